@@ -1,0 +1,53 @@
+# Two commands do everything: `make demo` and `make test`; each sets up what it needs and prints what it does.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+.PHONY: help demo test test-all lint format bench clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo      set up, and run the main job on the shipped sample"
+	@echo "make test      set up, and run the tests (under ten minutes)"
+	@echo "make test-all  the tests in their long forms too"
+	@echo "make lint      ruff and mypy"
+	@echo "make bench     measurements: speed, memory, quality (long)"
+
+# torch first and alone: constraints.txt pins the version of which a CPU build is offered, so that nothing
+# after it pulls in gigabytes of GPU libraries.
+$(READY): pyproject.toml constraints.txt
+	@echo "== setting up $(VENV)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt setuptools torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[test]'
+	@touch $@
+
+demo: $(READY)
+	@echo "== curate demo: embed, group, deduplicate and prune the 2,000 pairs in data/sample"
+	$(BIN)/curate demo
+
+test: $(READY)
+	@echo "== tests"
+	$(BIN)/python -m pytest -q -m "not long"
+
+test-all: $(READY)
+	@echo "== tests, with the long ones"
+	$(BIN)/python -m pytest -q --timeout 3600
+
+lint: $(READY)
+	@echo "== lint"
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(READY)
+	@echo "== benchmarks (long)"
+	$(BIN)/python benchmarks/density.py
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

@@ -1,0 +1,34 @@
+"""Curate and prune image-text datasets by concept complexity, hardness and noise.
+
+>>> import curate
+>>> sorted(curate.__all__)
+['CurateError', 'Recipe', 'Run', 'load_recipe', 'open_run', 'parse_recipe', 'run']
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from curate.config import Recipe, load_recipe, parse_recipe
+    from curate.errors import CurateError
+    from curate.pipeline import run
+    from curate.runs import Run, open_run
+
+__all__ = ["CurateError", "Recipe", "Run", "load_recipe", "open_run", "parse_recipe", "run"]
+
+_HOMES = {
+    "CurateError": "errors",
+    "Recipe": "config",
+    "Run": "runs",
+    "load_recipe": "config",
+    "open_run": "runs",
+    "parse_recipe": "config",
+    "run": "pipeline",
+}
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401  (any public verb)
+    """Import a public verb when it is first used, so that importing curate stays cheap."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'curate' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"curate.{_HOMES[name]}"), name)

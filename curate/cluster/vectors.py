@@ -1,0 +1,137 @@
+"""Unit vectors and their inner products: what proposes (float32 matrix products) and what decides.
+
+A float32 matrix product changes its last bits with the tile, the thread count and the BLAS kernel.
+So it only proposes: `margin` bounds its error, and every value that is stored or compared comes from
+`row_dots`, which is bitwise the same however many rows are in the call.
+"""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from curate.errors import EmbeddingError
+
+__all__ = ["MIN_NORM", "distances", "first_equal", "load_unit", "margin", "row_dots", "unit_rows"]
+
+#: A row with a smaller L2 norm has no direction.
+MIN_NORM = 1e-12
+
+_ROWS = 256  # rows per block of the float64 passes: what fits the processor's cache
+_PROBE = 64  # columns looked at before whole rows are compared
+
+Floats = npt.NDArray[np.floating[Any]]
+
+
+def margin(dim: int) -> float:
+    """Return how far two float32 inner products of unit vectors can change places by rounding.
+
+    Twice the bound dim x 2^-24 on the error of one product in any order of summation, plus room for
+    rounded lengths and values, at least 1e-5.
+
+    >>> margin(4), round(margin(512), 7)
+    (1e-05, 6.2e-05)
+    """
+    return max(1e-5, 2 * dim * 2.0**-24 + 2.0**-20)
+
+
+def row_dots(a: Floats, b: Floats) -> npt.NDArray[np.float64]:
+    """Return the inner product of each row of `a` with the same row of `b`, in float64.
+
+    a, b : (n, d) of float16, float32 or float64; a single row (1, d) on one side meets every row of
+    the other. Returns (n,). Products of float32 are exact in float64 and each row is summed pairwise
+    by itself, so a value depends on its two rows alone, and a and b can be exchanged.
+
+    >>> row_dots(np.array([[1, 2], [3, 4]], np.float32), np.array([[1, 1]], np.float32))
+    array([3., 7.])
+    """
+    n = len(b) if len(a) == 1 else len(a)
+    dots = np.empty(n, np.float64)
+    for start in range(0, n, _ROWS):
+        left = a if len(a) == 1 else a[start : start + _ROWS]
+        right = b if len(b) == 1 else b[start : start + _ROWS]
+        products = np.multiply(left, right, dtype=np.float64, order="C")
+        dots[start : start + _ROWS] = products.sum(axis=1)
+    return dots
+
+
+def distances(dots: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
+    """Return 1 - `dots` in [0, 2], rounded to float32; inner products are clamped to [-1, 1] first.
+
+    >>> distances(np.array([1.0000001, 0.25, -1.5]))
+    array([0.  , 0.75, 2.  ], dtype=float32)
+    """
+    return (1.0 - np.clip(dots, -1.0, 1.0)).astype(np.float32)
+
+
+def unit_rows(x: Floats) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+    """Return the rows of `x` scaled to length 1, and which rows have a direction at all.
+
+    x : (n, d) of any float type. Returns ((n, d) float32, (n,) bool). A row with a NaN, an infinite
+    value or a norm below 1e-12 is invalid and becomes a row of NaN. Norms are float64 of rows scaled
+    by a power of two, so that rows of 1e300 do not overflow on the way.
+
+    >>> rows, valid = unit_rows(np.array([[3e300, 4e300], [0.0, 0.0]]))
+    >>> rows[0], valid
+    (array([0.6, 0.8], dtype=float32), array([ True, False]))
+    """
+    rows = np.empty(x.shape, np.float32)
+    valid = np.empty(len(x), np.bool_)
+    for start in range(0, len(x), _ROWS):
+        block = x[start : start + _ROWS].astype(np.float64)
+        largest = np.abs(block).max(axis=1, initial=0.0)
+        finite = np.isfinite(largest)
+        exponent = np.frexp(np.where(finite, largest, 1.0))[1]
+        block[~finite] = 0.0
+        block = np.ldexp(block, -exponent[:, None])
+        norms = np.sqrt(row_dots(block, block))
+        good = finite & (np.ldexp(norms, exponent) >= MIN_NORM)
+        norms[~good] = np.nan
+        rows[start : start + _ROWS] = block / norms[:, None]
+        valid[start : start + _ROWS] = good
+    return rows, valid
+
+
+def load_unit(block: Floats) -> npt.NDArray[np.float32]:
+    """Return stored embeddings as float32 unit rows: the one way stored vectors are read.
+
+    block : (n, d) as stored, usually float16, which is rounded and so not quite of unit length.
+    Cast to float32, norm in float64, divided; each row by itself, so that no batch changes a bit.
+    Raises EmbeddingError where a row is not finite or has no direction.
+
+    >>> load_unit(np.array([[0.6, 0.8]], np.float16)).round(4)
+    array([[0.6002, 0.7999]], dtype=float32)
+    """
+    rows = block.astype(np.float32)
+    for start in range(0, len(rows), _ROWS):
+        part = rows[start : start + _ROWS]
+        norms = np.sqrt(row_dots(part, part))
+        bad = np.flatnonzero(~(norms >= MIN_NORM) | np.isinf(norms))
+        if len(bad):
+            raise EmbeddingError(
+                f"stored vectors must be finite and not zero, row {start + bad[0]} has norm {norms[bad[0]]}"
+            )
+        np.divide(part, norms[:, None], out=part, casting="same_kind")
+    return rows
+
+
+def first_equal(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
+    """Return for each row the index of the first row with the same values (-0.0 equals 0.0).
+
+    vectors : (n, d), finite. Returns (n,); a row that is the first of its kind names itself.
+    Rows that agree in a few columns are compared in full, so the answer is exact.
+
+    >>> first_equal(np.array([[0.0, 1.0], [1.0, 0.0], [-0.0, 1.0]], np.float32))
+    array([0, 1, 0])
+    """
+    first = np.arange(len(vectors), dtype=np.int64)
+    probe = vectors[:, :: max(1, vectors.shape[1] // _PROBE)]
+    weights = np.random.Generator(np.random.Philox(0)).standard_normal((1, probe.shape[1]))
+    keys = row_dots(probe, weights)
+    order = np.argsort(keys, kind="stable")
+    same = np.flatnonzero(keys[order][1:] == keys[order][:-1])
+    suspects = order[np.union1d(same, same + 1)]
+    seen: dict[bytes, int] = {}
+    for row in sorted(suspects.tolist()):
+        first[row] = seen.setdefault((vectors[row] + np.float32(0)).tobytes(), row)
+    return first

@@ -1,0 +1,1 @@
+"""Near-duplicates inside a concept. Pure: arrays in, arrays out."""

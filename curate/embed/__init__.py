@@ -1,0 +1,1 @@
+"""Vectors for samples: decoding, CLIP models, and vectors the user already has."""

@@ -1,0 +1,1 @@
+"""Engines: what maps a function over shards."""

@@ -1,0 +1,65 @@
+"""Who a sample is: content hashes, uids, tie order and random numbers that belong to a row.
+
+Everything here depends on what stands in the row and on seeds, never on file names, row order,
+workers or the interpreter's hash seed.
+"""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
+
+__all__ = ["content_hash", "content_uid", "digest", "hash_uids", "tie"]
+
+DIGEST_BYTES = 16
+
+
+def digest(*parts: bytes | str | None) -> str:
+    """Return the blake2b-128 hash of `parts` as 32 hex digits.
+
+    Parts are framed by their length, so that ``("ab", "c")`` and ``("a", "bc")`` differ, and None
+    differs from the empty string.
+
+    >>> digest("ab", "c") == digest("a", "bc"), digest(None) == digest("")
+    (False, False)
+    """
+    state = hashlib.blake2b(digest_size=DIGEST_BYTES)
+    for part in parts:
+        if part is None:
+            state.update(b"\xff" * 8)
+            continue
+        data = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part
+        state.update(len(data).to_bytes(8, "little"))
+        state.update(data)
+    return state.hexdigest()
+
+
+def content_hash(value: bytes | str | None) -> str | None:
+    """Return the hash of one field as it stands in the row, or None where there is nothing."""
+    return None if value is None else digest(value)
+
+
+def content_uid(image_hash: str | None, caption_hash: str | None, label: str | None) -> str:
+    """Return the uid a row gets from its content: image (or path, or vector), caption, label.
+
+    Rows equal in all three are copies of one sample.
+    """
+    return digest(image_hash, caption_hash, label)
+
+
+def hash_uids(uids: Sequence[str] | Iterable[str], *key: str | int) -> npt.NDArray[np.uint64]:
+    """Return one uniform 64-bit number per uid, fixed by the uid and `key` alone.
+
+    key : what the numbers are for, e.g. ``(seed, "select", "random")``; other keys give
+    independent numbers.
+    """
+    seed = xxhash.xxh3_64_intdigest("\x1f".join(str(part) for part in key).encode())
+    hashed = (xxhash.xxh3_64_intdigest(uid.encode("utf-8", "surrogatepass"), seed) for uid in uids)
+    return np.fromiter(hashed, dtype=np.uint64)
+
+
+def tie(uids: Sequence[str] | Iterable[str], seed: int) -> npt.NDArray[np.uint64]:
+    """Return the number by which equal scores are ordered (ascending; then by uid)."""
+    return hash_uids(uids, seed, "tie")

@@ -1,0 +1,205 @@
+"""The order of the stages, in one place. The command line and the flows both call this."""
+
+import contextlib
+import platform
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from curate import storage
+from curate.config import Recipe, read_yaml
+from curate.engines.local import LocalEngine, cpu_count
+from curate.errors import UnusableLimitError, UsageError
+from curate.runs import FORMAT_VERSION, RunFolder
+from curate.stages import base, cluster, dedup, embed, filter, read, report, score, select, write
+from curate.stages.base import PROCESS_BASE, Context, Progress
+
+__all__ = ["STAGES", "Outcome", "opened", "run", "run_stage"]
+
+#: What each stage does; it returns whether anything was to do.
+STAGES: dict[str, Callable[[Context], bool]] = {
+    "read": read.run,
+    "embed": embed.run,
+    "cluster": cluster.run,
+    "score": score.run,
+    "filter": filter.run,
+    "dedup": dedup.run,
+    "select": select.run,
+    "write": write.run,
+    "report": report.run,
+}
+PACKAGES = ("curate", "numpy", "polars", "pyarrow", "faiss-cpu", "torch", "open_clip_torch", "pillow")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a call did: the stages that had work, and the manifest (None before the last stage)."""
+
+    worked: tuple[str, ...]
+    manifest: Mapping[str, Any] | None
+
+
+def run(
+    recipe: Recipe,
+    *,
+    until: str = "report",
+    force: bool = False,
+    refit: bool = False,
+    progress: Progress = base.silent,
+) -> Outcome:
+    """Run all stages up to `until`; finished ones are not repeated.
+
+    force : a run folder made from another source or model is emptied first (otherwise refused).
+    refit : concepts are fitted anew. Raises UnusableLimitError, after everything is written, if more
+    rows are unusable than `limits.unusable` allows.
+    """
+    worked = []
+    with opened(recipe, force=force, refit=refit, progress=progress) as context:
+        for stage in _up_to(until):
+            context, did = run_stage(context, stage)
+            worked += [stage] if did else []
+        manifest = storage.read_json(context.run.manifest) if until == "report" else None
+    if manifest is not None:
+        _check_limits(recipe, manifest)
+    return Outcome(tuple(worked), manifest)
+
+
+def _up_to(until: str) -> list[str]:
+    names = list(STAGES)
+    if until not in names:
+        raise UsageError(f"--until must be one of {', '.join(names)}, got {until!r}")
+    return names[: names.index(until) + 1]
+
+
+@contextlib.contextmanager
+def opened(
+    recipe: Recipe, *, force: bool = False, refit: bool = False, progress: Progress = base.silent
+) -> Iterator[Context]:
+    """Open (or make) the run folder for writing: locked, checked against the recipe, with its engine."""
+    run = RunFolder(Path(recipe.run))
+    with run.lock():
+        _check_same(run, recipe, force=force)
+        storage.clear_partials(run.path)
+        with storage.atomic(run.recipe) as partial:
+            partial.write_text(recipe.to_yaml(), encoding="utf-8")
+        with LocalEngine(_workers(recipe)) as engine:
+            yield Context(recipe, run, engine, progress=progress, refit=refit)
+
+
+def _workers(recipe: Recipe) -> int:
+    """Return the number of worker processes: as asked, else as many as cores and memory allow."""
+    if recipe.workers != "auto":
+        return recipe.workers
+    by_memory = (recipe.memory - PROCESS_BASE) // (PROCESS_BASE + 200_000_000)
+    return max(1, min(cpu_count(), by_memory))
+
+
+def _check_same(run: RunFolder, recipe: Recipe, *, force: bool) -> None:
+    """Refuse a folder made from another source or model, saying what differs; with `force`, empty it."""
+    if not run.recipe.exists():
+        strangers = [path.name for path in run.path.iterdir() if not path.name.startswith(".")]
+        if strangers:
+            raise UsageError(
+                f"{run.path} is not empty and no run folder (it holds {min(strangers)}); name another with --out"
+            )
+        return
+    before = read_yaml(run.recipe.read_text(encoding="utf-8"))
+    now = read_yaml(recipe.to_yaml())
+    differs = [
+        f"{part}.{key} was {_at(before, part).get(key)!r}, is {value!r}"
+        for part in ("source", "embed")
+        for key, value in _at(now, part).items()
+        if _at(before, part).get(key) != value and key not in ("device", "storage_options")
+    ]
+    if differs and not force:
+        raise UsageError(
+            f"{run.path} was made differently: {'; '.join(differs)}; name another folder, or replace it with --force"
+        )
+    if differs:
+        for path in run.path.iterdir():
+            if path.name != ".lock":
+                storage.remove(path)
+
+
+def _at(recipe: Mapping[str, Any], part: str) -> dict[str, Any]:
+    value = recipe.get(part) or {}
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    return dict(value) if isinstance(value, dict) else {"": value}
+
+
+def run_stage(context: Context, stage: str) -> tuple[Context, bool]:
+    """Run one stage; return the context for the next and whether anything was to do."""
+    started = time.monotonic()
+    if stage != "read" and not context.parts:
+        context = read.with_parts(context)
+    did = STAGES[stage](context)
+    if stage == "read":
+        context = read.with_parts(context)
+    if did:
+        _note_time(context, stage, time.monotonic() - started)
+    if stage == "report" and (did or not context.run.manifest.exists()):
+        write_manifest(context)
+    return context, did
+
+
+def _note_time(context: Context, stage: str, seconds: float) -> None:
+    """Remember how long a stage took and the most memory any process held, for the manifest."""
+    path = context.run.work / "times.json"
+    times = storage.read_json(path) or {}
+    scale = 1 if sys.platform == "darwin" else 1024
+    peaks = [
+        resource.getrusage(who).ru_maxrss * scale for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    ]
+    rows = sum(part.rows for part in context.parts)
+    times[stage] = {
+        "seconds": round(seconds, 3),
+        "rows": rows,
+        "rows_per_s": round(rows / max(seconds, 1e-9), 1),
+    }
+    times[stage]["peak_memory"] = max(peaks)
+    storage.write_json(path, times)
+
+
+def write_manifest(context: Context) -> dict[str, Any]:
+    """Write the manifest: what went in and out, from what, by what, and how long it took."""
+    run = context.run
+    counts = report.count_reasons(context)
+    folders = {
+        "read": run.work / "keys", "embed": run.embeddings, "cluster": run.concepts,
+        **{f"score/{family}": run.scores(family) for family in context.recipe.score},
+        "filter": run.scores("filter"), "dedup": run.duplicates, "select": run.decisions,
+        "write": run.filtered, "report": run.report,
+    }  # fmt: skip
+    manifest = {
+        "format_version": FORMAT_VERSION,
+        "counts": counts,
+        "bad_shards": context.facts(run.work / "keys").get("bad_shards", []),
+        "embedding_space": context.facts(run.embeddings).get("space"),
+        "stages": {
+            name: {"fingerprint": run.stamp(folder), **context.facts(folder)}
+            for name, folder in folders.items()
+        },
+        "times": storage.read_json(run.work / "times.json") or {},
+        "parts": [{"name": p.name, "shard": p.shard.name, "rows": p.rows} for p in context.parts],
+        "versions": {name: metadata.version(name) for name in PACKAGES}
+        | {"python": platform.python_version()},
+    }
+    storage.write_json(run.manifest, manifest)
+    return manifest
+
+
+def _check_limits(recipe: Recipe, manifest: Mapping[str, Any]) -> None:
+    counts = manifest["counts"]
+    unusable, rows = sum(counts["unusable"].values()), counts["rows"]
+    if rows and unusable / rows > recipe.limits.unusable:
+        worst = max(counts["unusable"], key=counts["unusable"].get)
+        raise UnusableLimitError(
+            f"finished, but {unusable:,} of {rows:,} rows ({unusable / rows:.1%}) are unusable, mostly {worst}; "
+            f"limits.unusable allows {recipe.limits.unusable:.1%} (0_samples says why, row by row)"
+        )

@@ -1,0 +1,1 @@
+"""The report page. Pure: frames in, HTML out."""

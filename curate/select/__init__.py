@@ -1,0 +1,1 @@
+"""How many samples to keep, and which. Pure: arrays in, arrays out."""

@@ -1,0 +1,103 @@
+"""What every source format offers: shards, and batches of the rows in them.
+
+A source module has two things: ``find(spec) -> list[Shard]`` (in name order, names unique) and a
+reader with the methods of `Reader`. Readers never decode images and never follow anything a row says
+without checking it; they say of each row whether it can be used (`outcome`) and why not (`reason`).
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+__all__ = ["Columns", "Reader", "Rows", "Shard"]
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which column holds what; None where the source has no such column.
+
+    vector : a column of ready-made embeddings (lists of float16, float32 or float64), and vector_dim the
+    length they must all have (None: that of the first one in each shard).
+    """
+
+    image: str | None = None
+    caption: str | None = None
+    label: str | None = None
+    uid: str | None = None
+    vector: str | None = None
+    vector_dim: int | None = None
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One input file.
+
+    name : path below the source's root, unique in a run; the order of names is the order of shards.
+    url : where to open it. version : size and time (or ETag), the fast sign of a change.
+    """
+
+    name: str
+    url: str
+    split: str
+    size: int
+    version: str
+    source: str = "source"
+    storage_options: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A batch of rows of one shard; all sequences have one entry per row.
+
+    row : position in the shard. image : encoded bytes, or None (none given, or unusable).
+    image_ref : what stands for the image in the row's identity where there are no inline bytes (the
+    path or URL as written), else None. label : the label as text. outcome : a key of
+    `schema.OUTCOMES`; reason says why where it is not ok.
+    vector : (n, d) float32, not normalised, rows of NaN where unusable; None without a vector column.
+    """
+
+    row: npt.NDArray[np.int64]
+    uid: Sequence[str] | None
+    key: Sequence[str | None]
+    image: Sequence[bytes | None]
+    image_ref: Sequence[str | None]
+    caption: Sequence[str | None]
+    label: Sequence[str | None]
+    outcome: Sequence[str]
+    reason: Sequence[str | None]
+    vector: npt.NDArray[np.float32] | None = None
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self.row)
+
+    def slice(self, start: int, stop: int) -> "Rows":
+        """Return the rows from `start` to `stop`."""
+        columns: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(self, **{name: v if v is None else v[start:stop] for name, v in columns.items()})
+
+
+class Reader(Protocol):
+    """How the rows of one shard are read."""
+
+    def count(self, shard: Shard) -> int:
+        """Return the number of rows; raises SourceError if the shard cannot be read."""
+
+    def schema(self, shard: Shard) -> pa.Schema:
+        """Return the Arrow schema of the shard as it stands, with its metadata."""
+
+    def batches(
+        self, shard: Shard, *, images: bool, batch_bytes: int, start: int = 0, stop: int | None = None
+    ) -> Iterator[Rows]:
+        """Yield rows [start, stop) in order (all by default), in batches of at most about `batch_bytes`.
+
+        images : False where paths need not be followed (identity needs only what stands in the
+        row); inline bytes are read either way.
+        """
+
+    def read_rows(self, shard: Shard, rows: npt.NDArray[np.int64], *, batch_bytes: int) -> Iterator[pa.Table]:
+        """Yield the named rows (ascending positions) with all columns, types and bytes as they stand."""

@@ -1,0 +1,322 @@
+"""Stage `dedup`: near-duplicates within each concept, among the samples that passed every filter.
+
+Vectors are regrouped by bucket of concepts, compared there, and what was found travels back to the
+order of the parts. Concepts above `dedup.max_concept` rows are split by k-means first.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import pyarrow as pa
+
+from curate import schema, storage
+from curate.cluster import kmeans
+from curate.cluster.vectors import load_unit
+from curate.config import Dedup, DropShare
+from curate.dedup import semantic
+from curate.embed.parts import EmbeddingPart
+from curate.identity import hash_uids
+from curate.runs import RunFolder
+from curate.stages import shuffle
+from curate.stages.base import Context, eligible, log, made
+from curate.stages.priority import with_priority
+
+__all__ = ["VERSION", "run"]
+
+VERSION = 1
+#: Greedy dedup at a given epsilon drops fewer than the share its epsilon was found for; it is searched
+#: until the share is met within this tolerance, or this many rounds were made.
+SHARE_TOLERANCE = 0.005
+SHARE_ROUNDS = 6
+
+ROWS = pa.schema(
+    [
+        ("part", pa.int32()),
+        ("position", pa.int32()),
+        ("concept", pa.int32()),
+        ("subconcept", pa.int32()),
+        ("key", pa.uint64()),
+        ("tie", pa.uint64()),
+        ("uid", pa.string()),
+    ]
+)
+FOUND = pa.schema([("part", pa.int32()), ("position", pa.int32()), *list(schema.DUPLICATES)])
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Which (concept, subconcept) goes to which bucket; subconcepts only where a concept is split."""
+
+    sizes: npt.NDArray[np.int64]
+    bucket: npt.NDArray[np.int32]
+    splits: dict[int, npt.NDArray[np.float32]]
+    first_split_bucket: dict[int, int]
+    n_buckets: int
+
+
+@dataclass(frozen=True)
+class SpreadTask:
+    """One part whose vectors go to buckets."""
+
+    run: RunFolder
+    part: str
+    index: int
+    families: tuple[str, ...]
+    on: str
+    prefer: str
+    seed: int
+    groups: Groups
+    out: Path
+    stamp: str
+
+
+@dataclass(frozen=True)
+class CompareTask:
+    """One bucket to compare."""
+
+    bucket: int
+    files: tuple[Path, ...]
+    n_parts: int
+    settings: Dedup
+    epsilon: float
+    mode: Literal["greedy", "reference"]
+    seed: int
+    out: Path
+    stamp: str
+
+
+@dataclass(frozen=True)
+class BackTask:
+    """One part that takes what was found about its rows."""
+
+    index: int
+    files: tuple[Path, ...]
+    out: Path
+    stamp: str
+
+
+def run(context: Context) -> bool:
+    """Compare (if the recipe says so) and write one row per compared row; return whether that was to do."""
+    settings, folder = context.recipe.dedup, context.run.duplicates
+    filtered = context.run.stamp(context.run.scores("filter"))
+    stamp = storage.fingerprint(
+        "dedup", VERSION, settings.model_dump(exclude={"exact"}), context.recipe.seed, filtered
+    )
+    if context.run.is_done(folder, stamp):
+        return False
+    context.run.unmark(folder)
+    scratch = context.run.work / "dedup"
+    files, facts = _compare_all(context, stamp, scratch) if settings.epsilon is not None else ((), {})
+    tasks = [
+        BackTask(part.index, files, out, stamp)
+        for part in context.parts
+        if not made(out := context.run.part(folder, part.name), stamp)
+    ]
+    context.map("dedup", "parts", _bring_back, tasks)
+    context.run.keep_only(folder, [part.name for part in context.parts])
+    context.run.mark(folder, stamp, facts)
+    storage.remove(scratch)
+    if facts:
+        log.info(
+            "dedup: %s compared, %s near-duplicates (%.1f %%) at epsilon %.6g",
+            f"{facts['compared']:,}", f"{facts['dropped']:,}", 100 * facts["share"], facts["epsilon"],
+        )  # fmt: skip
+    return True
+
+
+def _compare_all(context: Context, stamp: str, scratch: Path) -> tuple[tuple[Path, ...], dict[str, float]]:
+    """Regroup, compare at the epsilon asked for (or found), and return the files and what they hold."""
+    settings = context.recipe.dedup
+    groups = _plan(context)
+    spread = tuple(scratch / f"rows-{part.name}.arrow" for part in context.parts)
+    tasks = [
+        SpreadTask(
+            context.run, part.name, part.index, context.recipe.score, context.recipe.cluster.on,
+            settings.prefer, context.recipe.seed, groups, out, stamp,
+        )
+        for part, out in zip(context.parts, spread, strict=True)
+        if not made(out, stamp)
+    ]  # fmt: skip
+    context.map("dedup", "parts", _spread, tasks)
+    template = CompareTask(
+        0, spread, len(context.parts), settings, 0.5, settings.mode, context.recipe.seed, scratch, stamp
+    )
+    if isinstance(settings.epsilon, DropShare):
+        files, epsilon, dropped, compared = _meet_share(context, template, groups, settings.epsilon.drop)
+    else:
+        epsilon = float(settings.epsilon or 0)
+        files, dropped, compared = _compare(context, replace(template, epsilon=epsilon), groups)
+    share = dropped / compared if compared else 0.0
+    facts = {"compared": compared, "dropped": dropped, "share": share, "epsilon": epsilon}
+    return files, facts | {"split_concepts": len(groups.splits)}
+
+
+def _compare(context: Context, template: CompareTask, groups: Groups) -> tuple[tuple[Path, ...], int, int]:
+    """Compare all buckets at one epsilon; return the files, the rows dropped and the rows compared."""
+    stamp = storage.fingerprint(template.stamp, template.epsilon, template.mode)
+    tasks = [
+        replace(template, bucket=bucket, stamp=stamp, out=template.out / f"found-{stamp[:8]}-{bucket}.arrow")
+        for bucket in range(groups.n_buckets)
+    ]
+    context.map("dedup", "buckets", _compare_bucket, [task for task in tasks if not made(task.out, stamp)])
+    files = tuple(task.out for task in tasks)
+    dropped = compared = 0
+    for file in files:
+        reader = storage.map_ipc(file)
+        for index in range(reader.num_record_batches):
+            batch = reader.get_batch(index)
+            compared += batch.num_rows
+            dropped += batch.num_rows - batch.column("duplicate_of").null_count
+    return files, dropped, compared
+
+
+def _meet_share(
+    context: Context, template: CompareTask, groups: Groups, share: float
+) -> tuple[tuple[Path, ...], float, int, int]:
+    """Find the epsilon that drops about `share` of the compared rows.
+
+    In reference mode the share dropped follows from the similarities alone. Greedy dedup drops fewer at
+    the same epsilon, so epsilon is widened step by step towards the share.
+    """
+    files, _, _ = _compare(context, replace(template, mode="reference"), groups)
+    similarities = np.concatenate([_similarities(file) for file in files])
+    wanted = share
+    for _ in range(SHARE_ROUNDS):
+        epsilon, _ = semantic.threshold_for_share(similarities, wanted)
+        files, dropped, compared = _compare(context, replace(template, epsilon=epsilon), groups)
+        gap = share - dropped / max(compared, 1)
+        if template.mode == "reference" or abs(gap) <= SHARE_TOLERANCE:
+            break
+        wanted = min(1 - 1e-9, max(1e-9, wanted + gap))
+    return files, epsilon, dropped, compared
+
+
+def _similarities(file: Path) -> npt.NDArray[np.float32]:
+    reader = storage.map_ipc(file)
+    batches = [reader.get_batch(i).column("max_similarity_earlier") for i in range(reader.num_record_batches)]
+    return np.concatenate([b.to_numpy(zero_copy_only=False) for b in batches] or [np.empty(0, np.float32)])
+
+
+def _plan(context: Context) -> Groups:
+    """Count the rows of each concept that will be compared, split the large ones, and fill buckets."""
+    run, settings = context.run, context.recipe.dedup
+    k = storage.read_table(run.concepts / "concepts.parquet", ["concept"]).num_rows
+    sizes = np.zeros(k, np.int64)
+    for part in context.parts:
+        concept = storage.read_table(run.part(run.assignments, part.name), ["concept"])["concept"].to_numpy()
+        reason = storage.read_table(run.part(run.scores("filter"), part.name), ["filter_reason"])
+        passed = reason["filter_reason"].is_null().to_numpy()
+        sizes += np.bincount(concept[passed], minlength=k)
+    dim = EmbeddingPart(run.part(run.embeddings, context.parts[0].name)).dim
+    room = max(1, context.task_memory // 3 // (6 * dim + 200))
+    large = np.flatnonzero(sizes > settings.max_concept).tolist()
+    splits = {concept: _fit_split(context, concept, int(sizes[concept])) for concept in large}
+    small = sizes.copy()
+    small[large] = 0
+    bucket = shuffle.plan_buckets(small, room)
+    count = int(bucket.max(initial=0)) + 1
+    first = {}
+    for concept, centroids in splits.items():
+        first[concept] = count
+        count += len(centroids)
+    return Groups(sizes, bucket, splits, first, count)
+
+
+def _fit_split(context: Context, concept: int, size: int) -> npt.NDArray[np.float32]:
+    """Fit the sub-concepts of one large concept, on a sample of its rows chosen by hash."""
+    run, settings, seed = context.run, context.recipe.dedup, context.recipe.cluster.seed
+    wanted = -(-3 * size // (2 * settings.max_concept))
+    chosen: list[tuple[int, str, npt.NDArray[np.float16]]] = []
+    for part in context.parts:
+        frame = eligible(run, part.name, ()).with_row_index("position")
+        frame = frame.filter(pl.col("concept") == concept)
+        vectors = EmbeddingPart(run.part(run.embeddings, part.name))
+        half = vectors.take(context.recipe.cluster.on, frame["position"].cast(pl.Int64).to_numpy())
+        uids = frame["uid"].to_list()
+        hashes = hash_uids(uids, seed, "dedup", "split").tolist()
+        chosen += list(zip(hashes, uids, half, strict=True))
+        chosen = sorted(chosen, key=lambda row: row[:2])[: wanted * kmeans.SAMPLE_PER_CONCEPT]
+    chosen.sort(key=lambda row: row[1])
+    sample = load_unit(np.stack([row[2] for row in chosen]))
+    return kmeans.fit(sample, wanted, seed=seed).centroids
+
+
+def _spread(task: SpreadTask) -> None:
+    frame = eligible(task.run, task.part, (*task.families, "filter")).with_row_index("position")
+    frame = frame.filter(pl.col("filter_reason").is_null())
+    frame = with_priority(frame, task.prefer, task.seed, "dedup")
+    vectors = EmbeddingPart(task.run.part(task.run.embeddings, task.part))
+    concept, position = frame["concept"].to_numpy(), frame["position"].cast(pl.Int64).to_numpy()
+    bucket, sub = task.groups.bucket[concept], np.zeros(len(frame), np.int32)
+    for large, centroids in task.groups.splits.items():
+        here = np.flatnonzero(concept == large)
+        sub[here], _ = kmeans.assign(load_unit(vectors.take(task.on, position[here])), centroids)
+        bucket[here] = task.groups.first_split_bucket[large] + sub[here]
+    columns = frame.with_columns(
+        pl.lit(task.index, pl.Int32).alias("part"),
+        pl.Series("subconcept", sub),
+        pl.col("position").cast(pl.Int32),
+    ).select(ROWS.names)
+    table = columns.to_arrow().cast(ROWS)
+    kind = ROWS.append(pa.field("vector", pa.list_(pa.float16(), vectors.dim)))
+
+    def take(rows: npt.NDArray[np.int64]) -> pa.Table:
+        half = vectors.take(task.on, position[rows])
+        lists = pa.FixedSizeListArray.from_arrays(pa.array(half.reshape(-1)), vectors.dim)
+        return table.take(rows).append_column("vector", lists)
+
+    shuffle.scatter(task.out, bucket, task.groups.n_buckets, take, kind, task.stamp)
+
+
+def _compare_bucket(task: CompareTask) -> None:
+    table = shuffle.gather(task.files, task.bucket)
+    rows = pl.DataFrame(table.drop_columns(["vector"])).with_row_index("at")
+    dim = table.schema.field("vector").type.list_size
+    vectors = table["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(-1, dim)
+    found = [
+        _compare_group(group, vectors, task)
+        for _, group in rows.group_by("concept", "subconcept", maintain_order=True)
+    ]
+    empty = pl.DataFrame(FOUND.empty_table())
+    merged = pl.concat([empty, *found]).sort("part", "position")
+    result = merged.to_arrow().cast(FOUND)
+    shuffle.scatter(task.out, merged["part"].to_numpy(), task.n_parts, result.take, FOUND, task.stamp)
+
+
+def _compare_group(group: pl.DataFrame, vectors: npt.NDArray[np.float16], task: CompareTask) -> pl.DataFrame:
+    """Compare the rows of one concept (or sub-concept; split further where it is still too large)."""
+    if len(group) > task.settings.max_concept:
+        group = group.sort("uid")
+        unit = load_unit(vectors[group["at"].to_numpy()])
+        ids = semantic.split_large(unit, task.settings.max_concept, seed=task.seed)
+        inner = group.with_columns(pl.Series("subconcept", group["subconcept"].to_numpy() * 1_000 + ids))
+        pieces = inner.group_by("subconcept", maintain_order=True)
+        return pl.concat([_compare_group(piece, vectors, task) for _, piece in pieces])
+    group = group.sort("key", "tie", "uid")
+    result = semantic.find_duplicates(
+        load_unit(vectors[group["at"].to_numpy()]),
+        threshold=semantic.threshold_of(task.epsilon),
+        mode=task.mode,
+        inclusive=task.settings.inclusive,
+    )
+    found = pl.Series("found", result.duplicate_of)
+    index = pl.select(pl.when(found >= 0).then(found)).to_series()
+    return group.select(
+        "part", "position", "uid", "concept", "subconcept",
+        pl.Series("max_similarity_earlier", result.max_similarity_earlier).fill_nan(None),
+        group["uid"].gather(index).alias("duplicate_of"),
+        pl.Series("similarity", result.similarity).fill_nan(None),
+    )  # fmt: skip
+
+
+def _bring_back(task: BackTask) -> None:
+    if task.files:
+        rows = pl.DataFrame(shuffle.gather(task.files, task.index)).sort("position")
+        table = rows.select(schema.DUPLICATES.names).to_arrow().cast(schema.DUPLICATES)
+    else:
+        table = schema.DUPLICATES.empty_table()
+    storage.write_parquet(task.out, table, schema.DUPLICATES, task.stamp)

@@ -1,0 +1,35 @@
+"""The order in which samples of a concept are kept: by preference, then tie hash, then uid."""
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from curate.identity import hash_uids, tie
+from curate.select.ranking import priority_key
+
+__all__ = ["with_priority"]
+
+
+def with_priority(frame: pl.DataFrame, prefer: str, seed: int, purpose: str) -> pl.DataFrame:
+    """Return `frame` with columns `key` and `tie` (uint64, smaller is kept first).
+
+    prefer : hardest (farthest from the own concept), easiest, random, or score:<column> (highest first).
+    Rows whose score is null get the largest key: they come last.
+    """
+    uids = frame["uid"].to_list()
+    key = pl.Series("key", _key(frame, uids, prefer, seed, purpose), pl.UInt64)
+    return frame.with_columns(key, pl.Series("tie", tie(uids, seed), pl.UInt64))
+
+
+def _key(
+    frame: pl.DataFrame, uids: list[str], prefer: str, seed: int, purpose: str
+) -> npt.NDArray[np.uint64]:
+    if prefer == "random":
+        return hash_uids(uids, seed, purpose, "random")
+    if prefer == "hardest" or prefer == "easiest":
+        return priority_key(frame["distance"].to_numpy(), prefer)
+    column = frame[prefer.removeprefix("score:")].cast(pl.Float64)
+    known = column.is_not_null().to_numpy()
+    key = np.full(len(frame), np.iinfo(np.uint64).max, np.uint64)
+    key[known] = priority_key(column.drop_nulls().to_numpy(), "hardest")
+    return key

@@ -1,0 +1,311 @@
+"""Stage `read`: find the shards, and learn who every row is before anything is decoded.
+
+Writes scratch only (`.work/keys`): hashes, captions and labels of each row, and which rows are copies
+of one another. The embed stage turns it into `0_samples` once outcomes are known.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from curate import identity, schema, storage
+from curate.config import Recipe, Source
+from curate.errors import RecipeError, RunError, SourceError, UsageError
+from curate.sources import paths
+from curate.sources.base import Columns, Rows, Shard
+from curate.sources.parquet import EXTENSIONS, ParquetReader, guess_columns
+from curate.stages.base import PART_ROWS, Context, Part, log, made
+
+__all__ = ["VERSION", "BadShard", "find_parts", "keys_path", "read_batches", "reader_of", "run", "with_parts"]
+
+VERSION = 1
+CAPTION_CHARACTERS = 300
+
+
+@dataclass(frozen=True)
+class BadShard:
+    """A shard that cannot be read, and the rows it was known to have."""
+
+    name: str
+    rows: int | None
+    error: str
+
+
+@dataclass(frozen=True)
+class ReadTask:
+    """One part to read."""
+
+    part: Part
+    source: Source
+    npy: tuple[str, ...] | None
+    out: Path
+    stamp: str
+    batch_bytes: int
+
+
+def reader_of(source: Source, columns: Columns) -> ParquetReader:
+    """Return the reader for a source's format."""
+    return ParquetReader(columns, allow_url="url" in source.allow, vector_dim=columns.vector_dim)
+
+
+def find_parts(
+    recipe: Recipe, cache: Path, *, hashed: bool = True
+) -> tuple[tuple[Part, ...], list[BadShard]]:
+    """Return the parts of all sources in shard order, and the shards that cannot be opened.
+
+    cache : file that remembers fingerprints of shards whose size and time have not changed.
+    hashed : False where the parts are only counted, and need no fingerprints.
+    Raises UsageError if nothing matches or a named column is missing.
+    """
+    known = storage.read_json(cache) or {}
+    parts: list[Part] = []
+    bad: list[BadShard] = []
+    prints: dict[str, list[str]] = {}
+    first, dim = 0, None
+    for source in recipe.source:
+        left = source.limit
+        for shard in _shards(source, many=len(recipe.source) > 1):
+            if left == 0:
+                break
+            try:
+                columns = replace(_columns(source, recipe, shard), vector_dim=dim)
+                reader = reader_of(source, columns)
+                count = reader.count(shard)
+                if dim is None and (dim := reader.vector_length(shard)) is not None:
+                    columns = replace(columns, vector_dim=dim)
+            except SourceError as error:
+                bad.append(BadShard(shard.name, None, str(error)))
+                continue
+            rows = count if left is None else min(count, left)
+            left = None if left is None else left - rows
+            version, content = known.get(shard.url, ["", ""])
+            if version != shard.version and hashed:
+                content = paths.fingerprint(shard)
+            prints[shard.url] = [shard.version, content]
+            parts += _parts(shard, columns, rows, content, len(parts), first)
+            first += count
+    if hashed:
+        storage.write_json(cache, prints)
+    if len({part.columns.uid is not None for part in parts}) > 1:
+        raise RecipeError("source.uid must be named for all sources or for none")
+    return tuple(parts), bad
+
+
+def _shards(source: Source, *, many: bool) -> list[Shard]:
+    """Return the shards of one source; with several sources their names begin with the source's."""
+    options = source.storage_options
+    found = paths.expand(source.patterns, options, extensions=EXTENSIONS)
+    prefix = f"{source.name}/" if many else ""
+    return [
+        Shard(
+            prefix + file.name, file.url, paths.split_of(file.name, file.url), file.size, file.version,
+            source.name, options,
+        )
+        for file in found
+    ]  # fmt: skip
+
+
+def _columns(source: Source, recipe: Recipe, shard: Shard) -> Columns:
+    """Return the columns of a shard: those named in the recipe, else those found by name and type."""
+    present = reader_of(source, Columns()).schema(shard)
+    own = recipe.embed.own_vectors
+    try:
+        columns = guess_columns(
+            present, image=source.image, caption=source.caption, label=source.label, uid=source.uid,
+            vector=recipe.embed.column, ids_only=recipe.embed.files is not None,
+        )  # fmt: skip
+    except UsageError as error:
+        raise UsageError(f"{shard.url}: {error}") from None
+    if columns.image is None and not own:
+        have = ", ".join(f"{field.name} ({field.type})" for field in present)
+        raise UsageError(f"{shard.url}: no image column found; name it with source.image (there are {have})")
+    return columns
+
+
+def _parts(shard: Shard, columns: Columns, rows: int, content: str, index: int, first: int) -> Iterator[Part]:
+    base = storage.fingerprint(shard.name, content, vars(columns), rows)
+    for number, start in enumerate(range(0, max(rows, 1), PART_ROWS)):
+        stop = min(start + PART_ROWS, rows)
+        name = base[:16] if rows <= PART_ROWS else f"{base[:16]}-{number:04d}"
+        stamp = storage.fingerprint(base, start, stop)
+        yield Part(name, index + number, shard, columns, start, stop, first + start, stamp)
+
+
+def keys_path(context: Context, part: Part) -> Path:
+    """Return the scratch table of a part's keys."""
+    return context.run.work / "keys" / f"part-{part.name}.parquet"
+
+
+def run(context: Context) -> bool:
+    """Find all shards and read those that are not read yet; return whether anything was to do.
+
+    Raises SourceError if more shards fail than `limits.bad_shards`.
+    """
+    recipe, work = context.recipe, context.run.work
+    parts, bad = find_parts(recipe, work / "shards.json")
+    npy = npy_of(recipe)
+    _check_limit(bad, recipe)
+    stamp = storage.fingerprint(
+        "read", VERSION, [p.fingerprint for p in parts], npy_version(npy), vars_of(bad)
+    )
+    if context.run.is_done(work / "keys", stamp):
+        return False
+    if npy is not None:
+        _check_aligned(npy, sum(part.rows for part in parts), recipe)
+    context.run.unmark(work / "keys")
+    sources = {source.name: source for source in recipe.source}
+    batch = min(64_000_000, context.task_memory // 4)
+    tasks = []
+    for part in parts:
+        made_from = storage.fingerprint("read", VERSION, part.fingerprint, npy_version(npy))
+        if not made(out := keys_path(context, part), made_from):
+            tasks.append(ReadTask(part, sources[part.shard.source], npy, out, made_from, batch))
+    failed = {error.name: error for error in context.map("read", "parts", _read_part, tasks) if error}
+    bad += failed.values()
+    _check_limit(bad, recipe)
+    good = [part for part in parts if part.shard.name not in failed]
+    good = [replace(part, index=index) for index, part in enumerate(good)]
+    context.run.keep_only(work / "keys", [part.name for part in good])
+    _save_parts(work / "parts.json", good)
+    rows = sum(part.rows for part in good)
+    context.run.mark(work / "keys", stamp, {"rows": rows, "parts": len(good), "bad_shards": vars_of(bad)})
+    log.info("read: %s rows in %s shards", f"{rows:,}", len({part.shard.name for part in good}))
+    return True
+
+
+def vars_of(bad: Sequence[BadShard]) -> list[dict[str, object]]:
+    """Return bad shards as plain values."""
+    return [asdict(shard) for shard in bad]
+
+
+def _check_limit(bad: Sequence[BadShard], recipe: Recipe) -> None:
+    """Raise SourceError if more shards are unreadable than the recipe allows."""
+    if len(bad) > recipe.limits.bad_shards:
+        more = f" (and {len(bad) - 1} more shards)" if len(bad) > 1 else ""
+        raise SourceError(f"{bad[0].error}{more}; limits.bad_shards allows {recipe.limits.bad_shards}")
+
+
+def _save_parts(path: Path, parts: Sequence[Part]) -> None:
+    """Write the parts for later stages, without the options a source is opened with (they hold secrets)."""
+    rows = [asdict(replace(part, shard=replace(part.shard, storage_options={}))) for part in parts]
+    storage.write_json(path, rows)
+
+
+def with_parts(context: Context) -> Context:
+    """Return the context with the parts that the read stage found."""
+    rows = storage.read_json(context.run.work / "parts.json")
+    if rows is None:
+        raise RunError(f"{context.run.path}: nothing is read yet; run the read stage first")
+    options = {source.name: source.storage_options for source in context.recipe.source}
+    parts = []
+    for row in rows:
+        shard = Shard(**{**row["shard"], "storage_options": options[row["shard"]["source"]]})
+        parts.append(Part(**{**row, "shard": shard, "columns": Columns(**row["columns"])}))
+    return replace(context, parts=tuple(parts))
+
+
+def npy_of(recipe: Recipe) -> tuple[str, ...] | None:
+    """Return the patterns of the vector files, if the vectors are in files."""
+    files = recipe.embed.files
+    return None if files is None else ((files,) if isinstance(files, str) else tuple(files))
+
+
+def _check_aligned(npy: Sequence[str], n_rows: int, recipe: Recipe) -> None:
+    """Raise EmbeddingError unless there is one vector per row (with a limit: at least one)."""
+    from curate.embed.vectors import check_aligned, open_npy_files
+
+    count = open_npy_files(npy_files(npy)).count()
+    if any(source.limit is not None for source in recipe.source):
+        count = min(count, n_rows)
+    names, sources = ", ".join(npy), ", ".join(p for source in recipe.source for p in source.patterns)
+    check_aligned(count, n_rows, vectors=f"embed.files {names}", rows=f"source {sources}")
+
+
+def npy_files(patterns: Sequence[str]) -> list[str]:
+    """Return the vector files that the patterns match, in name order."""
+    return [file.url for file in paths.expand(list(patterns), {}, extensions=(".npy",))]
+
+
+def npy_version(patterns: Sequence[str] | None) -> list[list[object]]:
+    """Return what tells a change of the vector files: name, size and time of each."""
+    if patterns is None:
+        return []
+    return [
+        [file.name, file.size, file.version]
+        for file in paths.expand(list(patterns), {}, extensions=(".npy",))
+    ]
+
+
+def _read_part(task: ReadTask) -> BadShard | None:
+    try:
+        storage.write_parquet(task.out, _keys(task), schema.KEYS, task.stamp)
+    except SourceError as error:
+        return BadShard(task.part.shard.name, task.part.rows, str(error))
+    return None
+
+
+def _keys(task: ReadTask) -> Iterator[pa.Table]:
+    for rows, vectors in read_batches(
+        task.part, task.source, task.npy, batch_bytes=task.batch_bytes, images=False
+    ):
+        captions = [identity.content_hash(caption) for caption in rows.caption]
+        images = _image_hashes(rows, vectors)
+        content = [identity.content_uid(*row) for row in zip(images, captions, rows.label, strict=True)]
+        caption_bytes = [len(c.encode("utf-8", "replace")) if c else 0 for c in rows.caption]
+        columns = {
+            "uid": content if rows.uid is None else list(rows.uid),
+            "content": content,
+            "row": rows.row,
+            "key": rows.key,
+            "image_hash": images,
+            "caption_hash": captions,
+            "bytes": [
+                len(image or b"") + size for image, size in zip(rows.image, caption_bytes, strict=True)
+            ],
+            "caption": [None if c is None else _storable(c[:CAPTION_CHARACTERS]) for c in rows.caption],
+            "caption_length": [None if c is None else len(c) for c in rows.caption],
+            "label": rows.label,
+            "outcome": rows.outcome,
+            "reason": rows.reason,
+        }
+        yield pa.table([pa.array(columns[f.name], f.type) for f in schema.KEYS], schema=schema.KEYS)
+
+
+def _storable(text: str) -> str:
+    """Return `text` with what UTF-8 cannot say replaced."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _image_hashes(rows: Rows, vectors: np.ndarray | None) -> list[str | None]:
+    """Return the hash of each row's image as it stands: bytes, else path, else its vector."""
+    hashes = [
+        identity.content_hash(image if image is not None else ref)
+        for image, ref in zip(rows.image, rows.image_ref, strict=True)
+    ]
+    if vectors is None:
+        return hashes
+    return [
+        identity.digest(vector.tobytes()) if known is None else known
+        for known, vector in zip(hashes, vectors, strict=True)
+    ]
+
+
+def read_batches(
+    part: Part, source: Source, npy: Sequence[str] | None, *, batch_bytes: int, images: bool
+) -> Iterator[tuple[Rows, np.ndarray | None]]:
+    """Yield a part's rows with their own vectors (float32, as given), if it has any."""
+    from curate.embed.vectors import open_npy_files
+
+    files = None if npy is None else open_npy_files(npy_files(npy))
+    reader = reader_of(source, part.columns)
+    for rows in reader.batches(
+        part.shard, images=images, batch_bytes=batch_bytes, start=part.start, stop=part.stop
+    ):
+        vectors = rows.vector
+        if files is not None:
+            begin = part.first + int(rows.row[0]) - part.start
+            vectors = files.read(begin, begin + len(rows))
+        yield rows, vectors

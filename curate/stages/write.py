@@ -1,0 +1,121 @@
+"""Stage `write`: the filtered shards, from the source's own bytes and the decisions."""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+
+from curate import storage
+from curate.errors import RunError, UsageError
+from curate.sinks import parquet as sink
+from curate.sources.base import Columns, Shard
+from curate.sources.parquet import ParquetReader
+from curate.stages.base import Context, Part, log
+
+__all__ = ["VERSION", "run"]
+
+VERSION = 1
+#: What a row weighs in the plan besides its image and caption.
+ROW_OVERHEAD = 16
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The kept rows of the source, shard by shard, with the columns the recipe adds."""
+
+    context: Context
+    columns: tuple[str, ...]
+
+    def shards(self) -> Iterator[tuple[Shard, list[Part]]]:
+        """Yield every shard with its parts."""
+        for _, group in groupby(self.context.parts, key=lambda part: part.shard.name):
+            parts = list(group)
+            yield parts[0].shard, parts
+
+    def rows(self, shard: Shard, parts: list[Part], *, extra: bool) -> sink.KeptRows:
+        """Return the kept rows of one shard."""
+        frame = pl.concat([self._part(part, extra=extra) for part in parts])
+        sizes = frame["bytes"].to_numpy() + ROW_OVERHEAD
+        table = frame.select(self.columns).to_arrow().cast(self.schema()) if extra and self.columns else None
+        return sink.KeptRows(shard, frame["row"].to_numpy(), sizes, table)
+
+    def by_name(self, name: str) -> sink.KeptRows:
+        """Return the kept rows of the shard called `name`."""
+        parts = [part for part in self.context.parts if part.shard.name == name]
+        return self.rows(parts[0].shard, parts, extra=True)
+
+    def schema(self) -> pa.Schema:
+        """Return names and types of the added columns; raises UsageError for one that does not exist."""
+        frame = self._part(self.context.parts[0], extra=True).clear()
+        for name in self.columns:
+            if name not in frame.columns:
+                have = ", ".join(column for column in frame.columns if column not in ("row", "bytes"))
+                raise UsageError(f"write.columns: no column {name!r}; there are {have}")
+        schema = frame.select(self.columns).to_arrow().schema
+        plain = {pa.large_string(): pa.string(), pa.string_view(): pa.string()}
+        return pa.schema([(field.name, plain.get(field.type, field.type)) for field in schema])
+
+    def _part(self, part: Part, *, extra: bool) -> pl.DataFrame:
+        run = self.context.run
+        decisions = pl.DataFrame(storage.read_table(run.part(run.decisions, part.name)))
+        sizes = pl.DataFrame(storage.read_table(run.part(run.samples, part.name), ["bytes"]))
+        frame = decisions.hstack(sizes).filter("keep")
+        for family in self.context.recipe.score if extra else ():
+            scores = pl.DataFrame(storage.read_table(run.part(run.scores(family), part.name)))
+            frame = frame.join(scores, on="uid", how="left", maintain_order="left", validate="m:1")
+        return frame
+
+
+def run(context: Context) -> bool:
+    """Write the kept rows as shards; return whether anything was to do."""
+    settings, folder = context.recipe.write, context.run.filtered
+    stamp = storage.fingerprint(
+        "write", VERSION, settings.model_dump(exclude={"path"}), context.run.stamp(context.run.decisions)
+    )
+    worked = not context.run.is_done(folder, stamp)
+    if worked:
+        with storage.atomic_folder(folder) as partial:
+            facts = _write(context, partial)
+        context.run.mark(folder, stamp, facts)
+        log.info("write: %s rows in %s files", f"{facts['rows']:,}", facts["files"])
+    if settings.path is not None:
+        _copy(folder, Path(settings.path))
+    return worked
+
+
+def _write(context: Context, folder: Path) -> dict[str, int]:
+    """Plan every file, then write them all into a new folder."""
+    kept = Kept(context, context.recipe.write.columns)
+    rows = (kept.rows(shard, parts, extra=False) for shard, parts in kept.shards())
+    files = sink.plan(rows, context.recipe.write.max_shard_size, empty=True)
+    reader = ParquetReader(Columns())
+    schema = sink.output_schema(reader, (shard for shard, _ in kept.shards()), kept.schema())
+    batch = min(sink.BATCH_BYTES, context.task_memory // 4)
+    tasks = sink.tasks(files, kept.by_name, reader, folder, schema, batch_bytes=batch)
+    written = context.map("write", "files", sink.write_file, tasks)
+    wanted = int(context.facts(context.run.decisions)["kept"])
+    if sum(written) != wanted:
+        raise RunError(f"write: {sum(written):,} rows written, {wanted:,} are kept; please report this")
+    return {
+        "rows": sum(written),
+        "files": len(files),
+        "bytes": sum(f.stat().st_size for f in folder.iterdir()),
+    }
+
+
+def _copy(folder: Path, target: Path) -> None:
+    """Put a copy of the shards at `write.path`, unless they are there already."""
+    names = {file.name: file.stat().st_size for file in folder.glob("*.parquet")}
+    there = {file.name: file.stat().st_size for file in target.glob("*.parquet")} if target.is_dir() else {}
+    if target.exists() and set(there) - set(names):
+        raise UsageError(
+            f"write.path {target} holds other files ({min(set(there) - set(names))}); name an empty folder"
+        )
+    with storage.explained(target):
+        for name in names:
+            with storage.atomic(target / name) as partial:
+                shutil.copyfile(folder / name, partial)

@@ -1,0 +1,215 @@
+"""Files of a run on a local disk: a final name means complete.
+
+Everything is written under ``.<name>.partial-<random>`` beside its place, flushed to the disk, and
+renamed. A part carries the fingerprint of what made it in its own schema metadata, so that a part left
+by an interrupted run can be told from a stale one without any other record.
+"""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from curate.errors import RunError
+from curate.identity import digest
+from curate.schema import check
+
+__all__ = [
+    "atomic",
+    "atomic_folder",
+    "clear_partials",
+    "explained",
+    "fingerprint",
+    "hash_file",
+    "map_ipc",
+    "read_json",
+    "read_table",
+    "remove",
+    "stored_fingerprint",
+    "write_ipc",
+    "write_json",
+    "write_parquet",
+]
+
+PARTIAL = ".partial-"
+FINGERPRINT_KEY = b"curate.fingerprint"
+ROW_GROUP = 65_536
+
+
+def fingerprint(*parts: object) -> str:
+    """Return 32 hex digits that stand for `parts` (anything JSON can say, in canonical form)."""
+    return digest(json.dumps(parts, sort_keys=True, separators=(",", ":"), default=str))
+
+
+def hash_file(path: Path) -> str:
+    """Return the blake2b-128 hash of a file's bytes."""
+    state = hashlib.blake2b(digest_size=16)
+    with path.open("rb") as file:
+        while block := file.read(8 << 20):
+            state.update(block)
+    return state.hexdigest()
+
+
+@contextlib.contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turn what the operating system says about `path` into one line that names it."""
+    try:
+        yield
+    except OSError as error:
+        hints = {
+            errno.ENOSPC: "the disk is full; free some space and run again, finished parts are kept",
+            errno.EACCES: "no permission to write here",
+            errno.EROFS: "the disk is read-only; choose another folder with --out",
+        }
+        reason = hints.get(error.errno or 0, error.strerror or str(error))
+        raise RunError(f"cannot write {path}: {reason}") from error
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path`; on success flush it and rename it to `path`."""
+    partial = path.with_name(f".{path.name}{PARTIAL}{secrets.token_hex(4)}")
+    with explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield partial
+            _sync(partial)
+            partial.replace(path)
+            _sync(path.parent)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Give a new folder; on success it takes the place of the folder `path`, whole.
+
+    What stood there before is gone afterwards; if anything fails it stays as it was.
+    """
+    partial = path.with_name(f".{path.name}{PARTIAL}{secrets.token_hex(4)}")
+    with explained(path):
+        try:
+            partial.mkdir(parents=True)
+            yield partial
+            for file in partial.iterdir():
+                _sync(file)
+            _sync(partial)
+            old = path.with_name(f".{path.name}{PARTIAL}{secrets.token_hex(4)}")
+            if path.exists():
+                path.replace(old)
+            partial.replace(path)
+            _sync(path.parent)
+            shutil.rmtree(old, ignore_errors=True)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def clear_partials(folder: Path) -> None:
+    """Remove what an interrupted run left half-written below `folder`."""
+    for path in folder.rglob(f".*{PARTIAL}*"):
+        remove(path)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write `value` as indented JSON, atomically."""
+    with atomic(path) as partial:
+        partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:  # noqa: ANN401  (JSON may hold anything)
+    """Return the JSON in `path`, or None if it is not there or torn."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def _stamped(schema: pa.Schema, stamp: str) -> pa.Schema:
+    return schema.with_metadata({**(schema.metadata or {}), FINGERPRINT_KEY: stamp.encode()})
+
+
+def write_parquet(path: Path, tables: pa.Table | Iterable[pa.Table], schema: pa.Schema, stamp: str) -> None:
+    """Write a table of a run: zstd, row groups of a fixed size, stamped with how it was made.
+
+    tables : one table, or several in order, each with the columns of `schema`.
+    """
+    stamped = _stamped(schema, stamp)
+    with atomic(path) as partial, pq.ParquetWriter(partial, stamped, compression="zstd") as writer:
+        for table in _in_row_groups([tables] if isinstance(tables, pa.Table) else tables, schema):
+            writer.write_table(table.cast(stamped), row_group_size=ROW_GROUP)
+
+
+def _in_row_groups(tables: Iterable[pa.Table], schema: pa.Schema) -> Iterator[pa.Table]:
+    """Cut tables anew into full row groups, so that the bytes written do not depend on how they came."""
+    rest = schema.empty_table()
+    for table in tables:
+        rest = pa.concat_tables([rest, check(table, schema, "internal table")])
+        while rest.num_rows >= ROW_GROUP:
+            yield rest.slice(0, ROW_GROUP).combine_chunks()
+            rest = rest.slice(ROW_GROUP)
+    yield rest.combine_chunks()
+
+
+def write_ipc(path: Path, batches: Iterable[pa.RecordBatch], schema: pa.Schema, stamp: str) -> None:
+    """Write record batches as an uncompressed Arrow IPC file, which maps into NumPy without a copy."""
+    stamped = _stamped(schema, stamp)
+    with (
+        atomic(path) as partial,
+        pa.OSFile(str(partial), "wb") as sink,
+        pa.ipc.new_file(sink, stamped) as writer,
+    ):
+        for batch in batches:
+            writer.write_batch(batch.replace_schema_metadata(stamped.metadata))
+
+
+def map_ipc(path: Path) -> pa.ipc.RecordBatchFileReader:
+    """Open an Arrow IPC file as a memory map."""
+    try:
+        return pa.ipc.open_file(pa.memory_map(str(path), "r"))
+    except (OSError, pa.ArrowInvalid) as error:
+        raise RunError(f"{path}: not a whole Arrow file ({error}); remove it and run again") from error
+
+
+def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
+    """Read a Parquet table of a run (or some of its columns), without its metadata."""
+    try:
+        return pq.read_table(path, columns=columns, partitioning=None).replace_schema_metadata(None)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise RunError(f"{path}: not a whole Parquet table ({error}); remove it and run again") from error
+
+
+def stored_fingerprint(path: Path) -> str | None:
+    """Return the fingerprint a part was stamped with; None if it is absent, torn or not stamped."""
+    try:
+        if path.suffix == ".arrow":
+            metadata: Mapping[bytes, bytes] | None = map_ipc(path).schema.metadata
+        else:
+            metadata = pq.read_schema(path).metadata
+    except (OSError, pa.ArrowInvalid, RunError):
+        return None
+    return (metadata or {}).get(FINGERPRINT_KEY, b"").decode() or None

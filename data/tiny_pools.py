@@ -1,0 +1,231 @@
+"""Training pictures for the tiny CLIP, decoded and captioned once, held in memory as bytes.
+
+Captions are about the instance: a class word (or the emoji's name) and what was measured in the pixels, so that two
+pictures of a class have different captions. Class captions alone would teach the model to map a whole class to one
+vector, and duplicates could no longer be told from look-alikes.
+"""
+
+import io
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import scenes
+import torch
+from PIL import Image
+
+SIDE = 64
+WORDINGS = 4
+Tokenizer = Callable[[list[str]], torch.Tensor]
+
+# Five words from low to high for each measurement; an empty word is not said.
+MEASURES = {
+    "brightness": ("very dark", "dark", "medium toned", "pale", "very pale"),
+    "width": ("very narrow", "narrow", "", "wide", "very wide"),
+    "height": ("very low", "low", "", "tall", "very tall"),
+    "share": ("very thin", "thin", "", "full", "very full"),
+    "weight": (
+        "very heavy at the top",
+        "heavy at the top",
+        "balanced",
+        "heavy at the bottom",
+        "very heavy at the bottom",
+    ),
+    "texture": ("very smooth", "smooth", "", "textured", "strongly patterned"),
+    "symmetry": ("very symmetric", "symmetric", "", "lopsided", "very lopsided"),
+    "ground": (
+        "on black",
+        "on a dark background",
+        "on a grey background",
+        "on a light background",
+        "on white",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Pictures of one origin with several wordings each, and how they may be changed in training."""
+
+    name: str
+    images: torch.Tensor  # (n, 1 or 3, side, side) uint8
+    tokens: torch.Tensor  # (n, WORDINGS, context_length) int
+    share: float  # of each batch
+    min_scale: float  # smallest side of a random crop
+    flip: bool
+    colour: float  # largest relative change of brightness, contrast and single channels
+
+
+def scene_pool(n: int, seed: int, tokenizer: Tokenizer, workers: int) -> Pool:
+    """Draw `n` training scenes, concepts in turn, each stored once as JPEG or PNG the way a data set would hold it."""
+    starts = range(seed, seed + n, 500)
+    with ProcessPoolExecutor(workers) as pool:
+        parts = list(pool.map(_draw, starts, [min(500, seed + n - s) for s in starts]))
+    images = np.concatenate([images for images, _ in parts])
+    captions = [c for _, part in parts for c in part]
+    return Pool("scenes", _chw(images), _tokens(captions, tokenizer), 0.42, 0.94, False, 0.06)
+
+
+def _draw(start: int, n: int) -> tuple[np.ndarray, list[list[str]]]:
+    images, captions = [], []
+    for seed in range(start, start + n):
+        picture = scenes.scene(scenes.NAMES[seed % len(scenes.NAMES)], scenes.TRAIN + seed)
+        quality = 55 + seed * 7919 % 45
+        stored = io.BytesIO()
+        picture.image.save(stored, "JPEG" if quality < 96 else "PNG", quality=quality)
+        images.append(square(Image.open(stored), SIDE))
+        captions.append(
+            [brief(picture, seed), *(scenes.reword(picture, seed * WORDINGS + i) for i in range(1, WORDINGS))]
+        )
+    return np.stack(images), captions
+
+
+def brief(picture: scenes.Scene, seed: int) -> str:
+    """Return the subject and one more fact, or the concept alone, so that the model also meets short captions."""
+    subject, *rest = picture.facts
+    frame = scenes.TEMPLATES[seed // 7 % len(scenes.TEMPLATES)]
+    return frame.format(
+        f"{subject}, {rest[seed % len(rest)]}" if seed % 2 else scenes.article(picture.concept)
+    )
+
+
+def fashion_pool(shared: Path, tokenizer: Tokenizer, seed: int) -> Pool:
+    """Load the first three of six training shards of Fashion-MNIST; the rest stays unseen."""
+    files = [shared / "fashion_mnist" / f"train-0000{i}-of-00006.parquet" for i in range(3)]
+    return _real(
+        "fashion", files, tokenizer, seed, grey=True, share=0.26, min_scale=0.85, colour=0.1, side=SIDE
+    )
+
+
+def clothing_pool(shared: Path, tokenizer: Tokenizer, seed: int) -> Pool:
+    """Load the training photographs of the clothing data set."""
+    files = sorted((shared / "clothing").glob("train-*.parquet"))
+    return _real(
+        "clothing", files, tokenizer, seed, grey=False, share=0.27, min_scale=0.55, colour=0.25, side=80
+    )
+
+
+def emoji_pool(shared: Path, tokenizer: Tokenizer, seed: int) -> Pool:
+    """Load the emoji pictures with their Unicode names and keywords."""
+    files = sorted((shared / "noto_emoji").glob("train-*.parquet"))
+    return _real(
+        "emoji", files, tokenizer, seed, grey=False, share=0.05, min_scale=0.85, colour=0.1, side=SIDE
+    )
+
+
+def _real(
+    name: str, files: Sequence[Path], tokenizer: Tokenizer, seed: int, *, grey: bool, share: float,
+    min_scale: float, colour: float, side: int,
+) -> Pool:  # fmt: skip
+    rows = [row for file in files for row in pq.read_table(file).to_pylist()]
+    images = np.stack([square(Image.open(io.BytesIO(row["image"]["bytes"])), side) for row in rows])
+    captions = measured_captions(images, [_nouns(row) for row in rows], colours=not grey, seed=seed)
+    stored = _chw(images[..., :1] if grey else images)
+    return Pool(name, stored, _tokens(captions, tokenizer), share, min_scale, name != "emoji", colour)
+
+
+def _nouns(row: dict[str, str]) -> list[str]:
+    """Return what a picture may be called: its class, or an emoji's name and keywords."""
+    caption = row["caption"].removeprefix("a photo of a ").removeprefix("a photo of ")
+    return [caption, *(f"{caption}, {word}" for word in row.get("keywords", "").split("|") if word)]
+
+
+def square(image: Image.Image, side: int) -> np.ndarray:
+    """Return the middle of the picture as open_clip takes it: short side to `side` (bicubic), cut, RGB bytes."""
+    width, height = image.size
+    scale = side / min(width, height)
+    image = image.convert("RGB").resize(
+        (round(width * scale), round(height * scale)), Image.Resampling.BICUBIC
+    )
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    return np.asarray(image.crop((left, top, left + side, top + side)))
+
+
+def measured_captions(
+    images: np.ndarray, nouns: list[list[str]], *, colours: bool, seed: int
+) -> list[list[str]]:
+    """Return `WORDINGS` captions per picture: a noun and one to four of its measured properties."""
+    values, objects, grounds = _measure(images)
+    ranks = values.argsort(0, kind="stable").argsort(0, kind="stable") * 5 // len(images)
+    rng = np.random.Generator(np.random.Philox(key=seed))
+    captions = []
+    for i, names in enumerate(nouns):
+        said = [words[ranks[i, j]] for j, words in enumerate(MEASURES.values())]
+        facts = [
+            w for w in said[: None if colours else -1] if w
+        ]  # a single background for all is not worth saying
+        facts += [f"on a {grounds[i]} background"] if colours else []
+        thing = [f"{objects[i]} "] if colours else [""]
+        captions.append([_word(str(rng.choice(names)), thing[0], facts, rng) for _ in range(WORDINGS)])
+    return captions
+
+
+def _word(noun: str, colour: str, facts: list[str], rng: np.random.Generator) -> str:
+    chosen = [facts[i] for i in rng.permutation(len(facts))[: rng.integers(1, 5)]]
+    return ", ".join([f"a photo of a {colour if rng.uniform() < 0.7 else ''}{noun}", *chosen])
+
+
+def _measure(images: np.ndarray) -> tuple[np.ndarray, list[str], list[str]]:
+    """Return (n, 8) measurements in the order of `MEASURES`, colour names of the objects and of the backgrounds."""
+    small = np.stack([np.asarray(Image.fromarray(x).resize((32, 32), Image.Resampling.BOX)) for x in images])
+    values, objects, grounds = [], [], []
+    for picture in small.astype(np.float32) / 255:
+        border = np.concatenate([picture[0], picture[-1], picture[:, 0], picture[:, -1]])
+        ground = np.median(border, 0)
+        mask = np.abs(picture - ground).max(-1) > 0.12
+        mask = mask if mask.any() else ~mask
+        grey = picture.mean(-1)
+        values.append([*_shape(mask, grey), float(ground.mean())])
+        objects.append(_name(np.median(picture[mask], 0)))
+        grounds.append(_name(ground))
+    return np.array(values, np.float32), objects, grounds
+
+
+def _shape(mask: np.ndarray, grey: np.ndarray) -> list[float]:
+    rows, columns = mask.mean(1), mask.mean(0)
+    slope = np.abs(np.diff(grey, axis=0))[:, :-1] + np.abs(np.diff(grey, axis=1))[:-1]
+    inside = mask[:-1, :-1]
+    texture = slope[inside].mean() if inside.any() else 0.0
+    weight = (rows * np.arange(len(rows))).sum() / rows.sum()
+    width, height = (columns > 0.1).mean() + columns.std() * 0.1, (rows > 0.1).mean() + rows.std() * 0.1
+    return [
+        float(v)
+        for v in (
+            grey[mask].mean(),
+            width,
+            height,
+            mask.mean(),
+            weight,
+            texture,
+            np.abs(grey - grey[:, ::-1]).mean(),
+        )
+    ]
+
+
+def _name(rgb: np.ndarray) -> str:
+    """Return the nearest colour name in RGB."""
+    return _NAMES[int(((_PALETTE - rgb) ** 2).sum(1).argmin())]
+
+
+def _palette() -> tuple[tuple[str, ...], np.ndarray]:
+    import colorsys
+
+    return tuple(scenes.COLOURS), np.array(
+        [colorsys.hsv_to_rgb(*hsv) for hsv in scenes.COLOURS.values()], np.float32
+    )
+
+
+_NAMES, _PALETTE = _palette()
+
+
+def _chw(images: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
+
+
+def _tokens(captions: Iterable[Sequence[str]], tokenizer: Tokenizer) -> torch.Tensor:
+    rows = list(captions)
+    flat = tokenizer([c for row in rows for c in row]).to(torch.int32)
+    return flat.view(len(rows), WORDINGS, -1)

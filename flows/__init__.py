@@ -1,0 +1,1 @@
+"""Prefect flows around the pipeline; installed as `curate.flows` (see README.md here)."""

@@ -1,0 +1,219 @@
+"""The flow `curate`: the pipeline of a recipe, each stage a Prefect task with retries and logs.
+
+Run it once with ``python flows/pipeline.py RECIPE``; its entrypoints are ``flows/pipeline.py:curate`` and
+``curate.flows.pipeline:curate``. Tasks carry the run folder's path, never data.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import sys
+from argparse import ArgumentParser
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+# Prefect reads its settings when it is first imported. These are defaults: the environment wins. No word
+# leaves the machine, and a cold server, which needs 25 s on two cores, gets more than Prefect's 20 s.
+os.environ.setdefault("DO_NOT_TRACK", "1")
+os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
+
+from prefect import Task, flow, get_run_logger, task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.exceptions import MissingContextError
+from prefect.tasks import exponential_backoff
+
+from curate import pipeline, storage
+from curate.config import Recipe, load_recipe, override, parse_recipe
+from curate.errors import CurateError, UsageError
+from curate.stages.base import Context
+
+__all__ = ["ARTIFACT", "RETRIES", "Stage", "counts_table", "curate", "is_transient", "main"]
+
+Stage = Literal["read", "embed", "cluster", "score", "filter", "dedup", "select", "write", "report"]
+
+#: Key of the artifact that shows the counts.
+ARTIFACT = "curate-counts"
+#: How often a stage is tried again, and the wait before the first time; it doubles each time, with jitter.
+RETRIES = 3
+RETRY_DELAY_S = 10.0
+INTERRUPTED, TERMINATED = 130, 143
+
+#: What runs in this process work with, by run folder: a task gets the folder and finds the rest here.
+_OPEN: dict[str, Context] = {}
+
+
+@flow(name="curate", description="Run a recipe; finished stages are not repeated.")
+def curate(
+    recipe: Path | dict[str, Any],
+    overrides: tuple[str, ...] = (),
+    until: Stage = "report",
+    force: bool = False,
+    refit: bool = False,
+) -> dict[str, Any]:
+    """Run the stages of a recipe up to `until`, holding the run folder's lock until the end.
+
+    recipe : a YAML file, or the settings themselves. overrides : settings such as ``select.keep=0.2``.
+    force, refit : as in `curate.pipeline.run`. Returns the run folder, the stages that had work, and the
+    counts (None before the last stage). Raises what the pipeline raises.
+    """
+    settings = read_recipe(recipe, overrides)
+    worked: list[str] = []
+    with curate_log_to_run(), pipeline.opened(settings, force=force, refit=refit) as context:
+        _OPEN[settings.run] = context
+        try:
+            for stage in stages_until(until):
+                worked += [stage] if stage_task(stage)(settings.run, stage) else []
+            manifest = storage.read_json(context.run.manifest) if until == "report" else None
+        finally:
+            del _OPEN[settings.run]
+    if manifest is not None:
+        create_markdown_artifact(counts_table(settings.run, manifest["counts"]), key=ARTIFACT)
+        pipeline._check_limits(settings, manifest)
+    return {"run": settings.run, "worked": worked, "counts": manifest and manifest["counts"]}
+
+
+def read_recipe(recipe: Path | Mapping[str, Any], overrides: Sequence[str]) -> Recipe:
+    """Return a checked recipe from a file or from settings; raises UsageError or RecipeError."""
+    if isinstance(recipe, Mapping):
+        return parse_recipe(override(recipe, overrides))
+    return load_recipe(recipe, overrides)
+
+
+def stages_until(until: Stage) -> tuple[Stage, ...]:
+    """Return the stages up to and with `until`.
+
+    >>> stages_until("cluster")
+    ('read', 'embed', 'cluster')
+    """
+    stages: tuple[Stage, ...] = get_args(Stage)
+    return stages[: stages.index(until) + 1]
+
+
+def stage_task(stage: Stage) -> Task[[str, Stage], bool]:
+    """Return the task of a stage."""
+    return _run_stage.with_options(
+        name=stage,
+        task_run_name=stage,
+        retries=RETRIES,
+        retry_delay_seconds=exponential_backoff(RETRY_DELAY_S),
+        retry_jitter_factor=0.5,
+        retry_condition_fn=_may_retry,
+    )
+
+
+@task(cache_policy=NO_CACHE)
+def _run_stage(run: str, stage: Stage) -> bool:
+    """Run one stage in the run folder `run`; return whether it had anything to do."""
+    _OPEN[run], did = pipeline.run_stage(_OPEN[run], stage)
+    return did
+
+
+def _may_retry(_task: object, _run: TaskRun, state: State[Any]) -> bool:
+    error = state.data
+    return isinstance(error, Exception) and is_transient(error)
+
+
+def is_transient(error: Exception) -> bool:
+    """Whether the same stage may succeed when tried again.
+
+    What curate refuses stays refused: a wrong recipe, a budget that does not fit. What the system refused
+    may pass (a CurateError raised from an OSError), so may a worker that died (a bare CurateError), and
+    whatever nobody expected.
+    """
+    if isinstance(error, UsageError):
+        return False
+    if isinstance(error, CurateError):
+        return type(error) is CurateError or isinstance(error.__cause__, OSError)
+    return True
+
+
+@contextlib.contextmanager
+def curate_log_to_run() -> Iterator[None]:
+    """Send the lines of curate's logger to the log of the Prefect run while inside, and nowhere else."""
+    logger = logging.getLogger("curate")
+    handler, level, propagate = _RunHandler(), logger.level, logger.propagate
+    logger.addHandler(handler)
+    logger.propagate = False
+    if not logger.isEnabledFor(logging.INFO):
+        logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        logger.propagate = propagate
+
+
+class _RunHandler(logging.Handler):
+    """Hands records to the logger of the current task; those of other threads to the flow's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._flow_log = get_run_logger()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            log = get_run_logger()
+        except MissingContextError:
+            log = self._flow_log
+        log.log(record.levelno, "%s", record.getMessage(), exc_info=record.exc_info)
+
+
+def counts_table(run: str, counts: Mapping[str, Any]) -> str:
+    """Return the counts of a run as a Markdown table: rows in, kept, dropped and unusable by reason.
+
+    >>> print(counts_table("runs/a", {"rows": 4, "kept": 2, "dropped": {"over_budget": 2}, "unusable": {}}))
+    ### runs/a
+    <BLANKLINE>
+    | rows | number | share |
+    | --- | ---: | ---: |
+    | in | 4 | 100.0 % |
+    | kept | 2 | 50.0 % |
+    | dropped: over_budget | 2 | 50.0 % |
+    """
+    lines = [("in", counts["rows"]), ("kept", counts["kept"])]
+    for group in ("dropped", "unusable"):
+        lines += [(f"{group}: {_cell(reason)}", number) for reason, number in counts[group].items()]
+    total = max(counts["rows"], 1)
+    table = [f"| {name} | {number:,} | {number / total:.1%} |".replace("%", " %") for name, number in lines]
+    return "\n".join([f"### {run}", "", "| rows | number | share |", "| --- | ---: | ---: |", *table])
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the flow once from the command line; return the exit code that `curate run` would give."""
+    parser = ArgumentParser(description="Run a recipe once as a Prefect flow.")
+    parser.add_argument("recipe", type=Path, help="the recipe (YAML)")
+    parser.add_argument("--set", metavar="NAME=VALUE", action="append", default=[], help="override a setting")
+    parser.add_argument("--until", choices=get_args(Stage), default="report", help="stop after this stage")
+    parser.add_argument("--force", action="store_true", help="replace a run folder made from another source")
+    parser.add_argument("--refit", action="store_true", help="fit the concepts anew")
+    given = parser.parse_args(arguments)
+    try:
+        # A wrong recipe is told at once, not after a server has started.
+        read_recipe(given.recipe, given.set)
+        summary = curate(given.recipe, tuple(given.set), given.until, given.force, given.refit)
+    except CurateError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return error.exit_code
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; run the same command again to go on where it stopped\n")
+        return INTERRUPTED
+    sys.stdout.write(json.dumps(summary, indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    import signal
+
+    # Prefect ends a terminated flow by the handler it found; the default one would leave its server behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
+    sys.exit(main())

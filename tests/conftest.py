@@ -1,0 +1,16 @@
+"""Fixtures that several test files share."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def shared_data():
+    """The folder of real data sets (see its README); skips where it is not there."""
+    default = Path(__file__).resolve().parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("CURATE_SHARED_DATA") or default)
+    if not folder.is_dir():
+        pytest.skip("no shared data: set CURATE_SHARED_DATA to the folder that holds it")
+    return folder
