@@ -9,16 +9,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from curate.config import Recipe, load_recipe, parse_recipe
+    from curate.config import load_recipe, parse_recipe
     from curate.errors import CurateError
     from curate.pipeline import run
     from curate.runs import Run, open_run
+    from curate.settings import Recipe
 
 __all__ = ["CurateError", "Recipe", "Run", "load_recipe", "open_run", "parse_recipe", "run"]
 
 _HOMES = {
     "CurateError": "errors",
-    "Recipe": "config",
+    "Recipe": "settings",
     "Run": "runs",
     "load_recipe": "config",
     "open_run": "runs",

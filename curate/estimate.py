@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from curate.config import Recipe
 from curate.engines.local import cpu_count
+from curate.settings import Recipe
 from curate.stages.base import Part
 
 __all__ = ["Estimate", "estimate"]
@@ -39,6 +39,7 @@ def estimate(recipe: Recipe, parts: Sequence[Part]) -> Estimate:
         seconds += rows / (IMAGES_PER_S_CORE.get(recipe.embed.model, OTHER_MODEL) * cores)
         vectors = 2
     share = recipe.select.keep or min(1.0, (recipe.select.count or 0) / max(rows, 1))
-    width = 2 * DIMENSIONS.get(recipe.embed.model, 512)
+    given = [part.columns.vector_dim for part in parts if part.columns.vector_dim]
+    width = 2 * (given[0] if given else DIMENSIONS.get(recipe.embed.model, 512))
     disk = rows * (vectors * width + 400) + int(share * sum(sizes.values()))
     return Estimate(len(sizes), rows, sum(sizes.values()), seconds, disk)

@@ -1,25 +1,24 @@
 """The order of the stages, in one place. The command line and the flows both call this."""
 
 import contextlib
-import platform
 import resource
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from curate import storage
-from curate.config import Recipe, read_yaml
+from curate.config import read_yaml
 from curate.engines.local import LocalEngine, cpu_count
 from curate.errors import UnusableLimitError, UsageError
-from curate.runs import FORMAT_VERSION, RunFolder
+from curate.runs import FORMAT_VERSION, MARKER, RunFolder
+from curate.settings import Recipe
 from curate.stages import base, cluster, dedup, embed, filter, read, report, score, select, write
 from curate.stages.base import PROCESS_BASE, Context, Progress
 
-__all__ = ["STAGES", "Outcome", "opened", "run", "run_stage"]
+__all__ = ["STAGES", "Outcome", "check_request", "opened", "run", "run_stage"]
 
 #: What each stage does; it returns whether anything was to do.
 STAGES: dict[str, Callable[[Context], bool]] = {
@@ -33,7 +32,6 @@ STAGES: dict[str, Callable[[Context], bool]] = {
     "write": write.run,
     "report": report.run,
 }
-PACKAGES = ("curate", "numpy", "polars", "pyarrow", "faiss-cpu", "torch", "open_clip_torch", "pillow")
 
 
 @dataclass(frozen=True)
@@ -58,14 +56,14 @@ def run(
     refit : concepts are fitted anew. Raises UnusableLimitError, after everything is written, if more
     rows are unusable than `limits.unusable` allows.
     """
-    worked = []
+    worked, stages = [], _up_to(until)
     with opened(recipe, force=force, refit=refit, progress=progress) as context:
-        for stage in _up_to(until):
+        for stage in stages:
             context, did = run_stage(context, stage)
             worked += [stage] if did else []
         manifest = storage.read_json(context.run.manifest) if until == "report" else None
     if manifest is not None:
-        _check_limits(recipe, manifest)
+        check_limits(recipe, manifest)
     return Outcome(tuple(worked), manifest)
 
 
@@ -82,13 +80,29 @@ def opened(
 ) -> Iterator[Context]:
     """Open (or make) the run folder for writing: locked, checked against the recipe, with its engine."""
     run = RunFolder(Path(recipe.run))
+    check_request(recipe)
+    if run.path.exists() and not run.path.is_dir():
+        raise UsageError(f"{run.path} is a file, not a run folder; name another with --out")
+    if force or not run.recipe.exists():
+        read.check_sources(recipe)  # before a folder is made, or emptied
     with run.lock():
         _check_same(run, recipe, force=force)
         storage.clear_partials(run.path)
-        with storage.atomic(run.recipe) as partial:
-            partial.write_text(recipe.to_yaml(), encoding="utf-8")
-        with LocalEngine(_workers(recipe)) as engine:
-            yield Context(recipe, run, engine, progress=progress, refit=refit)
+        if not run.recipe.exists() or run.recipe.read_text(encoding="utf-8") != recipe.to_yaml():
+            with storage.atomic(run.recipe) as partial:
+                partial.write_text(recipe.to_yaml(), encoding="utf-8")
+        try:
+            with LocalEngine(_workers(recipe)) as engine:
+                yield Context(recipe, run, engine, progress=progress, refit=refit)
+        except BaseException:
+            storage.clear_partials(run.path)  # of workers that were ended in the middle of a file
+            raise
+
+
+def check_request(recipe: Recipe) -> None:
+    """Raise UsageError for a column or condition that cannot be, before any work is done."""
+    filter.check_recipe(recipe)
+    write.check_recipe(recipe)
 
 
 def _workers(recipe: Recipe) -> int:
@@ -108,29 +122,32 @@ def _check_same(run: RunFolder, recipe: Recipe, *, force: bool) -> None:
                 f"{run.path} is not empty and no run folder (it holds {min(strangers)}); name another with --out"
             )
         return
-    before = read_yaml(run.recipe.read_text(encoding="utf-8"))
+    before = read_yaml(run.recipe.read_text(encoding="utf-8")) or {}
     now = read_yaml(recipe.to_yaml())
     differs = [
-        f"{part}.{key} was {_at(before, part).get(key)!r}, is {value!r}"
+        f"{part}.{key} was {_at(before, part).get(key)!r}, is {_at(now, part).get(key)!r}"
         for part in ("source", "embed")
-        for key, value in _at(now, part).items()
-        if _at(before, part).get(key) != value and key not in ("device", "storage_options")
+        for key in _at(before, part) | _at(now, part)
+        if _at(before, part).get(key) != _at(now, part).get(key)
+        and key.rpartition(".")[2] not in ("device", "storage_options")
     ]
-    if differs and not force:
+    if differs and not force and any(any(run.path.glob(f"{depth}{MARKER}")) for depth in ("*/", "*/*/")):
         raise UsageError(
             f"{run.path} was made differently: {'; '.join(differs)}; name another folder, or replace it with --force"
         )
     if differs:
         for path in run.path.iterdir():
-            if path.name != ".lock":
+            if path not in (run.path / ".lock", run.recipe):
                 storage.remove(path)
+        storage.remove(run.recipe)  # last: without it, what an interruption leaves is no run folder
 
 
 def _at(recipe: Mapping[str, Any], part: str) -> dict[str, Any]:
+    """Return the settings of a part of a recipe; those of several sources by their place."""
     value = recipe.get(part) or {}
-    if isinstance(value, list) and len(value) == 1:
-        value = value[0]
-    return dict(value) if isinstance(value, dict) else {"": value}
+    if isinstance(value, list) and len(value) > 1:
+        return {f"{place}.{key}": item for place, one in enumerate(value) for key, item in one.items()}
+    return dict(value[0] if isinstance(value, list) else value)
 
 
 def run_stage(context: Context, stage: str) -> tuple[Context, bool]:
@@ -143,7 +160,7 @@ def run_stage(context: Context, stage: str) -> tuple[Context, bool]:
         context = read.with_parts(context)
     if did:
         _note_time(context, stage, time.monotonic() - started)
-    if stage == "report" and (did or not context.run.manifest.exists()):
+    if stage == "report" and (did or not _is_current(context)):
         write_manifest(context)
     return context, did
 
@@ -166,16 +183,30 @@ def _note_time(context: Context, stage: str, seconds: float) -> None:
     storage.write_json(path, times)
 
 
-def write_manifest(context: Context) -> dict[str, Any]:
-    """Write the manifest: what went in and out, from what, by what, and how long it took."""
+def _is_current(context: Context) -> bool:
+    """Whether the manifest is about the stages as they are now."""
+    manifest = storage.read_json(context.run.manifest)
+    if not isinstance(manifest, dict):
+        return False
+    noted = {name: facts["fingerprint"] for name, facts in manifest["stages"].items()}
+    return noted == {name: context.run.stamp(folder) for name, folder in _folders(context).items()}
+
+
+def _folders(context: Context) -> dict[str, Path]:
+    """Return the folder that each stage marks."""
     run = context.run
-    counts = report.count_reasons(context)
-    folders = {
+    return {
         "read": run.work / "keys", "embed": run.embeddings, "cluster": run.concepts,
         **{f"score/{family}": run.scores(family) for family in context.recipe.score},
         "filter": run.scores("filter"), "dedup": run.duplicates, "select": run.decisions,
         "write": run.filtered, "report": run.report,
     }  # fmt: skip
+
+
+def write_manifest(context: Context) -> dict[str, Any]:
+    """Write the manifest: what went in and out, from what, by what, and how long it took."""
+    run = context.run
+    counts = report.count_reasons(context)
     manifest = {
         "format_version": FORMAT_VERSION,
         "counts": counts,
@@ -183,18 +214,18 @@ def write_manifest(context: Context) -> dict[str, Any]:
         "embedding_space": context.facts(run.embeddings).get("space"),
         "stages": {
             name: {"fingerprint": run.stamp(folder), **context.facts(folder)}
-            for name, folder in folders.items()
+            for name, folder in _folders(context).items()
         },
         "times": storage.read_json(run.work / "times.json") or {},
         "parts": [{"name": p.name, "shard": p.shard.name, "rows": p.rows} for p in context.parts],
-        "versions": {name: metadata.version(name) for name in PACKAGES}
-        | {"python": platform.python_version()},
+        "versions": report.versions(),
     }
     storage.write_json(run.manifest, manifest)
     return manifest
 
 
-def _check_limits(recipe: Recipe, manifest: Mapping[str, Any]) -> None:
+def check_limits(recipe: Recipe, manifest: Mapping[str, Any]) -> None:
+    """Raise UnusableLimitError if more rows of a finished run are unusable than the recipe allows."""
     counts = manifest["counts"]
     unusable, rows = sum(counts["unusable"].values()), counts["rows"]
     if rows and unusable / rows > recipe.limits.unusable:

@@ -1,8 +1,10 @@
 """The run folder: where everything is, what is done, who is writing; and opening a run to read it."""
 
 import contextlib
+import fcntl
 import json
 import os
+import secrets
 import socket
 import threading
 import time
@@ -139,23 +141,27 @@ class RunFolder:
     def lock(self) -> Iterator[None]:
         """Hold the run folder for writing; raises RunError naming who else holds it."""
         path = self.path / ".lock"
+        own = {"host": socket.gethostname(), "pid": os.getpid(), "started": _started(os.getpid())}
+        own |= {"since": time.strftime("%Y-%m-%d %H:%M:%S"), "token": secrets.token_hex(8)}
         with storage.explained(path):
             self.path.mkdir(parents=True, exist_ok=True)
-            while not _create(path):
-                holder = storage.read_json(path) or {}
-                if _is_alive(holder, path):
-                    raise RunError(
-                        f"{self.path} is being written by process {holder.get('pid')} on "
-                        f"{holder.get('host')} since {holder.get('since')}; wait for it or stop it"
-                    )
-                path.unlink(missing_ok=True)
+            with _alone(self.path):
+                while not _create(path, own):
+                    holder = _holder(path)
+                    if _is_alive(holder, path):
+                        raise RunError(
+                            f"{self.path} is being written by process {holder.get('pid')} on "
+                            f"{holder.get('host')} since {holder.get('since')}; wait for it or stop it"
+                        )
+                    path.unlink(missing_ok=True)
         stop = threading.Event()
-        threading.Thread(target=_beat, args=(path, stop), daemon=True).start()
+        threading.Thread(target=_beat, args=(path, own, stop), daemon=True).start()
         try:
             yield
         finally:
             stop.set()
-            path.unlink(missing_ok=True)
+            if _holder(path) == own:
+                path.unlink(missing_ok=True)
 
 
 def _size(path: Path) -> int:
@@ -165,46 +171,73 @@ def _size(path: Path) -> int:
         return -1
 
 
-def _create(path: Path) -> bool:
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Let one process of this machine at a time judge and take a lock (where the file system can)."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _create(path: Path, facts: Mapping[str, object]) -> bool:
     """Create the lock file whole and at once; False if there is one."""
-    facts = {"host": socket.gethostname(), "pid": os.getpid(), "started": _started(os.getpid())}
-    facts["since"] = time.strftime("%Y-%m-%d %H:%M:%S")
-    own = path.with_name(f".lock-{os.getpid()}-{threading.get_ident()}")
+    own = path.with_name(f"{path.name}{storage.PARTIAL}{secrets.token_hex(4)}")
     own.write_text(json.dumps(facts), encoding="utf-8")
     try:
         os.link(own, path)
-    except FileExistsError:
+    except (FileExistsError, FileNotFoundError):  # there is one; whose holder may be tidying up right now
         return False
     finally:
-        own.unlink()
+        own.unlink(missing_ok=True)
     return True
 
 
-def _started(pid: int) -> float | None:
-    """Return when a process started, or None if there is none; tells a reused pid from the old one."""
+def _holder(path: Path) -> dict[str, Any]:
+    """Return what a lock file says; empty if it says nothing that makes sense."""
+    found = storage.read_json(path)
+    return found if isinstance(found, dict) else {}
+
+
+def _started(pid: int) -> str | None:
+    """Return when a living process started, or None; tells a reused pid from the old one.
+
+    Where the system counts from its own start, that is used: it stays the same when the clock is set.
+    """
     import psutil
 
     try:
-        return float(psutil.Process(pid).create_time())
+        process = psutil.Process(pid)
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return None
+        try:
+            fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+            boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
+        except OSError:
+            return str(process.create_time())
+        return f"{boot} {fields.rpartition(')')[2].split()[19]}"
     except (psutil.NoSuchProcess, psutil.AccessDenied):
         return None
 
 
 def _is_alive(holder: Mapping[str, Any], path: Path) -> bool:
-    if not holder:
-        return False
     if holder.get("host") == socket.gethostname():
-        return _started(int(holder["pid"])) == holder.get("started")
+        pid, started = holder.get("pid"), holder.get("started")
+        return isinstance(pid, int) and pid > 0 and started is not None and _started(pid) == started
     try:
-        return time.time() - path.stat().st_mtime < LOCK_EXPIRES_S
+        return bool(holder) and time.time() - path.stat().st_mtime < LOCK_EXPIRES_S
     except FileNotFoundError:
         return False
 
 
-def _beat(path: Path, stop: threading.Event) -> None:
+def _beat(path: Path, own: Mapping[str, object], stop: threading.Event) -> None:
     while not stop.wait(HEARTBEAT_S):
         with contextlib.suppress(OSError):
-            os.utime(path)
+            if _holder(path) == own:
+                os.utime(path)
 
 
 @dataclass(frozen=True)
@@ -230,11 +263,12 @@ class Run:
 
     def scores(self) -> "pl.DataFrame":
         """Return one row per embedded sample: its concept, its distance and every score."""
+        from curate.config import read_yaml
+
         frame = self._parts(self.folder.assignments, self.folder.concepts)
-        for family in sorted((self.folder.path / "3_scores").iterdir()):
-            if family.name != "filter":
-                scores = self._parts(family)
-                frame = frame.join(scores, on="uid", how="left", validate="1:1", maintain_order="left")
+        for family in sorted(read_yaml(self.folder.recipe.read_text(encoding="utf-8"))["score"]):
+            scores = self._parts(self.folder.scores(family))
+            frame = frame.join(scores, on="uid", how="left", validate="1:1", maintain_order="left")
         return frame
 
     def manifest(self) -> dict[str, Any]:

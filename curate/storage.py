@@ -67,11 +67,18 @@ def explained(path: Path) -> Iterator[None]:
     except OSError as error:
         hints = {
             errno.ENOSPC: "the disk is full; free some space and run again, finished parts are kept",
+            errno.EDQUOT: "the quota is used up; free some space and run again, finished parts are kept",
             errno.EACCES: "no permission to write here",
             errno.EROFS: "the disk is read-only; choose another folder with --out",
         }
         reason = hints.get(error.errno or 0, error.strerror or str(error))
-        raise RunError(f"cannot write {path}: {reason}") from error
+        other = error.filename if _is_elsewhere(error.filename, path) else None
+        raise RunError(f"cannot write {path}: {reason}{f' ({other})' if other else ''}") from error
+
+
+def _is_elsewhere(name: object, path: Path) -> bool:
+    """Whether an error is about a file that is neither `path` nor beside it (a source, say)."""
+    return isinstance(name, str) and Path(name) != path and Path(name).parent not in (path, path.parent)
 
 
 def _sync(path: Path) -> None:
@@ -131,7 +138,7 @@ def remove(path: Path) -> None:
 
 def clear_partials(folder: Path) -> None:
     """Remove what an interrupted run left half-written below `folder`."""
-    for path in folder.rglob(f".*{PARTIAL}*"):
+    for path in list(folder.rglob(f".*{PARTIAL}*")):
         remove(path)
 
 

@@ -24,9 +24,10 @@ def decisions_digest(path: str | Path) -> str:
     run = open_run(path)
     scores = run.scores().drop("concept", "distance")
     frame = run.decisions().select(DIGEST_COLUMNS).join(scores, on="uid", how="left", validate="m:1")
+    frame = frame.sort("uid", "occurrence")
     state = hashlib.sha256()
     for start in range(0, max(len(frame), 1), 100_000):
-        rows = frame.sort("uid", "occurrence").slice(start, 100_000)
+        rows = frame.slice(start, 100_000)
         state.update(rows.with_columns(pl.selectors.float().map_batches(_bits)).write_csv().encode())
     return state.hexdigest()
 

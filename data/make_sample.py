@@ -6,6 +6,7 @@ Truth columns say what was planted: exact and near copies, wrong captions, broke
 
 import argparse
 import io
+import itertools
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import scenes
+from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 from scenes import Rng, Scene
 
@@ -24,6 +26,7 @@ BROKEN = ("truncated", "truncated", "truncated", "empty", "html", "noise", "chec
 UNUSUAL = {"RGBA": 10, "P": 12, "L": 6, "CMYK": 3, "rotated": 9}
 LARGEST_PNG = 4000
 PNG = b"\x89PNG"
+LEAST_DIFFERENCE = 18.0  # of 255: mean over the pixels of 16 x 16 thumbnails
 
 
 @dataclass(frozen=True)
@@ -67,13 +70,23 @@ def make_rows(seed: int = 0) -> list[Row]:
 
 
 def distinct_rows(rng: Rng) -> list[Row]:
-    """Return one row per distinct scene: few concepts have many, many have few (Zipf's law)."""
+    """Return one row per distinct scene: few concepts have many, many have few (Zipf's law).
+
+    A scene that looks like an earlier one of its concept is left out and the next seed drawn, so that whatever
+    looks like a copy in the sample is one.
+    """
     rows: list[Row] = []
     for name, n in zip(scenes.NAMES, concept_sizes(DISTINCT, len(scenes.NAMES)), strict=True):
-        for i in range(n):
-            picture = scenes.scene(name, scenes.SAMPLE + i, side=int(rng.integers(64, 97)))
-            data = _encoded(picture.image, int(rng.integers(72, 93)), png=rng.uniform() < 0.25)
-            rows.append(Row(len(rows), picture, data, scenes.reword(picture, int(rng.integers(0, 1000)))))
+        seen: list[NDArray[np.float32]] = []
+        for seed in itertools.count(scenes.SAMPLE):
+            if len(seen) == n:
+                break
+            picture = scenes.scene(name, seed, side=int(rng.integers(64, 97)))
+            thumbnail = np.asarray(picture.image.resize((16, 16), Image.Resampling.BOX), np.float32)
+            if all(np.abs(thumbnail - other).mean() >= LEAST_DIFFERENCE for other in seen):
+                seen.append(thumbnail)
+                data = _encoded(picture.image, int(rng.integers(72, 93)), png=rng.uniform() < 0.25)
+                rows.append(Row(len(rows), picture, data, scenes.reword(picture, int(rng.integers(0, 1000)))))
     return rows
 
 

@@ -9,6 +9,7 @@ import io
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -59,17 +60,20 @@ class Pool:
     colour: float  # largest relative change of brightness, contrast and single channels
 
 
-def scene_pool(n: int, seed: int, tokenizer: Tokenizer, workers: int) -> Pool:
-    """Draw `n` training scenes, concepts in turn, each stored once as JPEG or PNG the way a data set would hold it."""
+def scene_pool(n: int, seed: int, tokenizer: Tokenizer, workers: int, brief: int, share: float) -> Pool:
+    """Draw `n` training scenes, concepts in turn, each stored once as JPEG or PNG the way a data set would hold it.
+
+    brief : how many of the wordings are short. share : part of each batch.
+    """
     starts = range(seed, seed + n, 500)
-    with ProcessPoolExecutor(workers) as pool:
-        parts = list(pool.map(_draw, starts, [min(500, seed + n - s) for s in starts]))
+    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+        parts = list(pool.map(_draw, starts, [min(500, seed + n - s) for s in starts], [brief] * len(starts)))
     images = np.concatenate([images for images, _ in parts])
     captions = [c for _, part in parts for c in part]
-    return Pool("scenes", _chw(images), _tokens(captions, tokenizer), 0.42, 0.94, False, 0.06)
+    return Pool("scenes", _chw(images), _tokens(captions, tokenizer), share, 0.94, False, 0.06)
 
 
-def _draw(start: int, n: int) -> tuple[np.ndarray, list[list[str]]]:
+def _draw(start: int, n: int, brief: int) -> tuple[np.ndarray, list[list[str]]]:
     images, captions = [], []
     for seed in range(start, start + n):
         picture = scenes.scene(scenes.NAMES[seed % len(scenes.NAMES)], scenes.TRAIN + seed)
@@ -77,19 +81,26 @@ def _draw(start: int, n: int) -> tuple[np.ndarray, list[list[str]]]:
         stored = io.BytesIO()
         picture.image.save(stored, "JPEG" if quality < 96 else "PNG", quality=quality)
         images.append(square(Image.open(stored), SIDE))
+        short = [short_caption(picture, seed, i) for i in range(brief)]
         captions.append(
-            [brief(picture, seed), *(scenes.reword(picture, seed * WORDINGS + i) for i in range(1, WORDINGS))]
+            [*short, *(scenes.reword(picture, seed * WORDINGS + i) for i in range(brief, WORDINGS))]
         )
     return np.stack(images), captions
 
 
-def brief(picture: scenes.Scene, seed: int) -> str:
-    """Return the subject and one more fact, or the concept alone, so that the model also meets short captions."""
+def short_caption(picture: scenes.Scene, seed: int, kind: int) -> str:
+    """Return a caption that leaves most out, so that what it keeps must be recognised without the rest.
+
+    kind : 0 subject and one more fact, or (even seeds) the concept alone; 1 the concept alone; 2 concept and two facts.
+    """
     subject, *rest = picture.facts
     frame = scenes.TEMPLATES[seed // 7 % len(scenes.TEMPLATES)]
-    return frame.format(
-        f"{subject}, {rest[seed % len(rest)]}" if seed % 2 else scenes.article(picture.concept)
-    )
+    concept = scenes.article(picture.concept)
+    if kind == 0 and seed % 2:
+        return frame.format(f"{subject}, {rest[seed % len(rest)]}")
+    if kind == 2:
+        return frame.format(", ".join([concept, rest[seed % len(rest)], rest[(seed // 5) % len(rest)]]))
+    return frame.format(concept)
 
 
 def fashion_pool(shared: Path, tokenizer: Tokenizer, seed: int) -> Pool:

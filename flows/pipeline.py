@@ -28,8 +28,9 @@ from prefect.exceptions import MissingContextError
 from prefect.tasks import exponential_backoff
 
 from curate import pipeline, storage
-from curate.config import Recipe, load_recipe, override, parse_recipe
+from curate.config import load_recipe, override, parse_recipe
 from curate.errors import CurateError, UsageError
+from curate.settings import Recipe
 from curate.stages.base import Context
 
 __all__ = ["ARTIFACT", "RETRIES", "Stage", "counts_table", "curate", "is_transient", "main"]
@@ -73,7 +74,7 @@ def curate(
             del _OPEN[settings.run]
     if manifest is not None:
         create_markdown_artifact(counts_table(settings.run, manifest["counts"]), key=ARTIFACT)
-        pipeline._check_limits(settings, manifest)
+        pipeline.check_limits(settings, manifest)
     return {"run": settings.run, "worked": worked, "counts": manifest and manifest["counts"]}
 
 

@@ -14,7 +14,9 @@ def planted(n, *, seed=0, dim=DIM, clusters=12, copies=0, near=0):
     rng = np.random.default_rng(seed)
     centres = rng.standard_normal((clusters, dim))
     spread = rng.uniform(0.1, 0.6, clusters)
-    which = rng.choice(clusters, n, p=(1 / np.arange(1, clusters + 1)) / (1 / np.arange(1, clusters + 1)).sum())
+    which = rng.choice(
+        clusters, n, p=(1 / np.arange(1, clusters + 1)) / (1 / np.arange(1, clusters + 1)).sum()
+    )
     rows = centres[which] + spread[which, None] * rng.standard_normal((n, dim))
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     if near:

@@ -45,7 +45,7 @@ def checkpoints(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def models(checkpoints):
-    return {name: load(name, str(path)) for name, path in checkpoints.items()}
+    return {name: load(name, str(path), batch_size=16) for name, path in checkpoints.items()}
 
 
 @pytest.fixture(scope="module")
@@ -111,14 +111,14 @@ def test_vectors_have_unit_length_and_none_is_ordinary(models):
 
 @pytest.mark.parametrize("name", [*TOWERS, "tiny"])
 def test_a_row_does_not_depend_on_its_batch_or_on_threads(models, tiny, name):
-    model = replace(tiny if name == "tiny" else models[name], batch_size=16)
-    pixels, texts = images(model, 40), captions(40)
+    model = replace(tiny if name == "tiny" else models[name], batch_size=8)
+    pixels, texts = images(model, 20), captions(20)
     before = torch.get_num_threads()
     results = []
     try:
         for threads in (1, 2):
             torch.set_num_threads(threads)
-            order = np.random.default_rng(threads).permutation(40)
+            order = np.random.default_rng(threads).permutation(20)
             for encode, rows in ((model.encode_images, pixels), (model.encode_texts, np.array(texts))):
                 whole = encode(rows)
                 shuffled = np.empty_like(whole)
@@ -130,6 +130,20 @@ def test_a_row_does_not_depend_on_its_batch_or_on_threads(models, tiny, name):
         torch.set_num_threads(before)
     np.testing.assert_array_equal(results[0], results[2])
     np.testing.assert_array_equal(results[1], results[3])
+
+
+def test_threads_are_put_back_by_the_last_one_out():
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        with clips.one_thread():
+            assert torch.get_num_threads() == 1
+            with clips.one_thread():
+                assert torch.get_num_threads() == 1
+            assert torch.get_num_threads() == 1
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_a_row_without_a_finite_vector_is_nan_and_alone(models, monkeypatch):
@@ -149,7 +163,7 @@ def test_a_row_without_a_finite_vector_is_nan_and_alone(models, monkeypatch):
 
 def test_half_precision_is_close(models, checkpoints):
     for name, path in checkpoints.items():
-        half = load(name, str(path), precision="bfloat16")
+        half = load(name, str(path), precision="bfloat16", batch_size=8)
         assert half.identity == models[name].identity
         pixels = images(half, 8)
         cosine = (half.encode_images(pixels) * models[name].encode_images(pixels)).sum(axis=1)

@@ -144,12 +144,12 @@ def test_a_row_that_takes_too_long_is_given_up(sabotage):
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="address space is limited on Linux only")
 def test_a_bomb_fails_in_the_worker_alone():
     out = io.BytesIO()
-    Image.new("L", (16_000, 16_000)).save(out, "PNG")
+    Image.new("L", (9_000, 9_000)).save(out, "PNG")
     images = [jpeg(1), out.getvalue(), jpeg(2)]
-    with pool(1, max_pixels=10**9, memory_limit_bytes=150_000_000) as decoders:
+    with pool(1, max_pixels=10**9, memory_limit_bytes=60_000_000) as decoders:
         results = flat(decoders.map([(0, images)]))
     assert [row[1] for row in results] == ["ok", "decoder_failed", "ok"]
-    assert results[1][2] == "needs more memory than the 150 MB a decoder may use"
+    assert results[1][2] == "needs more memory than the 60 MB a decoder may use"
 
 
 def test_few_batches_are_in_flight():

@@ -39,7 +39,9 @@ def tie_of(uid):
 def oracle(run, *, epsilon, keep, base, temperature=0.1, neighbours=20):
     """Concepts, duplicates, budgets and the kept set, from the definitions."""
     uids, vectors = read_embeddings(run)
-    centroids = np.array(pl.read_parquet(run / "2_concepts/centroids.parquet")["centroid"].to_list(), np.float64)
+    centroids = np.array(
+        pl.read_parquet(run / "2_concepts/centroids.parquet")["centroid"].to_list(), np.float64
+    )
     products = vectors @ centroids.T
     concept = products.argmax(axis=1)
     distance = (1 - np.clip(products[np.arange(len(uids)), concept], -1, 1)).astype(np.float32)
@@ -64,7 +66,9 @@ def oracle(run, *, epsilon, keep, base, temperature=0.1, neighbours=20):
     )
     complexity = inter * intra
     total = math.floor(Fraction(str(keep)) * base + Fraction(1, 2))
-    budget = allocate(complexity, sizes, total, temperature, [min((uids[i] for i in r), default="~") for r in members])
+    budget = allocate(
+        complexity, sizes, total, temperature, [min((uids[i] for i in r), default="~") for r in members]
+    )
     chosen = {uids[i] for c in range(k) for i in members[c][: budget[c]]}
     return {"uids": uids, "concept": concept, "duplicates": duplicates, "budget": budget, "kept": chosen,
             "complexity": complexity, "sizes": sizes, "intra": intra, "inter": inter}  # fmt: skip

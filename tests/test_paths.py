@@ -1,15 +1,12 @@
-import http.server
 import os
-import re
-import threading
 from pathlib import Path
 
 import fsspec
 import pytest
 
 from curate.errors import RecipeError, SourceError, UsageError
-from curate.sources import paths
-from curate.sources.paths import expand, expand_braces, fingerprint, follow, open_binary, split_of, version_of
+from curate.sources.files import open_binary, resolve_options, version_of
+from curate.sources.paths import expand, expand_braces, fingerprint, split_of
 
 
 @pytest.fixture
@@ -243,7 +240,7 @@ def test_unknown_file_systems(tree):
 def test_options_take_variables_and_never_show_them(tree, monkeypatch):
     monkeypatch.setenv("CURATE_TEST_KEY", "very-secret-value")
     options = {"key": "${CURATE_TEST_KEY}", "client": {"list": ["x${CURATE_TEST_KEY}"]}, "anon": False}
-    resolved = paths.resolve_options(options)
+    resolved = resolve_options(options)
     assert resolved == {"key": "very-secret-value", "client": {"list": ["xvery-secret-value"]}, "anon": False}
 
     class Leaky(fsspec.AbstractFileSystem):
@@ -280,101 +277,3 @@ def test_options_take_variables_and_never_show_them(tree, monkeypatch):
 )
 def test_split_of(name, url, split):
     assert split_of(name, url) == split
-
-
-@pytest.fixture
-def shard(tmp_path):
-    folder = tmp_path / "data"
-    (folder / "img").mkdir(parents=True)
-    (folder / "img" / "a.png").write_bytes(b"png")
-    (folder / "img" / "empty.png").write_bytes(b"")
-    (tmp_path / "secret").write_bytes(b"secret")
-    (folder / "out.png").symlink_to(tmp_path / "secret")
-    (folder / "in.png").symlink_to(folder / "img" / "a.png")
-    (folder / "up").symlink_to(tmp_path)
-    os.mkfifo(folder / "pipe")
-    return str(folder / "0.parquet")
-
-
-@pytest.mark.parametrize(
-    ("reference", "outcome", "reason"),
-    [
-        ("img/a.png", "ok", None),
-        ("./img/a.png", "ok", None),
-        ("in.png", "ok", None),
-        ("img/b.png", "missing_image", "no such file"),
-        ("img/empty.png", "missing_image", "empty"),
-        ("img", "refused_path", "not a file"),
-        ("pipe", "refused_path", "not a file"),
-        ("/etc/passwd", "refused_path", "absolute"),
-        ("C:\\x.png", "refused_path", "absolute"),
-        ("\\\\host\\x.png", "refused_path", "absolute"),
-        ("../secret", "refused_path", r"'\.\.'"),
-        ("img/../img/a.png", "refused_path", r"'\.\.'"),
-        ("img\\..\\..\\secret", "refused_path", r"'\.\.'"),
-        ("out.png", "refused_path", "outside"),
-        ("up/secret", "refused_path", "outside"),
-        ("up/nothing", "refused_path", "outside"),
-        ("http://127.0.0.1:9/x.png", "refused_path", "source.allow"),
-        ("file:///etc/passwd", "refused_path", "source.allow"),
-        ("data:image/png;base64,AAAA", "refused_path", "source.allow"),
-        ("simplecache::file:///etc/passwd", "refused_path", "characters"),
-        ("a\0b", "refused_path", "characters"),
-    ],
-)
-def test_follow(shard, reference, outcome, reason):
-    data, got, why = follow(reference, shard)
-    assert got == outcome
-    assert (data, why) == (b"png", None) if reason is None else data is None
-    if reason is not None:
-        assert re.search(reason, why)
-
-
-@pytest.mark.parametrize(
-    "reference", ["file:///etc/passwd", "memory://x/y", "s3://b/x", "data:,x", "FILE:///etc/x"]
-)
-def test_allowed_addresses_are_http_only(shard, reference):
-    assert follow(reference, shard, allow_url=True)[1] == "refused_path"
-
-
-def test_follow_beside_a_remote_shard(memory):
-    url = "memory://bucket/a/0.parquet"
-    assert follow("deep/2.parquet", url) == (b"a/deep/2.parquet", "ok", None)
-    assert follow("nope.png", url)[1] == "missing_image"
-    assert follow("../x", url)[1] == "refused_path"
-    assert follow("memory://bucket/a/1.parquet", url)[1] == "refused_path"
-    assert follow("memory://bucket/a/1.parquet", url, allow_url=True)[0] == b"a/1.parquet"
-
-
-class _Handler(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        if self.path == "/moved":
-            self.send_response(302)
-            self.send_header("Location", "file:///etc/passwd")
-            self.end_headers()
-        elif self.path == "/a.png":
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(b"png")
-        else:
-            self.send_error(404)
-
-    def log_message(self, *_):
-        pass
-
-
-def test_follow_http(shard, monkeypatch):
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        base = f"http://127.0.0.1:{server.server_address[1]}"
-        assert follow(f"{base}/a.png", shard, allow_url=True) == (b"png", "ok", None)
-        missing = follow(f"{base}/b.png", shard, allow_url=True)
-        assert missing == (None, "missing_image", "cannot be read: HTTP status 404")
-        assert follow(f"{base}/moved", shard, allow_url=True)[1] == "missing_image"
-        server.shutdown()
-
-
-def test_image_files_have_a_size_limit(shard, monkeypatch):
-    monkeypatch.setattr(paths, "MAX_IMAGE_BYTES", 2)
-    assert follow("img/a.png", shard)[1] == "too_large"

@@ -1,12 +1,17 @@
 """The command line. Each command parses, calls one library function, and prints; errors are told once, here."""
 
+import contextlib
+import importlib
 import logging
 import os
 import sys
 from collections.abc import Sequence
+from importlib import metadata
+from typing import Annotated, TextIO
 
 import typer
 
+from curate.cli.show import ReaderGoneError, plain, write
 from curate.errors import CurateError
 
 __all__ = ["app", "main"]
@@ -16,47 +21,76 @@ INTERRUPTED = 130
 app = typer.Typer(
     name="curate",
     help="Curate and prune image-text datasets by concept complexity, hardness and noise.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 
 
+@app.callback(invoke_without_command=True)
+def _top(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        write(f"curate {metadata.version('curate')}\n")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        write(f"{context.get_help()}\n")
+
+
 def _register() -> None:
-    """Import the command families; each adds its commands to `app`."""
-    from curate.cli import inspect, run  # noqa: F401
+    """Import the command families, which add their commands to `app`; the help lists them in this order."""
+    families = [importlib.import_module(f"curate.cli.{family}").__name__ for family in ("run", "inspect")]
+    app.registered_commands.sort(key=lambda command: families.index(str(command.callback.__module__)))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 1 failed, 2 wrong usage, 3 too much unusable, 130 interrupted."""
     logging.getLogger("curate").setLevel(logging.INFO)
     _register()
+    code = _run(None if arguments is None else list(arguments))
+    if code == INTERRUPTED:
+        _say("interrupted; run the same command again to go on where it stopped")
+    for stream in (sys.stdout, sys.stderr):
+        _close(stream)
+    if code == INTERRUPTED:
+        # Threads and children may still be busy; everything on the disk is whole at any moment.
+        os._exit(INTERRUPTED)
+    sys.exit(code)
+
+
+def _run(arguments: list[str] | None) -> int:
     try:
-        code = app(list(arguments) if arguments is not None else None, standalone_mode=False)
+        code = int(app(arguments, prog_name="curate", standalone_mode=False) or 0)
+        if code == INTERRUPTED:  # what Typer makes of Ctrl-C
+            raise KeyboardInterrupt
+        return code
     except CurateError as error:
         _say(f"error: {error}")
-        code = error.exit_code
+        return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        _say("interrupted; run the same command again to go on where it stopped")
-        code = INTERRUPTED
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
+        return INTERRUPTED
+    except ReaderGoneError:
+        return 0
     except Exception as error:
         # Typer reports wrong flags through click's own exceptions.
         show = getattr(error, "format_message", None)
         if show is None:
             raise
         _say(f"error: {show()}")
-        code = int(getattr(error, "exit_code", 2))
-    sys.stdout.flush()
-    if code == INTERRUPTED:
-        # Threads and children may still be busy; everything on the disk is whole at any moment.
-        os._exit(INTERRUPTED)
-    sys.exit(code or 0)
+        return int(getattr(error, "exit_code", 2))
 
 
 def _say(text: str) -> None:
-    sys.stderr.write(f"{text}\n")
-    sys.stderr.flush()
+    with contextlib.suppress(OSError):
+        sys.stderr.write(f"{plain(text)}\n")
+        sys.stderr.flush()
+
+
+def _close(stream: TextIO) -> None:
+    """Flush a stream; where nobody reads it any more, let what is left go nowhere, quietly."""
+    try:
+        stream.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

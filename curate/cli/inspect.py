@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from curate.cli import app
-from curate.cli.show import emit, print_table
+from curate.cli.show import emit, plain, print_table, write
 
 Folder = Annotated[Path, typer.Argument(metavar="RUN", help="The run folder.")]
 Json = Annotated[bool, typer.Option("--json", help="Print as JSON.")]
@@ -42,7 +42,7 @@ def inspect(
     print_table(["", "rows"], rows)
     for name in ("concepts", "scores"):
         if facts[name]:
-            typer.echo()
+            write("\n")
             print_table(list(facts[name][0]), [list(row.values()) for row in facts[name]])
 
 
@@ -70,10 +70,11 @@ def verify(
 
     found = decisions_digest(run) if digest else None
     if digest and not json_:
-        typer.echo(found)
+        write(f"{found}\n")
         return
     checked = verify_run(run)
     if json_:
         emit({**checked, "digest": found})
     else:
-        typer.echo(f"{run}: {checked['files']:,} files and {checked['rows']:,} rows are as recorded")
+        where = plain(str(run))
+        write(f"{where}: {checked['files']:,} files and {checked['rows']:,} rows are as recorded\n")

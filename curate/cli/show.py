@@ -2,18 +2,69 @@
 
 import json
 import logging
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-from curate.stages.base import Progress
+if TYPE_CHECKING:
+    from curate.stages.base import Progress
 
-__all__ = ["bytes_text", "duration_text", "emit", "logged", "print_table", "progress"]
+__all__ = [
+    "ReaderGoneError",
+    "bytes_text",
+    "duration_text",
+    "emit",
+    "logged",
+    "note",
+    "plain",
+    "print_table",
+    "progress",
+    "write",
+]
+
+#: Characters JSON leaves as they are, though a terminal may obey them or refuse to show them.
+_CONTROLS = re.compile("[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+class ReaderGoneError(Exception):
+    """Nobody reads stdout any more (`| head`)."""
+
+
+def write(text: str) -> None:
+    """Write data to stdout. Raises ReaderGoneError where nobody reads it."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise ReaderGoneError from None
+
+
+def note(text: str) -> None:
+    """Write a line for people to stderr."""
+    sys.stderr.write(f"{plain(text)}\n")
+
+
+def plain(text: str) -> str:
+    r"""Return `text` as one line that a terminal shows and does not obey.
+
+    >>> plain("two\nlines \x1b[31mred")
+    'two lines \\x1b[31mred'
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() else " " if char.isspace() else ascii(char)[1:-1] for char in text
+    )
 
 
 @contextmanager
 def logged(*, quiet: bool = False) -> Iterator[None]:
-    """Send curate's log lines to stderr while inside: warnings always, one line per stage unless quiet."""
+    """Send curate's log lines to stderr while inside: warnings always, one line per stage unless quiet.
+
+    To be entered after `progress`, which puts them above its bars.
+    """
     logger = logging.getLogger("curate")
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Lines())
@@ -27,18 +78,19 @@ def logged(*, quiet: bool = False) -> Iterator[None]:
 
 class _Lines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        text = record.getMessage()
+        text = plain(record.getMessage())
         return f"warning: {text}" if record.levelno >= logging.WARNING else text
 
 
 @contextmanager
-def progress(*, quiet: bool = False) -> Iterator[Progress]:
+def progress(*, quiet: bool = False) -> Iterator["Progress"]:
     """Give a progress function: bars on a terminal, nothing elsewhere."""
     if quiet or not sys.stderr.isatty():
         yield lambda stage, done, total, unit: None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
 
     columns = (
         TextColumn("{task.description:8}"),
@@ -46,7 +98,7 @@ def progress(*, quiet: bool = False) -> Iterator[Progress]:
         MofNCompleteColumn(),
         TextColumn("{task.fields[unit]}"),
     )
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bars:
+    with Bars(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bars:
         tasks: dict[str, object] = {}
 
         def report(stage: str, done: int, total: int, unit: str) -> None:
@@ -61,7 +113,8 @@ def progress(*, quiet: bool = False) -> Iterator[Progress]:
 
 def emit(value: object) -> None:
     """Print a value as JSON on stdout."""
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
+    text = json.dumps(value, indent=2, ensure_ascii=False, default=str)
+    write(_CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n")
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
@@ -76,7 +129,7 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None
             text.rjust(width) if right else text.ljust(width)
             for text, width, right in zip(line, widths, numeric, strict=True)
         ]
-        sys.stdout.write("  ".join(padded).rstrip() + "\n")
+        write("  ".join(padded).rstrip() + "\n")
 
 
 def _cell(value: object) -> str:
@@ -88,7 +141,7 @@ def _cell(value: object) -> str:
         return f"{value:,}"
     if isinstance(value, float):
         return f"{value:.4f}"
-    return "".join(char if char.isprintable() else " " for char in str(value))
+    return plain(str(value))
 
 
 def bytes_text(size: float) -> str:

@@ -1,8 +1,10 @@
 """Load an open_clip model and turn pixels and captions into unit vectors.
 
 Results do not depend on which rows share a batch: the model only ever sees batches of one fixed size, the last
-one filled up by repeating its first row. Measured on x86 (AVX2, MKL and oneDNN, torch 2.13) for ViT, ViT-B-32 and
-ModifiedResNet towers: every row is then bitwise the same at any place, with any companions, on 1 or 2 threads.
+one filled up by repeating its first row, and a CPU runs each batch on one thread (`one_thread`). Measured on x86
+(AVX2, MKL and oneDNN, torch 2.13) for ViT and ModifiedResNet towers: every row is then bitwise the same at any
+place and with any companions. With two threads a ResNet's last bits change in batches of 8 and fewer, because
+oneDNN chooses other kernels. Batches beside each other (`encode.embed_rows`) use all cores, and better.
 """
 
 import contextlib
@@ -12,6 +14,7 @@ import json
 import logging
 import os
 import re
+import threading
 import urllib.error
 import urllib.request
 import warnings
@@ -29,7 +32,7 @@ from curate.embed.decode import Preprocess
 from curate.embed.torchvision_guard import import_open_clip
 from curate.errors import ModelError
 
-__all__ = ["Clip", "load"]
+__all__ = ["Clip", "load", "one_thread"]
 
 TINY = "tiny"
 #: Rows per forward pass on a CPU are at most 64 and at most this many pixels (8 rows of 224 x 224): larger
@@ -102,8 +105,9 @@ class Clip:
     ) -> npt.NDArray[np.float32]:
         vectors = np.empty((len(rows), self.dim), np.float32)
         dtype = _DTYPES[self.precision]
+        threads = one_thread() if self.device == "cpu" else contextlib.nullcontext()
         cast = contextlib.nullcontext() if dtype is None else torch.autocast(self.device.split(":")[0], dtype)
-        with torch.inference_mode(), cast:
+        with threads, torch.inference_mode(), cast:
             for start in range(0, len(rows), self.batch_size):
                 batch = rows[start : start + self.batch_size]
                 missing = self.batch_size - len(batch)
@@ -169,6 +173,25 @@ def _cpu_batch(preprocess: Preprocess) -> int:
     """
     height, width = preprocess.size
     return min(64, 1 << max(0, (CPU_PIXELS // (height * width)).bit_length() - 1))
+
+
+_thread_lock = threading.Lock()
+_thread_users: list[int] = []  # one entry per running `one_thread`; the first is what to go back to
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Run torch's CPU kernels on the calling thread alone, also in other threads that are inside of this."""
+    with _thread_lock:
+        _thread_users.append(_thread_users[0] if _thread_users else torch.get_num_threads())
+        torch.set_num_threads(1)  # of this thread, and of threads that have not used torch yet
+    try:
+        yield
+    finally:
+        with _thread_lock:
+            before = _thread_users.pop()
+            if not _thread_users:  # part of the setting is global: the last one out puts it back
+                torch.set_num_threads(before)
 
 
 def _device(device: str) -> str:

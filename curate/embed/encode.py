@@ -5,6 +5,7 @@ per input batch, in order. A row's vectors do not depend on the rows around it (
 regrouping, nor the number of workers, nor embedding equal captions once can change them.
 """
 
+import contextlib
 import os
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from curate.embed.clip import Clip
+from curate.embed.clip import Clip, one_thread
 from curate.embed.decode import Decoded
 from curate.embed.decode_pool import DecodePool
 
@@ -25,7 +26,6 @@ __all__ = ["Embedded", "Unembedded", "default_decode_workers", "embed_rows"]
 #: Vectors of captions kept for when the same caption comes again (labelled data has few captions).
 CAPTION_CACHE = 8_192
 _CACHED_CHARACTERS = 500
-_MAX_STREAMS = 8
 _HELD_BATCHES = 32
 
 Vectors = npt.NDArray[np.float32]
@@ -74,7 +74,7 @@ def embed_rows(
 
     threads : cores the model may use on a CPU (default: as many as torch uses). Forward passes then run
     beside each other on one core each: that needs no barriers between threads, which cost most when
-    decode workers use the same cores, and gives the same results.
+    decode workers use the same cores, and gives the same results on any number of cores.
     """
     held: deque[_Held] = deque()
 
@@ -171,20 +171,18 @@ class _Streams:
     """Runs forward passes in threads: one per core on a CPU, one ahead of the rest elsewhere."""
 
     def __init__(self, clip: Clip, threads: int | None) -> None:
-        self._before = torch.get_num_threads()
-        cores = threads or self._before
-        self._count = min(cores, _MAX_STREAMS) if clip.device == "cpu" else 1
-        self._threads_each = max(1, cores // self._count)
+        self._count = (threads or torch.get_num_threads()) if clip.device == "cpu" else 1
+        self._threads = one_thread() if clip.device == "cpu" else contextlib.nullcontext()
         self._pending: deque[tuple[Future[Vectors], Callable[[Vectors], None]]] = deque()
 
     def __enter__(self) -> Self:
-        torch.set_num_threads(self._threads_each)
+        self._threads.__enter__()
         self._pool = ThreadPoolExecutor(self._count, thread_name_prefix="model")
         return self
 
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
-        torch.set_num_threads(self._before)
+        self._threads.__exit__(None, None, None)
 
     def submit(self, work: Callable[[], Vectors], deliver: Callable[[Vectors], None]) -> None:
         """Start `work`; its result goes to `deliver` in the caller's thread, in order, at a later call."""

@@ -8,13 +8,14 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from types import TracebackType
+from types import ModuleType, TracebackType
 from typing import Self, TypeVar
 
 from curate.errors import CurateError
@@ -45,6 +46,27 @@ def thread_limit(threads: int) -> Iterator[None]:
             os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
+@contextlib.contextmanager
+def _no_interrupt() -> Iterator[None]:
+    """Hold Ctrl-C back; processes started inside never see one, not even while they import."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def _no_main() -> Iterator[None]:
+    """Hide the main script: spawned processes would import it again, with all that it imports or does."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
 def _start_worker(parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
@@ -73,9 +95,9 @@ class LocalEngine:
         if self.workers == 1 or not parallel:
             yield from map(function, items)
             return
-        pool = self._start()
         waiting: deque[Future[Result]] = deque()
         try:
+            pool = self._start()
             for item in items:
                 waiting.append(pool.submit(function, item))
                 if len(waiting) >= 2 * self.workers:
@@ -100,10 +122,12 @@ class LocalEngine:
                 initializer=_start_worker,
                 initargs=(os.getpid(),),
             )
-            # Processes start with the first submissions, and must see the limits then.
+            # Processes start with the first submissions, and must see the limits (and no Ctrl-C) then.
             with thread_limit(max(1, cpu_count() // self.workers)):
-                for started in [self._pool.submit(os.getpid) for _ in range(self.workers)]:
-                    started.result()
+                with _no_interrupt(), _no_main():
+                    started = [self._pool.submit(os.getpid) for _ in range(self.workers)]
+                for process in started:
+                    process.result()
         return self._pool
 
     def close(self) -> None:

@@ -13,7 +13,7 @@ import html
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
@@ -90,7 +90,7 @@ class Facts:
     bad_shards: Sequence[BadShard]
     recipe: str
     versions: Mapping[str, str]
-    created: str = field(default="")
+    created: str = ""
 
 
 def render(facts: Facts) -> str:

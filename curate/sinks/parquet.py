@@ -5,8 +5,7 @@ file is one task that depends on no other, so an engine may write them in parall
 depend on its rows alone, not on batch sizes or workers.
 """
 
-import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,9 +18,9 @@ import pyarrow.parquet as pq
 import pyarrow.types as pt
 
 from curate.errors import RunError, SourceError, UsageError
-from curate.sources import paths
+from curate.sources.arrow_types import is_binary, is_list, is_string, plain_schema
 from curate.sources.base import Reader, Shard
-from curate.sources.parquet import plain_type
+from curate.sources.paths import check_unchanged
 from curate.storage import atomic
 
 __all__ = [
@@ -30,28 +29,14 @@ __all__ = [
     "Piece",
     "Slice",
     "WriteTask",
-    "output_schema",
     "plan",
     "tasks",
-    "write",
     "write_file",
 ]
 
-NO_EXTRA = pa.schema([])
 ROW_GROUP_BYTES = 32 << 20
 ROW_GROUP_ROWS = 10_000
 BATCH_BYTES = 32 << 20
-
-_HF_DTYPES = {
-    pa.bool_(): "bool",
-    pa.string(): "string",
-    pa.large_string(): "large_string",
-    pa.float16(): "float16",
-    pa.float32(): "float32",
-    pa.float64(): "float64",
-    **{getattr(pa, name)(): name for name in ("int8", "int16", "int32", "int64")},
-    **{getattr(pa, f"u{name}")(): f"u{name}" for name in ("int8", "int16", "int32", "int64")},
-}
 
 
 @dataclass(frozen=True)
@@ -107,9 +92,14 @@ class WriteTask:
     name: str
     folder: Path
     pieces: tuple[Piece, ...]
-    schema: pa.Schema
+    serialized_schema: bytes
     reader: Reader
     batch_bytes: int = BATCH_BYTES
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The schema of the file; kept serialized, because pickling a type loses the names inside lists."""
+        return pa.ipc.read_schema(pa.py_buffer(self.serialized_schema))
 
 
 @dataclass
@@ -149,43 +139,6 @@ def plan(kept: Iterable[KeptRows], max_shard_size: int, *, empty: bool = False) 
     ]
 
 
-def output_schema(reader: Reader, shards: Iterable[Shard], extra: pa.Schema = NO_EXTRA) -> pa.Schema:
-    """Return the one schema of all output files: the columns of the first shard, in its order.
-
-    Columns that only later shards have follow (null where a shard lacks them), then `extra`. Types
-    that differ in width only are joined (int32 and int64, string and large_string, null and any);
-    others raise SourceError naming both files. The ``huggingface`` features cover every column.
-    """
-    fields: dict[str, pa.Field] = {}
-    origin: dict[str, Shard] = {}
-    features: dict[str, Any] = {}
-    metadata: dict[bytes, bytes] | None = None
-    n_shards = 0
-    for shard in shards:
-        _check_version(shard)
-        schema = reader.schema(shard)
-        _check_unique(schema, shard)
-        for new in schema:
-            old = fields.setdefault(new.name, new)
-            fields[new.name] = _joined(old, new, origin.setdefault(new.name, shard), shard)
-        for name in set(fields) - set(schema.names):
-            fields[name] = fields[name].with_nullable(True)
-        if n_shards:
-            fields |= {name: f.with_nullable(True) for name, f in fields.items() if origin[name] is shard}
-        features = {**_hf_features(schema.metadata), **features}
-        metadata = metadata or schema.metadata
-        n_shards += 1
-    if n_shards > 1:
-        fields = {name: one.with_type(_wide_index(one.type)) for name, one in fields.items()}
-    clash = next((one.name for one in extra if one.name in fields), None)
-    if clash is not None:
-        raise UsageError(f"write.columns: the source already has a column {clash!r}; rename or leave out one")
-    features |= {
-        one.name: {"dtype": _HF_DTYPES[one.type], "_type": "Value"} for one in extra if one.type in _HF_DTYPES
-    }
-    return pa.schema([*fields.values(), *extra], _with_features(metadata, features))
-
-
 def tasks(
     files: Iterable[OutputFile],
     load: Callable[[str], KeptRows],
@@ -207,29 +160,9 @@ def tasks(
                 None if held.extra is None else held.extra.take(pa.array(np.arange(part.start, part.stop)))
             )
             pieces.append(Piece(held.shard, held.rows[place].copy(), extra))
-        yield WriteTask(file.name, folder, tuple(pieces), schema, reader, batch_bytes)
-
-
-def write(
-    files: Sequence[OutputFile],
-    kept: Mapping[str, KeptRows],
-    reader: Reader,
-    folder: Path,
-    *,
-    extra: pa.Schema = NO_EXTRA,
-    batch_bytes: int = BATCH_BYTES,
-) -> int:
-    """Write all planned files in this process; return the number of rows written.
-
-    kept : by the name of the shard. extra : names and types of the columns that every `KeptRows.extra` holds.
-    """
-    shards = [item.shard for item in kept.values() if len(item.rows)] or [
-        item.shard for item in kept.values()
-    ]
-    schema = output_schema(reader, shards, extra)
-    return sum(
-        map(write_file, tasks(files, kept.__getitem__, reader, folder, schema, batch_bytes=batch_bytes))
-    )
+        yield WriteTask(
+            file.name, folder, tuple(pieces), schema.serialize().to_pybytes(), reader, batch_bytes
+        )
 
 
 def write_file(task: WriteTask) -> int:
@@ -239,17 +172,21 @@ def write_file(task: WriteTask) -> int:
     """
     n_rows = sum(len(piece.rows) for piece in task.pieces)
     for piece in task.pieces:
-        _check_version(piece.shard)
-    plain = pa.schema([one.with_type(plain_type(one.type)) for one in task.schema], task.schema.metadata)
+        check_unchanged(piece.shard)
+    schema = task.schema
+    plain = plain_schema(schema)
     with atomic(Path(task.folder) / task.name) as partial:
-        with pq.ParquetWriter(str(partial), task.schema, **_options(task.schema)) as writer:
-            written = 0
+        with pq.ParquetWriter(str(partial), schema, **_options(schema)) as writer:
+            written = unreleased = 0
             for group in _row_groups(_aligned(task, plain)):
-                writer.write_table(_canonical(group, task.schema), row_group_size=max(group.num_rows, 1))
+                writer.write_table(_canonical(group, schema), row_group_size=max(group.num_rows, 1))
                 written += group.num_rows
-                pa.default_memory_pool().release_unused()  # else the pool grows to twice what is in use
+                unreleased += group.nbytes
+                if unreleased >= ROW_GROUP_BYTES:  # else the pool grows to twice what is in use
+                    pa.default_memory_pool().release_unused()
+                    unreleased = 0
         for piece in task.pieces:
-            _check_version(piece.shard)
+            check_unchanged(piece.shard)
         if written != n_rows:
             raise RunError(f"{task.name}: {n_rows:,} rows were planned, but {written:,} were read")
     return n_rows
@@ -270,97 +207,6 @@ def _fill(files: list[_OpenFile], item: KeptRows, limit: int) -> None:
         file.slices.append(Slice(item.shard.name, start, stop))
         file.size += int(ends[stop - 1]) - before
         start, before = stop, int(ends[stop - 1])
-
-
-def _check_version(shard: Shard) -> None:
-    now = paths.version_of(shard.url, shard.storage_options)
-    if now != shard.version:
-        raise SourceError(
-            f"{shard.url}: the file changed since it was read (was {shard.version}, is {now}); run again"
-        )
-
-
-def _check_unique(schema: pa.Schema, shard: Shard) -> None:
-    twice = next((name for name in schema.names if schema.names.count(name) > 1), None)
-    if twice is not None:
-        raise SourceError(f"{shard.url}: several columns are called {twice!r}")
-
-
-def _joined(old: pa.Field, new: pa.Field, first: Shard, second: Shard) -> pa.Field:
-    kind = _common(old.type, new.type)
-    if kind is None:
-        raise SourceError(
-            f"column {old.name!r} is {old.type} in {first.url} but {new.type} in {second.url}; "
-            "shards that are written together need types that fit"
-        )
-    return old.with_type(kind).with_nullable(old.nullable or new.nullable)
-
-
-def _common(a: pa.DataType, b: pa.DataType) -> pa.DataType | None:
-    """Return the type that holds the values of both unchanged, or None."""
-    if a == b or pt.is_null(b):
-        return a
-    if pt.is_null(a):
-        return b
-    a, b = plain_type(a), plain_type(b)
-    if a == b:
-        return a
-    if any(fits(a) and fits(b) for fits in (_is_string, _is_binary)):
-        return a
-    for fits in (pt.is_signed_integer, pt.is_unsigned_integer, pt.is_floating):
-        if fits(a) and fits(b):
-            return a if a.bit_width >= b.bit_width else b
-    if pt.is_struct(a) and pt.is_struct(b) and [f.name for f in a] == [f.name for f in b]:
-        kinds = [_common(x.type, y.type) for x, y in zip(a, b, strict=True)]
-        if None not in kinds:
-            return pa.struct(
-                [f.with_type(kind).with_nullable(True) for f, kind in zip(a, kinds, strict=True)]
-            )
-    if _is_list(a) and _is_list(b):
-        kind = _common(a.value_type, b.value_type)
-        large = pt.is_large_list(a) or pt.is_large_list(b)
-        item = None if kind is None else a.value_field.with_type(kind).with_nullable(True)
-        return None if item is None else pa.large_list(item) if large else pa.list_(item)
-    return None
-
-
-def _is_string(kind: pa.DataType) -> bool:
-    return bool(pt.is_string(kind) or pt.is_large_string(kind))
-
-
-def _is_binary(kind: pa.DataType) -> bool:
-    return bool(pt.is_binary(kind) or pt.is_large_binary(kind))
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    return bool(pt.is_list(kind) or pt.is_large_list(kind))
-
-
-def _wide_index(kind: pa.DataType) -> pa.DataType:
-    """Return a dictionary type whose indices have room for the values of many shards."""
-    return pa.dictionary(pa.int32(), kind.value_type) if pt.is_dictionary(kind) else kind
-
-
-def _hf_features(metadata: Mapping[bytes, bytes] | None) -> dict[str, Any]:
-    try:
-        return dict(json.loads((metadata or {})[b"huggingface"])["info"]["features"])
-    except (KeyError, TypeError, ValueError):
-        return {}
-
-
-def _with_features(
-    metadata: dict[bytes, bytes] | None, features: Mapping[str, Any]
-) -> dict[bytes, bytes] | None:
-    """Return the metadata with `features` declared; untouched where it declares none, or all of them."""
-    declared = _hf_features(metadata)
-    if metadata is None or not declared or declared == features:
-        return metadata
-    content = json.loads(metadata[b"huggingface"])
-    content["info"]["features"] = {
-        **declared,
-        **{name: features[name] for name in features if name not in declared},
-    }
-    return {**metadata, b"huggingface": json.dumps(content).encode()}
 
 
 def _options(schema: pa.Schema) -> dict[str, Any]:
@@ -456,11 +302,11 @@ def _value_bytes(array: pa.Array) -> npt.NDArray[np.int64]:
     kind = array.type
     if isinstance(kind, pa.BaseExtensionType):
         return _value_bytes(array.storage)
-    if _is_string(kind) or _is_binary(kind):
+    if is_string(kind) or is_binary(kind):
         return _filled(pc.binary_length(array))
     if pt.is_struct(kind):
         return sum(map(_value_bytes, array.flatten()), np.zeros(len(array), np.int64))
-    if _is_list(kind) or pt.is_fixed_size_list(kind) or pt.is_list_view(kind) or pt.is_large_list_view(kind):
+    if is_list(kind):
         ends = np.concatenate([[0], np.cumsum(_value_bytes(array.flatten()))])
         stops = np.cumsum(_filled(pc.list_value_length(array)))
         return np.asarray(np.diff(ends[np.concatenate([[0], stops])]), np.int64)
@@ -472,7 +318,8 @@ def _value_bytes(array: pa.Array) -> npt.NDArray[np.int64]:
 
 
 def _filled(lengths: pa.Array) -> npt.NDArray[np.int64]:
-    return np.asarray(lengths.cast(pa.int64()).fill_null(0).to_numpy(zero_copy_only=False), np.int64)
+    known = lengths.fill_null(0) if lengths.null_count else lengths
+    return np.asarray(known.to_numpy(), np.int64)
 
 
 def _canonical(group: pa.Table, schema: pa.Schema) -> pa.Table:
@@ -480,4 +327,5 @@ def _canonical(group: pa.Table, schema: pa.Schema) -> pa.Table:
 
     Dictionaries are made anew here: they hold the values of these rows only.
     """
-    return group.combine_chunks().cast(schema)
+    whole = group.combine_chunks()
+    return whole if whole.schema == schema else whole.cast(schema)

@@ -77,8 +77,9 @@ class Rows:
 
     def slice(self, start: int, stop: int) -> "Rows":
         """Return the rows from `start` to `stop`."""
-        columns: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
-        return replace(self, **{name: v if v is None else v[start:stop] for name, v in columns.items()})
+        columns = {one.name: getattr(self, one.name) for one in fields(self)}
+        cut: dict[str, Any] = {name: v if v is None else v[start:stop] for name, v in columns.items()}
+        return replace(self, **cut)
 
 
 class Reader(Protocol):

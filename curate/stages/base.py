@@ -9,10 +9,10 @@ from typing import Any, Protocol, TypeVar
 import polars as pl
 
 from curate import storage
-from curate.config import Recipe
 from curate.engines.local import LocalEngine
 from curate.errors import RunError
 from curate.runs import RunFolder
+from curate.settings import Recipe
 from curate.sources.base import Columns, Shard
 
 __all__ = ["PROCESS_BASE", "Context", "Part", "Progress", "eligible", "log", "made", "require_same", "usable"]

@@ -15,10 +15,10 @@ import pyarrow.parquet as pq
 from curate import schema, storage
 from curate.cluster import kmeans
 from curate.cluster.vectors import load_unit
-from curate.config import Recipe
 from curate.embed.parts import EmbeddingPart
 from curate.errors import EmbeddingError, RecipeError
 from curate.identity import hash_uids
+from curate.settings import Recipe
 from curate.stages.base import PROCESS_BASE, Context, Part, log, made
 
 __all__ = ["VERSION", "run"]
@@ -45,8 +45,12 @@ def run(context: Context) -> bool:
     fit_stamp = storage.fingerprint("cluster", VERSION, settings.model_dump(), model_of(context))
     centroids = folder / "centroids.parquet"
     known = None if context.refit else storage.stored_fingerprint(centroids)
-    if known is None or not known.startswith(fit_stamp):
+    whole = storage.stored_fingerprint(folder / "concepts.parquet") is not None
+    rows = any(part.rows for part in context.parts)
+    fits = whole and (pq.read_metadata(folder / "concepts.parquet").num_rows > 0) == rows
+    if known is None or not known.startswith(fit_stamp) or not fits:
         context.run.unmark(folder)
+        storage.remove(centroids)  # two files are one fit: an interruption must not leave one of each
         _fit(context, centroids, fit_stamp, embedded)
     fitted = storage.stored_fingerprint(centroids)
     stamp = storage.fingerprint("assign", VERSION, fitted, embedded)
@@ -59,7 +63,7 @@ def run(context: Context) -> bool:
     sizes = _write_concepts(context, stamp)
     empty = int((sizes == 0).sum())
     facts: dict[str, object] = {"concepts": len(sizes), "samples": int(sizes.sum()), "empty": empty}
-    facts |= {"largest": int(sizes.max(initial=0)), "median": float(np.median(sizes))}
+    facts |= {"largest": int(sizes.max(initial=0)), "median": float(np.median(sizes)) if len(sizes) else 0.0}
     context.run.mark(
         folder, stamp, facts | {"fit": pq.read_metadata(centroids).metadata[b"curate.fit"].decode()}
     )
@@ -100,7 +104,7 @@ def _assign(task: AssignTask) -> None:
 def load_centroids(path: Path) -> npt.NDArray[np.float32]:
     """Return the centroids, one unit row per concept in order of ids."""
     column = storage.read_table(path, ["centroid"])["centroid"].combine_chunks()
-    return np.asarray(column.values.to_numpy().reshape(len(column), -1))
+    return np.asarray(column.values.to_numpy().reshape(len(column), -1 if len(column) else 0))
 
 
 def _fit(context: Context, out: Path, stamp: str, embedded: str) -> None:
@@ -108,6 +112,10 @@ def _fit(context: Context, out: Path, stamp: str, embedded: str) -> None:
     run, settings = context.run, context.recipe.cluster
     files = [run.part(run.embeddings, part.name) for part in context.parts]
     total = sum(len(EmbeddingPart(file)) for file in files)
+    if not any(part.rows for part in context.parts):
+        none = np.empty((0, 1), np.float32)
+        _write_centroids(out, kmeans.Concepts(none, np.empty(0, np.int64), none[:, 0], 0.0, 0, 0), stamp)
+        return
     if total == 0:
         raise EmbeddingError("no usable sample: every image or vector failed, see 0_samples for the reasons")
     dim = EmbeddingPart(files[0]).dim

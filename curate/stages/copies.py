@@ -78,6 +78,8 @@ class FindTask:
 def find(context: Context) -> Copies:
     """Find copies among all rows. Raises SourceError if a named uid column holds a uid twice."""
     parts = context.parts
+    if not parts:
+        return Copies((), storage.fingerprint("copies", VERSION, []))
     total = sum(part.rows for part in parts)
     buckets = max(1, -(-total * ROW_BYTES // context.task_memory))
     named = any(part.columns.uid for part in parts)
@@ -88,15 +90,18 @@ def find(context: Context) -> Copies:
     files = tuple(folder / f"found-{bucket}-of-{buckets}.arrow" for bucket in range(buckets))
     if all(made(file, stamp) for file in files):
         return Copies(files, stamp)
+    spread_stamp = storage.fingerprint(stamp, buckets)
     if named:
-        spread = _spread_by(context, "uid", buckets, stamp)
+        spread = _spread_by(context, "uid", buckets, spread_stamp)
         context.map(
             "read", "buckets", _refuse_repeats,
             [FindTask(b, spread, parts, named, seed, file, stamp) for b, file in enumerate(files)],
         )  # fmt: skip
-    spread = _spread_by(context, "content", buckets, stamp)
+    spread = _spread_by(context, "content", buckets, spread_stamp)
     tasks = [FindTask(b, spread, parts, named, seed, file, stamp) for b, file in enumerate(files)]
     context.map("read", "buckets", _find_copies, tasks)
+    for path in set(folder.iterdir()) - set(files):
+        storage.remove(path)
     return Copies(files, stamp)
 
 

@@ -16,11 +16,11 @@ import pyarrow as pa
 from curate import schema, storage
 from curate.cluster import kmeans
 from curate.cluster.vectors import load_unit
-from curate.config import Dedup, DropShare
 from curate.dedup import semantic
 from curate.embed.parts import EmbeddingPart
 from curate.identity import hash_uids
 from curate.runs import RunFolder
+from curate.settings import Dedup, DropShare
 from curate.stages import shuffle
 from curate.stages.base import Context, eligible, log, made
 from curate.stages.priority import with_priority
@@ -132,6 +132,8 @@ def _compare_all(context: Context, stamp: str, scratch: Path) -> tuple[tuple[Pat
     """Regroup, compare at the epsilon asked for (or found), and return the files and what they hold."""
     settings = context.recipe.dedup
     groups = _plan(context)
+    # What is scratch depends on the plan, and the plan on `memory`, which may differ when a run goes on.
+    stamp = storage.fingerprint(stamp, groups.bucket.tolist(), sorted(groups.first_split_bucket.items()))
     spread = tuple(scratch / f"rows-{part.name}.arrow" for part in context.parts)
     tasks = [
         SpreadTask(

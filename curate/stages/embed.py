@@ -14,11 +14,11 @@ import polars as pl
 import curate.embed
 from curate import schema, storage
 from curate.cluster.vectors import unit_rows
-from curate.config import Embed, Source
 from curate.embed.parts import Vectors, write_part
-from curate.embed.vectors import open_npy_files
+from curate.embed.vectors import open_npy_files, why_unusable
 from curate.errors import EmbeddingError
 from curate.runs import RunFolder
+from curate.settings import Embed, Source
 from curate.sources.base import Rows
 from curate.stages import copies, read
 from curate.stages.base import Context, Part, log, made
@@ -130,7 +130,7 @@ def _task(context: Context, part: Part, found: copies.Copies, space: object) -> 
     text = not recipe.embed.own_vectors and any(p.columns.caption for p in context.parts)
     stamp = storage.fingerprint(
         "embed", VERSION, space, part.fingerprint, text, recipe.cluster.on, recipe.dedup.exact,
-        read.npy_version(npy), found.fingerprint_of(part),
+        read.vectors_of(part, npy), found.fingerprint_of(part),
     )  # fmt: skip
     return EmbedTask(
         context.run, part, source, read.keys_path(context, part), found, recipe.dedup.exact, npy, 0, text,
@@ -172,6 +172,8 @@ def _dimension(context: Context) -> int:
     if npy is not None:
         return open_npy_files(read.npy_files(npy)).dim
     dims = [part.columns.vector_dim for part in context.parts if part.columns.vector_dim]
+    if not any(part.rows for part in context.parts):
+        return 1  # no row, no vector: any length will do
     if not dims:
         raise EmbeddingError(f"embed.column {context.recipe.embed.column!r}: no usable vector in any row")
     return dims[0]
@@ -197,14 +199,15 @@ def _own_pieces(task: EmbedTask, keys: pl.DataFrame, outcomes: Outcomes) -> Iter
             raise EmbeddingError(f"{task.part.shard.url}: vectors of {width} numbers, {task.dim} expected")
         unit, valid = unit_rows(given)
         outcomes.outcome += ["ok" if good else "bad_vector" for good in valid]
-        outcomes.reason += [None if good else _why(rows, row) for row, good in enumerate(valid)]
+        said = rows.reason if task.npy is None else [None] * len(rows)
+        found = why_unusable(given)
+        outcomes.reason += [
+            None if good else said[row] or found[row] or "the vector has no usable length"
+            for row, good in enumerate(valid)
+        ]
         wanted = np.flatnonzero(valid & ~copied[start : start + len(rows)])
         yield Vectors([uids[start + row] for row in wanted.tolist()], unit[wanted].astype(np.float16))
         start += len(rows)
-
-
-def _why(rows: Rows, row: int) -> str:
-    return rows.reason[row] or "the vector is zero or not finite"
 
 
 # --- vectors by a model -----------------------------------------------------------------------------

@@ -1,17 +1,22 @@
 """Stage `filter`: which samples fail a condition, and which one first."""
 
+import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
+import pyarrow as pa
 
 from curate import schema, storage
 from curate.errors import RecipeError, UsageError
 from curate.runs import RunFolder
+from curate.settings import Recipe
 from curate.stages.base import Context, eligible, log, made
+from curate.stages.score import FAMILIES
 
-__all__ = ["VERSION", "check_conditions", "failed_condition", "run"]
+__all__ = ["VERSION", "check_conditions", "check_recipe", "failed_condition", "run"]
 
 VERSION = 1
 
@@ -34,14 +39,11 @@ def run(context: Context) -> bool:
     recipe, folder = context.recipe, context.run.scores("filter")
     assigned = context.run.stamp(context.run.concepts)
     scored = [context.run.stamp(context.run.scores(family)) for family in recipe.score]
-    needed = needed_scores(context)
+    needed = needed_scores(recipe)
     stamp = storage.fingerprint("filter", VERSION, recipe.filter, needed, assigned, scored)
     if context.run.is_done(folder, stamp):
         return False
     context.run.unmark(folder)
-    if context.parts:
-        first = eligible(context.run, context.parts[0].name, recipe.score)
-        check_conditions(first.clear(), recipe.filter, needed)
     tasks = [
         FilterTask(context.run, part.name, recipe.score, recipe.filter, needed, out, stamp)
         for part in context.parts
@@ -55,30 +57,57 @@ def run(context: Context) -> bool:
     return True
 
 
-def needed_scores(context: Context) -> tuple[str, ...]:
+def check_recipe(recipe: Recipe) -> None:
+    """Raise UsageError or RecipeError for a condition or preference that the tables cannot answer."""
+    tables = [schema.SAMPLES, schema.ASSIGNMENTS, *(FAMILIES[family] for family in recipe.score)]
+    fields = {field.name: field for table in tables for field in table}
+    frame = pl.DataFrame(pa.schema(list(fields.values())).empty_table())
+    check_conditions(frame, recipe.filter)
+    numbers = [name for name, kind in frame.schema.items() if kind.is_numeric()]
+    for setting in ("select", "dedup"):
+        prefer = str(getattr(recipe, setting).prefer)
+        if prefer.startswith("score:") and prefer.removeprefix("score:") not in numbers:
+            have = ", ".join(numbers)
+            raise UsageError(f"{setting}.prefer: no column of numbers for {prefer!r}; there are {have}")
+
+
+def needed_scores(recipe: Recipe) -> tuple[str, ...]:
     """Return the score columns without which a sample cannot be compared or ranked."""
-    preferences = [context.recipe.select.prefer]
-    if context.recipe.dedup.epsilon is not None:
-        preferences.append(context.recipe.dedup.prefer)
+    preferences = [recipe.select.prefer]
+    if recipe.dedup.epsilon is not None:
+        preferences.append(recipe.dedup.prefer)
     return tuple(sorted({p.removeprefix("score:") for p in preferences if p.startswith("score:")}))
 
 
-def check_conditions(frame: pl.DataFrame, conditions: Sequence[str], needed: Sequence[str]) -> None:
+def check_conditions(frame: pl.DataFrame, conditions: Sequence[str]) -> None:
     """Raise UsageError or RecipeError for a condition that cannot be evaluated on these columns."""
-    have = ", ".join(frame.columns)
-    for column in needed:
-        if column not in frame.columns or not frame.schema[column].is_numeric():
-            raise UsageError(f"prefer: score:{column} needs a numeric column of that name; there are {have}")
     for condition in conditions:
         try:
-            kind = frame.select(pl.sql_expr(condition).alias("passes")).schema["passes"]
+            passes = pl.sql_expr(condition)
+            kind = frame.select(passes.alias("passes")).schema["passes"]
         except pl.exceptions.ColumnNotFoundError as error:
-            missing = str(error).splitlines()[0]
-            raise UsageError(f"filter {condition!r}: no column {missing}; there are {have}") from None
+            missing = re.search(r'find column "(.*?)";', str(error))
+            name = repr(missing[1]) if missing else "of a name in it"
+            have = ", ".join(frame.columns)
+            raise UsageError(f"filter {condition!r}: no column {name}; there are {have}") from None
         except pl.exceptions.PolarsError as error:
-            raise RecipeError(f"filter {condition!r}: {' '.join(str(error).split())[:200]}") from None
+            said = str(error).partition(" This error occurred")[0]
+            raise RecipeError(f"filter {condition!r}: {' '.join(said.split())[:200]}") from None
         if kind != pl.Boolean:
             raise RecipeError(f"filter {condition!r} must be true or false, it gives {kind}")
+        if _joins_rows(json.loads(passes.meta.serialize(format="json"))):
+            raise RecipeError(f"filter {condition!r} must look at one row alone, without totals or windows")
+
+
+def _joins_rows(node: object, key: str = "") -> bool:
+    """Whether an expression (as JSON) needs other rows: its result would depend on how shards are cut."""
+    if isinstance(node, dict):
+        return any(
+            name in ("Agg", "Over", "Explode") or _joins_rows(inner, name) for name, inner in node.items()
+        )
+    if isinstance(node, list):
+        return any(_joins_rows(inner, key) for inner in node)
+    return node == "Len" and key in ("expr", "left", "right", "input")
 
 
 def failed_condition(frame: pl.DataFrame, conditions: Sequence[str], needed: Sequence[str]) -> pl.Series:

@@ -26,8 +26,8 @@ def _key(
 ) -> npt.NDArray[np.uint64]:
     if prefer == "random":
         return hash_uids(uids, seed, purpose, "random")
-    if prefer == "hardest" or prefer == "easiest":
-        return priority_key(frame["distance"].to_numpy(), prefer)
+    if prefer in ("hardest", "easiest"):
+        return priority_key(frame["distance"].to_numpy(), "hardest" if prefer == "hardest" else "easiest")
     column = frame[prefer.removeprefix("score:")].cast(pl.Float64)
     known = column.is_not_null().to_numpy()
     key = np.full(len(frame), np.iinfo(np.uint64).max, np.uint64)

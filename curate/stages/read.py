@@ -12,14 +12,25 @@ import numpy as np
 import pyarrow as pa
 
 from curate import identity, schema, storage
-from curate.config import Recipe, Source
 from curate.errors import RecipeError, RunError, SourceError, UsageError
+from curate.settings import Recipe, Source
 from curate.sources import paths
 from curate.sources.base import Columns, Rows, Shard
-from curate.sources.parquet import EXTENSIONS, ParquetReader, guess_columns
+from curate.sources.columns import guess_columns
+from curate.sources.parquet import ParquetReader, find
 from curate.stages.base import PART_ROWS, Context, Part, log, made
 
-__all__ = ["VERSION", "BadShard", "find_parts", "keys_path", "read_batches", "reader_of", "run", "with_parts"]
+__all__ = [
+    "VERSION",
+    "BadShard",
+    "check_sources",
+    "find_parts",
+    "keys_path",
+    "read_batches",
+    "reader_of",
+    "run",
+    "with_parts",
+]
 
 VERSION = 1
 CAPTION_CHARACTERS = 300
@@ -48,7 +59,7 @@ class ReadTask:
 
 def reader_of(source: Source, columns: Columns) -> ParquetReader:
     """Return the reader for a source's format."""
-    return ParquetReader(columns, allow_url="url" in source.allow, vector_dim=columns.vector_dim)
+    return ParquetReader(columns, allow_url="url" in source.allow)
 
 
 def find_parts(
@@ -87,25 +98,23 @@ def find_parts(
             prints[shard.url] = [shard.version, content]
             parts += _parts(shard, columns, rows, content, len(parts), first)
             first += count
-    if hashed:
+    if hashed and prints != known:
         storage.write_json(cache, prints)
     if len({part.columns.uid is not None for part in parts}) > 1:
         raise RecipeError("source.uid must be named for all sources or for none")
     return tuple(parts), bad
 
 
+def check_sources(recipe: Recipe) -> None:
+    """Raise UsageError if the paths of a source match nothing."""
+    for source in recipe.source:
+        _shards(source, many=False)
+
+
 def _shards(source: Source, *, many: bool) -> list[Shard]:
     """Return the shards of one source; with several sources their names begin with the source's."""
-    options = source.storage_options
-    found = paths.expand(source.patterns, options, extensions=EXTENSIONS)
     prefix = f"{source.name}/" if many else ""
-    return [
-        Shard(
-            prefix + file.name, file.url, paths.split_of(file.name, file.url), file.size, file.version,
-            source.name, options,
-        )
-        for file in found
-    ]  # fmt: skip
+    return find(source.patterns, storage_options=source.storage_options, source=source.name, prefix=prefix)
 
 
 def _columns(source: Source, recipe: Recipe, shard: Shard) -> Columns:
@@ -151,7 +160,12 @@ def run(context: Context) -> bool:
     stamp = storage.fingerprint(
         "read", VERSION, [p.fingerprint for p in parts], npy_version(npy), vars_of(bad)
     )
-    if context.run.is_done(work / "keys", stamp):
+    saved = storage.read_json(work / "parts.json")
+    if context.run.is_done(work / "keys", stamp) and saved is not None:
+        names = {row["name"] for row in saved}  # the same content, but perhaps with other times
+        good = [replace(part, index=index) for index, part in enumerate(p for p in parts if p.name in names)]
+        if [row["shard"]["version"] for row in saved] != [part.shard.version for part in good]:
+            _save_parts(work / "parts.json", good)
         return False
     if npy is not None:
         _check_aligned(npy, sum(part.rows for part in parts), recipe)
@@ -160,7 +174,7 @@ def run(context: Context) -> bool:
     batch = min(64_000_000, context.task_memory // 4)
     tasks = []
     for part in parts:
-        made_from = storage.fingerprint("read", VERSION, part.fingerprint, npy_version(npy))
+        made_from = storage.fingerprint("read", VERSION, part.fingerprint, vectors_of(part, npy))
         if not made(out := keys_path(context, part), made_from):
             tasks.append(ReadTask(part, sources[part.shard.source], npy, out, made_from, batch))
     failed = {error.name: error for error in context.map("read", "parts", _read_part, tasks) if error}
@@ -237,6 +251,11 @@ def npy_version(patterns: Sequence[str] | None) -> list[list[object]]:
         [file.name, file.size, file.version]
         for file in paths.expand(list(patterns), {}, extensions=(".npy",))
     ]
+
+
+def vectors_of(part: Part, npy: Sequence[str] | None) -> list[object]:
+    """Return what tells a change of a part's rows of the vector files: the files, and where its rows begin."""
+    return [] if npy is None else [npy_version(npy), part.first]
 
 
 def _read_part(task: ReadTask) -> BadShard | None:

@@ -12,9 +12,11 @@ from curate.embed.parts import BATCH_ROWS, EmbeddingPart
 from curate.score.clip_score import clip_score
 from curate.stages.base import Context, log, made
 
-__all__ = ["VERSION", "run"]
+__all__ = ["FAMILIES", "VERSION", "run"]
 
 VERSION = 1
+#: The table of each family: uid, then its columns.
+FAMILIES = {"clip_score": schema.CLIP_SCORE}
 
 
 @dataclass(frozen=True)

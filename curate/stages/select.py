@@ -16,14 +16,14 @@ import pyarrow as pa
 
 from curate import schema, storage
 from curate.cluster.complexity import inter_distance
-from curate.config import Select
 from curate.errors import BudgetError
 from curate.identity import hash_uids
 from curate.runs import RunFolder
 from curate.select import cutoff, density, prototypes
 from curate.select.counts import n_keep
 from curate.select.ranking import rank_within
-from curate.stages import shuffle
+from curate.settings import Select
+from curate.stages import shuffle, stand_ins
 from curate.stages.base import Context, eligible, log, made
 from curate.stages.cluster import load_centroids
 from curate.stages.priority import with_priority
@@ -123,6 +123,7 @@ class DecideTask:
     index: int
     families: tuple[str, ...]
     ranked: tuple[Path, ...]
+    stand_ins: tuple[Path, ...]
     budget: npt.NDArray[np.int64]
     pooled: Cut | None
     control: Cut | None
@@ -150,9 +151,11 @@ def run(context: Context) -> bool:
     wanted = _wanted(recipe.select, funnel)
     table, pooled = _allocate(context, concepts, ranked, wanted)
     control = _cut(ranked, wanted, "control")
+    named = stand_ins.find(context, funnel.exact_duplicate, funnel.near_duplicate, scratch, stamp)
     template = DecideTask(
-        context.run, "", 0, recipe.score, ranked, table["budget"].to_numpy(), pooled, control, folder, stamp
-    )
+        context.run, "", 0, recipe.score, ranked, named, table["budget"].to_numpy(), pooled, control, folder,
+        stamp,
+    )  # fmt: skip
     tasks = [
         replace(template, part=part.name, index=part.index, out=out)
         for part in context.parts
@@ -220,6 +223,8 @@ def _rank(context: Context, stamp: str, scratch: Path) -> tuple[tuple[Path, ...]
     assigned = storage.read_table(run.concepts / "concepts.parquet", ["n_assigned"])["n_assigned"].to_numpy()
     bucket = shuffle.plan_buckets(assigned, max(1, context.task_memory // 3 // ROW_BYTES))
     n_buckets = int(bucket.max(initial=0)) + 1
+    # What is scratch depends on the buckets, and they on `memory`, which may differ when a run goes on.
+    stamp = storage.fingerprint(stamp, bucket.tolist())
     prefer = "random" if recipe.select.method == "random" else recipe.select.prefer
     spread = tuple(scratch / f"rows-{part.name}.arrow" for part in context.parts)
     tasks = [
@@ -333,6 +338,7 @@ def _decide(task: DecideTask) -> None:
     final = pl.DataFrame(
         storage.read_table(task.run.part(task.run.duplicates, task.part), ["uid", "duplicate_of"])
     )
+    named = stand_ins.of_part(task.stand_ins, task.index)
     copied = pl.col("copy_of").is_not_null()
     broken = pl.col("outcome") != "ok"
     frame = (
@@ -340,6 +346,8 @@ def _decide(task: DecideTask) -> None:
         .with_columns(joined=pl.when(~broken & ~copied).then(pl.col("uid")))
         .join(verdict, left_on="joined", right_on="uid", how="left", maintain_order="left", validate="m:1")
         .join(final, left_on="joined", right_on="uid", how="left", maintain_order="left", validate="m:1")
+        .with_columns(position=pl.int_range(pl.len(), dtype=pl.Int32))
+        .join(named, on="position", how="left", maintain_order="left", validate="1:1")
         .with_columns(
             reason=pl.when(broken).then(pl.format("unusable:{}", pl.col("outcome")))
             .when(copied).then(pl.lit("exact_duplicate"))
@@ -347,7 +355,8 @@ def _decide(task: DecideTask) -> None:
             .when(pl.col("duplicate_of").is_not_null()).then(pl.lit("near_duplicate"))
             .when(pl.col("chosen")).then(pl.lit("kept"))
             .otherwise(pl.lit("over_budget")),
-            duplicate_of=pl.when(~broken & copied).then(pl.col("copy_of")).otherwise(pl.col("duplicate_of")),
+            duplicate_of=pl.when(~broken & copied).then(pl.coalesce("stand_in", "copy_of"))
+            .otherwise(pl.col("duplicate_of")),
         )
         .with_columns(keep=pl.col("reason") == "kept")
         .with_columns(weight=pl.col("keep").cast(pl.Float32), random_control=pl.col("random_control").fill_null(False))

@@ -9,18 +9,23 @@ from pathlib import Path
 import polars as pl
 import pyarrow as pa
 
-from curate import storage
+from curate import schema, storage
 from curate.errors import RunError, UsageError
+from curate.settings import Recipe
 from curate.sinks import parquet as sink
+from curate.sinks.schema import output_schema
 from curate.sources.base import Columns, Shard
 from curate.sources.parquet import ParquetReader
 from curate.stages.base import Context, Part, log
+from curate.stages.score import FAMILIES
 
-__all__ = ["VERSION", "run"]
+__all__ = ["VERSION", "check_recipe", "run"]
 
 VERSION = 1
 #: What a row weighs in the plan besides its image and caption.
 ROW_OVERHEAD = 16
+#: In `write.path`: which files were copied there, and from which state.
+COPIED = ".curate.json"
 
 
 @dataclass(frozen=True)
@@ -49,12 +54,8 @@ class Kept:
         return self.rows(parts[0].shard, parts, extra=True)
 
     def schema(self) -> pa.Schema:
-        """Return names and types of the added columns; raises UsageError for one that does not exist."""
+        """Return names and types of the added columns."""
         frame = self._part(self.context.parts[0], extra=True).clear()
-        for name in self.columns:
-            if name not in frame.columns:
-                have = ", ".join(column for column in frame.columns if column not in ("row", "bytes"))
-                raise UsageError(f"write.columns: no column {name!r}; there are {have}")
         schema = frame.select(self.columns).to_arrow().schema
         plain = {pa.large_string(): pa.string(), pa.string_view(): pa.string()}
         return pa.schema([(field.name, plain.get(field.type, field.type)) for field in schema])
@@ -70,6 +71,15 @@ class Kept:
         return frame
 
 
+def check_recipe(recipe: Recipe) -> None:
+    """Raise UsageError for an added column that the tables do not have."""
+    have = list(schema.DECISIONS.names)
+    have += [name for family in recipe.score for name in FAMILIES[family].names if name != "uid"]
+    for name in recipe.write.columns:
+        if name not in have:
+            raise UsageError(f"write.columns: no column {name!r}; there are {', '.join(have)}")
+
+
 def run(context: Context) -> bool:
     """Write the kept rows as shards; return whether anything was to do."""
     settings, folder = context.recipe.write, context.run.filtered
@@ -83,7 +93,7 @@ def run(context: Context) -> bool:
         context.run.mark(folder, stamp, facts)
         log.info("write: %s rows in %s files", f"{facts['rows']:,}", facts["files"])
     if settings.path is not None:
-        _copy(folder, Path(settings.path))
+        _copy(folder, Path(settings.path), stamp)
     return worked
 
 
@@ -93,7 +103,7 @@ def _write(context: Context, folder: Path) -> dict[str, int]:
     rows = (kept.rows(shard, parts, extra=False) for shard, parts in kept.shards())
     files = sink.plan(rows, context.recipe.write.max_shard_size, empty=True)
     reader = ParquetReader(Columns())
-    schema = sink.output_schema(reader, (shard for shard, _ in kept.shards()), kept.schema())
+    schema = output_schema(reader, (shard for shard, _ in kept.shards()), kept.schema())
     batch = min(sink.BATCH_BYTES, context.task_memory // 4)
     tasks = sink.tasks(files, kept.by_name, reader, folder, schema, batch_bytes=batch)
     written = context.map("write", "files", sink.write_file, tasks)
@@ -107,15 +117,26 @@ def _write(context: Context, folder: Path) -> dict[str, int]:
     }
 
 
-def _copy(folder: Path, target: Path) -> None:
-    """Put a copy of the shards at `write.path`, unless they are there already."""
-    names = {file.name: file.stat().st_size for file in folder.glob("*.parquet")}
-    there = {file.name: file.stat().st_size for file in target.glob("*.parquet")} if target.is_dir() else {}
-    if target.exists() and set(there) - set(names):
+def _copy(folder: Path, target: Path, stamp: str) -> None:
+    """Make `write.path` a copy of the shards, unless it is one; raises UsageError where anything else is there.
+
+    A hidden file in it names what was copied: only that is ever replaced or removed.
+    """
+    listing = target / COPIED
+    noted = storage.read_json(listing) or {"stamp": None, "files": []}
+    before, names = set(noted["files"]), {file.name for file in folder.glob("*.parquet")}
+    there = {file.name for file in target.iterdir() if file.name[0] != "."} if target.is_dir() else set()
+    if there - before:
         raise UsageError(
-            f"write.path {target} holds other files ({min(set(there) - set(names))}); name an empty folder"
+            f"write.path {target} holds other files ({min(there - before)}); name an empty folder"
         )
+    if noted["stamp"] == stamp and names <= there:
+        return
     with storage.explained(target):
-        for name in names:
+        storage.write_json(listing, {"stamp": None, "files": sorted(before | names)})
+        for name in sorted(names):
             with storage.atomic(target / name) as partial:
                 shutil.copyfile(folder / name, partial)
+        for name in before - names:
+            storage.remove(target / name)
+        storage.write_json(listing, {"stamp": stamp, "files": sorted(names)})

@@ -1,0 +1,112 @@
+"""Images that a row names by a path or URL: untrusted, and never followed out of the folder of the shard."""
+
+import http.client
+import io
+import re
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import BinaryIO
+
+from curate.errors import SourceError
+from curate.sources.files import StorageOptions, cause, is_remote, masked, open_remote, parent
+
+__all__ = ["follow", "refusal"]
+
+MAX_IMAGE_BYTES = 256 << 20
+URL_TIMEOUT_S = 20
+
+_SCHEME = re.compile(r"^(data(?=:)|[A-Za-z][A-Za-z0-9+.-]*(?=://))", re.IGNORECASE)
+
+
+class _RefusedError(Exception):
+    """A path leads outside the folder of its shard."""
+
+
+def refusal(reference: str, shard_url: str, *, allow_url: bool = False) -> str | None:
+    """Say why a path that a row gives must not be opened, judging by its text; None if it may be."""
+    if "\0" in reference or "::" in reference:
+        return "the path holds characters that no image path has"
+    scheme = _SCHEME.match(reference)
+    if scheme is not None:
+        allowed = {"http", "https"}
+        if is_remote(shard_url):
+            allowed.add(shard_url.split(":")[0].lower())
+        if not allow_url:
+            return "the path is a URL, and source.allow does not list url"
+        return None if scheme[1].lower() in allowed else f"{scheme[1]}: addresses are never opened"
+    parts = re.split(r"[/\\]", reference)
+    if parts[0] == "" or parts[0].endswith(":"):
+        return "the path is absolute"
+    return "the path holds '..'" if ".." in parts else None
+
+
+def follow(
+    reference: str,
+    shard_url: str,
+    storage_options: StorageOptions = None,
+    *,
+    allow_url: bool = False,
+) -> tuple[bytes | None, str, str | None]:
+    """Return (bytes, outcome, reason) of the image at a path or URL that a row gives.
+
+    A path is taken below the folder of the shard; one that leads elsewhere, by text or by a symbolic
+    link, is `refused_path`. What cannot be read is `missing_image`.
+    """
+    refused = refusal(reference, shard_url, allow_url=allow_url)
+    if refused is not None:
+        return None, "refused_path", refused
+    try:
+        with _open_reference(reference, shard_url, storage_options) as file:
+            data = file.read(MAX_IMAGE_BYTES + 1)
+    except _RefusedError as error:
+        return None, "refused_path", str(error)
+    except FileNotFoundError:
+        return None, "missing_image", "no such file"
+    except (OSError, ValueError, SourceError, http.client.HTTPException) as error:
+        return None, "missing_image", masked(f"cannot be read: {cause(error)}", storage_options)
+    if len(data) > MAX_IMAGE_BYTES:
+        return None, "too_large", f"the file has more than {MAX_IMAGE_BYTES:,} bytes"
+    if not data:
+        return None, "missing_image", "the file is empty"
+    return data, "ok", None
+
+
+def _open_reference(reference: str, shard_url: str, storage_options: StorageOptions) -> BinaryIO:
+    if re.match("https?://", reference, re.IGNORECASE):
+        return _open_url(reference)
+    if _SCHEME.match(reference):
+        return open_remote(reference, storage_options)
+    if is_remote(shard_url):
+        return open_remote(f"{parent(shard_url)}/{reference}", storage_options)
+    root = Path(shard_url).parent.resolve()
+    path = (root / reference).resolve()
+    if not path.is_relative_to(root):
+        raise _RefusedError("the path leads outside the folder of its shard")
+    if path.exists() and not path.is_file():
+        raise _RefusedError("the path is not a file")
+    return path.open("rb")
+
+
+def _open_url(url: str) -> BinaryIO:
+    """Open an http(s) address; redirects lead to http(s) only, never to files."""
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        urllib.request.ProxyHandler(),
+        urllib.request.HTTPHandler(),
+        urllib.request.HTTPSHandler(),
+        urllib.request.HTTPRedirectHandler(),
+        urllib.request.HTTPErrorProcessor(),
+        urllib.request.HTTPDefaultErrorHandler(),
+    ):
+        opener.add_handler(handler)
+    request = urllib.request.Request(url, headers={"User-Agent": "curate"})
+    try:
+        answer = opener.open(request, timeout=URL_TIMEOUT_S)
+    except urllib.error.HTTPError as error:
+        error.close()
+        raise OSError(f"HTTP status {error.code}") from None
+    if answer is None:
+        raise OSError("a redirect to another kind of address")
+    with answer:
+        return io.BytesIO(answer.read(MAX_IMAGE_BYTES + 1))
