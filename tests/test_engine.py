@@ -160,5 +160,6 @@ def test_workers_do_not_run_the_main_script_again(tmp_path):
         "with LocalEngine(2) as engine:\n"
         "    print(sorted(engine.map(abs, [-3, -1, 2])))\n"
     )
-    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=60)
+    command = [sys.executable, str(script)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
     assert done.stdout == "main runs\n[1, 2, 3]\n", done.stderr

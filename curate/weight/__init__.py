@@ -1,0 +1,1 @@
+"""How much each kept sample counts. Pure: arrays in, arrays out."""
