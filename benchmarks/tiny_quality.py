@@ -154,10 +154,11 @@ def measure(folder: Path, shared: Path | None) -> dict[str, Any]:
 
 def write_card(folder: Path, figures: dict[str, Any]) -> None:
     """Replace the table of figures in the model card by what was run and what was measured."""
-    facts = json.loads((folder / "training.json").read_text())
-    facts["pictures"] = ", ".join(f"{n:,} {name}" for name, n in facts["pictures"].items())
     lines = ["| figure | value |", "|---|---|"]
-    lines += [f"| training: {name.replace('_', ' ')} | {value} |" for name, value in facts.items()]
+    for i, run in enumerate(json.loads((folder / "training.json").read_text()), 1):
+        pictures = ", ".join(f"{n:,} {name}" for name, n in run.pop("pictures").items())
+        said = ", ".join(f"{name} {value}" for name, value in run.items())
+        lines.append(f"| training run {i} | {said}; {pictures} |")
     lines += [f"| {name} | {value} |" for name, value in figures.items()]
     card = folder / "MODEL_CARD.md"
     marked = "<!-- figures -->\n" + "\n".join(lines) + "\n<!-- /figures -->"

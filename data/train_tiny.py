@@ -3,6 +3,7 @@
 Symmetric InfoNCE on pictures and captions of the same instance (Radford et al. 2021, arXiv:2103.00020), float32, CPU.
 The result depends on the arguments, the package versions and the kind of processor alone. Without `--shared` it is
 trained on generated scenes only. Writes `model.safetensors` (half precision) and `training.json` (what was run).
+The shipped weights took two runs, the second with more scenes and short captions; their commands are in MODEL_CARD.md.
 """
 
 import argparse
@@ -49,10 +50,10 @@ def main() -> None:
     started = time.perf_counter()
     train(model, pools, (mean, std), args)
     facts = {
-        "steps": args.steps, "batch": args.batch, "seed": args.seed, "learning_rate": args.lr, "threads": args.threads,
+        "steps": args.steps, "batch": args.batch, "seed": args.seed, "lr": args.lr, "brief": args.brief, "share": args.share,
         "minutes": round((time.perf_counter() - started) / 60, 1), "pictures": {p.name: len(p.images) for p in pools},
     }  # fmt: skip
-    write(model, args.out, facts)
+    write(model, args.out, [*earlier_runs(args.start), facts])
     if args.unmeasured:
         return
     from tiny_quality import measure, write_card
@@ -180,7 +181,13 @@ def _schedule(step: int, steps: int, warmup: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
-def write(model: torch.nn.Module, out: Path, facts: dict[str, Any]) -> None:
+def earlier_runs(start: Path | None) -> list[dict[str, Any]]:
+    """Return what was run to make the weights that training went on from."""
+    record = start.with_name("training.json") if start is not None else None
+    return json.loads(record.read_text()) if record is not None and record.exists() else []
+
+
+def write(model: torch.nn.Module, out: Path, runs: list[dict[str, Any]]) -> None:
     """Write the weights in half precision and what was run; counters of batch normalisation stay whole numbers."""
     state = {
         k: (v.half() if v.is_floating_point() else v).contiguous().clone()
@@ -190,7 +197,7 @@ def write(model: torch.nn.Module, out: Path, facts: dict[str, Any]) -> None:
     save_file(state, partial, metadata={"format": "pt"})
     partial.chmod(0o644)
     partial.replace(out / "model.safetensors")
-    (out / "training.json").write_text(json.dumps(facts, indent=2) + "\n")
+    (out / "training.json").write_text(json.dumps(runs, indent=2) + "\n")
 
 
 def _arguments() -> argparse.Namespace:
