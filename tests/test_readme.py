@@ -43,7 +43,9 @@ def test_every_call_shown_has_flags_that_there_are(call):
 
 
 def test_every_setting_shown_with_set_is_one():
-    for name, value in re.findall(r"--set '?([a-z_.]+)=([^'\s]+)", README):
+    shown = re.findall(r"--set '?([a-z_.]+)=([^'\s]+)", README)
+    assert shown
+    for name, value in shown:
         values = {"run": "r", "source": {"path": "a"}, "select": {"keep": 0.3}}
         section, _, setting = name.partition(".")
         if setting:

@@ -4,6 +4,7 @@ Model k of a seed learns from the rows outside fold k. Gradients of the softmax 
 a training step is its matrix products and little else: momentum is the `beta` of the product that makes the gradient.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -20,7 +21,7 @@ def uniform(shape: tuple[int, ...], bound: float, *key: str | int) -> torch.Tens
     return torch.from_numpy((2 * bound * draws - bound).astype(np.float32))
 
 
-class Group:
+class Group(ABC):
     """What linear and MLP groups share: which rows a model learns from, and by how much."""
 
     def __init__(self, seeds: Sequence[int], n_folds: int, n_classes: int, *, momentum: float) -> None:
@@ -45,12 +46,13 @@ class Group:
 
     def step(self, x: torch.Tensor, label: torch.Tensor, fold: torch.Tensor, rate: float) -> None:
         """Take one step of momentum descent on a minibatch: x (B, d), label (B,), fold (B, seeds)."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} is given, not trained")
 
+    @abstractmethod
     def held_out(self, x: torch.Tensor, bounds: Sequence[int], place: int, out: torch.Tensor) -> torch.Tensor:
         """Write the logits of rows sorted by fold, each from the model that never saw it; return hidden values."""
-        raise NotImplementedError
 
+    @abstractmethod
     def gradient_squares(
         self,
         errors: torch.Tensor | None,
@@ -61,13 +63,12 @@ class Group:
         place: int,
     ) -> torch.Tensor:
         """Return the squared norm of each row's gradient in all weights and biases of its model, float64."""
-        raise NotImplementedError
 
     needs_errors = False
 
     def model(self, number: int) -> list[torch.Tensor]:
         """Return the weights of one model: those of seed number // folds, fold number % folds."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} is given, not trained")
 
     def finite(self) -> dict[int, bool]:
         """Return for each seed whether its weights are all finite."""
