@@ -111,6 +111,7 @@ def test_a_run_tells_people_and_pipes_apart(folder):
     stages = [line.split(":")[0] for line in said.err.splitlines()]
     assert stages[:7] == ["read", "embed", "cluster", "score", "dedup", "select", "write"]
     assert "shards: run/6_filtered" in said.err
+    assert said.err.splitlines()[-1] == "open: run/7_report/report.html"
     assert [line.split()[0] for line in said.out.splitlines()[:3]] == ["rows", "rows", "kept"]
     assert "dropped: near_duplicate" in said.out
     assert "\r" not in said.err + said.out

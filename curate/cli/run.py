@@ -196,6 +196,7 @@ def _show_result(recipe: Recipe, manifest: Mapping[str, Any], json_: bool, quiet
     print_table(["", "rows", "share"], lines)
     if not quiet:
         note(f"shards: {recipe.run}/6_filtered")
+        note(f"open: {recipe.run}/7_report/report.html")
 
 
 def _show_plan(recipe: Recipe, json_: bool) -> None:
