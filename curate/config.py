@@ -15,7 +15,22 @@ import yaml
 from pydantic import BaseModel
 
 from curate.errors import RecipeError, UsageError
-from curate.settings import Cluster, Dedup, DropShare, Embed, Limits, Recipe, Select, Source, Write, whole
+from curate.settings import (
+    FAMILIES,
+    Against,
+    Cluster,
+    Dedup,
+    DropShare,
+    Embed,
+    Limits,
+    Recipe,
+    ScoreFilter,
+    Select,
+    Source,
+    Weight,
+    Write,
+    whole,
+)
 
 __all__ = ["load_recipe", "override", "parse_recipe", "read_yaml"]
 
@@ -81,13 +96,19 @@ def override(
 ) -> dict[str, Any]:
     """Return `values` with each ``a.b=value`` (the value read as YAML) and then `settings` in their place.
 
-    A setting of `source` goes to every source.
+    A setting of `source` goes to every source, ``score.heads.seeds`` to the family heads, which is added to the
+    list where it is not in it.
     """
     named = dict(_parse_override(item) for item in overrides) | dict(settings or {})
     result = copy.deepcopy(dict(values))
     for name, value in named.items():
         *parents, last = name.split(".")
         places = [result]
+        if parents == ["score"]:
+            _replace(_family(result, last), name, value)
+            continue
+        if parents[:1] == ["score"]:
+            places, parents = _family(result, parents[1]), parents[2:]
         for parent in parents:
             places = [inner for place in places for inner in _inside(place, parent)]
         for place in places:
@@ -112,14 +133,46 @@ def _parse_override(item: str) -> tuple[str, object]:
 def _inside(place: dict[str, Any], key: str) -> list[dict[str, Any]]:
     """Return the mappings below `key`; one is made where there is none."""
     below = place.get(key)
-    if key == "source":
+    if key in ("source", "against"):
         below = [{"path": one} if isinstance(one, str) else one for one in _as_list(below)]
         place[key] = below
+    if key == "weight" and isinstance(below, str) and below != "none":
+        place[key] = below = {"method": below}
     if isinstance(below, list) and below and all(isinstance(one, dict) for one in below):
         return below
     if not isinstance(below, dict):
         below = place[key] = {}
     return [below]
+
+
+def _family(values: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    """Return the settings of each entry of `score` that has this kind or name; one is added where none has."""
+    given = _as_list(values.get("score", "clip_score"))
+    entries = values["score"] = [{one: {}} if isinstance(one, str) else one for one in given]
+    found = []
+    for entry in entries:
+        if not isinstance(entry, dict) or not entry:
+            continue
+        kind, settings = _kind(entry), entry
+        if kind in entry and kind != "file":
+            settings = entry[kind] = {} if entry[kind] is None else entry[kind]
+        if isinstance(settings, dict) and name in (kind, settings.get("name")):
+            found.append(settings)
+    if not found:
+        found = [{}]
+        entries.append(found[0] if name == "file" else {name: found[0]})
+    return found
+
+
+def _replace(places: list[dict[str, Any]], name: str, value: object) -> None:
+    """Put other settings in the place of those of a family."""
+    if name == "score.file":
+        value = {"file": value}
+    if not isinstance(value, Mapping):
+        raise RecipeError(f"--set {name} takes settings, such as {name}={{...}}, got {value!r}")
+    for place in places:
+        place.clear()
+        place.update(value)
 
 
 def _as_list(value: object) -> list[Any]:
@@ -133,9 +186,7 @@ def parse_recipe(values: Mapping[str, Any]) -> Recipe:
     try:
         return Recipe.model_validate(dict(values))
     except pydantic.ValidationError as error:
-        raise RecipeError(
-            "; ".join(_messages(error, one_source=len(_as_list(values.get("source"))) < 2))
-        ) from None
+        raise RecipeError("; ".join(_messages(error, values))) from None
 
 
 #: pydantic's kinds of errors, as rules; {} stands for what the kind is about.
@@ -156,6 +207,7 @@ _RULES = {
     "less_than_equal": "at most {le}",
     "list_type": "a list",
     "literal_error": "{expected}",
+    "model_attributes_type": "a family or settings",
     "model_type": "settings",
     "string_too_short": "some text",
     "string_type": "text",
@@ -164,28 +216,55 @@ _RULES = {
 }
 
 
-def _messages(error: pydantic.ValidationError, *, one_source: bool = True) -> list[str]:
+def _messages(error: pydantic.ValidationError, given: Mapping[str, Any]) -> list[str]:
     """Return one message per wrong setting: its name, the rule, and what it is."""
     said: dict[str, None] = {}
     rules: dict[tuple[str, str], list[str]] = {}
     for item in error.errors():
         path = [part for part in item["loc"] if _is_setting(part)]
-        if one_source and path[:2] == ["source", 0]:
-            del path[1]
-        name = ".".join(str(part) for part in path) or "recipe"
-        if item["type"] == "extra_forbidden":
+        name, kind = _name(path, given), item["type"]
+        if kind == "extra_forbidden":
             said[f"{name} is not a setting{_suggestion(path)}"] = None
-        elif item["type"] == "missing":
+        elif kind == "missing":
             said[f"{name} is missing"] = None
-        elif item["type"] == "value_error":
-            said[f"{name} {item['ctx']['error']!s}"] = None
-        else:
+        elif kind == "union_tag_invalid":
+            tag = str(item["ctx"]["tag"])
+            said[f"score: no family {tag!r}{_did_you_mean(tag, list(FAMILIES))}"] = None
+        elif kind == "value_error":
+            said[_sentence(name, str(item["ctx"]["error"]))] = None
+        elif not (kind == "string_type" and path[:1] == ["filter"] and isinstance(item["input"], Mapping)):
             about = {name: whole(value) for name, value in item.get("ctx", {}).items()}
-            rule = _RULES[item["type"]].format(**about) if item["type"] in _RULES else item["msg"]
+            rule = _RULES[kind].format(**about) if kind in _RULES else item["msg"]
             rules.setdefault((name, _got(path, item["input"])), []).append(rule)
     for (name, got), several in rules.items():
         said[f"{name} must be {' or '.join(dict.fromkeys(several))}, got {got}"] = None
     return list(said)
+
+
+def _name(path: Sequence[object], given: Mapping[str, Any]) -> str:
+    """Return what a setting is called: places in a list only where the list has several."""
+    parts = list(path)
+    if parts[:1] in (["source"], ["filter"]) and len(_as_list(given.get(str(parts[0])))) < 2:
+        del parts[1:2]
+    elif parts[:1] == ["score"] and len(parts) > 2:
+        kinds = [_kind(entry) for entry in _as_list(given.get("score"))]
+        if kinds.count(str(parts[2])) < 2:
+            del parts[1]
+        if parts[-2:] == ["file", "file"]:
+            del parts[-1]
+    return ".".join(map(str, parts)) or "recipe"
+
+
+def _kind(entry: object) -> str:
+    """Return the family of an entry of `score`."""
+    if not isinstance(entry, Mapping):
+        return str(entry)
+    return "file" if "file" in entry else str(entry.get("family") or next(iter(entry), ""))
+
+
+def _sentence(name: str, said: str) -> str:
+    """Return what is wrong with a setting; what is said of the whole recipe may name the setting itself."""
+    return said if name == "recipe" and said.partition(" ")[0] in Recipe.model_fields else f"{name} {said}"
 
 
 def _got(path: Sequence[object], value: object) -> str:
@@ -203,12 +282,23 @@ def _is_setting(part: object) -> bool:
     )
 
 
+#: The models below a setting, by its name wherever it stands.
+_NESTED: dict[str, type[BaseModel]] = {
+    "source": Source, "embed": Embed, "cluster": Cluster, "dedup": Dedup, "epsilon": DropShare,
+    "select": Select, "write": Write, "limits": Limits, "filter": ScoreFilter, "weight": Weight,
+    "against": Against, "target": Source,
+}  # fmt: skip
+
+
 def _suggestion(path: Sequence[object]) -> str:
-    nested: dict[str, type[BaseModel]] = {"source": Source, "embed": Embed, "cluster": Cluster}
-    nested |= {"dedup": Dedup, "epsilon": DropShare, "select": Select, "write": Write, "limits": Limits}
     model: type[BaseModel] = Recipe
     for part in path[:-1]:
-        model = nested.get(str(part), model)
-    fields = list(model.model_fields)
-    close = difflib.get_close_matches(str(path[-1]), fields, n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(fields)}"
+        model = _NESTED.get(str(part), model)
+        if path[0] == "score":
+            model = FAMILIES.get(str(part), model)
+    return _did_you_mean(str(path[-1]), [name for name in model.model_fields if name != "family"])
+
+
+def _did_you_mean(word: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(word, known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(known)}"

@@ -16,6 +16,7 @@ __all__ = [
     "DECISION_CONCEPTS",
     "DUPLICATES",
     "FILTER",
+    "KEPT_REASONS",
     "KEYS",
     "OUTCOMES",
     "SAMPLES",
@@ -94,8 +95,8 @@ CLIP_SCORE = pa.schema(
     [("uid", pa.string()), ("clip_score", pa.float32()), ("clip_score_status", pa.string())]
 )
 
-#: filter_reason is null where the row passed, else the condition it failed first.
-FILTER = pa.schema([("uid", pa.string()), ("filter_reason", pa.string())])
+#: filter_reason is null where the row passed, else why it did not. Pinned rows always pass.
+FILTER = pa.schema([("uid", pa.string()), ("filter_reason", pa.string()), ("pinned", pa.bool_())])
 
 #: One row per compared row; subconcept is 0 unless the concept was split for comparing.
 DUPLICATES = pa.schema(
@@ -109,7 +110,11 @@ DUPLICATES = pa.schema(
     ]
 )
 
-#: One row per row read. rank counts from 1 inside the concept, in the order of keeping.
+#: Reasons of rows that are kept; all others say why a row is not.
+KEPT_REASONS = ("kept", "pinned")
+
+#: One row per row read. rank counts from 1 inside the concept, in the order of keeping. inclusion_prob is the
+#: probability with which an eligible row was to be kept, null where it has no closed form.
 DECISIONS = pa.schema(
     [
         ("uid", pa.string()),
@@ -123,6 +128,7 @@ DECISIONS = pa.schema(
         ("concept", pa.int32()),
         ("distance", pa.float32()),
         ("rank", pa.int32()),
+        ("inclusion_prob", pa.float32()),
         ("random_control", pa.bool_()),
     ]
 )
@@ -140,6 +146,7 @@ DECISION_CONCEPTS = pa.schema(
         ("kept", pa.int64()),
         ("at_cap", pa.bool_()),
         ("at_floor", pa.bool_()),
+        ("effective", pa.float64()),
     ]
 )
 

@@ -9,13 +9,16 @@ from curate.config import load_recipe, override, parse_recipe, read_yaml
 from curate.errors import RecipeError, UsageError
 from curate.redact import HIDDEN, redacted
 from curate.settings import (
+    FAMILIES,
     Cluster,
     Dedup,
     Embed,
     Limits,
     Recipe,
+    ScoreFilter,
     Select,
     Source,
+    Weight,
     Write,
     parse_bytes,
     parse_share,
@@ -30,7 +33,7 @@ def recipe(**changes):
 
 
 def put(name, value):
-    return override(SMALL, settings={name: value})
+    return override(SMALL | {"score": []}, settings={name: value})
 
 
 def refused(values):
@@ -60,6 +63,44 @@ def test_template_has_a_line_for_every_setting():
         for name in set(model.model_fields) - {"count"}:
             indent = "  " if section else ""
             assert re.search(rf"^{indent}(?:# )?{name}:", where, re.MULTILINE), f"{section}.{name}"
+
+
+def test_template_has_every_setting_of_families_filters_and_weights():
+    text = resources.files("curate.cli").joinpath("recipe.yaml").read_text(encoding="utf-8")
+    shown = text[text.index("\nscore:") : text.index("\nfilter:")]
+    blocks = {block.split(":")[0].split()[0]: block for block in shown.split("\n#  - ")[1:]}
+    assert {*blocks, "clip_score"} == set(FAMILIES)
+    for family, block in blocks.items():
+        for name in set(FAMILIES[family].model_fields) - {"family"}:
+            assert re.search(rf"\b{name}:", block), f"{family}.{name}"
+    rule = text[text.index("\nfilter:") : text.index("\npin:")]
+    weight = text[text.index("\nweight:") : text.index("\nwrite:")]
+    leak = text[text.index("\n  against:") : text.index("\nselect:")]
+    for model, block in ((ScoreFilter, rule), (Weight, weight)):
+        for name in model.model_fields:
+            assert name == "method" or re.search(rf"^# +(?:- |# )?{name}:", block, re.MULTILINE), name
+    for name in ("path", "name", "epsilon"):
+        assert f" {name}:" in leak
+
+
+def test_defaults_in_comments_are_the_defaults():
+    text = resources.files("curate.cli").joinpath("recipe.yaml").read_text(encoding="utf-8")
+    shown = text[text.index("#  - pair") : text.index("\nfilter:")]
+    plain = "\n".join(line.replace("#", " ", 1) for line in shown.splitlines() if "#    pair: {" not in line)
+    entries = parse_recipe(SMALL | {"score": read_yaml(plain)}).score
+    given = {
+        "normsim": {"target": "x"},
+        "color": {"prior": "a", "conditional": "b"},
+        "fuse": {"columns": {"a": 1}},
+    }
+    for entry in entries:
+        need = {"file": "scores.parquet"} if entry.family == "file" else given.get(entry.family, {})
+        default = FAMILIES[entry.family].model_validate(need)
+        for name in set(type(entry).model_fields) - set(need):
+            assert getattr(entry, name) == getattr(default, name), f"{entry.family}.{name}"
+    assert {entry.family for entry in entries} == set(FAMILIES) - {"clip_score"}
+    line = shown[shown.index("#    pair: {") + 1 :].splitlines()[0]
+    assert FAMILIES["pair"].model_validate(read_yaml(line)["pair"]) == FAMILIES["pair"]()
 
 
 @pytest.mark.parametrize(
@@ -111,7 +152,8 @@ def test_shares():
         ("select.count", -1, "select.count must be at least 0, got -1"),
         ("select.count", 2.5, "select.count must be a whole number, got 2.5"),
         ("select.count", True, "select.count must be a whole number, got True"),
-        ("select.method", "dense", "select.method must be 'density', 'random' or 'prototypes', got 'dense'"),
+        ("select.method", "dense", ("select.method must be 'density', 'random', 'prototypes', 'hardest', 'easiest', "
+         "'top', 'window', 'middle', 'stratified', 'quotas', 'weighted' or 'diversity', got 'dense'")),
         ("select.prefer", "best", "select.prefer must be hardest, easiest, random or score:<column>, got 'best'"),
         ("select.temperature", 0, "select.temperature must be above 0, got 0"),
         ("select.temperature", "hot", "select.temperature must be a number, got 'hot'"),
@@ -136,6 +178,35 @@ def test_shares():
         ("workers", 0, "workers must be auto or a whole number of at least 1, got 0"),
         ("engine", "ray", "engine must be 'local', got 'ray'"),
         ("limits.unusable", 2, "limits.unusable must be in [0, 1], got 2"),
+        ("score.heads", {"sedes": 3}, "score.heads.sedes is not a setting; did you mean 'seeds'?"),
+        ("score.heads", {"seeds": 0}, "score.heads.seeds must be at least 1, got 0"),
+        ("score.heads", {"epochs": 0}, ("score.heads.epochs must be at least 1, got 0: scores of untrained weights "
+         "(GraNd at initialisation) follow the length of the input and are known not to find hard samples")),
+        ("score.pixels", {"folds": 1}, ("score.pixels.folds must be 0 (score what was trained on) or in [2, 255], "
+         "got 1")),
+        ("score.pair", {"batsh": 1}, "score.pair.batsh is not a setting; did you mean 'batch'?"),
+        ("score.pair", {"temperature": -1}, "score.pair.temperature must be 'auto' or above 0, got -1"),
+        ("score", ["pairs"], "score: no family 'pairs'; did you mean 'pair'?"),
+        ("score", [{"xyz": {}}], ("score: no family 'xyz'; there are clip_score, pair, heads, pixels, normsim, noise, "
+         "color, fuse, file")),
+        ("score", [3], "score.0 must be a family or settings, got 3"),
+        ("score", ["pair", "pair"], "score must name each family once, got pair twice"),
+        ("score", {"file": "a.parquet", "colums": "x"}, "score.file.colums is not a setting; did you mean 'columns'?"),
+        ("score", {"file": 3}, "score.file must be text, got 3"),
+        ("score", [{"fuse": {"columns": {"a": 1}}}, {"fuse": {"name": "b"}}], "score.1.fuse.columns is missing"),
+        ("score", {"normsim": {"target": {"path": "x", "lable": 1}}},
+         "score.normsim.target.lable is not a setting; did you mean 'label'?"),
+        ("filter", {"by": "x", "topp": 1}, "filter.topp is not a setting; did you mean 'top'?"),
+        ("filter", {"by": "x"}, "filter needs exactly one of above, top, bottom and quantile, got none"),
+        ("filter", ["x > 1", {"by": "x", "top": 2}], "filter.1.top must be in [0, 1], got 2"),
+        ("filter", [3], "filter must be text or settings, got 3"),
+        ("weight", "concep", ("weight.method must be 'concept', 'linupper', 'quadratic', 'extremes', 'focal' or "
+         "'inverse', got 'concep'")),
+        ("weight", {"method": "focal", "gama": 1}, "weight.gama is not a setting; did you mean 'gamma'?"),
+        ("dedup", {"epsilon": 0.1, "against": {"path": "x", "nme": 1}},
+         "dedup.against.0.nme is not a setting; did you mean 'name'?"),
+        ("dedup.against", "x.npy", "dedup needs an epsilon for what is against x: a number, here or as dedup.epsilon"),
+        ("select.method", "hardest", "select needs by (a score column) for method hardest"),
     ],
 )  # fmt: skip
 def test_a_wrong_setting_is_named_with_its_rule_and_value(name, value, message):
@@ -259,6 +330,49 @@ def test_a_source_setting_goes_to_every_source():
     assert one["source"] == [{"path": "a", "limit": 5}]
     two = override({"source": [{"path": "a"}, {"path": "b"}]}, settings={"source.limit": 5})
     assert two["source"] == [{"path": "a", "limit": 5}, {"path": "b", "limit": 5}]
+
+
+@pytest.mark.parametrize(
+    ("score", "item", "want"),
+    [
+        (None, "score.heads.epochs=3", [{"clip_score": {}}, {"heads": {"epochs": 3}}]),
+        ([], "score.heads.epochs=3", [{"heads": {"epochs": 3}}]),
+        ("heads", "score.heads.epochs=3", [{"heads": {"epochs": 3}}]),
+        (["pair", {"heads": None}], "score.heads.epochs=3", [{"pair": {}}, {"heads": {"epochs": 3}}]),
+        ([{"heads": {"epochs": 2, "seeds": 1}}], "score.heads.epochs=3", [{"heads": {"epochs": 3, "seeds": 1}}]),
+        ([{"family": "heads", "seeds": 1}], "score.heads.epochs=3", [{"family": "heads", "seeds": 1, "epochs": 3}]),
+        ([{"heads": {"epochs": 2}}], "score.heads={seeds: 1}", [{"heads": {"seeds": 1}}]),
+        (["heads"], "score=[pair]", ["pair"]),
+        ([{"file": "a", "on": "id"}], "score.file.on=uid", [{"file": "a", "on": "uid"}]),
+        ([{"file": "a", "name": "mine"}, {"file": "b"}], "score.mine.on=id",
+         [{"file": "a", "name": "mine", "on": "id"}, {"file": "b"}]),
+        ([], "score.file.file=a", [{"file": "a"}]),
+        ([{"fuse": {"name": "f"}}], "score.f.columns.a=1", [{"fuse": {"name": "f", "columns": {"a": 1}}}]),
+        ([{"normsim": {"target": "a"}}], "score.normsim.target=b", [{"normsim": {"target": "b"}}]),
+    ],
+)  # fmt: skip
+def test_a_score_setting_goes_to_its_family(score, item, want):
+    values = {} if score is None else {"score": score}
+    assert override(values, [item])["score"] == want
+    assert values == ({} if score is None else {"score": score})
+
+
+def test_overrides_of_families_are_settings():
+    with pytest.raises(
+        RecipeError, match=r"--set score.heads takes settings, such as score.heads={...}, got 3"
+    ):
+        override({}, ["score.heads=3"])
+    assert "no family 'head'; did you mean 'heads'?" in refused(override(SMALL, ["score.head.epochs=3"]))
+
+
+def test_overrides_of_what_may_be_short():
+    assert recipe(**override({}, ["weight=concept"])).weight.method == "concept"
+    assert override({"weight": "focal"}, ["weight.gamma=1"])["weight"] == {"method": "focal", "gamma": 1}
+    assert override({"weight": "none"}, ["weight.method=focal"])["weight"] == {"method": "focal"}
+    against = override({"dedup": {"against": "a.npy"}}, ["dedup.against.epsilon=0.1"])["dedup"]["against"]
+    assert against == [{"path": "a.npy", "epsilon": 0.1}]
+    one = parse_recipe(override(SMALL, ["filter=[{by: clip_score, top: 30%}]"])).filter[0]
+    assert str(one) == "top 0.3 by clip_score"
 
 
 def test_settings_are_taken_as_they_are():

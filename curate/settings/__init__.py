@@ -1,0 +1,54 @@
+"""The settings of a recipe: what to read, how to embed, group, score, filter and select, and where to write.
+
+Frozen models, checked once; `config` reads them from YAML and says what is wrong. Secrets belong into a
+recipe as ``${ENV}``; one that stands there literally works, and is written nowhere.
+"""
+
+from curate.settings.alike import Against, Cluster, Dedup, DropShare
+from curate.settings.choice import BY_SCORE, ScoreFilter, Select, Weight
+from curate.settings.inputs import Embed, Source
+from curate.settings.recipe import Limits, Recipe, Write
+from curate.settings.scores import (
+    FAMILIES,
+    ClipScore,
+    Color,
+    External,
+    Family,
+    Fuse,
+    Heads,
+    Noise,
+    NormSim,
+    Pair,
+    Pixels,
+)
+from curate.settings.values import parse_bytes, parse_share, whole
+
+__all__ = [
+    "BY_SCORE",
+    "FAMILIES",
+    "Against",
+    "ClipScore",
+    "Cluster",
+    "Color",
+    "Dedup",
+    "DropShare",
+    "Embed",
+    "External",
+    "Family",
+    "Fuse",
+    "Heads",
+    "Limits",
+    "Noise",
+    "NormSim",
+    "Pair",
+    "Pixels",
+    "Recipe",
+    "ScoreFilter",
+    "Select",
+    "Source",
+    "Weight",
+    "Write",
+    "parse_bytes",
+    "parse_share",
+    "whole",
+]

@@ -1,0 +1,101 @@
+"""What goes in: where the samples are, and how they become vectors."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    field_serializer,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
+
+from curate.redact import HIDDEN, redacted, with_password
+from curate.settings.values import Column, Settings
+
+__all__ = ["Embed", "Source"]
+
+
+class Source(Settings):
+    """Where the samples are. A column may be `auto` (found by name and type), a name, or null."""
+
+    path: str | tuple[str, ...]
+    name: str = "source"
+    image: Column = "auto"
+    caption: Column = "auto"
+    label: Column = "auto"
+    uid: Column = None
+    allow: tuple[Literal["url"], ...] = ()
+    limit: Annotated[int, Field(ge=1)] | None = None
+    storage_options: dict[str, Any] = Field(default_factory=dict, repr=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, values: object) -> object:
+        return {"path": values} if isinstance(values, str) else values
+
+    @field_validator("path")
+    @classmethod
+    def _some_path(cls, path: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        texts = [path] if isinstance(path, str) else path
+        if not texts or not all(texts):
+            raise ValueError("must not be empty")
+        if any(map(with_password, texts)):
+            raise ValueError("must not hold a password; give it in storage_options, as ${NAME}")
+        return path
+
+    @field_validator("storage_options")
+    @classmethod
+    def _kept(cls, options: dict[str, Any]) -> dict[str, Any]:
+        if HIDDEN in str(options):
+            raise ValueError(
+                f"hold {HIDDEN} where a secret was; give it as ${{NAME}}, or run the first recipe"
+            )
+        return options
+
+    @field_serializer("storage_options")
+    def _without_secrets(self, options: dict[str, Any]) -> object:
+        return redacted(options)
+
+    @property
+    def patterns(self) -> list[str]:
+        """The paths as a list."""
+        return [self.path] if isinstance(self.path, str) else list(self.path)
+
+
+class Embed(Settings):
+    """How samples become vectors: by a CLIP model, or by vectors that are already there."""
+
+    model: str = "ViT-B-32"
+    pretrained: str | None = None
+    batch_size: Annotated[int, Field(ge=1, le=65_536)] = 256
+    device: str = "auto"
+    precision: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+    max_pixels: Annotated[int, Field(ge=1)] = 100_000_000
+    column: str | None = None
+    files: str | tuple[str, ...] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_way(cls, values: object) -> object:
+        if isinstance(values, Mapping):
+            ways = [key for key in ("model", "column", "files") if values.get(key) is not None]
+            if len(ways) > 1:
+                raise ValueError(f"takes one of model, column and files, got {' and '.join(ways)}")
+            if not ways or (ways == ["model"] and values["model"] == "ViT-B-32"):
+                return {"pretrained": "laion2b_s34b_b79k"} | dict(values)
+        return values
+
+    @model_serializer(mode="wrap")
+    def _one_way_out(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out the model where none runs, so that what is written can be read again."""
+        values: dict[str, Any] = handler(self)
+        without = ("model", "pretrained") if self.own_vectors else ()
+        return {name: value for name, value in values.items() if name not in without}
+
+    @property
+    def own_vectors(self) -> bool:
+        """Whether the vectors are given and no model runs."""
+        return self.column is not None or self.files is not None

@@ -1,0 +1,91 @@
+"""The whole recipe."""
+
+from typing import Annotated, Literal, Self
+
+import yaml
+from pydantic import AfterValidator, BeforeValidator, Field, field_serializer, model_validator
+
+from curate.settings.alike import Cluster, Dedup
+from curate.settings.choice import ScoreFilter, Select, Weight
+from curate.settings.inputs import Embed, Source
+from curate.settings.scores import ClipScore, Family, dumped, tagged
+from curate.settings.values import (
+    Bytes,
+    Folder,
+    Settings,
+    Share,
+    count_or_auto,
+    default_memory,
+    enough_memory,
+    listed,
+    none_word,
+)
+
+__all__ = ["Limits", "Recipe", "Write"]
+
+
+def _weight(value: object) -> object:
+    """Return `none` as None and a method alone as its settings."""
+    value = none_word(value)
+    return {"method": value} if isinstance(value, str) else value
+
+
+class Write(Settings):
+    """The filtered shards: format, size, extra columns, and a second place to copy them to."""
+
+    format: Literal["parquet"] = "parquet"
+    max_shard_size: Annotated[Bytes, Field(ge=1)] = 500_000_000
+    path: Folder | None = None
+    columns: Annotated[tuple[str, ...], BeforeValidator(listed)] = ()
+
+
+class Limits(Settings):
+    """How much may go wrong before a run counts as failed."""
+
+    unusable: Share = 0.05
+    bad_shards: Annotated[int, Field(ge=0)] = 0
+
+
+class Recipe(Settings):
+    """A whole recipe. `memory`, `engine` and `workers` never change a result."""
+
+    run: Folder
+    source: Annotated[tuple[Source, ...], BeforeValidator(listed), Field(min_length=1)]
+    embed: Embed = Field(default_factory=lambda: Embed.model_validate({}))
+    cluster: Cluster = Cluster()
+    score: Annotated[tuple[Family, ...], BeforeValidator(tagged)] = (ClipScore(),)
+    filter: Annotated[tuple[str | ScoreFilter, ...], BeforeValidator(listed)] = ()
+    pin: Annotated[tuple[str, ...], BeforeValidator(listed)] = ()
+    exclude: Annotated[tuple[str, ...], BeforeValidator(listed)] = ()
+    dedup: Dedup = Dedup()
+    select: Select
+    weight: Annotated[Weight | None, BeforeValidator(_weight)] = None
+    write: Write = Write()
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    memory: Annotated[Bytes, AfterValidator(enough_memory)] = Field(default_factory=default_memory)
+    engine: Literal["local"] = "local"
+    workers: Annotated[Literal["auto"] | int, BeforeValidator(count_or_auto)] = "auto"
+    limits: Limits = Limits()
+
+    @model_validator(mode="after")
+    def _names(self) -> Self:
+        names = [source.name for source in self.source]
+        if len(set(names)) < len(names):
+            raise ValueError(f"needs sources of different names, got {', '.join(names)}; set source.name")
+        return self
+
+    @model_validator(mode="after")
+    def _families(self) -> Self:
+        folders = [family.folder for family in self.score]
+        twice = next((name for name in folders if folders.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"score must name each family once, got {twice} twice")
+        return self
+
+    @field_serializer("score")
+    def _as_written(self, score: tuple[Family, ...]) -> list[object]:
+        return [dumped(family) for family in score]
+
+    def to_yaml(self) -> str:
+        """Return the recipe with every setting filled in, without secrets; `${ENV}` stays as it is."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
