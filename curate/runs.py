@@ -93,6 +93,15 @@ class RunFolder:
         """Return the folder of one score family."""
         return self.path / "3_scores" / family
 
+    def stage(self, name: str) -> Path:
+        """Return the folder that a stage marks; `score/<folder>` is one family."""
+        folders = {
+            "read": self.work / "keys", "embed": self.embeddings, "cluster": self.concepts,
+            "filter": self.scores("filter"), "dedup": self.duplicates, "select": self.decisions,
+            "write": self.filtered, "report": self.report,
+        }  # fmt: skip
+        return folders[name] if name in folders else self.scores(name.removeprefix("score/"))
+
     def part(self, folder: Path, part: str) -> Path:
         """Return the file of one shard's part in a table's folder."""
         return folder / f"part-{part}{'.arrow' if folder == self.embeddings else '.parquet'}"
@@ -264,10 +273,11 @@ class Run:
     def scores(self) -> "pl.DataFrame":
         """Return one row per embedded sample: its concept, its distance and every score."""
         from curate.config import read_yaml
+        from curate.settings.scores import stored_folders
 
         frame = self._parts(self.folder.assignments, self.folder.concepts)
-        for family in sorted(read_yaml(self.folder.recipe.read_text(encoding="utf-8"))["score"]):
-            scores = self._parts(self.folder.scores(family))
+        for folder in stored_folders(read_yaml(self.folder.recipe.read_text(encoding="utf-8"))):
+            scores = self._parts(self.folder.scores(folder))
             frame = frame.join(scores, on="uid", how="left", validate="1:1", maintain_order="left")
         return frame
 

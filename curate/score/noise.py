@@ -12,10 +12,20 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from curate.cluster.vectors import row_dots
 from curate.errors import CurateError
 from curate.score.status import NONFINITE, OK, UNIMODAL, Codes
 
-__all__ = ["Mixture", "NoiseScores", "fit_mixture", "linear_noise", "noise_scores", "small_loss_noise"]
+__all__ = [
+    "LinearDetector",
+    "Mixture",
+    "NoiseScores",
+    "fit_linear",
+    "fit_mixture",
+    "linear_noise",
+    "noise_scores",
+    "small_loss_noise",
+]
 
 #: A sample is called noisy where its posterior is above this.
 NOISY = 0.95
@@ -53,6 +63,19 @@ class Mixture:
         x = np.clip(values, *self.mean)
         densities = _log_densities(self, x)
         posterior: Floats = np.exp(-np.logaddexp(0.0, densities[0] - densities[1]))
+        return posterior
+
+
+class LinearDetector(NamedTuple):
+    """A logistic regression on features as they are: weight (d,), and bias."""
+
+    weight: Floats
+    bias: float
+
+    def posterior(self, features: npt.NDArray[np.floating[Any]]) -> Floats:
+        """Return the probability of being noisy, (n,); each row depends on its features (n, d) alone."""
+        logits = row_dots(features, self.weight[None]) + self.bias
+        posterior: Floats = np.exp(-np.logaddexp(0.0, -logits))
         return posterior
 
 
@@ -141,33 +164,42 @@ def linear_noise(
     noise: Floats,
     *,
     fit: npt.NDArray[np.bool_] | None = None,
-    seed: int = 0,
 ) -> Floats:
     """Return the probability of being noisy by a linear classifier of the features, (n,) in [0, 1].
 
     features : (n, d). noise : (n,) posterior of the first detector; above .95 is noisy, NaN takes no
-    part. Standardised features, balanced logistic regression, fitted to the rows in `fit`. NaN where
-    the features are not finite or `noise` is NaN, and for all where the rows hold one class only.
+    part. fit : (n,) rows that `fit_linear` is given. NaN where the features are not finite or `noise` is
+    NaN, and for all where the rows hold one class only.
     """
-    # scikit-learn takes a second to load and is not needed for the first detector
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
     if features.ndim != 2 or noise.shape != (len(features),):
         raise CurateError(f"features (n, d) and noise (n,) must agree, got {features.shape}, {noise.shape}")
     posterior = np.full(len(noise), np.nan)
     usable = np.isfinite(noise) & np.isfinite(features).all(axis=1)
     chosen = usable if fit is None else usable & fit
-    noisy = noise[chosen] > NOISY
-    if not noisy.any() or noisy.all():
-        return posterior
-    model = make_pipeline(
-        StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=1000, random_state=seed)
-    )
-    model.fit(features[chosen].astype(np.float64), noisy)
-    posterior[usable] = model.predict_proba(features[usable].astype(np.float64))[:, 1]
+    detector = fit_linear(features[chosen], noise[chosen])
+    if detector is not None:
+        posterior[usable] = detector.posterior(features[usable])
     return posterior
+
+
+def fit_linear(features: npt.NDArray[np.floating[Any]], noise: Floats) -> LinearDetector | None:
+    """Return the linear detector fitted to rows that are called noisy above .95; None where all are alike.
+
+    features : (n, d), finite; noise : (n,) in [0, 1]. Standardised features, balanced logistic
+    regression. Its last bits depend on the order of rows and on the number of BLAS threads.
+    """
+    # scikit-learn takes a second to load and is not needed for the first detector
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
+
+    noisy = noise > NOISY
+    if not noisy.any() or noisy.all():
+        return None
+    scaler = StandardScaler(copy=False)
+    model = LogisticRegression(class_weight="balanced", max_iter=1000)
+    model.fit(scaler.fit_transform(features.astype(np.float64)), noisy)
+    weight = model.coef_[0] / scaler.scale_
+    return LinearDetector(weight, float(model.intercept_[0] - (scaler.mean_ * weight).sum()))
 
 
 def _scaled(values: Floats) -> Floats | None:

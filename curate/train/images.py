@@ -15,8 +15,13 @@ __all__ = ["Images", "augmented", "gather", "minibatches"]
 Images = npt.NDArray[np.uint8]
 
 
-def gather(images: Iterable[Images], memory: int) -> Images:
-    """Return all batches as one array; CurateError if they are no images of one size, or too many."""
+def gather(images: Images | Iterable[Images], memory: int) -> Images:
+    """Return all batches as one array; CurateError if they are no images of one size, or too many.
+
+    What is one array already (mapped from a file, say) stays as it is, however large.
+    """
+    if isinstance(images, np.ndarray) and images.dtype == np.uint8 and images.shape[3:] == (3,):
+        return images
     held: list[Images] = []
     size = 0
     for batch in images:

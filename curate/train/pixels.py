@@ -88,7 +88,7 @@ class PixelSettings:
 
 
 def train_pixels(
-    images: Iterable[Images],
+    images: Images | Iterable[Images],
     uids: Iterable[str],
     labels: Sequence[Label],
     settings: PixelSettings | None = None,
@@ -98,7 +98,7 @@ def train_pixels(
 ) -> HeadScores:
     """Return scores of all samples, in the order of the input; higher is harder.
 
-    images : batches of (b, H, W, 3) uint8, all of one size, n in total; held in memory as they are. uids, labels :
+    images : (n, H, W, 3) uint8 in memory or mapped from a file, or batches of such, held in memory. uids, labels :
     as `train_heads`. checkpoint : a file written after each epoch, from which an interrupted call goes on.
     make : number of classes -> network in place of the ResNet, for `gradient_norms` to understand.
     pred_label is the class that most seeds predict, the smaller code at a tie.
@@ -198,7 +198,8 @@ class _Run:
 
     def _batch(self, places: Ints) -> torch.Tensor:
         raw = torch.from_numpy(self.pixels[self.data.rows[places]]).to(self.device)
-        return (raw.permute(0, 3, 1, 2).float() - self.mean) * self.factor
+        # Contiguous: with channels last, gradients of few channels are not the same twice and spoil the heap (CPU).
+        return (raw.permute(0, 3, 1, 2).float().contiguous() - self.mean) * self.factor
 
     def _learn(
         self, model: nn.Module, optimiser: torch.optim.Optimizer, rows: Ints, place: int, epoch: int

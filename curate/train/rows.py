@@ -130,8 +130,8 @@ class Batches:
         self._mean, self._factor = np.zeros(rows.dim), np.ones(rows.dim)
         if normalise == "standardize" and len(order):
             self._mean, self._factor = self._moments()
-        #: Mean squared length of a prepared row, by which steps are scaled.
-        self.mean_square = float(np.count_nonzero(self._factor)) if normalise == "standardize" else 1.0
+        #: Mean squared length of a prepared row, by which steps are scaled; 1 where all vectors are the same.
+        self.mean_square = float(np.count_nonzero(self._factor) or 1) if normalise == "standardize" else 1.0
         self._held: dict[int, torch.Tensor] | None = {} if len(order) * rows.dim * 4 <= memory else None
 
     def __len__(self) -> int:
