@@ -9,7 +9,7 @@ from threadpoolctl import threadpool_limits
 from curate.cluster.vectors import row_dots, unit_rows
 from curate.dedup import similarity
 from curate.dedup.semantic import find_duplicates, split_large, threshold_for_share, threshold_of
-from curate.errors import EmbeddingError, RecipeError
+from curate.errors import CurateError, EmbeddingError, RecipeError
 
 FIELDS = ("max_similarity_earlier", "duplicate_of", "similarity")
 
@@ -32,7 +32,7 @@ def all_similarities(x):
     return np.stack([np.clip(row_dots(x, one[None]), -1, 1) for one in x]).astype(np.float32)
 
 
-def by_definition(x, threshold, mode, inclusive=False):
+def by_definition(x, threshold, mode, inclusive=False, n_fixed=0):
     """One row at a time, from the words of the docstring."""
     s, n = all_similarities(x).astype(np.float64), len(x)
     equal_to = [next(i for i in range(j + 1) if (x[i] == x[j]).all()) for j in range(n)]
@@ -42,11 +42,15 @@ def by_definition(x, threshold, mode, inclusive=False):
         earlier = [i for i in range(j) if equal_to[i] == i]
         if first < j:
             largest[j] = s[j, j]
+            if j < n_fixed:
+                continue
             follow = mode == "greedy" and of[first] >= 0
             of[j], similar[j] = (of[first], similar[first]) if follow else (first, s[j, j])
             continue
         if earlier:
             largest[j] = max(s[j, i] for i in earlier)
+        if j < n_fixed:
+            continue
         pool = [i for i in earlier if mode == "reference" or of[i] < 0]
         best = max(pool, key=lambda i: (s[j, i], -i), default=None)
         if best is not None and (s[j, best] > threshold or (inclusive and s[j, best] == threshold)):
@@ -74,6 +78,28 @@ def test_by_definition(mode, noise, tile):
         for inclusive in (False, True):
             got = find_duplicates(x, threshold=threshold, mode=mode, inclusive=inclusive, tile=tile)
             assert_same(got, by_definition(x, threshold, mode, inclusive))
+
+
+@pytest.mark.parametrize("mode", ["greedy", "reference"])
+@pytest.mark.parametrize("noise", [1e-6, 1e-4, 0.05, 0.5])
+@pytest.mark.parametrize("n_fixed", [0, 1, 9, 40])
+def test_fixed_rows_by_definition(mode, noise, n_fixed):
+    x = alike(40, 12, noise, seed=n_fixed)
+    x[3:6] = x[30:33] = x[0]
+    s = all_similarities(x)
+    for threshold in (0.2, float(np.quantile(s, 0.7)), float(np.quantile(s, 0.9))):
+        for tile in (1, 300, 1 << 24):
+            got = find_duplicates(x, threshold=threshold, mode=mode, fixed=np.arange(40) < n_fixed, tile=tile)
+            assert_same(got, by_definition(x, threshold, mode, n_fixed=n_fixed))
+            assert got.keep[:n_fixed].all()
+            assert not got.keep[max(1, n_fixed) :].all() or n_fixed == 40
+
+
+def test_fixed_rows_come_first():
+    x = rows(4, 6)
+    for wrong in ([False, True, False, False], [True] * 3):
+        with pytest.raises(CurateError, match="fixed rows must be the first of 4"):
+            find_duplicates(x, threshold=0.5, fixed=np.array(wrong))
 
 
 @pytest.mark.parametrize("noise", [1e-7, 1e-4, 0.3])

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from curate.cluster.kmeans import assign, fit
 from curate.cluster.vectors import first_equal
 from curate.dedup.similarity import EXCLUDED, most_similar, pair_similarities, reaching
-from curate.errors import EmbeddingError, RecipeError
+from curate.errors import CurateError, EmbeddingError, RecipeError
 
 __all__ = ["Duplicates", "find_duplicates", "split_large", "threshold_for_share", "threshold_of"]
 
@@ -56,6 +56,7 @@ def find_duplicates(
     threshold: float,
     mode: Literal["greedy", "reference"] = "greedy",
     inclusive: bool = False,
+    fixed: npt.NDArray[np.bool_] | None = None,
     tile: int = _TILE,
 ) -> Duplicates:
     """Return which rows of one concept duplicate an earlier row.
@@ -68,6 +69,8 @@ def find_duplicates(
     Rows equal by value (-0.0 = 0.0) are copies of the first of them, whatever the threshold: their
     max_similarity_earlier is their product with themselves; duplicate_of is that first row, or in
     greedy mode the row that the first one duplicates, if it is dropped.
+    fixed : (n,) rows that are kept whatever they are near, copies too; they must come before all others,
+    which may be their duplicates.
     Cost: half of the product of all pairs; memory 4 `tile` bytes beside the vectors, a few times that
     where nearly all rows are alike. `tile` (products held at a time) never changes a result.
 
@@ -82,13 +85,16 @@ def find_duplicates(
         raise RecipeError(f"dedup.mode must be greedy or reference, got {mode!r}")
     if vectors.ndim != 2 or not np.isfinite(vectors).all():
         raise EmbeddingError(f"vectors to compare must be (n, d) and finite, got shape {vectors.shape}")
+    n_fixed = _leading_rows(fixed, len(vectors))
     first = first_equal(vectors)
     originals = np.flatnonzero(first == np.arange(len(first)))
     distinct = vectors if len(originals) == len(vectors) else vectors[originals]
-    found = _compare(distinct, _lowest_over(threshold, inclusive), mode == "greedy", tile)
-    if len(originals) == len(vectors):
-        return found
-    return _with_copies(found, vectors, first, originals, mode == "greedy")
+    n_distinct_fixed = int(np.searchsorted(originals, n_fixed))
+    found = _compare(distinct, _lowest_over(threshold, inclusive), mode == "greedy", tile, n_distinct_fixed)
+    if len(originals) < len(vectors):
+        found = _with_copies(found, vectors, first, originals, mode == "greedy")
+        found.duplicate_of[:n_fixed], found.similarity[:n_fixed] = -1, np.nan
+    return found
 
 
 def threshold_of(epsilon: float | str) -> float:
@@ -163,7 +169,19 @@ def split_large(vectors: Vectors, max_rows: int, *, seed: int) -> npt.NDArray[np
     return ids[original]
 
 
-def _compare(rows: Vectors, lowest: np.float32, greedy: bool, tile: int) -> Duplicates:
+def _leading_rows(fixed: npt.NDArray[np.bool_] | None, n: int) -> int:
+    """Return how many rows are fixed; raises CurateError unless they are the first ones."""
+    if fixed is None:
+        return 0
+    count = int(fixed.sum())
+    if fixed.shape != (n,) or not fixed[:count].all():
+        raise CurateError(
+            f"fixed rows must be the first of {n:,}, got a mask of {fixed.shape}, {count:,} set"
+        )
+    return count
+
+
+def _compare(rows: Vectors, lowest: np.float32, greedy: bool, tile: int, n_fixed: int) -> Duplicates:
     """Return the duplicates among distinct rows, compared block by block with all rows before."""
     n = len(rows)
     found = Duplicates(np.full(n, np.nan, np.float32), np.full(n, -1), np.full(n, np.nan, np.float32))
@@ -178,7 +196,7 @@ def _compare(rows: Vectors, lowest: np.float32, greedy: bool, tile: int) -> Dupl
         np.copyto(products[:, start:], EXCLUDED, where=not_before[: len(block), : len(block)])
         nearest, largest = most_similar(rows, here, np.arange(start + len(block)), products)
         found.max_similarity_earlier[here] = largest
-        lost = here[largest >= lowest]
+        lost = here[(largest >= lowest) & (here >= n_fixed)]
         if greedy and len(lost):
             lost, nearest, largest = _decide_greedily(rows, lost, products, found.keep, lowest)
         elif len(lost):

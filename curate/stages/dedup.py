@@ -1,7 +1,8 @@
 """Stage `dedup`: near-duplicates within each concept, among the samples that passed every filter.
 
 Vectors are regrouped by bucket of concepts, compared there, and what was found travels back to the
-order of the parts. Concepts above `dedup.max_concept` rows are split by k-means first.
+order of the parts. Concepts above `dedup.max_concept` rows are split by k-means first. Pinned rows come first
+and are never duplicates themselves.
 """
 
 from dataclasses import dataclass, replace
@@ -23,7 +24,8 @@ from curate.runs import RunFolder
 from curate.settings import Dedup, DropShare
 from curate.stages import shuffle
 from curate.stages.base import Context, eligible, log, made
-from curate.stages.priority import with_priority
+from curate.stages.families import folders_for
+from curate.stages.priority import score_of, with_priority
 
 __all__ = ["VERSION", "run"]
 
@@ -41,10 +43,13 @@ ROWS = pa.schema(
         ("subconcept", pa.int32()),
         ("key", pa.uint64()),
         ("tie", pa.uint64()),
+        ("pinned", pa.bool_()),
         ("uid", pa.string()),
     ]
 )
-FOUND = pa.schema([("part", pa.int32()), ("position", pa.int32()), *list(schema.DUPLICATES)])
+FOUND = pa.schema(
+    [("part", pa.int32()), ("position", pa.int32()), ("pinned", pa.bool_()), *list(schema.DUPLICATES)]
+)
 
 
 @dataclass(frozen=True)
@@ -104,7 +109,7 @@ def run(context: Context) -> bool:
     settings, folder = context.recipe.dedup, context.run.duplicates
     filtered = context.run.stamp(context.run.scores("filter"))
     stamp = storage.fingerprint(
-        "dedup", VERSION, settings.model_dump(exclude={"exact"}), context.recipe.seed, filtered
+        "dedup", VERSION, settings.model_dump(exclude={"exact", "against"}), context.recipe.seed, filtered
     )
     if context.run.is_done(folder, stamp):
         return False
@@ -132,12 +137,13 @@ def _compare_all(context: Context, stamp: str, scratch: Path) -> tuple[tuple[Pat
     """Regroup, compare at the epsilon asked for (or found), and return the files and what they hold."""
     settings = context.recipe.dedup
     groups = _plan(context)
+    folders = folders_for(context.recipe, score_of(settings.prefer))
     # What is scratch depends on the plan, and the plan on `memory`, which may differ when a run goes on.
     stamp = storage.fingerprint(stamp, groups.bucket.tolist(), sorted(groups.first_split_bucket.items()))
     spread = tuple(scratch / f"rows-{part.name}.arrow" for part in context.parts)
     tasks = [
         SpreadTask(
-            context.run, part.name, part.index, context.recipe.score, context.recipe.cluster.on,
+            context.run, part.name, part.index, folders, context.recipe.cluster.on,
             settings.prefer, context.recipe.seed, groups, out, stamp,
         )
         for part, out in zip(context.parts, spread, strict=True)
@@ -198,9 +204,14 @@ def _meet_share(
 
 
 def _similarities(file: Path) -> npt.NDArray[np.float32]:
-    reader = storage.map_ipc(file)
-    batches = [reader.get_batch(i).column("max_similarity_earlier") for i in range(reader.num_record_batches)]
-    return np.concatenate([b.to_numpy(zero_copy_only=False) for b in batches] or [np.empty(0, np.float32)])
+    """Return how near each row is to an earlier one; NaN for the rows that no epsilon drops, pinned ones too."""
+    reader, found = storage.map_ipc(file), [np.empty(0, np.float32)]
+    for index in range(reader.num_record_batches):
+        batch = reader.get_batch(index)
+        similarity = batch.column("max_similarity_earlier").to_numpy(zero_copy_only=False)
+        pinned = batch.column("pinned").to_numpy(zero_copy_only=False)
+        found.append(np.where(pinned, np.float32(np.nan), similarity))
+    return np.concatenate(found)
 
 
 def _plan(context: Context) -> Groups:
@@ -298,17 +309,18 @@ def _compare_group(group: pl.DataFrame, vectors: npt.NDArray[np.float16], task: 
         inner = group.with_columns(pl.Series("subconcept", group["subconcept"].to_numpy() * 1_000 + ids))
         pieces = inner.group_by("subconcept", maintain_order=True)
         return pl.concat([_compare_group(piece, vectors, task) for _, piece in pieces])
-    group = group.sort("key", "tie", "uid")
+    group = group.sort(~pl.col("pinned"), "key", "tie", "uid")
     result = semantic.find_duplicates(
         load_unit(vectors[group["at"].to_numpy()]),
         threshold=semantic.threshold_of(task.epsilon),
         mode=task.mode,
         inclusive=task.settings.inclusive,
+        fixed=group["pinned"].to_numpy(),
     )
     found = pl.Series("found", result.duplicate_of)
     index = pl.select(pl.when(found >= 0).then(found)).to_series()
     return group.select(
-        "part", "position", "uid", "concept", "subconcept",
+        "part", "position", "pinned", "uid", "concept", "subconcept",
         pl.Series("max_similarity_earlier", result.max_similarity_earlier).fill_nan(None),
         group["uid"].gather(index).alias("duplicate_of"),
         pl.Series("similarity", result.similarity).fill_nan(None),

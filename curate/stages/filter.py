@@ -1,82 +1,158 @@
-"""Stage `filter`: which samples fail a condition, and which one first."""
+"""Stage `filter`: which samples are excluded, leak, or fail a condition, and which of these first.
+
+Reasons by precedence: `excluded` > `leak:<name>` > `filter:<condition>` > `no_score:<status>`. Pinned samples pass.
+"""
 
 import json
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pyarrow as pa
 
 from curate import schema, storage
+from curate.dedup.semantic import threshold_of
 from curate.errors import RecipeError, UsageError
 from curate.runs import RunFolder
-from curate.settings import Recipe
+from curate.settings import BY_SCORE, Recipe, ScoreFilter
+from curate.stages import lists
 from curate.stages.base import Context, eligible, log, made
-from curate.stages.score import FAMILIES
+from curate.stages.conditions import Rule, find_rules
+from curate.stages.families import folders_for, require_score, score_columns
 
-__all__ = ["VERSION", "check_conditions", "check_recipe", "failed_condition", "run"]
+__all__ = ["VERSION", "check_conditions", "check_recipe", "failed_condition", "needed_scores", "run"]
 
-VERSION = 1
+VERSION = 2
+
+#: What counts of a part are about: rows that are out, and pinned rows with what they would be out for.
+_COUNTS = ("failed", "excluded", "leaked", "pinned", "pinned_although")
 
 
 @dataclass(frozen=True)
 class FilterTask:
-    """One part to filter."""
+    """One part to filter.
+
+    leaks : (set, column, similarity above which it is a leak). needed : score columns and where each says why
+    it is null.
+    """
 
     run: RunFolder
     part: str
     families: tuple[str, ...]
-    conditions: tuple[str, ...]
-    needed: tuple[str, ...]
+    leaks: tuple[tuple[str, str, float], ...]
+    conditions: tuple[str | Rule, ...]
+    needed: Mapping[str, str]
+    lists: lists.Lists
     out: Path
     stamp: str
 
 
 def run(context: Context) -> bool:
-    """Evaluate the conditions on every usable sample; return whether anything was to do."""
+    """Judge every usable sample; return whether anything was to do."""
     recipe, folder = context.recipe, context.run.scores("filter")
-    assigned = context.run.stamp(context.run.concepts)
-    scored = [context.run.stamp(context.run.scores(family)) for family in recipe.score]
-    needed = needed_scores(recipe)
-    stamp = storage.fingerprint("filter", VERSION, recipe.filter, needed, assigned, scored)
+    needed, leaks = needed_scores(recipe), _leaks(recipe)
+    read = [*columns_of(recipe.filter), *needed, *(column for _, column, _ in leaks)]
+    folders = folders_for(recipe, read)
+    stamp = _stamp(context, folders, needed, leaks)
     if context.run.is_done(folder, stamp):
         return False
     context.run.unmark(folder)
-    tasks = [
-        FilterTask(context.run, part.name, recipe.score, recipe.filter, needed, out, stamp)
-        for part in context.parts
-        if not made(out := context.run.part(folder, part.name), stamp)
-    ]
-    failed = context.map("filter", "parts", _filter_part, tasks)
+    scratch = context.run.work / "filter"
+    listed, facts = lists.prepare(context, scratch)
+    rules = iter(find_rules(context, [one for one in recipe.filter if isinstance(one, ScoreFilter)]))
+    conditions = tuple(one if isinstance(one, str) else next(rules) for one in recipe.filter)
+    template = FilterTask(context.run, "", folders, leaks, conditions, needed, listed, folder, stamp)
+    todo = [replace(template, part=p.name, out=context.run.part(folder, p.name)) for p in context.parts]
+    counts = context.map("filter", "parts", _filter_part, todo)
     context.run.keep_only(folder, [part.name for part in context.parts])
-    context.run.mark(folder, stamp, {"failed": sum(failed)})
-    if recipe.filter or needed:
-        log.info("filter: %s samples failed a condition", f"{sum(failed):,}")
+    facts |= {name: sum(count[name] for count in counts) for name in _COUNTS}
+    context.run.mark(folder, stamp, facts)
+    storage.remove(scratch)
+    _tell(recipe, facts, anything=bool(recipe.filter or needed or leaks))
     return True
 
 
+def _stamp(
+    context: Context, folders: Sequence[str], needed: Mapping[str, str], leaks: Sequence[object]
+) -> str:
+    """Return what the verdicts depend on: of the scores only those that are read."""
+    recipe, run = context.recipe, context.run
+    conditions = [one if isinstance(one, str) else one.model_dump(mode="json") for one in recipe.filter]
+    scored = [run.stamp(run.scores(folder)) for folder in folders]
+    return storage.fingerprint(
+        "filter", VERSION, conditions, needed, leaks, lists.version(recipe), recipe.seed,
+        run.stamp(run.concepts), scored,
+    )  # fmt: skip
+
+
+def _tell(recipe: Recipe, facts: Mapping[str, int], *, anything: bool) -> None:
+    if anything or recipe.exclude:
+        log.info(
+            "filter: %s samples failed (%s excluded, %s too near an evaluation set)",
+            f"{facts['failed']:,}", f"{facts['excluded']:,}", f"{facts['leaked']:,}",
+        )  # fmt: skip
+    if recipe.pin:
+        log.info("filter: %s samples pinned", f"{facts['pinned']:,}")
+    if facts["pinned_although"]:
+        log.warning(
+            "filter: %s pinned samples stay that a condition, a leak or a missing score would have dropped",
+            f"{facts['pinned_although']:,}",
+        )
+
+
 def check_recipe(recipe: Recipe) -> None:
-    """Raise UsageError or RecipeError for a condition or preference that the tables cannot answer."""
-    tables = [schema.SAMPLES, schema.ASSIGNMENTS, *(FAMILIES[family] for family in recipe.score)]
-    fields = {field.name: field for table in tables for field in table}
-    frame = pl.DataFrame(pa.schema(list(fields.values())).empty_table())
-    check_conditions(frame, recipe.filter)
+    """Raise UsageError or RecipeError for what the tables cannot answer: conditions, preferences, lists."""
+    fields = {field.name: field.type for table in (schema.SAMPLES, schema.ASSIGNMENTS) for field in table}
+    fields |= {name: column.kind for name, column in score_columns(recipe).items()}
+    frame = pl.DataFrame(pa.schema(list(fields.items())).empty_table())
+    check_conditions(frame, [one for one in recipe.filter if isinstance(one, str)])
+    for one in recipe.filter:
+        if isinstance(one, ScoreFilter):
+            require_score(recipe, one.by, f"filter {str(one)!r}")
     numbers = [name for name, kind in frame.schema.items() if kind.is_numeric()]
     for setting in ("select", "dedup"):
         prefer = str(getattr(recipe, setting).prefer)
         if prefer.startswith("score:") and prefer.removeprefix("score:") not in numbers:
             have = ", ".join(numbers)
             raise UsageError(f"{setting}.prefer: no column of numbers for {prefer!r}; there are {have}")
+    lists.check_recipe(recipe)
 
 
-def needed_scores(recipe: Recipe) -> tuple[str, ...]:
-    """Return the score columns without which a sample cannot be compared or ranked."""
-    preferences = [recipe.select.prefer]
-    if recipe.dedup.epsilon is not None:
-        preferences.append(recipe.dedup.prefer)
-    return tuple(sorted({p.removeprefix("score:") for p in preferences if p.startswith("score:")}))
+def needed_scores(recipe: Recipe) -> dict[str, str]:
+    """Return the score columns without which a sample cannot be compared or ranked, and why each is null.
+
+    The value is the name of the status column, "" where there is none.
+    """
+    select, dedup = recipe.select, recipe.dedup
+    preferences = [select.prefer] if select.method not in BY_SCORE else []
+    preferences += [dedup.prefer] if dedup.epsilon is not None else []
+    names = {p.removeprefix("score:") for p in preferences if p.startswith("score:")}
+    if select.method in BY_SCORE and select.on_null == "drop":
+        names |= set(select.columns)
+    known = score_columns(recipe)
+    return {name: known[name].status if name in known else "" for name in sorted(names)}
+
+
+def _leaks(recipe: Recipe) -> tuple[tuple[str, str, float], ...]:
+    """Return the evaluation sets: the name, the column of similarities, and above which one is a leak."""
+    found = []
+    for one in recipe.dedup.against:
+        epsilon = recipe.dedup.epsilon if one.epsilon is None else one.epsilon
+        if not isinstance(epsilon, float):
+            raise RecipeError(f"dedup.against {one.name}: needs an epsilon that is a number, got {epsilon}")
+        found.append((one.name, f"similarity_to_{one.name}", threshold_of(epsilon)))
+    return tuple(found)
+
+
+def columns_of(conditions: Sequence[str | ScoreFilter]) -> list[str]:
+    """Return the columns that conditions read."""
+    names: list[str] = []
+    for one in conditions:
+        names += pl.sql_expr(one).meta.root_names() if isinstance(one, str) else [one.by]
+    return names
 
 
 def check_conditions(frame: pl.DataFrame, conditions: Sequence[str]) -> None:
@@ -110,27 +186,55 @@ def _joins_rows(node: object, key: str = "") -> bool:
     return node == "Len" and key in ("expr", "left", "right", "input")
 
 
-def failed_condition(frame: pl.DataFrame, conditions: Sequence[str], needed: Sequence[str]) -> pl.Series:
+def failed_condition(
+    frame: pl.DataFrame, conditions: Sequence[str | Rule], needed: Mapping[str, str]
+) -> pl.Series:
     """Return the reason each row is out: the first condition it fails, or the score it lacks; else null.
 
-    A condition that is null does not pass. A reason is ``filter:<condition>`` or ``no_score:<status>``.
+    needed : score columns, each with its column of statuses ("" for none). A condition that is null does not
+    pass. A reason is ``filter:<condition>`` or ``no_score:<status>``. Returns (n,) strings.
     """
     reason = pl.lit(None, pl.String)
-    for column in reversed(needed):
-        status = pl.col(f"{column}_status") if f"{column}_status" in frame.columns else pl.lit("null")
-        lacks = pl.format("no_score:{}", status)
+    for column, status in reversed(list(needed.items())):
+        why = pl.col(status) if status in frame.columns else pl.lit("null")
+        lacks = pl.format("no_score:{}", why)
         reason = pl.when(pl.col(column).is_null()).then(lacks).otherwise(reason)
     for condition in reversed(conditions):
-        passes = pl.sql_expr(condition).fill_null(False)
-        reason = pl.when(~passes).then(pl.lit(f"filter:{condition}")).otherwise(reason)
-    return frame.select(reason.alias("filter_reason")).to_series()
+        passes = pl.sql_expr(condition) if isinstance(condition, str) else pl.lit(condition.passes(frame))
+        reason = pl.when(~passes.fill_null(False)).then(pl.lit(f"filter:{condition}")).otherwise(reason)
+    # The first column gives literal conditions such as "1 = 1", which have one row, the length of the frame.
+    return frame.select(frame.columns[0], filter_reason=reason)["filter_reason"]
 
 
-def _filter_part(task: FilterTask) -> int:
+def _filter_part(task: FilterTask) -> dict[str, int]:
     frame = eligible(task.run, task.part, task.families)
-    reason = failed_condition(frame, task.conditions, task.needed)
-    if len(reason) != len(frame):  # a literal condition such as "1 = 1" has one row
-        reason = pl.Series("filter_reason", [reason[0]] * len(frame), pl.String)
-    table = pl.DataFrame([frame["uid"], reason]).to_arrow().cast(schema.FILTER)
-    storage.write_parquet(task.out, table, schema.FILTER, task.stamp)
-    return int(reason.is_not_null().sum())
+    uids = frame["uid"].to_list()
+    excluded = pl.Series(lists.listed(task.lists.exclude, uids), dtype=pl.Boolean)
+    pinned = pl.Series("pinned", lists.listed(task.lists.pin, uids), pl.Boolean)
+    leaked = pl.lit(None, pl.String)
+    for name, column, threshold in reversed(task.leaks):
+        near = (pl.col(column).cast(pl.Float64) > threshold).fill_null(False)
+        leaked = pl.when(near).then(pl.lit(f"leak:{name}")).otherwise(leaked)
+    judged = frame.select(
+        "uid",
+        pinned,
+        failed=failed_condition(frame, task.conditions, task.needed),
+        leak=leaked,
+        excluded=excluded,
+    ).with_columns(
+        reason=pl.when("excluded").then(pl.lit("excluded")).otherwise(pl.coalesce("leak", "failed"))
+    )
+    table = judged.select("uid", filter_reason=pl.when(~pl.col("pinned")).then("reason"), pinned="pinned")
+    if not made(task.out, task.stamp):
+        rows = table.to_arrow().cast(schema.FILTER)
+        storage.write_parquet(task.out, rows, schema.FILTER, task.stamp)
+    return _counts(table, judged["reason"])
+
+
+def _counts(table: pl.DataFrame, reason: pl.Series) -> dict[str, int]:
+    out = table["filter_reason"]
+    numbers: list[Any] = [
+        out.is_not_null().sum(), (out == "excluded").sum(), out.str.starts_with("leak:").sum(),
+        table["pinned"].sum(), (table["pinned"] & reason.is_not_null()).sum(),
+    ]  # fmt: skip
+    return dict(zip(_COUNTS, map(int, numbers), strict=True))

@@ -7,7 +7,16 @@ import polars as pl
 from curate.identity import hash_uids, tie
 from curate.select.ranking import priority_key
 
-__all__ = ["with_priority"]
+__all__ = ["score_of", "with_priority"]
+
+
+def score_of(prefer: str) -> list[str]:
+    """Return the score column that a preference reads, if it reads one.
+
+    >>> score_of("score:el2n"), score_of("hardest")
+    (['el2n'], [])
+    """
+    return [prefer.removeprefix("score:")] if prefer.startswith("score:") else []
 
 
 def with_priority(frame: pl.DataFrame, prefer: str, seed: int, purpose: str) -> pl.DataFrame:
