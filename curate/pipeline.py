@@ -5,20 +5,23 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from curate import storage
 from curate.config import read_yaml
 from curate.engines.local import LocalEngine, cpu_count
 from curate.errors import UnusableLimitError, UsageError
 from curate.runs import FORMAT_VERSION, MARKER, RunFolder
-from curate.settings import Recipe
+from curate.settings import FAMILIES, Recipe
 from curate.stages import base, cluster, dedup, embed, filter, read, report, score, select, write
+from curate.stages import families as score_families
 from curate.stages.base import PROCESS_BASE, Context, Progress
+from curate.stages.families import families_of
+from curate.undo import undone
 
-__all__ = ["STAGES", "Outcome", "check_request", "opened", "run", "run_stage"]
+__all__ = ["STAGES", "Outcome", "check_request", "opened", "require_done", "run", "run_stage"]
 
 #: What each stage does; it returns whether anything was to do.
 STAGES: dict[str, Callable[[Context], bool]] = {
@@ -76,16 +79,24 @@ def _up_to(until: str) -> list[str]:
 
 @contextlib.contextmanager
 def opened(
-    recipe: Recipe, *, force: bool = False, refit: bool = False, progress: Progress = base.silent
+    recipe: Recipe,
+    *,
+    force: bool = False,
+    refit: bool = False,
+    undo: bool = False,
+    progress: Progress = base.silent,
 ) -> Iterator[Context]:
-    """Open (or make) the run folder for writing: locked, checked against the recipe, with its engine."""
+    """Open (or make) the run folder for writing: locked, checked against the recipe, with its engine.
+
+    undo : an error leaves recipe, scores and decisions as they were (`curate.undo`).
+    """
     run = RunFolder(Path(recipe.run))
     check_request(recipe)
     if run.path.exists() and not run.path.is_dir():
         raise UsageError(f"{run.path} is a file, not a run folder; name another with --out")
     if force or not run.recipe.exists():
         read.check_sources(recipe)  # before a folder is made, or emptied
-    with run.lock():
+    with run.lock(), undone(run) if undo else contextlib.nullcontext():
         _check_same(run, recipe, force=force)
         storage.clear_partials(run.path)
         if not run.recipe.exists() or run.recipe.read_text(encoding="utf-8") != recipe.to_yaml():
@@ -101,7 +112,9 @@ def opened(
 
 def check_request(recipe: Recipe) -> None:
     """Raise UsageError for a column or condition that cannot be, before any work is done."""
+    score_families.check_recipe(recipe)
     filter.check_recipe(recipe)
+    select.check_recipe(recipe)
     write.check_recipe(recipe)
 
 
@@ -165,6 +178,29 @@ def run_stage(context: Context, stage: str) -> tuple[Context, bool]:
     return context, did
 
 
+class _Settled(RunFolder):
+    """A run folder in which no stage may change anything."""
+
+    def unmark(self, folder: Path) -> NoReturn:
+        """Refuse: a stage that takes its mark away has something to do."""
+        name = "0_samples" if folder == self.work / "keys" else str(folder.relative_to(self.path))
+        first = f"run {self.recipe}"
+        if folder.parent == self.scores(""):
+            first = f"score {self.path}" + (f" {folder.name}" if folder.name in FAMILIES else "")
+        raise UsageError(
+            f"{self.path}: {name} is not there or not up to date with the source and the recipe; "
+            f"first: curate {first}"
+        )
+
+
+def require_done(context: Context, stage: str) -> Context:
+    """Return the context with its parts; raises UsageError if a stage before `stage` has anything to do."""
+    settled = replace(context, run=_Settled(context.run.path))
+    for earlier in _up_to(stage)[:-1]:
+        settled, _ = run_stage(settled, earlier)
+    return replace(context, parts=settled.parts)
+
+
 def _note_time(context: Context, stage: str, seconds: float) -> None:
     """Remember how long a stage took and the most memory any process held, for the manifest."""
     path = context.run.work / "times.json"
@@ -194,13 +230,9 @@ def _is_current(context: Context) -> bool:
 
 def _folders(context: Context) -> dict[str, Path]:
     """Return the folder that each stage marks."""
-    run = context.run
-    return {
-        "read": run.work / "keys", "embed": run.embeddings, "cluster": run.concepts,
-        **{f"score/{family}": run.scores(family) for family in context.recipe.score},
-        "filter": run.scores("filter"), "dedup": run.duplicates, "select": run.decisions,
-        "write": run.filtered, "report": run.report,
-    }  # fmt: skip
+    scores = [f"score/{one.folder}" for one in families_of(context.recipe)]
+    names = ["read", "embed", "cluster", *scores, "filter", "dedup", "select", "write", "report"]
+    return {name: context.run.stage(name) for name in names}
 
 
 def write_manifest(context: Context) -> dict[str, Any]:

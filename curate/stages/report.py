@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from curate import storage
+from curate import schema, storage
 from curate.errors import RunError
 from curate.report import page
 from curate.stages.base import Context, eligible, log
+from curate.stages.families import families_of
 
-__all__ = ["PACKAGES", "VERSION", "count_reasons", "run", "versions"]
+__all__ = ["PACKAGES", "VERSION", "count_reasons", "grouped", "run", "versions"]
 
 VERSION = 1
 PACKAGES = ("curate", "numpy", "polars", "pyarrow", "faiss-cpu", "torch", "open_clip_torch", "pillow")
@@ -51,17 +52,26 @@ def count_reasons(context: Context) -> dict[str, Any]:
         reasons.update(dict(frame["reason"].value_counts().iter_rows()))
         kept += int(frame["keep"].sum())
     rows = sum(part.rows for part in context.parts)
-    unusable = {
-        name.removeprefix("unusable:"): n for name, n in reasons.items() if name.startswith("unusable:")
-    }
-    dropped = {name: n for name, n in reasons.items() if name != "kept" and not name.startswith("unusable:")}
-    if kept != reasons["kept"] or rows != kept + sum(dropped.values()) + sum(unusable.values()):
-        raise RunError(f"{rows:,} rows in are not {kept:,} kept + {dropped} dropped + {unusable} unusable")
+    counts = grouped(reasons)
+    if kept != counts["kept"] or rows != counts["rows"]:
+        raise RunError(f"{rows:,} rows in, {kept:,} kept, but by their reasons: {counts}; please report this")
+    return counts
+
+
+def grouped(reasons: Mapping[str, int]) -> dict[str, Any]:
+    """Return how many rows there are, are kept (pinned: of these), dropped by reason, unusable by outcome.
+
+    >>> grouped({"kept": 3, "pinned": 1, "over_budget": 2, "unusable:broken_image": 4})
+    {'rows': 10, 'kept': 4, 'pinned': 1, 'dropped': {'over_budget': 2}, 'unusable': {'broken_image': 4}}
+    """
+    unusable = {name: n for name, n in sorted(reasons.items()) if name.startswith("unusable:")}
+    kept = {name: n for name, n in reasons.items() if name in schema.KEPT_REASONS}
     return {
-        "rows": rows,
-        "kept": kept,
-        "dropped": dict(sorted(dropped.items())),
-        "unusable": dict(sorted(unusable.items())),
+        "rows": sum(reasons.values()),
+        "kept": sum(kept.values()),
+        "pinned": kept.get("pinned", 0),
+        "dropped": {name: n for name, n in sorted(reasons.items()) if name not in (*unusable, *kept)},
+        "unusable": {name.removeprefix("unusable:"): n for name, n in unusable.items()},
     }
 
 
@@ -74,7 +84,9 @@ def _facts(context: Context, counts: Mapping[str, Any]) -> page.Facts:
     recipe, run = context.recipe, context.run
     unusable = {f"unusable:{name}": n for name, n in counts["unusable"].items()}
     # The page keeps the order of filters: that of the recipe.
-    dropped = sorted(counts["dropped"].items(), key=lambda item: _place(item[0], recipe.filter))
+    dropped = sorted(
+        counts["dropped"].items(), key=lambda item: _place(item[0], tuple(str(one) for one in recipe.filter))
+    )
     concepts = pl.DataFrame(storage.read_table(run.decisions / "concepts.parquet"))
     bad = context.facts(run.work / "keys").get("bad_shards", [])
     return page.Facts(
@@ -122,9 +134,10 @@ def _quantiles(context: Context) -> pl.DataFrame:
     total = sum(part.rows for part in context.parts)
     step = max(1, total // SCORE_SAMPLE)
     names = ["distance"]
+    folders = [family.folder for family in families_of(context.recipe)]
     frames = []
     for part in context.parts:
-        frame = eligible(context.run, part.name, context.recipe.score)
+        frame = eligible(context.run, part.name, folders)
         names = [name for name in frame.columns if frame.schema[name].is_float()]
         frames.append(frame.select(names).gather_every(step))
     rows = []
@@ -183,4 +196,25 @@ def _warnings(context: Context, counts: Mapping[str, Any]) -> list[str]:
         found.append(f"{empty:,} concepts have no sample")
     if context.recipe.dedup.epsilon is None:
         found.append("near-duplicates were not looked for (dedup.epsilon is none)")
+    for family in families_of(context.recipe):
+        said = context.facts(context.run.scores(family.folder)).get("warnings", ())
+        found += [f"{family.folder}: {warning}" for warning in said]
+    return found + _about_selection(context)
+
+
+def _about_selection(context: Context) -> list[str]:
+    """Return what is to be known about the decisions: rows without a score, and uneven weights."""
+    facts, found = context.facts(context.run.decisions), []
+    without, weights = facts.get("without_score"), facts.get("weights")
+    if without:
+        statuses = ", ".join(f"{name}: {rows:,}" for name, rows in without["statuses"].items())
+        found.append(
+            f"{without['rows']:,} samples have no {context.recipe.select.by} ({statuses}); "
+            f"{without['kept']:,} of them are kept (on_null: {context.recipe.select.on_null})"
+        )
+    if weights and weights["effective"] < weights["rows"] / 2:
+        found.append(
+            f"the weights ({weights['method']}) make {weights['rows']:,} kept samples worth "
+            f"{weights['effective']:,.0f}: the effective sample size"
+        )
     return found

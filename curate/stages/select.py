@@ -1,54 +1,34 @@
 """Stage `select`: how many samples each concept may keep, which ones, and one decision per row read.
 
-Ranks are made per bucket of concepts; budgets need one small table of all concepts; the decision of a
-row then follows from its own rank and its concept's budget.
+Rows are ranked per bucket of concepts (`ranks`), a rule is found over all of them (`choice`), and the decision
+of a row then follows from its own numbers (`rules`). Weights come last (`weigh`).
 """
 
-import math
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-import pyarrow as pa
 
 from curate import schema, storage
-from curate.cluster.complexity import inter_distance
-from curate.errors import BudgetError
-from curate.identity import hash_uids
+from curate.errors import BudgetError, CurateError, UsageError
 from curate.runs import RunFolder
-from curate.select import cutoff, density, prototypes
 from curate.select.counts import n_keep
-from curate.select.ranking import rank_within
-from curate.settings import Select
-from curate.stages import shuffle, stand_ins
+from curate.select.score import Cuts
+from curate.settings import Recipe, Select
+from curate.stages import choice, ranks, stand_ins, weigh
 from curate.stages.base import Context, eligible, log, made
-from curate.stages.cluster import load_centroids
-from curate.stages.priority import with_priority
+from curate.stages.families import folders_for, require_score, score_columns
+from curate.stages.order import Order, order_of
+from curate.stages.ranks import Ranked
+from curate.stages.rules import Choice
 
-__all__ = ["VERSION", "Funnel", "run"]
+__all__ = ["VERSION", "Funnel", "check_recipe", "run"]
 
-VERSION = 1
-ROW_BYTES = 250
-
-ROWS = pa.schema(
-    [
-        ("part", pa.int32()),
-        ("position", pa.int32()),
-        ("concept", pa.int32()),
-        ("distance", pa.float32()),
-        ("key", pa.uint64()),
-        ("tie", pa.uint64()),
-        ("control", pa.uint64()),
-        ("uid", pa.string()),
-    ]
-)
-#: What comes back to a part: the rank of each eligible row beside the numbers that order all rows.
-RANKED = pa.schema(
-    [(f.name, f.type) for f in ROWS if f.name not in ("distance", "uid")] + [("rank", pa.int32())]
-)
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -76,42 +56,13 @@ class Funnel:
 
 
 @dataclass(frozen=True)
-class SpreadTask:
-    """One part whose eligible rows go to buckets."""
+class NullTask:
+    """One part whose rows without a score are counted. needed : the columns, and where each says why."""
 
     run: RunFolder
     part: str
-    index: int
-    families: tuple[str, ...]
-    prefer: str
-    seed: int
-    bucket: npt.NDArray[np.int32]
-    out: Path
-    stamp: str
-
-
-@dataclass(frozen=True)
-class RankTask:
-    """One bucket to rank."""
-
-    bucket: int
-    files: tuple[Path, ...]
-    n_parts: int
-    out: Path
-    stats: Path
-    stamp: str
-
-
-@dataclass(frozen=True)
-class Cut:
-    """Rows up to this pair of numbers are in; None: no row is."""
-
-    key: int
-    tie: int
-
-    def holds(self, key: pl.Expr, tie: pl.Expr) -> pl.Expr:
-        """Return whether a row is at or before the cut."""
-        return (key < self.key) | ((key == self.key) & (tie <= self.tie))
+    folders: tuple[str, ...]
+    needed: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -121,61 +72,156 @@ class DecideTask:
     run: RunFolder
     part: str
     index: int
-    families: tuple[str, ...]
-    ranked: tuple[Path, ...]
+    ranked: Ranked
+    choice: Choice
+    control: Cuts
     stand_ins: tuple[Path, ...]
-    budget: npt.NDArray[np.int64]
-    pooled: Cut | None
-    control: Cut | None
+    cutoff: str
     out: Path
     stamp: str
 
 
 def run(context: Context) -> bool:
-    """Allocate, rank and decide; return whether anything was to do.
+    """Allocate, rank, decide and weigh; return whether anything was to do.
 
     Raises BudgetError if fewer rows are eligible than asked for.
     """
     recipe, folder = context.recipe, context.run.decisions
-    filtered = context.run.stamp(context.run.scores("filter"))
-    compared = context.run.stamp(context.run.duplicates)
-    stamp = storage.fingerprint(
-        "select", VERSION, recipe.select.model_dump(), recipe.weight, recipe.seed, filtered, compared
-    )
+    stamp = _fingerprint(context)
     if context.run.is_done(folder, stamp):
         return False
-    context.run.unmark(folder)
     scratch = context.run.work / "select"
-    ranked, concepts = _rank(context, stamp, scratch)
-    funnel = _funnel(context, int(concepts["n_eligible"].sum()))
-    wanted = _wanted(recipe.select, funnel)
-    table, pooled = _allocate(context, concepts, ranked, wanted)
-    control = _cut(ranked, wanted, "control")
-    named = stand_ins.find(context, funnel.exact_duplicate, funnel.near_duplicate, scratch, stamp)
-    template = DecideTask(
-        context.run, "", 0, recipe.score, ranked, named, table["budget"].to_numpy(), pooled, control, folder,
-        stamp,
-    )  # fmt: skip
-    tasks = [
-        replace(template, part=part.name, index=part.index, out=out)
-        for part in context.parts
-        if not made(out := context.run.part(folder, part.name), stamp)
-    ]
-    context.map("select", "parts", _decide, tasks)
+    order = order_of(recipe, _classes(context))
+    ranked = ranks.rank_rows(context, order, stamp, scratch)
+    funnel = _funnel(context, int(ranked.concepts["n_eligible"].sum()))
+    wanted = _wanted(recipe.select, funnel, int(ranked.concepts["n_pinned"].sum()))
+    nulls = _null_statuses(context, order, ranked)
+    chosen = choice.choose(context, ranked, order, wanted, scratch)
+    wanted, weights = chosen.kept, None
+    tables = _decide_all(context, chosen, funnel, stamp, scratch)
+    if recipe.weight is not None:
+        weights = weigh.run(context, recipe.weight, tables, chosen.concepts, wanted, stamp)
     context.run.keep_only(folder, [part.name for part in context.parts])
-    kept = _kept(context, len(concepts))
+    kept = _kept(context, len(chosen.concepts))
     if kept.sum() != wanted:
         raise BudgetError(
             f"select: {kept.sum():,} rows kept where {wanted:,} were asked for; please report this"
         )
+    effective = kept.astype(np.float64) if weights is None else weights.effective_by_concept
+    table = chosen.concepts.with_columns(pl.Series("effective", effective))
     _write_concepts(folder / "concepts.parquet", table, kept, recipe.select.method, stamp)
     share = wanted / max(funnel.usable, 1)
     facts = {"kept": wanted, "of_usable": share, "concepts_kept": int((kept > 0).sum()), **vars(funnel)}
+    facts |= {"pinned": int(ranked.concepts["n_pinned"].sum()), "weights": weights and weights.facts}
+    if chosen.n_null:
+        facts["without_score"] = {"rows": chosen.n_null, "kept": chosen.kept_null, "statuses": nulls}
     context.run.mark(folder, stamp, facts)
     storage.remove(scratch)
     log.info("select: %s eligible, %s kept (%.1f %% of usable), %s of %s concepts",
-             f"{funnel.eligible:,}", f"{wanted:,}", 100 * share, (kept > 0).sum(), len(concepts))  # fmt: skip
+             f"{funnel.eligible:,}", f"{wanted:,}", 100 * share, (kept > 0).sum(), len(kept))  # fmt: skip
+    if chosen.n_null:
+        log.info("select: %s rows have no %s, %s of them are kept",
+                 f"{chosen.n_null:,}", recipe.select.by, f"{chosen.kept_null:,}")  # fmt: skip
     return True
+
+
+def _fingerprint(context: Context) -> str:
+    """Return what the decisions depend on: settings, filters, duplicates, and the scores that are read."""
+    recipe, run = context.recipe, context.run
+    weight = recipe.weight
+    columns = [*recipe.select.columns, *([weight.column] if weight and weight.column else [])]
+    scores = [run.stamp(run.scores(folder)) for folder in folders_for(recipe, columns)]
+    return storage.fingerprint(
+        "select", VERSION, recipe.select.model_dump(), weight and weight.model_dump(), recipe.seed,
+        run.stamp(run.scores("filter")), run.stamp(run.duplicates), scores,
+    )  # fmt: skip
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Raise UsageError for a method or weight that needs a score the recipe does not have."""
+    order_of(recipe)
+    if recipe.weight is not None and recipe.weight.column is not None:
+        require_score(recipe, recipe.weight.column, "weight.by")
+    if recipe.weight is not None and recipe.weight.method == "inverse" and recipe.select.method == "weighted":
+        raise UsageError(
+            "weight.method inverse needs the probability of each row to be kept, which select.method weighted "
+            "does not have in closed form; use another of the two"
+        )
+
+
+def _classes(context: Context) -> tuple[str, ...]:
+    """Return all labels of the run in order, if they have quotas."""
+    select = context.recipe.select
+    if select.method != "quotas" or select.per != "label":
+        return ()
+    found: set[str] = set()
+    for part in context.parts:
+        labels = storage.read_table(context.run.part(context.run.samples, part.name), ["label"])["label"]
+        found |= set(pl.Series(labels.unique()).drop_nulls().to_list())
+    if not found and any(part.rows for part in context.parts):
+        raise CurateError("select.per label needs labels, and no sample has one; set source.label")
+    return tuple(sorted(found))
+
+
+def _null_statuses(context: Context, order: Order, ranked: Ranked) -> dict[str, int]:
+    """Return how many rows lack the score they are to be selected by, per status of that score.
+
+    Raises CurateError where on_null says that this is an error.
+    """
+    if order.by is None or not any(
+        len(rows["tie"]) for rows in choice.free_rows(ranked, "tie", scored=False)
+    ):
+        return {}
+    known = score_columns(context.recipe)
+    needed = {name: known[name].status for name in (order.by[0], *(order.cutoff or ())[:1])}
+    tasks = [NullTask(context.run, part.name, order.folders, needed) for part in context.parts]
+    total: Counter[str] = Counter()
+    for found in context.map("select", "parts", _nulls_of_part, tasks):
+        total.update(found)
+    counts = dict(sorted(total.items()))
+    if context.recipe.select.on_null == "error":
+        listed = ", ".join(f"{name}: {count:,}" for name, count in counts.items())
+        raise CurateError(
+            f"select: {total.total():,} rows have no {' or '.join(needed)} ({listed}), and select.on_null is error"
+        )
+    return counts
+
+
+def _nulls_of_part(task: NullTask) -> dict[str, int]:
+    frame = ranks.candidates(task.run, task.part, task.folders)[0].filter(~pl.col("pinned"))
+    counts: Counter[str] = Counter()
+    for column, status in task.needed.items():
+        lacks = frame.filter(pl.col(column).is_null())
+        names = lacks[status] if status else pl.repeat("null", len(lacks), eager=True)
+        counts.update(dict(names.value_counts().iter_rows()))
+        frame = frame.filter(pl.col(column).is_not_null())
+    return dict(counts)
+
+
+def _decide_all(
+    context: Context, chosen: choice.Chosen, funnel: Funnel, stamp: str, scratch: Path
+) -> tuple[Path, ...]:
+    """Write one decision per row read; return the tables (scratch ones, where weights are still to come)."""
+    run = context.run
+    final = context.recipe.weight is None
+    control = choice.random_control(chosen.ranked, chosen.kept)
+    named = stand_ins.find(context, funnel.exact_duplicate, funnel.near_duplicate, scratch, stamp)
+    template = DecideTask(
+        run, "", 0, chosen.ranked, chosen.choice, control, named, context.recipe.select.cutoff, scratch, stamp
+    )
+    tables = tuple(
+        run.part(run.decisions, part.name) if final else scratch / f"decided-{part.name}.parquet"
+        for part in context.parts
+    )
+    tasks = [
+        replace(template, part=part.name, index=part.index, out=out)
+        for part, out in zip(context.parts, tables, strict=True)
+        if not made(out, stamp)
+    ]
+    if final:
+        run.unmark(run.decisions)
+    context.map("select", "parts", _decide, tasks)
+    return tables
 
 
 def _funnel(context: Context, n_eligible: int) -> Funnel:
@@ -198,14 +244,16 @@ def _funnel(context: Context, n_eligible: int) -> Funnel:
     return funnel
 
 
-def _wanted(settings: Select, funnel: Funnel) -> int:
-    """Return the exact number of rows to keep; raises BudgetError if fewer are eligible."""
+def _wanted(settings: Select, funnel: Funnel, n_pinned: int) -> int:
+    """Return the exact number of rows to keep; raises BudgetError if fewer are eligible, or more are pinned."""
     if settings.count is not None:
         wanted, asked = settings.count, f"select.count {settings.count:,}"
     else:
         base: int = getattr(funnel, settings.of)
         wanted = n_keep(settings.keep or 0, base)
         asked = f"select.keep {settings.keep:g} of {base:,} {settings.of} rows = {wanted:,}"
+    if n_pinned > wanted:
+        raise BudgetError(f"{asked}, but {n_pinned:,} rows are pinned; ask for more, or pin fewer")
     if wanted <= funnel.eligible:
         return wanted
     if settings.at_most:
@@ -215,121 +263,6 @@ def _wanted(settings: Select, funnel: Funnel) -> int:
         f"{asked}, but only {funnel.eligible:,} rows are eligible ({funnel}); "
         "ask for fewer, or accept what there is with --at-most"
     )
-
-
-def _rank(context: Context, stamp: str, scratch: Path) -> tuple[tuple[Path, ...], pl.DataFrame]:
-    """Rank the eligible rows of every concept; return the ranks and one row of facts per concept."""
-    recipe, run = context.recipe, context.run
-    assigned = storage.read_table(run.concepts / "concepts.parquet", ["n_assigned"])["n_assigned"].to_numpy()
-    bucket = shuffle.plan_buckets(assigned, max(1, context.task_memory // 3 // ROW_BYTES))
-    n_buckets = int(bucket.max(initial=0)) + 1
-    # What is scratch depends on the buckets, and they on `memory`, which may differ when a run goes on.
-    stamp = storage.fingerprint(stamp, bucket.tolist())
-    prefer = "random" if recipe.select.method == "random" else recipe.select.prefer
-    spread = tuple(scratch / f"rows-{part.name}.arrow" for part in context.parts)
-    tasks = [
-        SpreadTask(run, part.name, part.index, recipe.score, prefer, recipe.seed, bucket, out, stamp)
-        for part, out in zip(context.parts, spread, strict=True)
-        if not made(out, stamp)
-    ]
-    context.map("select", "parts", _spread, tasks)
-    ranks = [
-        RankTask(b, spread, len(context.parts), scratch / f"ranks-{b}-of-{n_buckets}.arrow",
-                 scratch / f"stats-{b}-of-{n_buckets}.parquet", stamp)
-        for b in range(n_buckets)
-    ]  # fmt: skip
-    context.map("select", "buckets", _rank_bucket, [task for task in ranks if not made(task.out, stamp)])
-    stats = pl.concat([pl.DataFrame(storage.read_table(task.stats)) for task in ranks])
-    every = pl.DataFrame({"concept": np.arange(len(assigned), dtype=np.int32)})
-    return tuple(task.out for task in ranks), every.join(stats, on="concept", how="left").sort(
-        "concept"
-    ).with_columns(pl.col("n_eligible", "d_intra").fill_null(0))
-
-
-def _spread(task: SpreadTask) -> None:
-    frame = eligible(task.run, task.part, (*task.families, "filter")).with_row_index("position")
-    found = pl.DataFrame(
-        storage.read_table(task.run.part(task.run.duplicates, task.part), ["uid", "duplicate_of"])
-    )
-    dropped = found.filter(pl.col("duplicate_of").is_not_null())
-    frame = frame.filter(pl.col("filter_reason").is_null() & ~pl.col("uid").is_in(dropped["uid"].implode()))
-    frame = with_priority(frame, task.prefer, task.seed, "select")
-    control = hash_uids(frame["uid"].to_list(), task.seed, "select", "control")
-    table = frame.with_columns(
-        pl.lit(task.index, pl.Int32).alias("part"),
-        pl.col("position").cast(pl.Int32),
-        pl.Series("control", control, pl.UInt64),
-    )
-    rows = table.select(ROWS.names).to_arrow().cast(ROWS)
-    groups = task.bucket[frame["concept"].to_numpy()]
-    shuffle.scatter(task.out, groups, int(task.bucket.max(initial=0)) + 1, rows.take, ROWS, task.stamp)
-
-
-def _rank_bucket(task: RankTask) -> None:
-    rows = pl.DataFrame(shuffle.gather(task.files, task.bucket))
-    rank = rank_within(
-        rows["concept"].to_numpy(), rows["key"].to_numpy(), rows["tie"].to_numpy(), rows["uid"].to_numpy()
-    )
-    groups = rows.group_by("concept").agg(
-        pl.len().alias("n_eligible"), pl.col("uid").min().alias("smallest_uid"), "distance"
-    )
-    exact = [math.fsum(values) / len(values) for values in groups["distance"].to_list()]
-    stats = groups.drop("distance").with_columns(pl.Series("d_intra", exact, pl.Float64)).sort("concept")
-    stats = stats.with_columns(pl.col("n_eligible").cast(pl.Int64))
-    table = stats.select("concept", "n_eligible", "d_intra", "smallest_uid").to_arrow()
-    storage.write_parquet(task.stats, table, table.schema, task.stamp)
-    back = rows.with_columns(pl.Series("rank", rank)).sort("part", "position").select(RANKED.names)
-    ranked = back.to_arrow().cast(RANKED)
-    shuffle.scatter(task.out, back["part"].to_numpy(), task.n_parts, ranked.take, RANKED, task.stamp)
-
-
-def _allocate(
-    context: Context, concepts: pl.DataFrame, ranked: tuple[Path, ...], wanted: int
-) -> tuple[pl.DataFrame, Cut | None]:
-    """Return the concepts with their budgets, and the cut of what is taken from all concepts together."""
-    settings = context.recipe.select
-    sizes, intra = concepts["n_eligible"].to_numpy(), concepts["d_intra"].to_numpy()
-    inter = inter_distance(
-        load_centroids(context.run.concepts / "centroids.parquet"), neighbours=settings.neighbours
-    )
-    order = concepts["smallest_uid"].rank("ordinal").fill_null(len(concepts) + 1).to_numpy().astype(np.int64)
-    plan = density.density_budgets(
-        sizes, intra, inter, n_keep=wanted, temperature=settings.temperature,
-        min_per_concept=settings.min_per_concept, kind=settings.complexity, smallest_uid_rank=order,
-    )  # fmt: skip
-    table = concepts.with_columns(
-        pl.Series("d_inter", inter), pl.Series("complexity", plan.complexity),
-        pl.Series("probability", plan.probability), pl.Series("target", plan.target),
-        pl.Series("budget", plan.budget), pl.Series("at_cap", plan.at_cap), pl.Series("at_floor", plan.at_floor),
-    )  # fmt: skip
-    if settings.method == "density":
-        return table, None
-    if settings.method == "random":
-        floors = np.zeros(len(sizes), np.int64)
-    else:
-        floors = prototypes.floors(sizes, wanted, settings.balance)
-    pooled = _cut(ranked, wanted - int(floors.sum()), "key", floors)
-    return table.with_columns(pl.Series("budget", floors)), pooled
-
-
-def _cut(
-    ranked: tuple[Path, ...], count: int, column: str, floors: npt.NDArray[np.int64] | None = None
-) -> Cut | None:
-    """Return the cut that takes the `count` first rows by `column`, of those above their concept's floor."""
-
-    def read() -> Iterator[tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]]:
-        for path in ranked:
-            reader = storage.map_ipc(path)
-            for index in range(reader.num_record_batches):
-                batch = reader.get_batch(index)
-                key, tie = batch.column(column).to_numpy(), batch.column("tie").to_numpy()
-                if floors is not None:
-                    above = batch.column("rank").to_numpy() > floors[batch.column("concept").to_numpy()]
-                    key, tie = key[above], tie[above]
-                yield key, tie
-
-    pair = cutoff.nth_smallest(read, count)
-    return None if pair is None else Cut(*pair)
 
 
 def _decide(task: DecideTask) -> None:
@@ -353,12 +286,14 @@ def _decide(task: DecideTask) -> None:
             .when(copied).then(pl.lit("exact_duplicate"))
             .when(pl.col("filter_reason").is_not_null()).then(pl.col("filter_reason"))
             .when(pl.col("duplicate_of").is_not_null()).then(pl.lit("near_duplicate"))
+            .when(pl.col("chosen") & pl.col("pinned")).then(pl.lit("pinned"))
             .when(pl.col("chosen")).then(pl.lit("kept"))
+            .when(pl.col("cut_off")).then(pl.lit(f"cutoff:{task.cutoff}"))
             .otherwise(pl.lit("over_budget")),
             duplicate_of=pl.when(~broken & copied).then(pl.coalesce("stand_in", "copy_of"))
             .otherwise(pl.col("duplicate_of")),
         )
-        .with_columns(keep=pl.col("reason") == "kept")
+        .with_columns(keep=pl.col("reason").is_in(schema.KEPT_REASONS))
         .with_columns(weight=pl.col("keep").cast(pl.Float32), random_control=pl.col("random_control").fill_null(False))
     )  # fmt: skip
     table = frame.select(schema.DECISIONS.names).to_arrow().cast(schema.DECISIONS)
@@ -366,20 +301,28 @@ def _decide(task: DecideTask) -> None:
 
 
 def _verdicts(task: DecideTask) -> pl.DataFrame:
-    """Return one row per usable sample of a part: concept, distance, rank, and whether it is chosen."""
-    frame = eligible(task.run, task.part, (*task.families, "filter")).with_row_index("position")
-    ranked = pl.DataFrame(shuffle.gather(task.ranked, task.index)).drop("part", "concept")
-    budget = pl.Series("budget", task.budget)
-    chosen = pl.col("rank") <= pl.col("budget")
-    if task.pooled is not None:
-        chosen = chosen | task.pooled.holds(pl.col("key"), pl.col("tie"))
-    control = pl.lit(False) if task.control is None else task.control.holds(pl.col("control"), pl.col("tie"))
+    """Return one row per usable sample of a part: concept, distance, rank, and what the rule says of it."""
+    frame = eligible(task.run, task.part, ("filter",)).with_row_index("position")
+    rows = task.ranked.part(task.index)
+    chosen, probability, cut_off = task.choice.of(rows)
+    said = pl.DataFrame(
+        {
+            "position": rows["position"],
+            "rank": rows["rank"],
+            "chosen": chosen,
+            "cut_off": cut_off,
+            "inclusion_prob": probability.astype(np.float32),
+            "random_control": task.control.holds(rows["control"], rows["tie"]),
+        },
+        schema_overrides={"position": pl.Int32, "rank": pl.Int32},
+    ).with_columns(pl.col("inclusion_prob").fill_nan(None))
     return (
-        frame.select("uid", "concept", "distance", "filter_reason", pl.col("position").cast(pl.Int32))
-        .with_columns(budget.gather(frame["concept"].cast(pl.UInt32)))
-        .join(ranked, on="position", how="left", maintain_order="left", validate="1:1")
-        .with_columns(chosen=chosen.fill_null(False), random_control=control.fill_null(False))
-        .select("uid", "concept", "distance", "filter_reason", "rank", "chosen", "random_control")
+        frame.select(
+            "uid", "concept", "distance", "filter_reason", "pinned", pl.col("position").cast(pl.Int32)
+        )
+        .join(said, on="position", how="left", maintain_order="left", validate="1:1")
+        .with_columns(pl.col("chosen", "cut_off", "random_control").fill_null(False))
+        .drop("position")
     )
 
 

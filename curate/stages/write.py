@@ -17,7 +17,7 @@ from curate.sinks.schema import output_schema
 from curate.sources.base import Columns, Shard
 from curate.sources.parquet import ParquetReader
 from curate.stages.base import Context, Part, log
-from curate.stages.score import FAMILIES
+from curate.stages.families import folders_for, score_columns
 
 __all__ = ["VERSION", "check_recipe", "run"]
 
@@ -65,8 +65,8 @@ class Kept:
         decisions = pl.DataFrame(storage.read_table(run.part(run.decisions, part.name)))
         sizes = pl.DataFrame(storage.read_table(run.part(run.samples, part.name), ["bytes"]))
         frame = decisions.hstack(sizes).filter("keep")
-        for family in self.context.recipe.score if extra else ():
-            scores = pl.DataFrame(storage.read_table(run.part(run.scores(family), part.name)))
+        for folder in folders_for(self.context.recipe, self.columns) if extra else ():
+            scores = pl.DataFrame(storage.read_table(run.part(run.scores(folder), part.name)))
             frame = frame.join(scores, on="uid", how="left", maintain_order="left", validate="m:1")
         return frame
 
@@ -74,7 +74,7 @@ class Kept:
 def check_recipe(recipe: Recipe) -> None:
     """Raise UsageError for an added column that the tables do not have."""
     have = list(schema.DECISIONS.names)
-    have += [name for family in recipe.score for name in FAMILIES[family].names if name != "uid"]
+    have += [name for name in score_columns(recipe) if name not in have]
     for name in recipe.write.columns:
         if name not in have:
             raise UsageError(f"write.columns: no column {name!r}; there are {', '.join(have)}")
