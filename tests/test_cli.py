@@ -19,7 +19,7 @@ from curate import cli, demo, open_run
 from curate.cli.show import plain
 from curate.config import load_recipe
 
-COMMANDS = ["init", "run", "filter", "demo", "inspect", "verify"]
+COMMANDS = ["init", "run", "filter", "demo", "score", "select", "inspect", "verify"]
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +152,7 @@ def test_flags_of_run(folder):
     recipe = folder / "recipe.yaml"
     assert curate("run", recipe, "--out", "run", "--limit", "40", "--set", "select.keep=0.5").code == 0
     assert open_run("run").manifest()["counts"] == {
-        "rows": 40, "kept": 20, "dropped": {"over_budget": 20}, "unusable": {},
+        "rows": 40, "kept": 20, "pinned": 0, "dropped": {"over_budget": 20}, "unusable": {},
     }  # fmt: skip
     assert "source.limit was 40, is None" in curate("run", recipe, "--out", "run").error
     assert curate("run", recipe, "--out", "run", "--force").code == 0

@@ -10,8 +10,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "curate"
 PURE = ("cluster", "dedup", "score", "select", "weight", "report", "identity", "schema", "errors")
-EDGES = ("storage", "sources", "sinks", "embed", "train", "runs", "engines")
-OUTER = ("stages", "pipeline", "cli", "flows", "verify", "demo", "estimate", "__main__", "torch")
+EDGES = ("storage", "sources", "sinks", "embed", "train", "runs", "undo", "engines")
+OUTER = ("stages", "pipeline", "rescore", "cli", "flows", "verify", "demo", "estimate", "__main__", "torch")
 TOOLS = ("prefect", "typer", "click", "rich", "ray")
 READS_FILES = ("read_", "scan_", "write_", "sink_")
 HEAVY = ("torch", "open_clip", "faiss", "ray", "prefect", "polars", "pyarrow", "sklearn", "scipy", "plotly")

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 from calls import curate
 
+from curate import pipeline
 from curate.config import load_recipe, parse_recipe, read_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-COMMANDS = ["init", "run", "filter", "demo", "inspect", "verify"]
+COMMANDS = ["init", "run", "filter", "demo", "score", "select", "inspect", "verify"]
 
 
 def shown_calls():
@@ -60,3 +61,58 @@ def test_every_setting_shown_with_set_is_one():
 def test_recipes_that_ship_load():
     for path in sorted((ROOT / "data/recipes").glob("*.yaml")):
         assert load_recipe(path).select.keep
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory):
+    """A folder with a finished run at runs/first: own vectors, labels of which some are wrong, small heads."""
+    import numpy as np
+    from builders import planted, recipe_values, write_shards
+
+    folder = tmp_path_factory.mktemp("asked")
+    vectors = planted(300)
+    side = vectors.astype(np.float32) @ np.random.default_rng(1).standard_normal(vectors.shape[1]) > 0
+    wrong = np.arange(300) % 17 == 0
+    labels = ["right" if one else "left" for one in side ^ wrong]
+    glob = write_shards(folder / "in", vectors, extra={"label": labels, "really": side.tolist()})
+    score = ["clip_score", {"heads": {"kind": "linear", "seeds": 2, "epochs": 3}}]
+    values = recipe_values(glob, folder / "runs/first", score=score, select={"method": "random", "keep": 0.5})
+    values["source"]["label"] = "label"
+    pipeline.run(parse_recipe(values))
+    return folder, {f"s{i:06d}" for i in np.flatnonzero(wrong)}
+
+
+def python_blocks():
+    """Return the Python blocks of the section on scores, up to the one that trains."""
+    section = README[README.index("### Five questions") : README.index("### What can be computed")]
+    return re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+
+
+def test_the_five_questions_are_answered(asked, monkeypatch):
+    folder, wrong = asked
+    monkeypatch.chdir(folder)
+    first, *questions = python_blocks()
+    assert len(questions) == 5
+    assert all(len(question.splitlines()) <= 3 for question in questions)
+    known, answers = {}, []
+    exec(first, known)  # noqa: S102  (what the README shows)
+    for question in questions:
+        *before, last = question.splitlines()
+        exec("\n".join(before), known)  # noqa: S102  (what the README shows)
+        answers.append(eval(last, known))
+    doubtful, classes, same, cut, against = answers
+    assert len(set(doubtful["uid"]) & wrong) > len(wrong) / 2, "most doubtful labels are the wrong ones"
+    assert classes["label"].sort().to_list() == ["left", "right"]
+    assert classes["hardest"].list.len().to_list() == [3, 3]
+    assert same.width == 5
+    assert same["loss"].item() > 0.5
+    assert (cut["lost"] * cut["len"]).sum() == pytest.approx(30, abs=3)
+    assert against["rows"].to_list() == ["keep", "random_control"]
+    assert against.null_count().sum_horizontal().item() == 0
+
+
+def test_a_sampler_reads_the_run(asked, monkeypatch):
+    monkeypatch.chdir(asked[0])
+    known = {}
+    exec(re.search(r"```python\n(from curate\.torch .*?)```", README, re.DOTALL)[1], known)  # noqa: S102  (what the README shows)
+    assert len(list(known["batches"])) == 150

@@ -1,12 +1,13 @@
 """Commands that read a run: inspect, verify."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from curate.cli import app
-from curate.cli.show import emit, plain, print_table, write
+from curate.cli.show import emit, note, plain, print_table, write
 
 Folder = Annotated[Path, typer.Argument(metavar="RUN", help="The run folder.")]
 Json = Annotated[bool, typer.Option("--json", help="Print as JSON.")]
@@ -22,10 +23,13 @@ def inspect(
 ) -> None:
     """Show what a run decided: counts by reason, the largest concepts, quantiles of the scores."""
     from curate.runs import open_run
+    from curate.verify import changed_since, decided
 
     opened = open_run(run)
+    changed = changed_since(opened)
     facts: dict[str, Any] = {
-        "counts": opened.manifest()["counts"],
+        "counts": decided(opened),
+        "changed": changed,
         "concepts": opened.concepts()
         .sort("n_eligible", "concept", descending=[True, False])
         .head(concepts)
@@ -44,6 +48,16 @@ def inspect(
         if facts[name]:
             write("\n")
             print_table(list(facts[name][0]), [list(row.values()) for row in facts[name]])
+    _note_changed(run, changed)
+
+
+def _note_changed(run: Path, changed: Sequence[str]) -> None:
+    """Say that the shards are not those of the decisions, where it is so."""
+    if changed:
+        note(
+            f"warning: {', '.join(changed)} changed after the shards and the report were written; "
+            f"to write them anew: curate run {run}/recipe.yaml"
+        )
 
 
 def quantiles(scores: "Any") -> list[dict[str, Any]]:  # noqa: ANN401  (a Polars frame, imported late)
@@ -78,3 +92,4 @@ def verify(
     else:
         where = plain(str(run))
         write(f"{where}: {checked['files']:,} files and {checked['rows']:,} rows are as recorded\n")
+        _note_changed(run, checked["changed"])

@@ -1,35 +1,22 @@
 """Commands that make a run: init, run, filter, demo."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from curate.cli import app
-from curate.cli.show import bytes_text, duration_text, emit, logged, note, print_table, progress
+from curate.cli import flags as flag
+from curate.cli.flags import Option
+from curate.cli.show import bytes_text, duration_text, emit, logged, note, print_counts, print_table, progress
 from curate.config import load_recipe, override, parse_recipe
 from curate.errors import UnusableLimitError, UsageError
 from curate.settings import Recipe
 
-Text = str | None
-Option = typer.Option
-
-Set = Annotated[
-    list[str] | None,
-    Option("--set", metavar="NAME=VALUE", help="Override a setting: select.keep=0.2; repeatable."),
-]
-Out = Annotated[Text, Option("--out", help="The run folder.")]
-Limit = Annotated[int | None, Option("--limit", min=1, help="Read only the first rows of each source.")]
 DryRun = Annotated[bool, Option("--dry-run", help="Say what there is to do and what it takes; do nothing.")]
-Json = Annotated[bool, Option("--json", help="Print the result as JSON.")]
-Quiet = Annotated[bool, Option("--quiet", "-q", help="No summary lines and no progress.")]
 Force = Annotated[bool, Option("--force", help="Replace a run made from another source or model.")]
 Refit = Annotated[bool, Option("--refit", help="Fit the concepts anew.")]
-AtMost = Annotated[bool, Option("--at-most", help="Keep what there is where that is less than asked for.")]
-Workers = Annotated[
-    int | None, Option("--workers", min=1, help="Worker processes; by default as many as fit.")
-]
 Until = Annotated[
     str, Option(help="Last stage: read, embed, cluster, score, filter, dedup, select, write or report.")
 ]
@@ -59,17 +46,17 @@ def init(
 @app.command()
 def run(
     recipe: Annotated[Path, typer.Argument(help="The recipe (YAML).")],
-    out: Out = None,
-    set_: Set = None,
+    out: flag.Out = None,
+    set_: flag.Set = None,
     until: Until = "report",
-    limit: Limit = None,
-    at_most: AtMost = False,
-    workers: Workers = None,
+    limit: flag.Limit = None,
+    at_most: flag.AtMost = False,
+    workers: flag.Workers = None,
     dry_run: DryRun = False,
     force: Force = False,
     refit: Refit = False,
-    json_: Json = False,
-    quiet: Quiet = False,
+    json_: flag.Json = False,
+    quiet: flag.Quiet = False,
 ) -> None:
     """Run a recipe; finished stages are not repeated."""
     settings = _settings(out, limit, at_most, workers)
@@ -79,49 +66,69 @@ def run(
 
 @app.command("filter")
 def filter_(
-    source: Annotated[str, typer.Argument(help="Path, glob, {00..09} range or URL of the samples.")],
+    source: Annotated[
+        list[str], typer.Argument(help="Paths, globs, {00..09} ranges or URLs of the samples.")
+    ],
     out: Annotated[str, Option("--out", help="The run folder; the shards are in its 6_filtered.")],
-    keep: Annotated[Text, Option("--keep", help="Share to keep: 0.3 or 30%.")] = None,
-    count: Annotated[int | None, Option("--count", help="Number of samples to keep.")] = None,
-    method: Annotated[str, Option("--method", help="density, random or prototypes.")] = "density",
-    model: Annotated[Text, Option("--model", help="open_clip model, or tiny.")] = None,
-    pretrained: Annotated[Text, Option("--pretrained", help="open_clip tag, or checkpoint file.")] = None,
-    vectors: Annotated[
-        Text, Option("--vectors", help="Vectors you have: a column, or files such as 'x/*.npy'.")
+    keep: flag.Keep = None,
+    count: flag.Count = None,
+    method: flag.Method = None,
+    by: flag.By = None,
+    score: Annotated[
+        list[str] | None,
+        Option("--score", metavar="FAMILY", help="Add scores: heads, or '{heads: {seeds: 3}}'; repeatable."),
     ] = None,
-    where: Annotated[
-        list[str] | None, Option("--where", help="Condition, such as 'clip_score >= 0.2'; repeatable.")
+    weight: flag.WeightBy = None,
+    model: Annotated[flag.Text, Option("--model", help="open_clip model, or tiny.")] = None,
+    pretrained: Annotated[
+        flag.Text, Option("--pretrained", help="open_clip tag, or checkpoint file.")
+    ] = None,
+    vectors: Annotated[
+        flag.Text, Option("--vectors", help="Vectors you have: a column, or files such as 'x/*.npy'.")
+    ] = None,
+    where: flag.Where = None,
+    pin: Annotated[
+        list[str] | None, Option("--pin", metavar="FILE", help="Uids to keep in any case; repeatable.")
+    ] = None,
+    exclude: Annotated[
+        list[str] | None, Option("--exclude", metavar="FILE", help="Uids to drop in any case; repeatable.")
+    ] = None,
+    against: Annotated[
+        list[str] | None,
+        Option("--against", metavar="PATH", help="Drop what is near an evaluation set; repeatable."),
     ] = None,
     epsilon: Annotated[
-        Text, Option("--epsilon", help="Near-duplicates: similarity above 1 - epsilon; or drop=0.2.")
+        flag.Text, Option("--epsilon", help="Near-duplicates: similarity above 1 - epsilon; or drop=0.2.")
     ] = None,
-    set_: Set = None,
-    limit: Limit = None,
-    at_most: AtMost = False,
-    workers: Workers = None,
+    set_: flag.Set = None,
+    limit: flag.Limit = None,
+    at_most: flag.AtMost = False,
+    workers: flag.Workers = None,
     dry_run: DryRun = False,
     force: Force = False,
     refit: Refit = False,
-    json_: Json = False,
-    quiet: Quiet = False,
+    json_: flag.Json = False,
+    quiet: flag.Quiet = False,
 ) -> None:
     """Filter a dataset in one line, without a recipe."""
-    given: dict[str, Any] = {"select.keep": keep, "select.count": count, "dedup.epsilon": _epsilon(epsilon)}
-    given |= {"embed.model": model, "embed.pretrained": pretrained}
+    given: dict[str, Any] = {"select.keep": keep, "select.count": count, "select.method": method}
+    given |= {"select.by": by, "dedup.epsilon": _epsilon(epsilon), "dedup.against": against}
+    given |= {"embed.model": model, "embed.pretrained": pretrained, "pin": pin, "exclude": exclude}
+    given |= {"score": _scores(score or []), **flag.weighting(weight)}
     if vectors is not None:
         given["embed.files" if vectors.endswith(".npy") or "/" in vectors else "embed.column"] = vectors
-    values = override({"source": source, "select": {"method": method}, "filter": list(where or [])})
-    settings = {name: value for name, value in given.items() if value is not None}
-    values = override(override(values, (), settings), set_ or [], _settings(out, limit, at_most, workers))
-    loaded = parse_recipe(values)
+    path = source[0] if len(source) == 1 else source
+    values = {"source": {"path": path}, "select": {}, "filter": flag.conditions(where or [])}
+    values = override(values, (), flag.given(given))
+    loaded = parse_recipe(override(values, set_ or [], _settings(out, limit, at_most, workers)))
     _execute(loaded, dry_run=dry_run, force=force, refit=refit, json_=json_, quiet=quiet)
 
 
 @app.command()
 def demo(
     out: Annotated[str, Option("--out", help="The run folder.")] = "runs/demo",
-    json_: Json = False,
-    quiet: Quiet = False,
+    json_: flag.Json = False,
+    quiet: flag.Quiet = False,
 ) -> None:
     """Run the main job on the sample that ships with curate."""
     from curate.demo import recipe_path, sample_path
@@ -133,7 +140,13 @@ def demo(
 def _settings(out: str | None, limit: int | None, at_most: bool, workers: int | None) -> dict[str, object]:
     """Return the settings that flags stand for."""
     given = {"run": out, "source.limit": limit, "select.at_most": at_most or None, "workers": workers}
-    return {name: value for name, value in given.items() if value is not None}
+    return flag.given(given)
+
+
+def _scores(texts: Sequence[str]) -> list[object] | None:
+    """Return the families that --score adds to what is computed anyway, or None."""
+    added = flag.families(texts)
+    return ["clip_score", *(one for one in added if one != "clip_score")] if added else None
 
 
 def _epsilon(text: str | None) -> object:
@@ -189,11 +202,7 @@ def _show_result(recipe: Recipe, manifest: Mapping[str, Any], json_: bool, quiet
     if json_:
         emit(manifest)
         return
-    groups = [("rows in", counts["rows"]), ("kept", counts["kept"])]
-    for group in ("dropped", "unusable"):
-        groups += [(f"{group}: {reason}", count) for reason, count in counts[group].items()]
-    lines = [[name, count, count / counts["rows"] if counts["rows"] else None] for name, count in groups]
-    print_table(["", "rows", "share"], lines)
+    print_counts(counts)
     if not quiet:
         note(f"shards: {recipe.run}/6_filtered")
         note(f"open: {recipe.run}/7_report/report.html")

@@ -4,9 +4,9 @@ import json
 import logging
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from curate.stages.base import Progress
@@ -19,6 +19,7 @@ __all__ = [
     "logged",
     "note",
     "plain",
+    "print_counts",
     "print_table",
     "progress",
     "write",
@@ -130,6 +131,17 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None
             for text, width, right in zip(line, widths, numeric, strict=True)
         ]
         write("  ".join(padded).rstrip() + "\n")
+
+
+def print_counts(counts: Mapping[str, Any], more: Mapping[str, float | None] | None = None) -> None:
+    """Print rows in, kept, dropped and unusable by reason, with their shares; then what `more` has."""
+    groups = [("rows in", counts["rows"]), ("kept", counts["kept"])]
+    groups += [("of these pinned", counts["pinned"])] if counts.get("pinned") else []
+    for group in ("dropped", "unusable"):
+        groups += [(f"{group}: {reason}", count) for reason, count in counts[group].items()]
+    groups += [(name, round(value)) for name, value in (more or {}).items() if value is not None]
+    lines = [[name, count, count / counts["rows"] if counts["rows"] else None] for name, count in groups]
+    print_table(["", "rows", "share"], lines)
 
 
 def _cell(value: object) -> str:
