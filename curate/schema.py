@@ -34,6 +34,11 @@ OUTCOMES = {
     "no_caption": "there is neither an image nor a caption to embed",
     "bad_vector": "the given vector is null, zero, not finite, or of the wrong length",
     "refused_path": "the image path leads outside the source folder",
+    "bad_row": "the row itself cannot be read",
+    "duplicate_key": "an earlier sample of the shard has this key",
+    "split_sample": "the members of this sample are not next to each other",
+    "truncated": "the file ends within this sample",
+    "failed_download": "the downloader says that it could not get the image",
 }
 
 #: Scratch of the read stage: what a row says of itself before anything is decoded.

@@ -226,6 +226,7 @@ def test_flow_gives_what_a_plain_run_gives(flows, shards, plain, tmp_path):
     assert counts == {
         "rows": 600,
         "kept": 180,
+        "pinned": 0,
         "dropped": {"exact_duplicate": 5, "near_duplicate": 5, "over_budget": 409},
         "unusable": {"bad_vector": 1},
     }

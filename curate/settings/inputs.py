@@ -23,6 +23,7 @@ class Source(Settings):
 
     path: str | tuple[str, ...]
     name: str = "source"
+    format: Literal["auto", "parquet"] = "auto"
     image: Column = "auto"
     caption: Column = "auto"
     label: Column = "auto"

@@ -19,8 +19,8 @@ import pyarrow.types as pt
 
 from curate.errors import RunError, SourceError, UsageError
 from curate.sources.arrow_types import is_binary, is_list, is_string, plain_schema
-from curate.sources.base import Reader, Shard
-from curate.sources.paths import check_unchanged
+from curate.sources.base import RowReader, Shard
+from curate.sources.formats import check_unchanged
 from curate.storage import atomic
 
 __all__ = [
@@ -93,7 +93,7 @@ class WriteTask:
     folder: Path
     pieces: tuple[Piece, ...]
     serialized_schema: bytes
-    reader: Reader
+    reader: RowReader
     batch_bytes: int = BATCH_BYTES
 
     @property
@@ -142,7 +142,7 @@ def plan(kept: Iterable[KeptRows], max_shard_size: int, *, empty: bool = False) 
 def tasks(
     files: Iterable[OutputFile],
     load: Callable[[str], KeptRows],
-    reader: Reader,
+    reader: RowReader,
     folder: Path,
     schema: pa.Schema,
     *,

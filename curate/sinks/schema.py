@@ -10,9 +10,9 @@ import pyarrow.types as pt
 
 from curate.errors import SourceError, UsageError
 from curate.sources.arrow_types import is_binary, is_string, plain_type
-from curate.sources.base import Reader, Shard
+from curate.sources.base import RowReader, Shard
 from curate.sources.columns import declared_features
-from curate.sources.paths import check_unchanged
+from curate.sources.formats import check_unchanged
 
 __all__ = ["output_schema"]
 
@@ -30,7 +30,7 @@ _HF_DTYPES = {
 }
 
 
-def output_schema(reader: Reader, shards: Iterable[Shard], extra: pa.Schema = NO_EXTRA) -> pa.Schema:
+def output_schema(reader: RowReader, shards: Iterable[Shard], extra: pa.Schema = NO_EXTRA) -> pa.Schema:
     """Return the one schema of all output files: the columns of the first shard, in its order.
 
     Columns that only later shards have follow (null where a shard lacks them), then `extra`. Types

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-__all__ = ["Columns", "Reader", "Rows", "Shard"]
+__all__ = ["Columns", "Reader", "RowReader", "Rows", "Shard"]
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,8 @@ class Shard:
     """One input file.
 
     name : path below the source's root, unique in a run; the order of names is the order of shards.
-    url : where to open it. version : size and time (or ETag), the fast sign of a change.
+    url : where to open it. version : size and time (or ETag), the fast sign of a change. format : the name
+    of its format (`formats.FORMATS`).
     """
 
     name: str
@@ -47,6 +48,7 @@ class Shard:
     version: str
     source: str = "source"
     storage_options: Mapping[str, object] = field(default_factory=dict)
+    format: str = "parquet"
 
 
 @dataclass(frozen=True)
@@ -82,14 +84,24 @@ class Rows:
         return replace(self, **cut)
 
 
-class Reader(Protocol):
-    """How the rows of one shard are read."""
+class RowReader(Protocol):
+    """How whole rows of a shard are read: what writing them again needs."""
+
+    def schema(self, shard: Shard) -> pa.Schema:
+        """Return the Arrow schema of the shard as it stands, with its metadata."""
+
+    def read_rows(self, shard: Shard, rows: npt.NDArray[np.int64], *, batch_bytes: int) -> Iterator[pa.Table]:
+        """Yield the named rows (ascending positions) with all columns, types and bytes as they stand."""
+
+
+class Reader(RowReader, Protocol):
+    """How the samples of one shard are read."""
 
     def count(self, shard: Shard) -> int:
         """Return the number of rows; raises SourceError if the shard cannot be read."""
 
-    def schema(self, shard: Shard) -> pa.Schema:
-        """Return the Arrow schema of the shard as it stands, with its metadata."""
+    def vector_length(self, shard: Shard) -> int | None:
+        """Return the length of the first vector in the vector column; None if there is none."""
 
     def batches(
         self, shard: Shard, *, images: bool, batch_bytes: int, start: int = 0, stop: int | None = None
@@ -99,6 +111,3 @@ class Reader(Protocol):
         images : False where paths need not be followed (identity needs only what stands in the
         row); inline bytes are read either way.
         """
-
-    def read_rows(self, shard: Shard, rows: npt.NDArray[np.int64], *, batch_bytes: int) -> Iterator[pa.Table]:
-        """Yield the named rows (ascending positions) with all columns, types and bytes as they stand."""

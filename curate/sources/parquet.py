@@ -19,8 +19,9 @@ from curate.sources.arrow_types import has_view, is_list, plain_schema
 from curate.sources.base import Columns, Rows, Shard
 from curate.sources.columns import captions_of, check_columns, images_of, labels_of, uids_of, vectors_of
 from curate.sources.files import StorageOptions
+from curate.sources.formats import Format
 
-__all__ = ["ParquetReader", "find"]
+__all__ = ["FORMAT", "ParquetReader", "find"]
 
 EXTENSIONS = (".parquet", ".pq")
 
@@ -313,3 +314,6 @@ def _with_images(rows: Rows, first: int, results: Sequence[tuple[bytes | None, s
     images, outcomes, reasons = zip(*results, strict=True)
     part = rows.slice(first, first + len(results))
     return replace(part, image=images, outcome=outcomes, reason=reasons)
+
+
+FORMAT = Format("parquet", EXTENSIONS, find, lambda columns, allow_url: ParquetReader(columns, allow_url))

@@ -254,7 +254,8 @@ def class_quotas(
     sizes = np.zeros(len(classes) + 1, np.int64)
     for rows in ranked.blocks("pinned", "group"):
         sizes += np.bincount(rows["group"][~rows["pinned"]], minlength=len(sizes))
-    quota = quotas(sizes, n_keep, select.min_per_group, [*classes, "no label"])
+    floor = select.min_per_group if n_keep else 0  # none of nothing: that is no error
+    quota = quotas(sizes, n_keep, floor, [*classes, "no label"])
 
     def grouped() -> Iterator[GroupedPairs]:
         for rows in ranked.blocks("pinned", "group", "key", "tie"):
@@ -268,9 +269,10 @@ def class_quotas(
 def concept_quotas(free: Counts, n_keep: int, floor: int, *, relax: bool) -> Counts:
     """Return what each concept keeps, in proportion to its rows but for the floor.
 
-    relax : lower the floor where it is more than there is to keep; otherwise that is a BudgetError.
+    relax : lower the floor where it is more than there is to keep; otherwise that is a BudgetError (but
+    keeping nothing is not).
     """
-    if relax and int(np.minimum(free, floor).sum()) > n_keep:
+    if n_keep == 0 or (relax and int(np.minimum(free, floor).sum()) > n_keep):
         floor = n_keep // max(1, int((free > 0).sum()))
     return quotas(free, n_keep, floor, [f"concept {j}" for j in range(len(free))])
 

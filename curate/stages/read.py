@@ -14,10 +14,8 @@ import pyarrow as pa
 from curate import identity, schema, storage
 from curate.errors import RecipeError, RunError, SourceError, UsageError
 from curate.settings import Recipe, Source
-from curate.sources import paths
-from curate.sources.base import Columns, Rows, Shard
-from curate.sources.columns import guess_columns
-from curate.sources.parquet import ParquetReader, find
+from curate.sources import formats, paths
+from curate.sources.base import Columns, Reader, Rows, Shard
 from curate.stages.base import PART_ROWS, Context, Part, log, made
 
 __all__ = [
@@ -25,6 +23,7 @@ __all__ = [
     "BadShard",
     "check_sources",
     "find_parts",
+    "find_shards",
     "keys_path",
     "read_batches",
     "reader_of",
@@ -57,9 +56,9 @@ class ReadTask:
     batch_bytes: int
 
 
-def reader_of(source: Source, columns: Columns) -> ParquetReader:
-    """Return the reader for a source's format."""
-    return ParquetReader(columns, allow_url="url" in source.allow)
+def reader_of(source: Source, shard: Shard, columns: Columns) -> Reader:
+    """Return the reader of a shard's format."""
+    return formats.format_of(shard.format).reader(columns, "url" in source.allow)
 
 
 def find_parts(
@@ -78,12 +77,12 @@ def find_parts(
     first, dim = 0, None
     for source in recipe.source:
         left = source.limit
-        for shard in _shards(source, many=len(recipe.source) > 1):
+        for shard in find_shards(source, many=len(recipe.source) > 1):
             if left == 0:
                 break
             try:
                 columns = replace(_columns(source, recipe, shard), vector_dim=dim)
-                reader = reader_of(source, columns)
+                reader = reader_of(source, shard, columns)
                 count = reader.count(shard)
                 if dim is None and (dim := reader.vector_length(shard)) is not None:
                     columns = replace(columns, vector_dim=dim)
@@ -94,7 +93,7 @@ def find_parts(
             left = None if left is None else left - rows
             version, content = known.get(shard.url, ["", ""])
             if version != shard.version and hashed:
-                content = paths.fingerprint(shard)
+                content = formats.fingerprint(shard)
             prints[shard.url] = [shard.version, content]
             parts += _parts(shard, columns, rows, content, len(parts), first)
             first += count
@@ -108,21 +107,25 @@ def find_parts(
 def check_sources(recipe: Recipe) -> None:
     """Raise UsageError if the paths of a source match nothing."""
     for source in recipe.source:
-        _shards(source, many=False)
+        find_shards(source)
 
 
-def _shards(source: Source, *, many: bool) -> list[Shard]:
+def find_shards(source: Source, *, many: bool = False) -> list[Shard]:
     """Return the shards of one source; with several sources their names begin with the source's."""
     prefix = f"{source.name}/" if many else ""
-    return find(source.patterns, storage_options=source.storage_options, source=source.name, prefix=prefix)
+    options = source.storage_options
+    name = formats.detect(source.patterns, options) if source.format == "auto" else source.format
+    return formats.format_of(name).find(
+        source.patterns, storage_options=options, source=source.name, prefix=prefix
+    )
 
 
 def _columns(source: Source, recipe: Recipe, shard: Shard) -> Columns:
     """Return the columns of a shard: those named in the recipe, else those found by name and type."""
-    present = reader_of(source, Columns()).schema(shard)
+    present = reader_of(source, shard, Columns()).schema(shard)
     own = recipe.embed.own_vectors
     try:
-        columns = guess_columns(
+        columns = formats.format_of(shard.format).columns(
             present, image=source.image, caption=source.caption, label=source.label, uid=source.uid,
             vector=recipe.embed.column, ids_only=recipe.embed.files is not None,
         )  # fmt: skip
@@ -319,7 +322,7 @@ def read_batches(
     from curate.embed.vectors import open_npy_files
 
     files = None if npy is None else open_npy_files(npy_files(npy))
-    reader = reader_of(source, part.columns)
+    reader = reader_of(source, part.shard, part.columns)
     for rows in reader.batches(
         part.shard, images=images, batch_bytes=batch_bytes, start=part.start, stop=part.stop
     ):

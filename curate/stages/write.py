@@ -14,8 +14,8 @@ from curate.errors import RunError, UsageError
 from curate.settings import Recipe
 from curate.sinks import parquet as sink
 from curate.sinks.schema import output_schema
-from curate.sources.base import Columns, Shard
-from curate.sources.parquet import ParquetReader
+from curate.sources.base import Shard
+from curate.sources.formats import ShardReader
 from curate.stages.base import Context, Part, log
 from curate.stages.families import folders_for, score_columns
 
@@ -102,7 +102,7 @@ def _write(context: Context, folder: Path) -> dict[str, int]:
     kept = Kept(context, context.recipe.write.columns)
     rows = (kept.rows(shard, parts, extra=False) for shard, parts in kept.shards())
     files = sink.plan(rows, context.recipe.write.max_shard_size, empty=True)
-    reader = ParquetReader(Columns())
+    reader = ShardReader()
     schema = output_schema(reader, (shard for shard, _ in kept.shards()), kept.schema())
     batch = min(sink.BATCH_BYTES, context.task_memory // 4)
     tasks = sink.tasks(files, kept.by_name, reader, folder, schema, batch_bytes=batch)

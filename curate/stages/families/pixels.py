@@ -17,10 +17,9 @@ from curate.embed.decode import Decoded, Preprocess
 from curate.embed.parts import EmbeddingPart
 from curate.errors import SourceError, UsageError
 from curate.score.status import NO_LABEL, status_names
-from curate.settings import Pixels, Recipe
+from curate.settings import Pixels, Recipe, Source
 from curate.sources.base import Columns
-from curate.sources.columns import guess_columns
-from curate.sources.parquet import ParquetReader, find
+from curate.sources.formats import format_of
 from curate.stages import read
 from curate.stages.base import Context, Part, log
 from curate.stages.families.base import FamilyStage, Output, embedding_parts, require_memory
@@ -58,24 +57,25 @@ def _check(recipe: Recipe, settings: Pixels) -> None:
     if not recipe.embed.own_vectors:
         return
     for source in recipe.source:
-        if not _has_image(recipe, source.patterns, source.image, source.storage_options):
+        if not _has_image(recipe, source):
             raise UsageError(
                 "score: pixels needs images, and embed gives vectors of which no column of images is known "
                 f"({source.name}): name it with source.image, or take heads"
             )
 
 
-def _has_image(recipe: Recipe, patterns: list[str], image: str | None, options: dict[str, Any]) -> bool:
+def _has_image(recipe: Recipe, source: Source) -> bool:
     """Return whether the first shard of a source has a column of images; one that cannot be read is not judged."""
-    if image is None:
+    if source.image is None:
         return False
     try:
-        first = find(patterns, storage_options=options)[0]
-        present = ParquetReader(Columns()).schema(first)
+        first = read.find_shards(source)[0]
+        present = read.reader_of(source, first, Columns()).schema(first)
     except SourceError:
         return True
     vector, ids_only = recipe.embed.column, recipe.embed.files is not None
-    return guess_columns(present, image=image, vector=vector, ids_only=ids_only).image is not None
+    guess = format_of(first.format).columns
+    return guess(present, image=source.image, vector=vector, ids_only=ids_only).image is not None
 
 
 def _compute(context: Context, settings: Pixels, output: Output) -> dict[str, Any]:
