@@ -14,7 +14,7 @@ from curate.config import read_yaml
 from curate.engines.local import LocalEngine, cpu_count
 from curate.errors import UnusableLimitError, UsageError
 from curate.runs import FORMAT_VERSION, MARKER, RunFolder
-from curate.settings import FAMILIES, Recipe
+from curate.settings import FAMILIES, Embed, Recipe, Source
 from curate.stages import base, cluster, dedup, embed, filter, read, report, score, select, write
 from curate.stages import families as score_families
 from curate.stages.base import PROCESS_BASE, Context, Progress
@@ -156,11 +156,30 @@ def _check_same(run: RunFolder, recipe: Recipe, *, force: bool) -> None:
 
 
 def _at(recipe: Mapping[str, Any], part: str) -> dict[str, Any]:
-    """Return the settings of a part of a recipe; those of several sources by their place."""
+    """Return the settings of a part of a recipe; those of several sources by their place.
+
+    A setting that is not there has its default: a run made before there was such a setting is no other run.
+    """
     value = recipe.get(part) or {}
+    model: type[Source | Embed] = Source if part == "source" else Embed
+    fields = model.model_fields.items()
+    unset = {
+        name: field.get_default(call_default_factory=True)
+        for name, field in fields
+        if not field.is_required()
+    }
     if isinstance(value, list) and len(value) > 1:
-        return {f"{place}.{key}": item for place, one in enumerate(value) for key, item in one.items()}
-    return dict(value[0] if isinstance(value, list) else value)
+        return {
+            f"{place}.{key}": item
+            for place, one in enumerate(value)
+            for key, item in ({**_plain(unset), **one}).items()
+        }
+    return {**_plain(unset), **(value[0] if isinstance(value, list) else value)}
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return defaults as YAML has them: tuples as lists."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
 def run_stage(context: Context, stage: str) -> tuple[Context, bool]:

@@ -280,3 +280,16 @@ def test_workers_of_a_killed_run_end_and_the_next_run_completes(undisturbed, tmp
     pipeline.run(parse_recipe(values | {"run": str(tmp_path / "run")}))
     assert changed(expected, tables(tmp_path / "run")) == []
     assert leftovers(tmp_path / "run") == []
+
+
+def test_a_run_made_before_a_setting_was_there_goes_on(tmp_path):
+    """A source or embed setting that a later version brings has its default in the recipes of earlier runs."""
+    glob = write_shards(tmp_path / "in", planted(60))
+    recipe = parse_recipe(recipe_values(glob, tmp_path / "run"))
+    pipeline.run(recipe)
+    written = tmp_path / "run" / "recipe.yaml"
+    lines = written.read_text().splitlines()
+    older = [line for line in lines if not line.strip().startswith(("format:", "max_pixels:"))]
+    assert len(older) == len(lines) - 3  # source, embed, and the format of what is written
+    written.write_text("\n".join(older))
+    assert pipeline.run(recipe).worked == ()

@@ -40,9 +40,12 @@ QUANTILES = ("min", "p05", "p25", "median", "p75", "p95", "max")
 REASONS = {
     "unusable": "could not be read",
     "exact_duplicate": "a copy of a row that came before it",
+    "excluded": "on a list of samples to leave out",
+    "leak": "too near a sample of this evaluation set",
     "filter": "did not pass this filter",
     "no_score": "has no score to decide by",
     "near_duplicate": "too similar to a row of its concept",
+    "cutoff": "among the noisiest by this score, left out before selecting",
     "over_budget": "usable, but outside what was asked for",
     "kept": "written to the output",
 }
