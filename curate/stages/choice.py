@@ -22,8 +22,9 @@ from curate.select.stratified import find_strata, strata_budgets
 from curate.settings import BY_SCORE, Select
 from curate.stages.base import Context, log
 from curate.stages.cluster import load_centroids
+from curate.stages.diverse import diversified
 from curate.stages.order import Order
-from curate.stages.ranks import Ranked, diversified
+from curate.stages.ranks import Ranked
 from curate.stages.rules import Budgets, Choice, Counts, Groups, Layers, Rule, Stretch, noisiest_rows
 from curate.weight.inclusion import group_inclusion
 

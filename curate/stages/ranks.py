@@ -15,20 +15,21 @@ import polars as pl
 import pyarrow as pa
 
 from curate import storage
-from curate.cluster.vectors import load_unit
 from curate.embed.parts import EmbeddingPart
-from curate.errors import BudgetError, RunError
 from curate.identity import hash_uids
 from curate.runs import RunFolder
-from curate.select.diversity import select_diverse
 from curate.select.ranking import rank_within
 from curate.stages import shuffle
 from curate.stages.base import Context, eligible, made
 from curate.stages.order import Order, with_order
 
-__all__ = ["Ranked", "candidates", "diversified", "rank_rows"]
+__all__ = ["ROW_BYTES", "VECTOR_BYTES", "RankTask", "Ranked", "candidates", "rank_rows", "scatter_back"]
 
 ROW_BYTES = 280
+
+#: Per dimension, where vectors are compared: those of the bucket, and two copies of a concept's in float32; the
+#: stored ones in half precision.
+VECTOR_BYTES = 14
 
 ROWS = pa.schema(
     [
@@ -100,20 +101,6 @@ class RankTask:
     stamp: str
 
 
-@dataclass(frozen=True)
-class DiverseTask:
-    """One ranked bucket whose concepts are put into an order that keeps rows far from each other."""
-
-    ranked: Path
-    rows: RankTask
-    embeddings: tuple[Path, ...]
-    on: str
-    start: str
-    budget: npt.NDArray[np.int64]
-    out: Path
-    stamp: str
-
-
 def candidates(
     run: RunFolder, part: str, folders: tuple[str, ...]
 ) -> tuple[pl.DataFrame, npt.NDArray[np.int32]]:
@@ -132,9 +119,9 @@ def rank_rows(context: Context, order: Order, stamp: str, scratch: Path) -> Rank
     """Rank the eligible rows of every concept."""
     run = context.run
     assigned = storage.read_table(run.concepts / "concepts.parquet", ["n_assigned"])["n_assigned"].to_numpy()
-    bucket = shuffle.plan_buckets(assigned, max(1, context.task_memory // 3 // _row_bytes(context, order)))
+    bucket = shuffle.plan_buckets(assigned, _bucket_rows(context, order, int(assigned.sum())))
     n_buckets = int(bucket.max(initial=0)) + 1
-    # What is scratch depends on the buckets, and they on `memory`, which may differ when a run goes on.
+    # What is scratch depends on the buckets, and they on `memory` and workers, which may differ when a run goes on.
     stamp = storage.fingerprint(stamp, bucket.tolist())
     spread = tuple(scratch / f"rows-{part.name}.arrow" for part in context.parts)
     tasks = [
@@ -164,12 +151,14 @@ def _ranked(task: RankTask) -> bool:
     return made(task.out, task.stamp) and made(task.stats, task.stamp)
 
 
-def _row_bytes(context: Context, order: Order) -> int:
-    """Return what a row of a bucket takes in memory; diversity holds its vector too."""
+def _bucket_rows(context: Context, order: Order, total: int) -> int:
+    """Return how many rows a bucket may have: what fits, and for long work some buckets for every worker."""
+    room = context.task_memory // 3
     if not order.diverse or not context.parts:
-        return ROW_BYTES
+        return max(1, room // ROW_BYTES)
     first = context.run.part(context.run.embeddings, context.parts[0].name)
-    return ROW_BYTES + 14 * EmbeddingPart(first).dim
+    fits = room // (ROW_BYTES + VECTOR_BYTES * EmbeddingPart(first).dim)
+    return max(1, min(fits, total // (4 * context.engine.workers)))
 
 
 def _kind(extras: tuple[str, ...]) -> pa.Schema:
@@ -205,12 +194,13 @@ def _rank_bucket(task: RankTask) -> None:
     stats = stats.with_columns(pl.col("n_eligible", "n_pinned").cast(pl.Int64))
     table = stats.select("concept", "n_eligible", "n_pinned", "d_intra", "smallest_uid").to_arrow()
     storage.write_parquet(task.stats, table, table.schema, task.stamp)
-    _scatter_back(rows, rank, task.n_parts, task.out, task.stamp)
+    scatter_back(rows, rank, task.n_parts, task.out, task.stamp)
 
 
-def _scatter_back(
+def scatter_back(
     rows: pl.DataFrame, rank: npt.NDArray[np.int32], n_parts: int, out: Path, stamp: str
 ) -> None:
+    """Write the rows of a bucket with their ranks, (n,) from 1 in each concept: one record batch per part."""
     names = [name for name in rows.columns if name not in INSIDE]
     back = rows.select(names).with_columns(pl.Series("rank", rank)).sort("part", "position")
     extras = tuple(name for name in EXTRAS if name in names)
@@ -218,88 +208,3 @@ def _scatter_back(
     kind = kind.append(pa.field("rank", pa.int32()))
     ranked = back.select(kind.names).to_arrow().cast(kind)
     shuffle.scatter(out, back["part"].to_numpy(), n_parts, ranked.take, kind, stamp)
-
-
-# --- an order by distance to what is kept ---------------------------------------------------------------
-
-
-def diversified(context: Context, ranked: Ranked, budget: npt.NDArray[np.int64], scratch: Path) -> Ranked:
-    """Return the rows ranked anew: in each concept first the pinned ones, then `budget` rows far apart.
-
-    budget : (k,) rows that each concept keeps besides the pinned ones.
-    """
-    select, run = context.recipe.select, context.run
-    stamp = storage.fingerprint(ranked.stamp, "diverse", budget.tolist())
-    embeddings = tuple(run.part(run.embeddings, part.name) for part in context.parts)
-    spread = tuple(scratch / f"rows-{part.name}.arrow" for part in context.parts)
-    tasks = []
-    for bucket, path in enumerate(ranked.files):
-        out = path.with_name(f"diverse-{path.name}")
-        rows = RankTask(bucket, spread, len(context.parts), out, out, stamp)
-        tasks.append(
-            DiverseTask(path, rows, embeddings, context.recipe.cluster.on, select.start, budget, out, stamp)
-        )
-    _require_room(context, ranked.concepts)
-    context.map("select", "buckets", _diverse_bucket, [task for task in tasks if not made(task.out, stamp)])
-    return Ranked(tuple(task.out for task in tasks), ranked.concepts, stamp)
-
-
-def _require_room(context: Context, concepts: pl.DataFrame) -> None:
-    """Raise RunError where one concept does not fit: its rows are compared with each other in memory."""
-    largest = concepts["n_eligible"].max()
-    if not largest:
-        return
-    first = context.run.part(context.run.embeddings, context.parts[0].name)
-    fits = context.task_memory // (14 * EmbeddingPart(first).dim + ROW_BYTES)
-    if isinstance(largest, int) and largest > fits:
-        raise RunError(
-            f"select.method diversity compares the rows of a concept in memory; the largest has {largest:,} rows "
-            f"and {fits:,} fit: raise cluster.concepts or memory, or use fewer workers"
-        )
-
-
-def _diverse_bucket(task: DiverseTask) -> None:
-    from threadpoolctl import threadpool_limits  # ten times faster than on several threads
-
-    rows = pl.DataFrame(shuffle.gather(task.rows.files, task.rows.bucket))
-    before = rank_within(
-        rows["concept"].to_numpy(), rows["key"].to_numpy(), rows["tie"].to_numpy(), rows["uid"].to_numpy()
-    )
-    rank = np.zeros(len(rows), np.int32)
-    place = rows.with_row_index("at").group_by("concept", maintain_order=True).agg("at")
-    with threadpool_limits(1):
-        for concept, at in place.iter_rows():
-            here = np.array(at, np.int64)
-            rank[here] = _diverse_ranks(rows[here], before[here], int(task.budget[concept]), task)
-    _scatter_back(rows, rank, task.rows.n_parts, task.out, task.stamp)
-
-
-def _diverse_ranks(
-    rows: pl.DataFrame, before: npt.NDArray[np.int32], budget: int, task: DiverseTask
-) -> npt.NDArray[np.int32]:
-    """Return ranks of one concept: pinned rows, then those taken in their order, then the others as before."""
-    pinned = rows["pinned"].to_numpy()
-    free = np.flatnonzero(~pinned)
-    taken = np.zeros(len(rows), np.int64)
-    if budget:
-        vectors = _vectors(rows[free], task)
-        tie, uid = rows["tie"].to_numpy()[free], rows["uid"].to_numpy()[free]
-        taken[free] = select_diverse(
-            vectors, tie, uid, budget, "medoid" if task.start == "medoid" else "isolated"
-        )
-        if int((taken > 0).sum()) != budget:
-            raise BudgetError(f"select: {int((taken > 0).sum()):,} rows taken of a concept's {budget:,}")
-    group = np.where(pinned, 0, np.where(taken > 0, 1, 2))
-    ranks = np.empty(len(rows), np.int32)
-    ranks[np.lexsort((before, taken, group))] = np.arange(1, len(rows) + 1)
-    return ranks
-
-
-def _vectors(rows: pl.DataFrame, task: DiverseTask) -> npt.NDArray[np.float32]:
-    part, position = rows["part"].to_numpy(), rows["position"].to_numpy().astype(np.int64)
-    first = EmbeddingPart(task.embeddings[0])
-    result = np.empty((len(rows), first.dim), np.float32)
-    for index in np.unique(part).tolist():
-        here = np.flatnonzero(part == index)
-        result[here] = load_unit(EmbeddingPart(task.embeddings[index]).take(task.on, position[here]))
-    return result

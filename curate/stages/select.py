@@ -4,7 +4,6 @@ Rows are ranked per bucket of concepts (`ranks`), a rule is found over all of th
 of a row then follows from its own numbers (`rules`). Weights come last (`weigh`).
 """
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,10 +18,10 @@ from curate.runs import RunFolder
 from curate.select.counts import n_keep
 from curate.select.score import Cuts
 from curate.settings import Recipe, Select
-from curate.stages import choice, ranks, stand_ins, weigh
+from curate.stages import choice, ranks, stand_ins, unscored, weigh
 from curate.stages.base import Context, eligible, log, made
-from curate.stages.families import folders_for, require_score, score_columns
-from curate.stages.order import Order, order_of
+from curate.stages.families import folders_for, require_score
+from curate.stages.order import order_of
 from curate.stages.ranks import Ranked
 from curate.stages.rules import Choice
 
@@ -56,16 +55,6 @@ class Funnel:
 
 
 @dataclass(frozen=True)
-class NullTask:
-    """One part whose rows without a score are counted. needed : the columns, and where each says why."""
-
-    run: RunFolder
-    part: str
-    folders: tuple[str, ...]
-    needed: Mapping[str, str]
-
-
-@dataclass(frozen=True)
 class DecideTask:
     """One part to decide."""
 
@@ -95,7 +84,7 @@ def run(context: Context) -> bool:
     ranked = ranks.rank_rows(context, order, stamp, scratch)
     funnel = _funnel(context, int(ranked.concepts["n_eligible"].sum()))
     wanted = _wanted(recipe.select, funnel, int(ranked.concepts["n_pinned"].sum()))
-    nulls = _null_statuses(context, order, ranked)
+    nulls = unscored.statuses(context, order, ranked)
     chosen = choice.choose(context, ranked, order, wanted, scratch)
     wanted, weights = chosen.kept, None
     tables = _decide_all(context, chosen, funnel, stamp, scratch)
@@ -161,41 +150,6 @@ def _classes(context: Context) -> tuple[str, ...]:
     if not found and any(part.rows for part in context.parts):
         raise CurateError("select.per label needs labels, and no sample has one; set source.label")
     return tuple(sorted(found))
-
-
-def _null_statuses(context: Context, order: Order, ranked: Ranked) -> dict[str, int]:
-    """Return how many rows lack the score they are to be selected by, per status of that score.
-
-    Raises CurateError where on_null says that this is an error.
-    """
-    if order.by is None or not any(
-        len(rows["tie"]) for rows in choice.free_rows(ranked, "tie", scored=False)
-    ):
-        return {}
-    known = score_columns(context.recipe)
-    needed = {name: known[name].status for name in (order.by[0], *(order.cutoff or ())[:1])}
-    tasks = [NullTask(context.run, part.name, order.folders, needed) for part in context.parts]
-    total: Counter[str] = Counter()
-    for found in context.map("select", "parts", _nulls_of_part, tasks):
-        total.update(found)
-    counts = dict(sorted(total.items()))
-    if context.recipe.select.on_null == "error":
-        listed = ", ".join(f"{name}: {count:,}" for name, count in counts.items())
-        raise CurateError(
-            f"select: {total.total():,} rows have no {' or '.join(needed)} ({listed}), and select.on_null is error"
-        )
-    return counts
-
-
-def _nulls_of_part(task: NullTask) -> dict[str, int]:
-    frame = ranks.candidates(task.run, task.part, task.folders)[0].filter(~pl.col("pinned"))
-    counts: Counter[str] = Counter()
-    for column, status in task.needed.items():
-        lacks = frame.filter(pl.col(column).is_null())
-        names = lacks[status] if status else pl.repeat("null", len(lacks), eager=True)
-        counts.update(dict(names.value_counts().iter_rows()))
-        frame = frame.filter(pl.col(column).is_not_null())
-    return dict(counts)
 
 
 def _decide_all(

@@ -24,8 +24,8 @@ from curate.weight.loss import loss_weights
 
 __all__ = ["Weights", "run"]
 
-#: What a kept row takes here: concept, distance or score, probability, weight, and a copy of some.
-ROW_BYTES = 64
+#: What a kept row takes here: 24 for what is read, up to 90 while its weight is found (measured).
+ROW_BYTES = 120
 
 Floats = npt.NDArray[np.float64]
 
