@@ -85,9 +85,11 @@ def load_recipe(
 _INSTEAD_OF = {
     "select.keep": ("count",),
     "select.count": ("keep",),
-    "embed.model": ("pretrained", "column", "files"),
+    "cluster.concepts": ("given",),
+    "cluster.given": ("concepts",),
+    "embed.model": ("pretrained", "column", "text_column", "files"),
     "embed.column": ("model", "pretrained", "files"),
-    "embed.files": ("model", "pretrained", "column"),
+    "embed.files": ("model", "pretrained", "column", "text_column"),
 }
 
 

@@ -21,7 +21,7 @@ from curate.stages.base import PROCESS_BASE, Context, Progress
 from curate.stages.families import families_of
 from curate.undo import undone
 
-__all__ = ["STAGES", "Outcome", "check_request", "opened", "require_done", "run", "run_stage"]
+__all__ = ["STAGES", "Outcome", "check_request", "opened", "require_done", "run", "run_stage", "worker_count"]
 
 #: What each stage does; it returns whether anything was to do.
 STAGES: dict[str, Callable[[Context], bool]] = {
@@ -103,7 +103,7 @@ def opened(
             with storage.atomic(run.recipe) as partial:
                 partial.write_text(recipe.to_yaml(), encoding="utf-8")
         try:
-            with LocalEngine(_workers(recipe)) as engine:
+            with LocalEngine(worker_count(recipe)) as engine:
                 yield Context(recipe, run, engine, progress=progress, refit=refit)
         except BaseException:
             storage.clear_partials(run.path)  # of workers that were ended in the middle of a file
@@ -118,7 +118,7 @@ def check_request(recipe: Recipe) -> None:
     write.check_recipe(recipe)
 
 
-def _workers(recipe: Recipe) -> int:
+def worker_count(recipe: Recipe) -> int:
     """Return the number of worker processes: as asked, else as many as cores and memory allow."""
     if recipe.workers != "auto":
         return recipe.workers

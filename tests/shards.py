@@ -5,7 +5,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from curate.schema import OUTCOMES
-from curate.sinks.parquet import KeptRows, plan, tasks, write_file
+from curate.sinks.parquet import tasks, write_file
+from curate.sinks.plan import KeptRows, plan
 from curate.sinks.schema import NO_EXTRA, output_schema
 from curate.sources.base import Columns
 from curate.sources.parquet import ParquetReader, find

@@ -19,7 +19,7 @@ from curate import cli, demo, open_run
 from curate.cli.show import plain
 from curate.config import load_recipe
 
-COMMANDS = ["init", "run", "filter", "demo", "score", "select", "inspect", "verify"]
+COMMANDS = ["init", "run", "filter", "demo", "score", "select", "retry", "export", "inspect", "verify"]
 
 
 @pytest.fixture(scope="module")

@@ -100,6 +100,8 @@ def test_a_recipe_is_checked_without_data():
         UsageError, match=r"no column of numbers for 'score:caption'; there are .*distance, clip_score"
     ):
         check_recipe(parse_recipe(values | {"select": {"keep": 1, "prefer": "score:caption"}}))
+    with pytest.raises(UsageError, match="no column of numbers for 'score:row'"):
+        check_recipe(parse_recipe(values | {"select": {"keep": 1, "prefer": "score:row"}}))
 
 
 def test_needed_scores():

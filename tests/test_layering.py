@@ -11,7 +11,20 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "curate"
 PURE = ("cluster", "dedup", "score", "select", "weight", "report", "identity", "schema", "errors")
 EDGES = ("storage", "sources", "sinks", "embed", "train", "runs", "undo", "engines")
-OUTER = ("stages", "pipeline", "rescore", "cli", "flows", "verify", "demo", "estimate", "__main__", "torch")
+OUTER = (
+    "stages",
+    "pipeline",
+    "rescore",
+    "retry",
+    "export",
+    "cli",
+    "flows",
+    "verify",
+    "demo",
+    "estimate",
+    "__main__",
+    "torch",
+)
 TOOLS = ("prefect", "typer", "click", "rich", "ray")
 READS_FILES = ("read_", "scan_", "write_", "sink_")
 HEAVY = ("torch", "open_clip", "faiss", "ray", "prefect", "polars", "pyarrow", "sklearn", "scipy", "plotly")

@@ -15,7 +15,8 @@ from shards import READER, STRUCT, keep, make, write_all
 
 from curate.errors import RunError, SourceError, UsageError
 from curate.sinks import parquet as module
-from curate.sinks.parquet import KeptRows, OutputFile, Slice, plan, tasks, write_file
+from curate.sinks.parquet import tasks, write_file
+from curate.sinks.plan import KeptRows, OutputFile, Slice, plan
 from curate.sinks.schema import output_schema
 from curate.sources.base import Columns, Shard
 from curate.sources.parquet import ParquetReader, find

@@ -93,6 +93,9 @@ def filter_(
     exclude: Annotated[
         list[str] | None, Option("--exclude", metavar="FILE", help="Uids to drop in any case; repeatable.")
     ] = None,
+    only: Annotated[
+        list[str] | None, Option("--only", metavar="FILE", help="Uids to choose from; repeatable.")
+    ] = None,
     against: Annotated[
         list[str] | None,
         Option("--against", metavar="PATH", help="Drop what is near an evaluation set; repeatable."),
@@ -114,6 +117,7 @@ def filter_(
     given: dict[str, Any] = {"select.keep": keep, "select.count": count, "select.method": method}
     given |= {"select.by": by, "dedup.epsilon": _epsilon(epsilon), "dedup.against": against}
     given |= {"embed.model": model, "embed.pretrained": pretrained, "pin": pin, "exclude": exclude}
+    given |= {"only": only}
     given |= {"score": _scores(score or []), **flag.weighting(weight)}
     if vectors is not None:
         given["embed.files" if vectors.endswith(".npy") or "/" in vectors else "embed.column"] = vectors

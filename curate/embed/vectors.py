@@ -217,11 +217,12 @@ def _open(system: Any, path: str) -> _Part:  # noqa: ANN401 - fsspec has no type
             offset = file.tell()
     except FileNotFoundError as error:
         raise UsageError(f"embed.files: {path!r} does not exist") from error
-    except (ValueError, EOFError, OSError) as error:
-        raise EmbeddingError(f"{path}: not a .npy file: {error}") from error
+    except Exception as error:  # NumPy reads the header as Python, and raises what that raises
+        said = " ".join(str(error).split())[:200] or type(error).__name__
+        raise EmbeddingError(f"{path}: not a .npy file: {said}") from error
     if dtype not in _FLOATS.values() and dtype.newbyteorder("=") not in _FLOATS.values():
         raise EmbeddingError(f"{path}: must hold float16, float32 or float64, found {dtype} of shape {shape}")
-    if len(shape) != 2 or shape[1] == 0:
+    if len(shape) != 2 or shape[0] < 0 or shape[1] <= 0:
         raise EmbeddingError(f"{path}: must have the shape (rows, numbers), found {shape}")
     if fortran and min(shape) > 1:
         raise EmbeddingError(f"{path}: shape {shape} is stored column by column; save it in C order")

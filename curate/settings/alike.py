@@ -8,17 +8,27 @@ import pydantic
 from pydantic import BeforeValidator, Field, model_validator
 
 from curate.settings.inputs import Source
-from curate.settings.values import KeepShare, Preference, Settings, count_or_auto, listed
+from curate.settings.values import KeepShare, Paths, Preference, Settings, count_or_auto, listed
 
 __all__ = ["Against", "Cluster", "Dedup", "DropShare"]
 
 
 class Cluster(Settings):
-    """Concepts: spherical k-means; `auto` is sqrt(N), at most 100,000."""
+    """Concepts: spherical k-means; `auto` is sqrt(N), at most 100,000.
+
+    given : in its place, a clustering that is there: files of sorted clusters as SemDeDup writes them.
+    """
 
     concepts: Annotated[Literal["auto"] | int, BeforeValidator(count_or_auto)] = "auto"
     on: Literal["image", "text"] = "image"
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    given: Paths | None = None
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if self.given is not None and self.concepts != "auto":
+            raise ValueError("takes one of concepts and given: given clusters have their own number")
+        return self
 
 
 class DropShare(Settings):

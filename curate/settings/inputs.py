@@ -23,12 +23,15 @@ class Source(Settings):
 
     path: str | tuple[str, ...]
     name: str = "source"
-    format: Literal["auto", "parquet"] = "auto"
+    format: Literal[
+        "auto", "parquet", "jsonl", "csv", "folder", "img2dataset", "webdataset", "clip_retrieval", "datacomp"
+    ] = "auto"
     image: Column = "auto"
     caption: Column = "auto"
     label: Column = "auto"
     uid: Column = None
     allow: tuple[Literal["url"], ...] = ()
+    unfinished: Literal["refuse", "skip"] = "refuse"
     limit: Annotated[int, Field(ge=1)] | None = None
     storage_options: dict[str, Any] = Field(default_factory=dict, repr=False)
 
@@ -67,7 +70,11 @@ class Source(Settings):
 
 
 class Embed(Settings):
-    """How samples become vectors: by a CLIP model, or by vectors that are already there."""
+    """How samples become vectors: by a CLIP model, or by vectors that are already there.
+
+    column : of the source, with image vectors; the arrays of clip-retrieval (`img_emb`) and DataComp (`l14_img`)
+    are columns too. text_column : the vectors of captions beside them. files : `.npy`, a row per source row.
+    """
 
     model: str = "ViT-B-32"
     pretrained: str | None = None
@@ -76,6 +83,7 @@ class Embed(Settings):
     precision: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     max_pixels: Annotated[int, Field(ge=1)] = 100_000_000
     column: str | None = None
+    text_column: str | None = None
     files: str | tuple[str, ...] | None = None
 
     @model_validator(mode="before")
@@ -85,6 +93,8 @@ class Embed(Settings):
             ways = [key for key in ("model", "column", "files") if values.get(key) is not None]
             if len(ways) > 1:
                 raise ValueError(f"takes one of model, column and files, got {' and '.join(ways)}")
+            if values.get("text_column") is not None and ways != ["column"]:
+                raise ValueError("takes text_column, the vectors of captions, beside column only")
             if not ways or (ways == ["model"] and values["model"] == "ViT-B-32"):
                 return {"pretrained": "laion2b_s34b_b79k"} | dict(values)
         return values

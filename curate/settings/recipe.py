@@ -31,12 +31,26 @@ def _weight(value: object) -> object:
 
 
 class Write(Settings):
-    """The filtered shards: format, size, extra columns, and a second place to copy them to."""
+    """The filtered shards: format, size, extra columns, and a second place to copy them to.
 
-    format: Literal["parquet"] = "parquet"
+    weight_groups : with tars, the number of groups by weight (none: rows stay in their order). dropped : a
+    folder for the rows that are not kept, as Parquet with the reason.
+    """
+
+    format: Literal["parquet", "webdataset"] = "parquet"
     max_shard_size: Annotated[Bytes, Field(ge=1)] = 500_000_000
     path: Folder | None = None
     columns: Annotated[tuple[str, ...], BeforeValidator(listed)] = ()
+    weight_groups: Annotated[int, Field(ge=1, le=1000)] | None = None
+    dropped: Folder | None = None
+
+    @model_validator(mode="after")
+    def _places(self) -> Self:
+        if self.weight_groups is not None and self.format != "webdataset":
+            raise ValueError(f"takes weight_groups with format webdataset, got {self.format}")
+        if self.dropped is not None and self.dropped == self.path:
+            raise ValueError(f"needs path and dropped in folders of their own, got {self.path} for both")
+        return self
 
 
 class Limits(Settings):
@@ -57,6 +71,7 @@ class Recipe(Settings):
     filter: Annotated[tuple[str | ScoreFilter, ...], BeforeValidator(listed)] = ()
     pin: Annotated[tuple[str, ...], BeforeValidator(listed)] = ()
     exclude: Annotated[tuple[str, ...], BeforeValidator(listed)] = ()
+    only: Annotated[tuple[str, ...], BeforeValidator(listed)] = ()
     dedup: Dedup = Dedup()
     select: Select
     weight: Annotated[Weight | None, BeforeValidator(_weight)] = None

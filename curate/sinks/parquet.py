@@ -6,7 +6,7 @@ depend on its rows alone, not on batch sizes or workers.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,72 +17,18 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pyarrow.types as pt
 
-from curate.errors import RunError, SourceError, UsageError
+from curate.errors import RunError, SourceError
+from curate.sinks.plan import KeptRows, OutputFile, Piece, pieces
 from curate.sources.arrow_types import is_binary, is_list, is_string, plain_schema
 from curate.sources.base import RowReader, Shard
 from curate.sources.formats import check_unchanged
 from curate.storage import atomic
 
-__all__ = [
-    "KeptRows",
-    "OutputFile",
-    "Piece",
-    "Slice",
-    "WriteTask",
-    "plan",
-    "tasks",
-    "write_file",
-]
+__all__ = ["WriteTask", "tasks", "write_file"]
 
 ROW_GROUP_BYTES = 32 << 20
 ROW_GROUP_ROWS = 10_000
 BATCH_BYTES = 32 << 20
-
-
-@dataclass(frozen=True)
-class KeptRows:
-    """The rows of one source shard that are to be written.
-
-    rows : (n,) int64, ascending positions in the shard. sizes : (n,) int64, the stored bytes of each:
-    image bytes plus caption length, before compression. extra : n rows of columns to add, or None.
-    """
-
-    shard: Shard
-    rows: npt.NDArray[np.int64]
-    sizes: npt.NDArray[np.int64]
-    extra: pa.Table | None = None
-
-
-@dataclass(frozen=True)
-class Slice:
-    """The kept rows `start` to `stop` (places among the kept rows, not in the file) of one shard."""
-
-    shard: str
-    start: int
-    stop: int
-
-
-@dataclass(frozen=True)
-class OutputFile:
-    """One file to write and the kept rows that go into it, in order."""
-
-    name: str
-    split: str
-    slices: tuple[Slice, ...]
-
-    @property
-    def n_rows(self) -> int:
-        """The number of rows the file will hold."""
-        return sum(part.stop - part.start for part in self.slices)
-
-
-@dataclass(frozen=True)
-class Piece:
-    """Rows of one shard, with the values of the columns to add."""
-
-    shard: Shard
-    rows: npt.NDArray[np.int64]
-    extra: pa.Table | None = None
 
 
 @dataclass(frozen=True)
@@ -102,43 +48,6 @@ class WriteTask:
         return pa.ipc.read_schema(pa.py_buffer(self.serialized_schema))
 
 
-@dataclass
-class _OpenFile:
-    """A file that the plan is still filling."""
-
-    size: int = 0
-    slices: list[Slice] = field(default_factory=list)
-
-
-def plan(kept: Iterable[KeptRows], max_shard_size: int, *, empty: bool = False) -> list[OutputFile]:
-    """Return the files to write: rows keep the order of shards and rows, splits stay apart.
-
-    A file takes rows until the next would bring the sum of their sizes above `max_shard_size` (sizes
-    are uncompressed; files on disk are mostly smaller), and holds at least one row. Without kept rows
-    there is no file, or with `empty` one that holds the schema only.
-
-    >>> rows = np.arange(3)
-    >>> shard = Shard("train.parquet", "train.parquet", "train", 0, "")
-    >>> [file.name for file in plan([KeptRows(shard, rows, np.array([5, 5, 5]))], 10)]
-    ['train-00000-of-00002.parquet', 'train-00001-of-00002.parquet']
-    """
-    if max_shard_size < 1:
-        raise UsageError(f"write.max_shard_size must be at least 1 byte, got {max_shard_size}")
-    splits: dict[str, list[_OpenFile]] = {}
-    for item in kept:
-        if len(item.rows) != len(item.sizes):
-            raise ValueError(f"{item.shard.name}: {len(item.rows)} rows but {len(item.sizes)} sizes")
-        if len(item.rows):
-            _fill(splits.setdefault(item.shard.split, [_OpenFile()]), item, max_shard_size)
-    if not splits and empty:
-        splits["train"] = [_OpenFile()]
-    return [
-        OutputFile(f"{split}-{number:05d}-of-{len(files):05d}.parquet", split, tuple(file.slices))
-        for split, files in splits.items()
-        for number, file in enumerate(files)
-    ]
-
-
 def tasks(
     files: Iterable[OutputFile],
     load: Callable[[str], KeptRows],
@@ -149,20 +58,8 @@ def tasks(
     batch_bytes: int = BATCH_BYTES,
 ) -> Iterator[WriteTask]:
     """Yield one task per file; `load` gives the kept rows of a shard by name, one shard at a time."""
-    held: KeptRows | None = None
-    for file in files:
-        pieces = []
-        for part in file.slices:
-            if held is None or held.shard.name != part.shard:
-                held = load(part.shard)
-            place = slice(part.start, part.stop)
-            extra = (
-                None if held.extra is None else held.extra.take(pa.array(np.arange(part.start, part.stop)))
-            )
-            pieces.append(Piece(held.shard, held.rows[place].copy(), extra))
-        yield WriteTask(
-            file.name, folder, tuple(pieces), schema.serialize().to_pybytes(), reader, batch_bytes
-        )
+    for file, rows in pieces(files, load):
+        yield WriteTask(file.name, folder, rows, schema.serialize().to_pybytes(), reader, batch_bytes)
 
 
 def write_file(task: WriteTask) -> int:
@@ -190,23 +87,6 @@ def write_file(task: WriteTask) -> int:
         if written != n_rows:
             raise RunError(f"{task.name}: {n_rows:,} rows were planned, but {written:,} were read")
     return n_rows
-
-
-def _fill(files: list[_OpenFile], item: KeptRows, limit: int) -> None:
-    """Put the rows of one shard into the last of `files`, and into new ones as it gets full."""
-    ends = np.cumsum(np.maximum(item.sizes, 0), dtype=np.int64)
-    start, before = 0, 0
-    while start < len(ends):
-        file = files[-1]
-        stop = int(np.searchsorted(ends, before + limit - file.size, side="right"))
-        if not file.slices:
-            stop = max(stop, start + 1)
-        if stop <= start:
-            files.append(_OpenFile())
-            continue
-        file.slices.append(Slice(item.shard.name, start, stop))
-        file.size += int(ends[stop - 1]) - before
-        start, before = stop, int(ends[stop - 1])
 
 
 def _options(schema: pa.Schema) -> dict[str, Any]:

@@ -14,11 +14,12 @@ from curate.sources.base import RowReader, Shard
 from curate.sources.columns import declared_features
 from curate.sources.formats import check_unchanged
 
-__all__ = ["output_schema"]
+__all__ = ["HF_DTYPES", "output_schema"]
 
 NO_EXTRA = pa.schema([])
 
-_HF_DTYPES = {
+#: How Hugging Face calls plain types.
+HF_DTYPES = {
     pa.bool_(): "bool",
     pa.string(): "string",
     pa.large_string(): "large_string",
@@ -63,8 +64,8 @@ def output_schema(reader: RowReader, shards: Iterable[Shard], extra: pa.Schema =
             raise UsageError(
                 f"write.columns: the source already has a column {one.name!r}; rename or leave out one"
             )
-        if one.type in _HF_DTYPES:
-            features[one.name] = {"dtype": _HF_DTYPES[one.type], "_type": "Value"}
+        if one.type in HF_DTYPES:
+            features[one.name] = {"dtype": HF_DTYPES[one.type], "_type": "Value"}
     return pa.schema([*fields.values(), *extra], _with_features(metadata, features))
 
 

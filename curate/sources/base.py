@@ -21,7 +21,8 @@ class Columns:
     """Which column holds what; None where the source has no such column.
 
     vector : a column of ready-made embeddings (lists of float16, float32 or float64), and vector_dim the
-    length they must all have (None: that of the first one in each shard).
+    length they must all have (None: that of the first one in each shard). text_vector : such a column for
+    the captions, of the same length.
     """
 
     image: str | None = None
@@ -30,6 +31,7 @@ class Columns:
     uid: str | None = None
     vector: str | None = None
     vector_dim: int | None = None
+    text_vector: str | None = None
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ class Rows:
     path or URL as written), else None. label : the label as text. outcome : a key of
     `schema.OUTCOMES`; reason says why where it is not ok.
     vector : (n, d) float32, not normalised, rows of NaN where unusable; None without a vector column.
+    text_vector : the same for captions, rows of NaN also where there is none.
     """
 
     row: npt.NDArray[np.int64]
@@ -72,6 +75,7 @@ class Rows:
     outcome: Sequence[str]
     reason: Sequence[str | None]
     vector: npt.NDArray[np.float32] | None = None
+    text_vector: npt.NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         """Return the number of rows."""

@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -33,11 +34,15 @@ __all__ = [
     "guess_columns",
     "images_of",
     "labels_of",
+    "text_vectors_of",
     "uids_of",
+    "vector_verdicts",
     "vectors_of",
 ]
 
 AUTO = "auto"
+#: Columns that a message names.
+MAX_NAMED = 50
 
 IMAGE_NAMES = ("image", "img", "jpg", "jpeg", "png", "webp", "bytes", "image_bytes", "picture", "photo")
 PATH_NAMES = ("image", "img", "jpg", "png", "image_path", "img_path", "path", "file_name", "filename", "file")
@@ -92,6 +97,7 @@ def check_columns(schema: pa.Schema, columns: Columns, where: str | None = None)
         "label": (columns.label, is_label),
         "uid": (columns.uid, lambda kind: is_text(kind) or pt.is_integer(plain_type(kind))),
         "vector": (columns.vector, lambda kind: True),
+        "text vector": (columns.text_vector, lambda kind: True),
     }
     for role, (name, fits) in roles.items():
         if name is None:
@@ -107,7 +113,10 @@ def check_columns(schema: pa.Schema, columns: Columns, where: str | None = None)
 
 
 def _present(schema: pa.Schema) -> str:
-    return ", ".join(f"{field.name} ({_short(field.type)})" for field in schema) or "none"
+    """Return the columns there are, as many as fit a message."""
+    known = [f"{field.name[:60]} ({_short(field.type)})" for field in islice(schema, MAX_NAMED)]
+    more = [f"and {len(schema) - MAX_NAMED:,} more"] if len(schema) > MAX_NAMED else []
+    return ", ".join(known + more) or "none"
 
 
 def _short(kind: pa.DataType) -> str:
@@ -215,6 +224,30 @@ def vectors_of(
 
     vectors, _, reasons = from_column(table.column(name), name=name, dim=dim)
     return vectors, reasons
+
+
+def text_vectors_of(
+    table: pa.Table, name: str | None, dim: int | None
+) -> tuple[npt.NDArray[np.float32] | None, Sequence[str | None]]:
+    """Return the given embeddings of captions as `vectors_of`; one that is null is no fault but no caption."""
+    vectors, faults = vectors_of(table, name, dim)
+    if name is None:
+        return vectors, faults
+    absent = table.column(name).is_null().to_pylist()
+    return vectors, [None if gone else fault for gone, fault in zip(absent, faults, strict=True)]
+
+
+def vector_verdicts(
+    faults: Sequence[str | None], text_faults: Sequence[str | None]
+) -> list[tuple[str, str | None]]:
+    """Return (outcome, reason) of rows by what is wrong with their vector, else with that of their caption.
+
+    >>> vector_verdicts([None, "the vector is zero"], ["the vector is not finite", None])
+    [('bad_vector', 'text: the vector is not finite'), ('bad_vector', 'the vector is zero')]
+    """
+    pairs = zip(faults, text_faults, strict=True)
+    said = [fault or (text and f"text: {text}") for fault, text in pairs]
+    return [("bad_vector", reason) if reason else ("ok", None) for reason in said]
 
 
 def _plain_column(table: pa.Table, name: str) -> pa.ChunkedArray:

@@ -5,6 +5,7 @@ Whatever a file system raises becomes one line that names the file and holds no 
 
 import contextlib
 import datetime
+import errno
 import glob
 import os
 import re
@@ -30,6 +31,7 @@ __all__ = [
     "has_magic",
     "is_local",
     "is_remote",
+    "listing",
     "local_path",
     "lookup",
     "masked",
@@ -209,6 +211,18 @@ def matching(fs: AbstractFileSystem, pattern: str) -> dict[str, Entry]:
     return {path: _remote_entry(info) for path, info in fs.glob(pattern, detail=True).items()}
 
 
+def listing(fs: AbstractFileSystem, folder: str) -> dict[str, Entry]:
+    """Return what lies directly in a folder by name, folders and broken links too; hidden names are left out."""
+    if is_local(fs):
+        found = {
+            path.name: _local_entry(str(path)) for path in Path(folder).iterdir() if path.name[0] not in "._"
+        }
+        return {name: entry or Entry(False, 0, "nothing") for name, entry in found.items()}
+    names = ((info["name"].rstrip("/"), info) for info in fs.ls(folder, detail=True))
+    inside = ((path.rpartition("/")[2], info) for path, info in names if path != folder.rstrip("/"))
+    return {name: _remote_entry(info) for name, info in inside if name and name[0] not in "._"}
+
+
 def walk(fs: AbstractFileSystem, folder: str) -> dict[str, Entry]:
     """Return all files below a folder, hidden ones (. and _) left out."""
     if is_local(fs):
@@ -234,6 +248,10 @@ def _local_entry(path: str) -> Entry | None:
         found = Path(path).stat()
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return None
+        raise
     return Entry(stat.S_ISDIR(found.st_mode), found.st_size, f"{found.st_size}-{found.st_mtime_ns}")
 
 

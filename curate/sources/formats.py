@@ -29,8 +29,11 @@ class Format:
     extensions : ends of the names of its files, in lower case; `auto` goes by them. find : patterns to shards
     (keywords storage_options, source, prefix, as `parquet.find`). reader : (columns, allow_url) to a Reader.
     columns : which column of a shard's schema holds what, with the keywords of `guess_columns`.
-    fingerprint : 32 hex digits that change with what a shard holds; check_unchanged : raises SourceError if it is
-    not what it was when it was found. Both are those of one file, unless a shard is something else.
+    recognises : whether files of these names are of this format together, whatever their ends say alone (a folder
+    with images and a metadata.csv); `auto` asks this first. unfinished : whether its writer has
+    not finished a shard. fingerprint : 32 hex digits that change with what a
+    shard holds; check_unchanged : raises SourceError if it is not what it was when it was found. Both are those of
+    one file, unless a shard is something else.
     """
 
     name: str
@@ -38,12 +41,27 @@ class Format:
     find: Callable[..., list[Shard]]
     reader: Callable[[Columns, bool], Reader]
     columns: Callable[..., Columns] = guess_columns
+    recognises: Callable[[Sequence[str]], bool] = lambda names: False
+    unfinished: Callable[[Shard], bool] = lambda shard: False
     fingerprint: Callable[[Shard], str] = paths.fingerprint
     check_unchanged: Callable[[Shard], None] = paths.check_unchanged
 
 
 #: The module of each format, below curate.sources.
-FORMATS = {"parquet": "parquet"}
+FORMATS = {
+    "parquet": "parquet",
+    "jsonl": "jsonl",
+    "csv": "delimited",
+    "folder": "folder",
+    "img2dataset": "img2dataset",
+    "webdataset": "webdataset",
+    "clip_retrieval": "clip_retrieval",
+    "datacomp": "datacomp",
+}
+
+
+#: Ends of files that are no source by themselves, but tell a format (`Format.recognises`) by lying beside one.
+BESIDE = (".npy", ".npz")
 
 
 def format_of(name: str) -> Format:
@@ -61,7 +79,11 @@ def detect(patterns: Sequence[str], storage_options: StorageOptions = None) -> s
     ends = {end: name for name in FORMATS for end in format_of(name).extensions}
     if len(set(ends.values())) == 1:
         return next(iter(ends.values()))
-    files = paths.expand(list(patterns), storage_options or {}, extensions=tuple(ends))
+    files = paths.expand(list(patterns), storage_options or {}, extensions=(*ends, *BESIDE))
+    names = [file.name for file in files]
+    for name in FORMATS:
+        if format_of(name).recognises(names):
+            return name
     found = {ends[end]: file.name for file in files for end in ends if file.name.lower().endswith(end)}
     if len(found) > 1:
         listed = ", ".join(f"{name} ({file})" for name, file in sorted(found.items()))

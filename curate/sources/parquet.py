@@ -3,8 +3,7 @@
 import contextlib
 import io
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -17,9 +16,10 @@ from curate.errors import SourceError
 from curate.sources import files, paths, references
 from curate.sources.arrow_types import has_view, is_list, plain_schema
 from curate.sources.base import Columns, Rows, Shard
-from curate.sources.columns import captions_of, check_columns, images_of, labels_of, uids_of, vectors_of
+from curate.sources.columns import check_columns
 from curate.sources.files import StorageOptions
 from curate.sources.formats import Format
+from curate.sources.rows import Found, followed, rows_of
 
 __all__ = ["FORMAT", "ParquetReader", "find"]
 
@@ -28,9 +28,6 @@ EXTENSIONS = (".parquet", ".pq")
 #: Sizes in a Parquet footer count a repeated value once, so the number of rows has a bound of its own.
 MAX_ROWS = 1024
 BUFFER_BYTES = 1 << 20
-PARALLEL_READS = 16
-
-OK: tuple[str, str | None] = ("ok", None)
 
 
 def find(
@@ -87,13 +84,15 @@ class ParquetReader:
         with _opened(shard) as file:
             roles = self.columns
             check_columns(file.schema_arrow, roles, shard.url)
-            wanted = (roles.image, roles.caption, roles.label, roles.uid, roles.vector)
+            wanted = (
+                roles.image, roles.caption, roles.label, roles.uid, roles.vector, roles.text_vector
+            )  # fmt: skip
             names = list(dict.fromkeys(name for name in wanted if name is not None))
             dim = roles.vector_dim or self.vector_length(shard)
             stop = file.metadata.num_rows if stop is None else stop
             groups, first = _groups_of(file, start, stop)
             for table in _tables(file, groups, names or file.schema_arrow.names[:1], batch_bytes):
-                rows = self._rows(shard, table, first, dim)
+                rows = rows_of(table, roles, shard, first, dim=dim, allow_url=self.allow_url)
                 first += table.num_rows
                 rows = rows.slice(*np.searchsorted(rows.row, [start, stop]).tolist())
                 if len(rows) == 0:
@@ -102,6 +101,9 @@ class ParquetReader:
                     yield from self._followed(shard, rows, batch_bytes)
                 else:
                     yield rows
+            if first < stop:
+                said = f"row {first:,} of {file.metadata.num_rows:,} is not in it"
+                raise SourceError(f"{shard.url}: the Parquet file is damaged: {said}")
 
     def read_rows(self, shard: Shard, rows: npt.NDArray[np.int64], *, batch_bytes: int) -> Iterator[pa.Table]:
         """Yield the named rows (ascending positions) with all columns, types and bytes as they stand.
@@ -133,67 +135,13 @@ class ParquetReader:
                     return int(first)
         return None
 
-    def _rows(self, shard: Shard, table: pa.Table, start: int, dim: int | None) -> Rows:
-        """Return what stands in the rows of `table`; `start` is the position of its first in the shard."""
-        roles = self.columns
-        images, keys = images_of(table, roles.image)
-        refs = [key if image is None else None for image, key in zip(images, keys, strict=True)]
-        captions = captions_of(table, roles.caption)
-        vectors, faults = vectors_of(table, roles.vector, dim)
-        if roles.vector is not None:
-            verdicts = [("bad_vector", fault) if fault else OK for fault in faults]
-        elif roles.image is not None:
-            verdicts = [self._judge_image(shard, *row) for row in zip(images, refs, strict=True)]
-        else:
-            blank = ("no_caption", "the caption is null or blank")
-            verdicts = [OK if (caption or "").strip() else blank for caption in captions]
-        return Rows(
-            row=np.arange(start, start + table.num_rows, dtype=np.int64),
-            uid=uids_of(table, roles.uid, start, shard.url),
-            key=keys,
-            image=[image or None for image in images],
-            image_ref=refs,
-            caption=captions,
-            label=labels_of(table, roles.label),
-            outcome=[outcome for outcome, _ in verdicts],
-            reason=[reason for _, reason in verdicts],
-            vector=vectors,
-        )
-
-    def _judge_image(self, shard: Shard, image: bytes | None, ref: str | None) -> tuple[str, str | None]:
-        """Say what can be known of an image without following its path."""
-        if image is not None:
-            return OK if image else ("missing_image", "the image has no bytes")
-        if not ref:
-            return "missing_image", "the image is null" if ref is None else "the image path is empty"
-        refused = references.refusal(ref, shard.url, allow_url=self.allow_url)
-        return ("refused_path", refused) if refused else OK
-
     def _followed(self, shard: Shard, rows: Rows, batch_bytes: int) -> Iterator[Rows]:
         """Yield `rows` in pieces of at most about `batch_bytes`, with the bytes their paths lead to."""
-        ends = {row for row in range(len(rows)) if rows.outcome[row] == "ok" and rows.image[row] is None}
-        if not ends:
-            yield rows
-            return
 
-        def read(row: int) -> tuple[bytes | None, str, str | None]:
-            ref = rows.image_ref[row]
-            if row not in ends or ref is None:
-                return rows.image[row], rows.outcome[row], rows.reason[row]
+        def read(ref: str) -> Found:
             return references.follow(ref, shard.url, shard.storage_options, allow_url=self.allow_url)
 
-        first, held = 0, 0
-        results: list[tuple[bytes | None, str, str | None]] = []
-        with ThreadPoolExecutor(PARALLEL_READS) as pool:
-            for start in range(0, len(rows), PARALLEL_READS):
-                for result in pool.map(read, range(start, min(start + PARALLEL_READS, len(rows)))):
-                    results.append(result)
-                    held += len(result[0] or b"")
-                if held >= batch_bytes:
-                    yield _with_images(rows, first, results)
-                    first, held, results = first + len(results), 0, []
-        if results:
-            yield _with_images(rows, first, results)
+        return followed(rows, read, batch_bytes)
 
 
 @contextlib.contextmanager
@@ -204,9 +152,18 @@ def _opened(shard: Shard) -> Iterator[pq.ParquetFile]:
             with pq.ParquetFile(
                 _native(handle), pre_buffer=False, buffer_size=BUFFER_BYTES, page_checksum_verification=True
             ) as file:
+                _check_footer(shard, file.metadata)
                 yield file
-        except (pa.ArrowException, OSError, EOFError) as error:
+        except (pa.ArrowException, OSError, EOFError, UnicodeDecodeError) as error:
             raise SourceError(f"{shard.url}: {_explanation(shard, error)}") from error
+
+
+def _check_footer(shard: Shard, footer: pq.FileMetaData) -> None:
+    """Raise SourceError unless the row groups have the rows that the file says it has."""
+    n_rows = sum(footer.row_group(group).num_rows for group in range(footer.num_row_groups))
+    if n_rows != footer.num_rows:
+        said = f"its footer says {footer.num_rows:,} rows, its row groups have {n_rows:,}"
+        raise SourceError(f"{shard.url}: the Parquet file is damaged: {said}")
 
 
 def _native(handle: BinaryIO) -> Any:  # noqa: ANN401  (a path, or a file object)
@@ -220,7 +177,7 @@ def _explanation(shard: Shard, error: BaseException) -> str:
         head = handle.read(4)
         if head == b"":
             return "the file is empty (0 bytes)"
-        if "encrypted" in text or head == b"PARE":
+        if "encrypted" in text or "decrypt" in text or head == b"PARE":
             return "the Parquet file is encrypted, which curate cannot read"
         if head != b"PAR1":
             return "not a Parquet file"
@@ -236,21 +193,20 @@ def _check_positions(shard: Shard, rows: npt.NDArray[np.int64], n_rows: int) -> 
         raise ValueError("rows must be ascending, each once")
 
 
-def _batch_rows(group: pq.RowGroupMetaData, names: list[str] | None, batch_bytes: int) -> int:
-    """Return how many rows of a row group take about `batch_bytes`, by the sizes in its footer."""
-    size, n_rows = 0, int(group.num_rows)
-    for column in map(group.column, range(group.num_columns)):
-        path = column.path_in_schema
-        if names is None or any(path == name or path.startswith(f"{name}.") for name in names):
-            size += int(column.total_uncompressed_size)
-    return min(max(batch_bytes * n_rows // max(size, 1), 1), MAX_ROWS)
+def _batch_rows(group: pq.RowGroupMetaData, batch_bytes: int) -> int:
+    """Return how many rows of a row group take at most about `batch_bytes`, by the size in its footer.
+
+    All columns count, whichever are read: asking PyArrow for one of an encrypted or damaged column ends the process.
+    """
+    size = max(int(group.total_byte_size), 1)
+    return min(max(batch_bytes * int(group.num_rows) // size, 1), MAX_ROWS)
 
 
 def _scan(
     file: pq.ParquetFile, group: int, names: list[str] | None, batch_bytes: int
 ) -> Iterator[pa.RecordBatch]:
     """Yield the batches of one row group; names : of the columns to read, all by default."""
-    n_rows = _batch_rows(file.metadata.row_group(group), names, batch_bytes)
+    n_rows = _batch_rows(file.metadata.row_group(group), batch_bytes)
     yield from file.iter_batches(batch_size=n_rows, row_groups=[group], columns=names)
 
 
@@ -308,12 +264,6 @@ def _take(table: pa.Table, rows: npt.NDArray[np.int64]) -> pa.Table:
     if not any(has_view(kind) for kind in table.schema.types):
         return table.take(rows)
     return table.cast(plain_schema(table.schema)).take(rows).cast(table.schema)
-
-
-def _with_images(rows: Rows, first: int, results: Sequence[tuple[bytes | None, str, str | None]]) -> Rows:
-    images, outcomes, reasons = zip(*results, strict=True)
-    part = rows.slice(first, first + len(results))
-    return replace(part, image=images, outcome=outcomes, reason=reasons)
 
 
 FORMAT = Format("parquet", EXTENSIONS, find, lambda columns, allow_url: ParquetReader(columns, allow_url))

@@ -63,7 +63,7 @@ def follow(
         return None, "refused_path", str(error)
     except FileNotFoundError:
         return None, "missing_image", "no such file"
-    except (OSError, ValueError, SourceError, http.client.HTTPException) as error:
+    except (OSError, ValueError, RuntimeError, SourceError, http.client.HTTPException) as error:
         return None, "missing_image", masked(f"cannot be read: {cause(error)}", storage_options)
     if len(data) > MAX_IMAGE_BYTES:
         return None, "too_large", f"the file has more than {MAX_IMAGE_BYTES:,} bytes"

@@ -39,10 +39,16 @@ class AssignTask:
 
 def run(context: Context) -> bool:
     """Fit (or reuse) the concepts and assign every sample; return whether anything was to do."""
+    if context.recipe.cluster.given is not None:
+        from curate.stages import given_concepts
+
+        return given_concepts.run(context)
     folder = context.run.concepts
     embedded = context.run.stamp(context.run.embeddings)
     settings = context.recipe.cluster
-    fit_stamp = storage.fingerprint("cluster", VERSION, settings.model_dump(), model_of(context))
+    fit_stamp = storage.fingerprint(
+        "cluster", VERSION, settings.model_dump(exclude={"given"}), model_of(context)
+    )
     centroids = folder / "centroids.parquet"
     known = None if context.refit else storage.stored_fingerprint(centroids)
     whole = storage.stored_fingerprint(folder / "concepts.parquet") is not None

@@ -3,17 +3,20 @@
 Writes `0_samples` (all rows, now with outcomes) and `1_embeddings` (usable samples, copies once).
 """
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 import curate.embed
 from curate import schema, storage
 from curate.cluster.vectors import unit_rows
+from curate.embed.lengths import Lengths, warn_of_lengths
 from curate.embed.parts import Vectors, write_part
 from curate.embed.vectors import open_npy_files, why_unusable
 from curate.errors import EmbeddingError
@@ -24,9 +27,24 @@ from curate.stages import copies, read
 from curate.stages.base import Context, Part, log, made
 
 if TYPE_CHECKING:
+    from curate.embed.clip import Clip
+    from curate.embed.decode_pool import DecodePool
     from curate.embed.encode import Embedded, Unembedded
 
-__all__ = ["VERSION", "run", "space_of"]
+__all__ = [
+    "VERSION",
+    "EmbedTask",
+    "Outcomes",
+    "keys_of",
+    "open_model",
+    "retries",
+    "run",
+    "space_of",
+    "take",
+    "task_of",
+    "unembedded",
+    "write_samples",
+]
 
 VERSION = 1
 #: Rows handed to the decoders at a time.
@@ -66,20 +84,24 @@ def run(context: Context) -> bool:
     recipe, run = context.recipe, context.run
     space = space_of(recipe.embed)
     read_stamp = run.stamp(run.work / "keys")
+    present = {part.name for part in context.parts}
+    again = {name: said for name, said in retries(run).items() if name in present}
     stamp = storage.fingerprint(
-        "embed", VERSION, space, recipe.cluster.on, recipe.dedup.exact, recipe.seed, read_stamp
-    )
+        "embed", VERSION, space, recipe.cluster.on, recipe.dedup.exact, recipe.seed, read_stamp,
+        *([again] if again else []),
+    )  # fmt: skip
     if run.is_done(run.embeddings, stamp) and run.is_done(run.samples, stamp):
         return False
     run.unmark(run.samples)
     run.unmark(run.embeddings)
     found = copies.find(context)
-    tasks = [_task(context, part, found, space) for part in context.parts]
+    tasks = [task_of(context, part, found, space) for part in context.parts]
     todo = [task for task in tasks if not _is_made(task)]
     if todo and recipe.embed.own_vectors:
         dim = _dimension(context)
         todo = [replace(task, dim=dim) for task in todo]
-        context.map("embed", "parts", _embed_own, todo)
+        lengths = context.map("embed", "parts", _embed_own, todo)
+        warn_of_lengths([task.part.shard.url for task in todo], lengths)
     elif todo:
         _embed_by_model(context, todo)
     names = [part.name for part in context.parts]
@@ -95,10 +117,17 @@ def run(context: Context) -> bool:
     return True
 
 
+def retries(run: RunFolder) -> dict[str, str]:
+    """Return what stands for the retries of each part that had one: they are in the part's fingerprint."""
+    found = storage.read_json(run.work / "retries.json")
+    return found if isinstance(found, dict) else {}
+
+
 def space_of(embed: Embed) -> dict[str, object]:
     """Return what decides the numbers in a vector: model, weights, precision; or where vectors are from."""
     if embed.column is not None:
-        return {"column": embed.column}
+        both = {"column": embed.column, "text_column": embed.text_column}
+        return {name: column for name, column in both.items() if column is not None}
     if embed.files is not None:
         return {"files": embed.files}
     space: dict[str, object] = {"model": embed.model, "pretrained": embed.pretrained}
@@ -123,15 +152,21 @@ def _precision(embed: Embed) -> str:
     return "float16" if on_gpu else "float32"
 
 
-def _task(context: Context, part: Part, found: copies.Copies, space: object) -> EmbedTask:
+def task_of(context: Context, part: Part, found: copies.Copies, space: object) -> EmbedTask:
+    """Return what giving vectors to a part takes."""
     recipe = context.recipe
     source = next(source for source in recipe.source if source.name == part.shard.source)
     npy = read.npy_of(recipe)
-    text = not recipe.embed.own_vectors and any(p.columns.caption for p in context.parts)
+    words = recipe.embed.text_column
+    if not recipe.embed.own_vectors:
+        words = next((p.columns.caption for p in context.parts if p.columns.caption), None)
+    text = words is not None
     stamp = storage.fingerprint(
         "embed", VERSION, space, part.fingerprint, text, recipe.cluster.on, recipe.dedup.exact,
         read.vectors_of(part, npy), found.fingerprint_of(part),
     )  # fmt: skip
+    if (retried := retries(context.run).get(part.name)) is not None:
+        stamp = storage.fingerprint(stamp, retried)
     return EmbedTask(
         context.run, part, source, read.keys_path(context, part), found, recipe.dedup.exact, npy, 0, text,
         recipe.cluster.on, min(64_000_000, context.task_memory // 4), stamp,
@@ -143,12 +178,14 @@ def _is_made(task: EmbedTask) -> bool:
     return made(run.part(run.samples, name), task.stamp) and made(run.part(run.embeddings, name), task.stamp)
 
 
-def _keys_of(task: EmbedTask) -> pl.DataFrame:
+def keys_of(task: EmbedTask) -> pl.DataFrame:
+    """Return what is known of the rows of a part before decoding, with which rows are copies."""
     keys = pl.DataFrame(storage.read_table(task.keys))
     return copies.of_part(task.copies, task.part, keys, exact=task.exact)
 
 
-def _write_samples(task: EmbedTask, keys: pl.DataFrame, outcomes: Outcomes) -> None:
+def write_samples(task: EmbedTask, keys: pl.DataFrame, outcomes: Outcomes) -> None:
+    """Write the samples table of a part."""
     shard = task.part.shard
     frame = keys.with_columns(
         source=pl.lit(shard.source),
@@ -179,16 +216,20 @@ def _dimension(context: Context) -> int:
     return dims[0]
 
 
-def _embed_own(task: EmbedTask) -> None:
-    keys = _keys_of(task)
+def _embed_own(task: EmbedTask) -> dict[str, Lengths]:
+    """Write the part; return how long its vectors were as given."""
+    keys, lengths = keys_of(task), {"image": Lengths(), "text": Lengths()}
     outcomes = Outcomes([], [], [None] * len(keys), [None] * len(keys))
     path = task.run.part(task.run.embeddings, task.part.name)
-    write_part(path, _own_pieces(task, keys, outcomes), task.dim, task.stamp, text=False)
-    _write_samples(task, keys, outcomes)
+    write_part(path, _own_pieces(task, keys, outcomes, lengths), task.dim, task.stamp, text=task.text)
+    write_samples(task, keys, outcomes)
+    return lengths
 
 
-def _own_pieces(task: EmbedTask, keys: pl.DataFrame, outcomes: Outcomes) -> Iterator[Vectors]:
-    """Yield the usable vectors of a part; the outcome of each row is added to `outcomes` on the way."""
+def _own_pieces(
+    task: EmbedTask, keys: pl.DataFrame, outcomes: Outcomes, lengths: dict[str, Lengths]
+) -> Iterator[Vectors]:
+    """Yield the usable vectors of a part; outcomes and lengths of its rows are noted on the way."""
     uids, copied = keys["uid"].to_list(), keys["copy_of"].is_not_null().to_numpy()
     start = 0
     for rows, given in read.read_batches(
@@ -198,26 +239,55 @@ def _own_pieces(task: EmbedTask, keys: pl.DataFrame, outcomes: Outcomes) -> Iter
             width = "no" if given is None else given.shape[1]
             raise EmbeddingError(f"{task.part.shard.url}: vectors of {width} numbers, {task.dim} expected")
         unit, valid = unit_rows(given)
-        outcomes.outcome += ["ok" if good else "bad_vector" for good in valid]
-        said = rows.reason if task.npy is None else [None] * len(rows)
-        found = why_unusable(given)
-        outcomes.reason += [
-            None if good else said[row] or found[row] or "the vector has no usable length"
-            for row, good in enumerate(valid)
-        ]
-        wanted = np.flatnonzero(valid & ~copied[start : start + len(rows)])
-        yield Vectors([uids[start + row] for row in wanted.tolist()], unit[wanted].astype(np.float16))
+        words, known = (None, None) if rows.text_vector is None else unit_rows(rows.text_vector)
+        ok = _judge_own(task, rows, given, valid, known, outcomes)
+        lengths["image"].note(given[valid])
+        wanted = np.flatnonzero(ok & ~copied[start : start + len(rows)])
+        chosen = [uids[start + row] for row in wanted.tolist()]
+        image = unit[wanted].astype(np.float16)
+        if words is None or known is None or rows.text_vector is None:
+            yield Vectors(chosen, image)
+        else:
+            lengths["text"].note(rows.text_vector[known])
+            yield Vectors(chosen, image, words[wanted].astype(np.float16), known[wanted])
         start += len(rows)
+
+
+def _judge_own(
+    task: EmbedTask,
+    rows: Rows,
+    given: npt.NDArray[np.float32],
+    valid: npt.NDArray[np.bool_],
+    known: npt.NDArray[np.bool_] | None,
+    outcomes: Outcomes,
+) -> npt.NDArray[np.bool_]:
+    """Note the outcomes of rows whose vectors are given; return which rows are usable.
+
+    valid, known : which rows have a usable vector, and one of the caption. What reading said of a row holds,
+    unless the vectors are in files: then a row needs nothing else.
+    """
+    found, place = why_unusable(given), len(outcomes.outcome)
+    for row, good in enumerate(valid):
+        outcome, reason = rows.outcome[row], rows.reason[row]
+        if task.npy is not None or (outcome == "ok" and not good):
+            bad = ("bad_vector", found[row] or "the vector has no usable length")
+            outcome, reason = ("ok", None) if good else bad
+        if outcome == "ok" and task.on == "text" and known is not None and not known[row]:
+            outcome, reason = "no_caption", "concepts are made of captions, and there is no vector of one"
+        outcomes.outcome.append(outcome)
+        outcomes.reason.append(reason)
+    return np.array([outcome == "ok" for outcome in outcomes.outcome[place:]], bool)
 
 
 # --- vectors by a model -----------------------------------------------------------------------------
 
 
-def _embed_by_model(context: Context, tasks: Sequence[EmbedTask]) -> None:
-    """Run the model over all parts in one stream, so that it never waits between parts."""
+@contextlib.contextmanager
+def open_model(context: Context) -> Iterator[tuple["Clip", "DecodePool"]]:
+    """Give the model of the recipe, and the processes that decode for it."""
     from curate.embed import clip as clips
     from curate.embed.decode_pool import DecodePool
-    from curate.embed.encode import default_decode_workers, embed_rows
+    from curate.embed.encode import default_decode_workers
 
     embed, workers = context.recipe.embed, context.engine.workers
     clip = clips.load(
@@ -230,27 +300,35 @@ def _embed_by_model(context: Context, tasks: Sequence[EmbedTask]) -> None:
     if context.recipe.workers == "auto":
         workers = default_decode_workers(clip.device)
     limit = max(1_000_000_000, context.recipe.memory // 2)
-    total, done = sum(task.part.rows for task in tasks), 0
-    context.progress("embed", 0, total, "images")
     with DecodePool(
         clip.preprocess, workers=workers, max_pixels=embed.max_pixels, memory_limit_bytes=limit
     ) as pool:
+        yield clip, pool
+
+
+def _embed_by_model(context: Context, tasks: Sequence[EmbedTask]) -> None:
+    """Run the model over all parts in one stream, so that it never waits between parts."""
+    from curate.embed.encode import embed_rows
+
+    total, done = sum(task.part.rows for task in tasks), 0
+    context.progress("embed", 0, total, "images")
+    with open_model(context) as (clip, pool):
         results = embed_rows(_batches(tasks), clip, pool)
         for task in tasks:
-            keys, outcomes = _keys_of(task), Outcomes([], [], [], [])
+            keys, outcomes = keys_of(task), Outcomes([], [], [], [])
             uids: list[str] = keys["uid"].to_list()
             pieces: list[Vectors] = []
             while len(outcomes.outcome) < task.part.rows:
                 result = next(results)
-                pieces.append(_take(task, result, uids[len(outcomes.outcome) :], outcomes))
+                pieces.append(take(task, result, uids[len(outcomes.outcome) :], outcomes))
                 done += len(result.outcome)
                 context.progress("embed", done, total, "images")
             path = task.run.part(task.run.embeddings, task.part.name)
             write_part(path, pieces, clip.dim, task.stamp, text=task.text)
-            _write_samples(task, keys, outcomes)
+            write_samples(task, keys, outcomes)
 
 
-def _take(task: EmbedTask, result: "Embedded", uids: list[str], outcomes: Outcomes) -> Vectors:
+def take(task: EmbedTask, result: "Embedded", uids: list[str], outcomes: Outcomes) -> Vectors:
     """Note the outcomes of a batch and return its vectors; `uids` begins at the batch's first row."""
     rows: Rows = result.tag
     place = len(outcomes.outcome)
@@ -277,20 +355,25 @@ def _note(task: EmbedTask, rows: Rows, decoded: "Embedded", outcomes: Outcomes) 
 
 def _batches(tasks: Sequence[EmbedTask]) -> Iterator["Unembedded"]:
     """Yield the rows of all parts in small batches, for the decoders."""
-    from curate.embed.encode import Unembedded
-
     for task in tasks:
-        keys = _keys_of(task)
-        embed = keys["copy_of"].is_null().to_numpy()
+        keys = keys_of(task)
+        embed = keys["copy_of"].is_null().to_list()
         start = 0
         for rows, _ in read.read_batches(
             task.part, task.source, None, batch_bytes=task.batch_bytes, images=True
         ):
-            for first in range(0, len(rows), DECODE_ROWS):
-                some = rows.slice(first, min(first + DECODE_ROWS, len(rows)))
-                images = [i if o == "ok" else None for i, o in zip(some.image, some.outcome, strict=True)]
-                yield Unembedded(some, images, some.caption, embed[start : start + len(some)].tolist())
-                start += len(some)
+            yield from unembedded(rows, embed[start : start + len(rows)])
+            start += len(rows)
+
+
+def unembedded(rows: Rows, embed: list[bool]) -> Iterator["Unembedded"]:
+    """Yield rows in small batches, for the decoders; embed : which of them are no copies."""
+    from curate.embed.encode import Unembedded
+
+    for first in range(0, len(rows), DECODE_ROWS):
+        some = rows.slice(first, min(first + DECODE_ROWS, len(rows)))
+        images = [i if o == "ok" else None for i, o in zip(some.image, some.outcome, strict=True)]
+        yield Unembedded(some, images, some.caption, embed[first : first + len(some)])
 
 
 def _count(context: Context) -> dict[str, int]:

@@ -89,7 +89,7 @@ def _stamp(
 
 
 def _tell(recipe: Recipe, facts: Mapping[str, int], *, anything: bool) -> None:
-    if anything or recipe.exclude:
+    if anything or recipe.exclude or recipe.only:
         log.info(
             "filter: %s samples failed (%s excluded, %s too near an evaluation set)",
             f"{facts['failed']:,}", f"{facts['excluded']:,}", f"{facts['leaked']:,}",
@@ -112,7 +112,8 @@ def check_recipe(recipe: Recipe) -> None:
     for one in recipe.filter:
         if isinstance(one, ScoreFilter):
             require_score(recipe, one.by, f"filter {str(one)!r}")
-    numbers = [name for name, kind in frame.schema.items() if kind.is_numeric()]
+    places = ("row", "occurrence")  # would make decisions hang on where a row is stored
+    numbers = [name for name, kind in frame.schema.items() if kind.is_numeric() and name not in places]
     for setting in ("select", "dedup"):
         prefer = str(getattr(recipe, setting).prefer)
         if prefer.startswith("score:") and prefer.removeprefix("score:") not in numbers:
@@ -209,7 +210,10 @@ def failed_condition(
 def _filter_part(task: FilterTask) -> dict[str, int]:
     frame = eligible(task.run, task.part, task.families)
     uids = frame["uid"].to_list()
-    excluded = pl.Series(lists.listed(task.lists.exclude, uids), dtype=pl.Boolean)
+    out = lists.listed(task.lists.exclude, uids)
+    if task.lists.only is not None:
+        out |= ~lists.listed(task.lists.only, uids)
+    excluded = pl.Series(out, dtype=pl.Boolean)
     pinned = pl.Series("pinned", lists.listed(task.lists.pin, uids), pl.Boolean)
     leaked = pl.lit(None, pl.String)
     for name, column, threshold in reversed(task.leaks):

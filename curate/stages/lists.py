@@ -1,4 +1,4 @@
-"""Lists of uids that a recipe pins or excludes: text, tables, or the subset files of DataComp.
+"""Lists of uids that a recipe pins, excludes or is limited to: text, tables, or the subset files of DataComp.
 
 A list is held as 128-bit hashes of its uids, sorted, in a file that is mapped: 16 bytes per uid, once for all
 processes.
@@ -30,6 +30,8 @@ from curate.stages.families.base import require_memory
 
 __all__ = ["Lists", "check_recipe", "hashes", "listed", "prepare", "read_uids", "version"]
 
+#: The settings that are lists.
+SETTINGS = ("pin", "exclude", "only")
 #: The endings that a list may have.
 ENDINGS = (".txt", ".parquet", ".csv", ".jsonl", ".npy")
 #: uids of DataComp: the two halves of 32 hexadecimal digits.
@@ -44,15 +46,16 @@ Hashes = npt.NDArray[np.bytes_]
 
 @dataclass(frozen=True)
 class Lists:
-    """Files of sorted hashes of the uids that are pinned and excluded; None where there is no list."""
+    """Files of sorted hashes of the uids that are pinned, excluded, and alone allowed; None where there is no list."""
 
     pin: Path | None
     exclude: Path | None
+    only: Path | None = None
 
 
 def check_recipe(recipe: Recipe) -> None:
     """Raise UsageError for lists that cannot be read as lists, and for a uid that is on both."""
-    for setting in ("pin", "exclude"):
+    for setting in SETTINGS:
         for path in _files(setting, getattr(recipe, setting)):
             _check(setting, path)
     if recipe.pin and recipe.exclude:
@@ -64,20 +67,21 @@ def version(recipe: Recipe) -> list[list[str]]:
     """Return what changes with the content of the lists: the hashes of their files."""
     return [
         [storage.hash_file(path) for path in _files(setting, getattr(recipe, setting))]
-        for setting in ("pin", "exclude")
+        for setting in SETTINGS
+        if setting != "only" or recipe.only  # runs made before there was one keep their fingerprints
     ]
 
 
 def prepare(context: Context, scratch: Path) -> tuple[Lists, dict[str, int]]:
     """Write the lists of the recipe for use by parts; return them and how many uids were found, and not.
 
-    A pinned uid that is an exact copy of another sample pins the sample that stands for it. Uids that are not
+    A listed uid that is an exact copy of another sample pins (or allows) the sample that stands for it. Uids that are not
     in the run, or not usable, are counted and warned about.
     """
     recipe = context.recipe
     found: dict[str, Hashes] = {}
     facts: dict[str, int] = {}
-    for setting in ("pin", "exclude"):
+    for setting in SETTINGS:
         if not getattr(recipe, setting):
             continue
         known = _sorted(setting, getattr(recipe, setting), context)
@@ -85,14 +89,16 @@ def prepare(context: Context, scratch: Path) -> tuple[Lists, dict[str, int]]:
         _warn(recipe, setting, known, seen, useless)
         facts[f"{setting}_uids"] = len(known)
         facts[f"{setting}_unknown"] = int((~seen).sum())
-        found[setting] = np.union1d(known, stand_ins) if setting == "pin" else known
-    if len(found) == 2:
+        found[setting] = known if setting == "exclude" else np.union1d(known, stand_ins)
+    if "pin" in found and "exclude" in found:
         _refuse_both(recipe, found["pin"], found["exclude"])
-    files = {setting: scratch / f"{setting}.npy" for setting in found if len(found[setting])}
+    files = {
+        setting: scratch / f"{setting}.npy" for setting in found if len(found[setting]) or setting == "only"
+    }
     for setting, path in files.items():
         with storage.atomic(path) as partial, partial.open("wb") as file:
             np.save(file, found[setting])
-    return Lists(files.get("pin"), files.get("exclude")), facts
+    return Lists(files.get("pin"), files.get("exclude"), files.get("only")), facts
 
 
 def listed(path: Path | None, uids: Sequence[str]) -> npt.NDArray[np.bool_]:

@@ -16,6 +16,7 @@ from curate.errors import RecipeError, RunError, SourceError, UsageError
 from curate.settings import Recipe, Source
 from curate.sources import formats, paths
 from curate.sources.base import Columns, Reader, Rows, Shard
+from curate.sources.columns import check_columns
 from curate.stages.base import PART_ROWS, Context, Part, log, made
 
 __all__ = [
@@ -115,9 +116,16 @@ def find_shards(source: Source, *, many: bool = False) -> list[Shard]:
     prefix = f"{source.name}/" if many else ""
     options = source.storage_options
     name = formats.detect(source.patterns, options) if source.format == "auto" else source.format
-    return formats.format_of(name).find(
-        source.patterns, storage_options=options, source=source.name, prefix=prefix
-    )
+    form = formats.format_of(name)
+    found = form.find(source.patterns, storage_options=options, source=source.name, prefix=prefix)
+    if source.unfinished == "refuse":
+        return found
+    finished = [shard for shard in found if not form.unfinished(shard)]
+    if not finished:
+        raise UsageError(
+            f"source.path {', '.join(source.patterns)}: none of {len(found):,} shards is finished"
+        )
+    return finished
 
 
 def _columns(source: Source, recipe: Recipe, shard: Shard) -> Columns:
@@ -131,6 +139,9 @@ def _columns(source: Source, recipe: Recipe, shard: Shard) -> Columns:
         )  # fmt: skip
     except UsageError as error:
         raise UsageError(f"{shard.url}: {error}") from None
+    if recipe.embed.text_column is not None:
+        columns = replace(columns, text_vector=recipe.embed.text_column)
+        check_columns(present, columns, shard.url)
     if columns.image is None and not own:
         have = ", ".join(f"{field.name} ({field.type})" for field in present)
         raise UsageError(f"{shard.url}: no image column found; name it with source.image (there are {have})")
@@ -165,9 +176,10 @@ def run(context: Context) -> bool:
     )
     saved = storage.read_json(work / "parts.json")
     if context.run.is_done(work / "keys", stamp) and saved is not None:
-        names = {row["name"] for row in saved}  # the same content, but perhaps with other times
+        names = {row["name"] for row in saved}  # the same content, but perhaps with other times or places
         good = [replace(part, index=index) for index, part in enumerate(p for p in parts if p.name in names)]
-        if [row["shard"]["version"] for row in saved] != [part.shard.version for part in good]:
+        places = [(part.shard.url, part.shard.version) for part in good]
+        if [(row["shard"]["url"], row["shard"]["version"]) for row in saved] != places:
             _save_parts(work / "parts.json", good)
         return False
     if npy is not None:

@@ -1,74 +1,44 @@
 """Stage `write`: the filtered shards, from the source's own bytes and the decisions."""
 
-import shutil
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from functools import partial
 from pathlib import Path
 
-import polars as pl
+import numpy as np
 import pyarrow as pa
 
 from curate import schema, storage
 from curate.errors import RunError, UsageError
-from curate.settings import Recipe
-from curate.sinks import parquet as sink
+from curate.settings import Recipe, Write
+from curate.sinks import parquet, webdataset
+from curate.sinks.card import CardFacts, card, published_recipe
+from curate.sinks.plan import OutputFile, plan
 from curate.sinks.schema import output_schema
-from curate.sources.base import Shard
+from curate.sinks.upsampling import Group, weight_groups
 from curate.sources.formats import ShardReader
-from curate.stages.base import Context, Part, log
-from curate.stages.families import folders_for, score_columns
+from curate.stages import places, report
+from curate.stages.base import Context, log
+from curate.stages.families import score_columns
+from curate.stages.families.base import require_memory
+from curate.stages.kept import Kept
 
-__all__ = ["VERSION", "check_recipe", "run"]
+__all__ = ["VERSION", "Shards", "check_recipe", "dropped_shards", "planned_card", "run", "write_shards"]
 
-VERSION = 1
-#: What a row weighs in the plan besides its image and caption.
-ROW_OVERHEAD = 16
-#: In `write.path`: which files were copied there, and from which state.
-COPIED = ".curate.json"
+VERSION = 2
+CARD = "README.md"
+#: What a weight takes while rows are grouped by it.
+_WEIGHT_BYTES = 48
 
 
 @dataclass(frozen=True)
-class Kept:
-    """The kept rows of the source, shard by shard, with the columns the recipe adds."""
+class Shards:
+    """What was written: rows, data files, bytes of all files."""
 
-    context: Context
-    columns: tuple[str, ...]
-
-    def shards(self) -> Iterator[tuple[Shard, list[Part]]]:
-        """Yield every shard with its parts."""
-        for _, group in groupby(self.context.parts, key=lambda part: part.shard.name):
-            parts = list(group)
-            yield parts[0].shard, parts
-
-    def rows(self, shard: Shard, parts: list[Part], *, extra: bool) -> sink.KeptRows:
-        """Return the kept rows of one shard."""
-        frame = pl.concat([self._part(part, extra=extra) for part in parts])
-        sizes = frame["bytes"].to_numpy() + ROW_OVERHEAD
-        table = frame.select(self.columns).to_arrow().cast(self.schema()) if extra and self.columns else None
-        return sink.KeptRows(shard, frame["row"].to_numpy(), sizes, table)
-
-    def by_name(self, name: str) -> sink.KeptRows:
-        """Return the kept rows of the shard called `name`."""
-        parts = [part for part in self.context.parts if part.shard.name == name]
-        return self.rows(parts[0].shard, parts, extra=True)
-
-    def schema(self) -> pa.Schema:
-        """Return names and types of the added columns."""
-        frame = self._part(self.context.parts[0], extra=True).clear()
-        schema = frame.select(self.columns).to_arrow().schema
-        plain = {pa.large_string(): pa.string(), pa.string_view(): pa.string()}
-        return pa.schema([(field.name, plain.get(field.type, field.type)) for field in schema])
-
-    def _part(self, part: Part, *, extra: bool) -> pl.DataFrame:
-        run = self.context.run
-        decisions = pl.DataFrame(storage.read_table(run.part(run.decisions, part.name)))
-        sizes = pl.DataFrame(storage.read_table(run.part(run.samples, part.name), ["bytes"]))
-        frame = decisions.hstack(sizes).filter("keep")
-        for folder in folders_for(self.context.recipe, self.columns) if extra else ():
-            scores = pl.DataFrame(storage.read_table(run.part(run.scores(folder), part.name)))
-            frame = frame.join(scores, on="uid", how="left", maintain_order="left", validate="m:1")
-        return frame
+    rows: int
+    files: int
+    bytes: int
 
 
 def check_recipe(recipe: Recipe) -> None:
@@ -83,60 +53,180 @@ def check_recipe(recipe: Recipe) -> None:
 def run(context: Context) -> bool:
     """Write the kept rows as shards; return whether anything was to do."""
     settings, folder = context.recipe.write, context.run.filtered
-    stamp = storage.fingerprint(
-        "write", VERSION, settings.model_dump(exclude={"path"}), context.run.stamp(context.run.decisions)
-    )
+    decisions = context.run.stamp(context.run.decisions)
+    stamp = storage.fingerprint("write", VERSION, settings.model_dump(exclude={"path", "dropped"}), decisions)
+    if settings.path is not None:
+        places.require_own_folder("write.path", Path(settings.path))
     worked = not context.run.is_done(folder, stamp)
     if worked:
-        with storage.atomic_folder(folder) as partial:
-            facts = _write(context, partial)
-        context.run.mark(folder, stamp, facts)
-        log.info("write: %s rows in %s files", f"{facts['rows']:,}", facts["files"])
+        with storage.atomic_folder(folder) as new:
+            written = write_shards(context, settings, new)
+        context.run.mark(folder, stamp, vars(written))
+        log.info("write: %s rows in %s files", f"{written.rows:,}", f"{written.files:,}")
     if settings.path is not None:
-        _copy(folder, Path(settings.path), stamp)
-    return worked
+        places.copy_folder("write.path", folder, Path(settings.path), stamp)
+    return _write_dropped(context, settings, decisions) or worked
 
 
-def _write(context: Context, folder: Path) -> dict[str, int]:
-    """Plan every file, then write them all into a new folder."""
-    kept = Kept(context, context.recipe.write.columns)
-    rows = (kept.rows(shard, parts, extra=False) for shard, parts in kept.shards())
-    files = sink.plan(rows, context.recipe.write.max_shard_size, empty=True)
-    reader = ShardReader()
-    schema = output_schema(reader, (shard for shard, _ in kept.shards()), kept.schema())
-    batch = min(sink.BATCH_BYTES, context.task_memory // 4)
-    tasks = sink.tasks(files, kept.by_name, reader, folder, schema, batch_bytes=batch)
-    written = context.map("write", "files", sink.write_file, tasks)
+def write_shards(context: Context, settings: Write, folder: Path) -> Shards:
+    """Write the kept rows into a new folder, in any format, with a card; raise RunError if rows are missing."""
+    written = _write_parquet if settings.format == "parquet" else _write_tars
+    files, rows, table = written(context, settings, folder)
+    _write_card(context, settings, folder, files, table)
     wanted = int(context.facts(context.run.decisions)["kept"])
-    if sum(written) != wanted:
-        raise RunError(f"write: {sum(written):,} rows written, {wanted:,} are kept; please report this")
-    return {
-        "rows": sum(written),
-        "files": len(files),
-        "bytes": sum(f.stat().st_size for f in folder.iterdir()),
-    }
+    if rows != wanted:
+        raise RunError(f"write: {rows:,} rows written, {wanted:,} are kept; please report this")
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    return Shards(rows, len(files), size)
 
 
-def _copy(folder: Path, target: Path, stamp: str) -> None:
-    """Make `write.path` a copy of the shards, unless it is one; raises UsageError where anything else is there.
+def dropped_shards(context: Context, settings: Write, folder: Path) -> Shards:
+    """Write the rows that are not kept into a new folder, as Parquet with a column `reason`."""
+    files, rows, _ = _write_parquet(context, settings, folder, dropped=True)
+    wanted = sum(part.rows for part in context.parts) - int(context.facts(context.run.decisions)["kept"])
+    if rows != wanted:
+        raise RunError(f"write.dropped: {rows:,} rows written, {wanted:,} are dropped; please report this")
+    return Shards(rows, len(files), sum(path.stat().st_size for path in folder.iterdir()))
 
-    A hidden file in it names what was copied: only that is ever replaced or removed.
-    """
-    listing = target / COPIED
-    noted = storage.read_json(listing) or {"stamp": None, "files": []}
-    before, names = set(noted["files"]), {file.name for file in folder.glob("*.parquet")}
-    there = {file.name for file in target.iterdir() if file.name[0] != "."} if target.is_dir() else set()
-    if there - before:
-        raise UsageError(
-            f"write.path {target} holds other files ({min(there - before)}); name an empty folder"
+
+def planned_card(context: Context, settings: Write) -> str:
+    """Return the card that shards with these settings have, without writing them."""
+    kept = Kept(context, settings.columns)
+    if settings.format == "parquet":
+        table = output_schema(ShardReader(), (shard for shard, _ in kept.shards()), kept.schema())
+        return _card(context, settings, plan(kept.all_rows(), settings.max_shard_size, empty=True), table)
+    groups = _planned_tars(kept, settings, _weight_groups(kept, settings))
+    return _card(context, settings, [file for group in groups for file in group], None)
+
+
+def _write_dropped(context: Context, settings: Write, decisions: str) -> bool:
+    if settings.dropped is None:
+        return False
+    target = Path(settings.dropped)
+    stamp = storage.fingerprint("dropped", VERSION, settings.max_shard_size, decisions)
+    if places.is_current(target, stamp):
+        return False
+    written = places.write_folder("write.dropped", target, stamp, partial(dropped_shards, context, settings))
+    log.info("write: %s dropped rows in %s", f"{written.rows:,}", target)
+    return True
+
+
+def _write_parquet(
+    context: Context, settings: Write, folder: Path, *, dropped: bool = False
+) -> tuple[list[OutputFile], int, pa.Schema]:
+    """Plan every file, then write them all into a new folder; return the files, their rows and their schema."""
+    kept = Kept(context, ("reason",) if dropped else settings.columns, dropped=dropped)
+    reader = ShardReader()
+    if dropped:
+        _require_no_reason(kept, reader)
+    files = plan(kept.all_rows(), settings.max_shard_size, empty=True)
+    table = output_schema(reader, (shard for shard, _ in kept.shards()), kept.schema())
+    batch = min(parquet.BATCH_BYTES, context.task_memory // 4)
+    tasks = parquet.tasks(files, kept.by_name, reader, folder, table, batch_bytes=batch)
+    return files, sum(context.map("write", "files", parquet.write_file, tasks)), table
+
+
+def _require_no_reason(kept: Kept, reader: ShardReader) -> None:
+    for shard, _ in kept.shards():
+        if "reason" in reader.schema(shard).names:
+            raise UsageError(
+                f"write.dropped: {shard.url} has a column 'reason' of its own, which the dropped rows get; "
+                "leave out write.dropped (5_decisions has the reasons)"
+            )
+
+
+def _write_tars(
+    context: Context, settings: Write, folder: Path
+) -> tuple[list[OutputFile], int, pa.Schema | None]:
+    kept = Kept(context, settings.columns, overhead=webdataset.ROW_OVERHEAD)
+    reader = ShardReader()
+    webdataset.check_columns(reader, (shard for shard, _ in kept.shards()), settings.columns)
+    groups = _weight_groups(kept, settings)
+    planned = _planned_tars(kept, settings, groups)
+    batch = min(webdataset.BATCH_BYTES, context.task_memory // 4)
+    tasks: list[webdataset.TarTask] = []
+    for rows, files in zip(_by_weight(kept, groups), planned, strict=True):
+        tasks += webdataset.tasks(files, rows.by_name, kept.roles, reader, folder, batch_bytes=batch)
+    written = context.map("write", "files", webdataset.write_tar, tasks)
+    _tell(written)
+    facts = iter(written)
+    named = [
+        (group.factor, [(file, next(facts)) for file in files])
+        for group, files in zip(groups, planned, strict=True)
+    ]
+    webdataset.write_lists(folder, named)
+    return [file for files in planned for file in files], sum(one.rows for one in written), None
+
+
+def _weight_groups(kept: Kept, settings: Write) -> list[Group]:
+    """Return the groups of rows by weight; one of all rows where none are asked for."""
+    if settings.weight_groups is None:
+        return [Group(0.0, float("inf"), 1.0)]
+    n_kept = int(kept.context.facts(kept.context.run.decisions)["kept"])
+    require_memory(kept.context, "write.weight_groups", n_kept, _WEIGHT_BYTES)
+    weights = np.concatenate([np.empty(0, np.float32), *(weight for _, weight in kept.uids())])
+    groups = weight_groups(weights, settings.weight_groups)
+    log.info("write: %s groups by weight", len(groups))
+    return groups or [Group(0.0, float("inf"), 1.0)]
+
+
+def _by_weight(kept: Kept, groups: Sequence[Group]) -> Iterable[Kept]:
+    return [kept] if len(groups) == 1 else [kept.weighing(group.low, group.high) for group in groups]
+
+
+def _planned_tars(kept: Kept, settings: Write, groups: Sequence[Group]) -> list[list[OutputFile]]:
+    return webdataset.plan((rows.all_rows() for rows in _by_weight(kept, groups)), settings.max_shard_size)
+
+
+def _tell(written: Iterable[webdataset.TarFacts]) -> None:
+    """Warn about what could not be written as it stands."""
+    totals: Counter[str] = Counter()
+    for one in written:
+        totals.update({"renamed": one.renamed, "without_image": one.without_image})
+    if totals["renamed"]:
+        log.warning(
+            "write: %s samples got a new key, because one tar had theirs twice", f"{totals['renamed']:,}"
         )
-    if noted["stamp"] == stamp and names <= there:
-        return
-    with storage.explained(target):
-        storage.write_json(listing, {"stamp": None, "files": sorted(before | names)})
-        for name in sorted(names):
-            with storage.atomic(target / name) as partial:
-                shutil.copyfile(folder / name, partial)
-        for name in before - names:
-            storage.remove(target / name)
-        storage.write_json(listing, {"stamp": stamp, "files": sorted(names)})
+    if totals["without_image"]:
+        log.warning(
+            "write: the images of %s samples cannot be read any more; they are written without",
+            f"{totals['without_image']:,}",
+        )
+
+
+def _write_card(
+    context: Context, settings: Write, folder: Path, files: Sequence[OutputFile], table: pa.Schema | None
+) -> None:
+    with storage.atomic(folder / CARD) as new:
+        new.write_text(_card(context, settings, files, table), encoding="utf-8")
+
+
+def _card(context: Context, settings: Write, files: Sequence[OutputFile], table: pa.Schema | None) -> str:
+    rows: Counter[str] = Counter()
+    for file in files:
+        rows[file.split] += file.n_rows
+    recipe = context.recipe.model_copy(update={"write": settings}).model_dump(mode="json")
+    return card(
+        CardFacts(
+            {split: (_pattern(split, settings, many=len(rows) > 1), count) for split, count in rows.items()},
+            table, report.count_reasons(context), published_recipe(recipe), _provenance(context),
+        )
+    )  # fmt: skip
+
+
+def _pattern(split: str, settings: Write, *, many: bool) -> str:
+    """Return which files of the folder hold a split."""
+    if settings.format == "parquet":
+        return f"{split}-*.parquet"
+    return f"{split}/*.tar" if many else "*.tar"
+
+
+def _provenance(context: Context) -> Mapping[str, object]:
+    shards = {part.shard.name for part in context.parts}
+    return {
+        "source": ", ".join(path for source in context.recipe.source for path in source.patterns),
+        "shards read": f"{len(shards):,}",
+        "embedding space": context.facts(context.run.embeddings).get("space"),
+        "decisions": context.run.stamp(context.run.decisions),
+        "versions": ", ".join(f"{name} {version}" for name, version in report.versions().items()),
+    }

@@ -37,6 +37,8 @@ __all__ = ["STAGE"]
 
 #: Rows that one task scores, in whole batches; a constant, so that pieces are found again with any `memory`.
 TASK_ROWS = 65_536
+#: Temperature for vectors whose model is not known: that at which CLIP models end (a scale of 100).
+OWN_TEMPERATURE = 0.01
 
 Ints = npt.NDArray[np.int64]
 
@@ -152,6 +154,8 @@ def _temperature(context: Context, settings: Pair) -> float:
     """Return the temperature that is asked for, or that of the model."""
     if settings.temperature != "auto":
         return settings.temperature
+    if context.recipe.embed.own_vectors:
+        return OWN_TEMPERATURE
     from curate.embed import clip
 
     embed = context.recipe.embed

@@ -1,0 +1,56 @@
+"""Command that writes a finished run in another format: export."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from curate.cli import app
+from curate.cli import flags as flag
+from curate.cli.flags import Option
+from curate.cli.show import emit, logged, note, progress, write
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The run folder.")],
+    form: Annotated[
+        str,
+        Option(
+            "--format",
+            help="Folders: parquet, webdataset, dropped (rows not kept). Files: npy (DataComp), txt, uids, card.",
+        ),
+    ],
+    out: Annotated[str, Option("--out", help="The folder or file to write; only an export is replaced.")],
+    columns: Annotated[
+        flag.Text, Option("--columns", help="Columns to add to the shards: uid,weight.")
+    ] = None,
+    max_shard_size: Annotated[flag.Text, Option("--max-shard-size", help="About: 500MB.")] = None,
+    weight_groups: Annotated[
+        int | None, Option("--weight-groups", help="webdataset: so many groups of tars by weight.")
+    ] = None,
+    workers: flag.Workers = None,
+    json_: flag.Json = False,
+    quiet: flag.Quiet = False,
+) -> None:
+    """Write what a run decided in another format; nothing is computed anew."""
+    from curate.export import export_recipe, export_run
+
+    names = None if columns is None else columns.split(",")
+    given: dict[str, object] = {"write.columns": names, "write.max_shard_size": max_shard_size}
+    given |= {"write.format": form if form in ("parquet", "webdataset") else None, "workers": workers}
+    given = flag.given({**given, "write.weight_groups": weight_groups})
+    if form != "webdataset" and weight_groups is None:
+        given["write.weight_groups"] = None  # a setting of the run's own tars
+    recipe = export_recipe(run, given)
+    with progress(quiet=quiet) as report, logged(quiet=quiet):
+        done = export_run(recipe, form, out, progress=report)
+    if json_:
+        emit({"run": recipe.run, "format": form, "out": done.target, "rows": done.rows, "files": done.files})
+        return
+    write(f"{done.target}\n")
+    if not quiet:
+        note(f"{form}: {done.rows:,} rows in {done.files:,} files")
+    line = done.target / "train_data.txt"
+    if not quiet and form == "webdataset" and line.exists():
+        note(f"for open_clip, in {done.target}: {line.read_text(encoding='utf-8').strip()}")

@@ -1,0 +1,62 @@
+"""The command that tries again what failed."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from curate.cli import app
+from curate.cli import flags as flag
+from curate.cli.show import emit, logged, note, print_counts, print_table, progress
+
+if TYPE_CHECKING:
+    from curate.retry import Retried
+
+Folder = Annotated[Path, typer.Argument(metavar="RUN", help="The run folder.")]
+
+
+@app.command()
+def retry(
+    run: Folder,
+    set_: flag.Set = None,
+    workers: flag.Workers = None,
+    json_: flag.Json = False,
+    quiet: flag.Quiet = False,
+) -> None:
+    """Try only the rows that failed, after a fix or an error that passed; all others stay.
+
+    Missing, broken, refused and too large images are looked for again. Exits with 0 even if some still
+    fail, with 3 if more rows are unusable than limits.unusable allows.
+    """
+    from curate.pipeline import check_limits
+    from curate.rescore import scored_recipe
+    from curate.retry import retry_run
+
+    recipe = scored_recipe(run, (), set_ or [], flag.given({"workers": workers}))
+    with progress(quiet=quiet) as report, logged(quiet=quiet):
+        found = retry_run(recipe, progress=report)
+    _show(recipe.run, found, json_, quiet)
+    if found.manifest is not None:
+        check_limits(recipe, found.manifest)
+
+
+def _show(run: str, found: "Retried", json_: bool, quiet: bool) -> None:
+    """Print what was tried and what came of it."""
+    lines = [[before, now, count] for (before, now), count in sorted(found.tried.items())]
+    if json_:
+        tried = [dict(zip(("before", "now", "rows"), line, strict=True)) for line in lines]
+        counts = None if found.manifest is None else found.manifest["counts"]
+        emit({"run": run, "worked": found.worked, "tried": tried, "counts": counts})
+        return
+    if lines:
+        print_table(["before", "now", "rows"], lines)
+    if found.worked and found.manifest is not None:
+        print_counts(found.manifest["counts"])
+    if quiet:
+        return
+    if not lines:
+        note(f"{run}: no row failed that could be tried again")
+    elif not found.worked:
+        note(f"{run}: all rows tried fail as before; nothing changed")
+    if found.manifest is None:
+        note(f"the run is not finished; to go on: curate run {run}/recipe.yaml")

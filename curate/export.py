@@ -1,0 +1,107 @@
+"""Exports: what a finished run decided, in other formats. Nothing is computed anew."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from curate import pipeline, storage
+from curate.config import load_recipe
+from curate.engines.local import LocalEngine
+from curate.errors import RunError, UsageError
+from curate.runs import RunFolder, open_run
+from curate.settings import Recipe
+from curate.sinks import lists
+from curate.sources.files import is_remote
+from curate.stages import base, places, read, write
+from curate.stages.base import Context, Progress
+from curate.stages.kept import Kept
+
+__all__ = ["FILES", "FOLDERS", "Exported", "export_recipe", "export_run"]
+
+#: Formats that are a folder of shards.
+FOLDERS = ("parquet", "webdataset", "dropped")
+#: Formats that are one file, and what they are.
+FILES = {
+    "npy": "DataComp subset file, weights as repeats",
+    "txt": "one uid a line",
+    "uids": "Parquet with uid and weight",
+    "card": "README.md with the Hugging Face header",
+}
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written where: rows (of a list: entries) and data files."""
+
+    target: Path
+    rows: int
+    files: int
+
+
+def export_recipe(run: str | Path, settings: Mapping[str, object] | None = None) -> Recipe:
+    """Return the recipe of a run, with other settings of how to write it (``write.columns``).
+
+    The copies that the run's own recipe asks for (`write.path`, `write.dropped`) are left out. Raises UsageError
+    where `run` is no run, RecipeError for a setting that is wrong.
+    """
+    folder = open_run(run).folder
+    fixed = {"run": str(folder.path), "write.path": None, "write.dropped": None}
+    return load_recipe(folder.recipe, settings={**(settings or {}), **fixed})
+
+
+def export_run(recipe: Recipe, form: str, out: str | Path, *, progress: Progress = base.silent) -> Exported:
+    """Write what a run decided as `form` (of FOLDERS or FILES) to `out`; replaces only an earlier export.
+
+    recipe : of `export_recipe`. The decisions are those the run has now, also where its own shards are older.
+    Raises UsageError for another form, and for a target that holds anything else; RunError for a run without
+    decisions, or whose decisions change meanwhile.
+    """
+    if form not in (*FOLDERS, *FILES):
+        raise UsageError(f"--format must be one of {', '.join((*FOLDERS, *FILES))}, got {form!r}")
+    if is_remote(str(out)):
+        raise UsageError(f"--out must be a place on this machine, got {out}; copy the export there")
+    run, target = RunFolder(Path(recipe.run)), Path(out)
+    before = run.stamp(run.decisions)
+    write.check_recipe(recipe)
+    place = places.require_own_folder if form in FOLDERS else places.require_own_file
+    place("--out", target)
+    with LocalEngine(pipeline.worker_count(recipe)) as engine:
+        context = read.with_parts(Context(recipe, run, engine, progress=progress))
+
+        def unchanged(path: Path, make: Callable[[Path], Exported]) -> Exported:
+            made = make(path)
+            if (run.marker(run.decisions) or {}).get("fingerprint") != before:
+                raise RunError(f"{run.path}: its decisions changed during the export; export again")
+            return made
+
+        if form in FOLDERS:
+            made = places.write_folder(
+                "--out", target, before, partial(unchanged, make=partial(_shards, context, form))
+            )
+        else:
+            made = places.write_file("--out", target, partial(unchanged, make=partial(_file, context, form)))
+    return replace(made, target=target)
+
+
+def _shards(context: Context, form: str, folder: Path) -> Exported:
+    settings = context.recipe.write
+    writer = write.dropped_shards if form == "dropped" else write.write_shards
+    written = writer(context, settings, folder)
+    return Exported(folder, written.rows, written.files)
+
+
+def _file(context: Context, form: str, path: Path) -> Exported:
+    kept = Kept(context).uids()
+    if form == "npy":
+        rows = lists.write_npy(path, kept, context.recipe.seed)
+    elif form == "txt":
+        rows = lists.write_text(path, kept)
+    elif form == "uids":
+        rows = lists.write_parquet(path, kept)
+    else:
+        text = write.planned_card(context, context.recipe.write)
+        with storage.atomic(path) as new:
+            new.write_text(text, encoding="utf-8")
+        rows = int(context.facts(context.run.decisions)["kept"])
+    return Exported(path, rows, 1)
