@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+# Two test files at a time; the tests of one file stay together, because they share what they have set up.
+PARALLEL := -n 2 --dist loadfile
 
 .PHONY: help demo test test-all lint format bench clean
 .DEFAULT_GOAL := help
@@ -29,11 +31,11 @@ demo: $(READY)
 
 test: $(READY)
 	@echo "== tests"
-	$(BIN)/python -m pytest -q -m "not long"
+	$(BIN)/python -m pytest -q -m "not long" $(PARALLEL)
 
 test-all: $(READY)
 	@echo "== tests, with the long ones"
-	$(BIN)/python -m pytest -q --timeout 3600
+	$(BIN)/python -m pytest -q --timeout 3600 $(PARALLEL)
 
 lint: $(READY)
 	@echo "== lint"

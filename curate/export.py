@@ -1,6 +1,6 @@
 """Exports: what a finished run decided, in other formats. Nothing is computed anew."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,6 @@ from curate.errors import RunError, UsageError
 from curate.runs import RunFolder, open_run
 from curate.settings import Recipe
 from curate.sinks import lists
-from curate.sources.files import is_remote
 from curate.stages import base, places, read, write
 from curate.stages.base import Context, Progress
 from curate.stages.kept import Kept
@@ -32,40 +31,40 @@ FILES = {
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written where: rows (of a list: entries) and data files."""
+    """What was written where (a path, or a URL as text): rows (of a list: entries) and data files."""
 
-    target: Path
+    target: Path | str
     rows: int
     files: int
 
 
-def export_recipe(run: str | Path, settings: Mapping[str, object] | None = None) -> Recipe:
-    """Return the recipe of a run, with other settings of how to write it (``write.columns``).
+def export_recipe(
+    run: str | Path, settings: Mapping[str, object] | None = None, overrides: Sequence[str] = ()
+) -> Recipe:
+    """Return the recipe of a run, with other settings of how to write it (``write.columns``, ``a.b=value``).
 
     The copies that the run's own recipe asks for (`write.path`, `write.dropped`) are left out. Raises UsageError
     where `run` is no run, RecipeError for a setting that is wrong.
     """
     folder = open_run(run).folder
     fixed = {"run": str(folder.path), "write.path": None, "write.dropped": None}
-    return load_recipe(folder.recipe, settings={**(settings or {}), **fixed})
+    return load_recipe(folder.recipe, overrides, settings={**(settings or {}), **fixed})
 
 
 def export_run(recipe: Recipe, form: str, out: str | Path, *, progress: Progress = base.silent) -> Exported:
     """Write what a run decided as `form` (of FOLDERS or FILES) to `out`; replaces only an earlier export.
 
-    recipe : of `export_recipe`. The decisions are those the run has now, also where its own shards are older.
+    out : a path, or a URL, opened with the recipe's `write.storage_options`. recipe : of `export_recipe`. The decisions are those the run has now, also where its own shards are older.
     Raises UsageError for another form, and for a target that holds anything else; RunError for a run without
     decisions, or whose decisions change meanwhile.
     """
     if form not in (*FOLDERS, *FILES):
         raise UsageError(f"--format must be one of {', '.join((*FOLDERS, *FILES))}, got {form!r}")
-    if is_remote(str(out)):
-        raise UsageError(f"--out must be a place on this machine, got {out}; copy the export there")
-    run, target = RunFolder(Path(recipe.run)), Path(out)
+    run = RunFolder(Path(recipe.run))
+    place = places.Place("--out", str(out), run.work, recipe.write.storage_options)
     before = run.stamp(run.decisions)
     write.check_recipe(recipe)
-    place = places.require_own_folder if form in FOLDERS else places.require_own_file
-    place("--out", target)
+    (places.require_own_folder if form in FOLDERS else places.require_own_file)(place)
     with LocalEngine(pipeline.worker_count(recipe)) as engine:
         context = read.with_parts(Context(recipe, run, engine, progress=progress))
 
@@ -76,12 +75,11 @@ def export_run(recipe: Recipe, form: str, out: str | Path, *, progress: Progress
             return made
 
         if form in FOLDERS:
-            made = places.write_folder(
-                "--out", target, before, partial(unchanged, make=partial(_shards, context, form))
-            )
+            make = partial(unchanged, make=partial(_shards, context, form))
+            made = places.write_folder(place, before, make)
         else:
-            made = places.write_file("--out", target, partial(unchanged, make=partial(_file, context, form)))
-    return replace(made, target=target)
+            made = places.write_file(place, partial(unchanged, make=partial(_file, context, form)))
+    return replace(made, target=place.where if place.remote else place.path)
 
 
 def _shards(context: Context, form: str, folder: Path) -> Exported:

@@ -137,13 +137,7 @@ def _check_same(run: RunFolder, recipe: Recipe, *, force: bool) -> None:
         return
     before = read_yaml(run.recipe.read_text(encoding="utf-8")) or {}
     now = read_yaml(recipe.to_yaml())
-    differs = [
-        f"{part}.{key} was {_at(before, part).get(key)!r}, is {_at(now, part).get(key)!r}"
-        for part in ("source", "embed")
-        for key in _at(before, part) | _at(now, part)
-        if _at(before, part).get(key) != _at(now, part).get(key)
-        and key.rpartition(".")[2] not in ("device", "storage_options")
-    ]
+    differs = [line for part in ("source", "embed") for line in _differences(before, now, part)]
     if differs and not force and any(any(run.path.glob(f"{depth}{MARKER}")) for depth in ("*/", "*/*/")):
         raise UsageError(
             f"{run.path} was made differently: {'; '.join(differs)}; name another folder, or replace it with --force"
@@ -155,31 +149,32 @@ def _check_same(run: RunFolder, recipe: Recipe, *, force: bool) -> None:
         storage.remove(run.recipe)  # last: without it, what an interruption leaves is no run folder
 
 
-def _at(recipe: Mapping[str, Any], part: str) -> dict[str, Any]:
-    """Return the settings of a part of a recipe; those of several sources by their place.
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any], part: str) -> list[str]:
+    """Say which settings of a part of two recipes differ, those of where and how aside.
 
-    A setting that is not there has its default: a run made before there was such a setting is no other run.
+    A setting that one of them has not is no difference while the other has its default: a run made before there
+    was such a setting is no other run.
     """
+    old, new = _at(before, part), _at(now, part)
+    fields = (Source if part == "source" else Embed).model_fields
+
+    def differ(key: str) -> bool:
+        name = key.rpartition(".")[2]
+        if name in ("device", "storage_options") or old.get(key) == new.get(key):
+            return False
+        default = None if name not in fields else fields[name].get_default(call_default_factory=True)
+        default = list(default) if isinstance(default, tuple) else default  # as YAML has it
+        return not ((key not in old and new[key] == default) or (key not in new and old[key] == default))
+
+    return [f"{part}.{key} was {old.get(key)!r}, is {new.get(key)!r}" for key in old | new if differ(key)]
+
+
+def _at(recipe: Mapping[str, Any], part: str) -> dict[str, Any]:
+    """Return the settings of a part of a recipe; those of several sources by their place."""
     value = recipe.get(part) or {}
-    model: type[Source | Embed] = Source if part == "source" else Embed
-    fields = model.model_fields.items()
-    unset = {
-        name: field.get_default(call_default_factory=True)
-        for name, field in fields
-        if not field.is_required()
-    }
     if isinstance(value, list) and len(value) > 1:
-        return {
-            f"{place}.{key}": item
-            for place, one in enumerate(value)
-            for key, item in ({**_plain(unset), **one}).items()
-        }
-    return {**_plain(unset), **(value[0] if isinstance(value, list) else value)}
-
-
-def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return defaults as YAML has them: tuples as lists."""
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+        return {f"{place}.{key}": item for place, one in enumerate(value) for key, item in one.items()}
+    return dict(value[0] if isinstance(value, list) else value)
 
 
 def run_stage(context: Context, stage: str) -> tuple[Context, bool]:

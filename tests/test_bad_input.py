@@ -64,11 +64,11 @@ def test_a_folder_without_parquet():
     said = own("pictures", "run")
     assert (said.code, said.error) == (
         USAGE,
-        "pictures: no .parquet or .pq file below this folder; it holds no files",
+        "pictures: no data file below this folder; it holds no files",
     )
-    Path("pictures/a.jpg").touch()
-    Path("pictures/b.jpg").touch()
-    assert own("pictures", "run").error.endswith("it holds 2 .jpg")
+    Path("pictures/a.doc").touch()
+    Path("pictures/b.doc").touch()
+    assert own("pictures", "run").error.endswith("it holds 2 .doc")
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,16 @@
 """JSON lines and CSV: every record a row, whatever its neighbours hold."""
 
 import gzip
+import json
 
 import fsspec
 import numpy as np
 import pyarrow as pa
 import pytest
+from builders import planted, recipe_values
 
+from curate import open_run, pipeline
+from curate.config import parse_recipe
 from curate.errors import SourceError, UsageError
 from curate.schema import OUTCOMES
 from curate.sources import delimited, jsonl, lines
@@ -216,3 +220,22 @@ def test_found_by_name(tmp_path):
         ("x/test.csv", "test", "csv"), ("x/train.csv", "train", "csv"),
     ]  # fmt: skip
     assert detect([str(tmp_path)]) == "csv"
+
+
+def test_a_line_that_cannot_be_read_has_no_vector_either(tmp_path):
+    """Vectors in files belong to lines by place; a broken line is unusable, whatever stands at its place."""
+    lines = [json.dumps({"name": f"n{i}", "caption": f"c{i}"}) for i in range(30)]
+    lines[7] = '{"name": "n7", '
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines))
+    np.save(tmp_path / "v.npy", planted(30))
+    values = recipe_values(
+        str(tmp_path / "rows.jsonl"), tmp_path / "run", embed={"files": str(tmp_path / "v.npy")}
+    )
+    values |= {
+        "source": str(tmp_path / "rows.jsonl"),
+        "limits": {"unusable": "10%"},
+        "cluster": {"concepts": 3},
+    }
+    pipeline.run(parse_recipe(values))
+    samples = open_run(tmp_path / "run").samples().sort("row")
+    assert samples["outcome"].to_list() == ["ok"] * 7 + ["bad_row"] + ["ok"] * 22

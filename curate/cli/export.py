@@ -21,7 +21,10 @@ def export(
             help="Folders: parquet, webdataset, dropped (rows not kept). Files: npy (DataComp), txt, uids, card.",
         ),
     ],
-    out: Annotated[str, Option("--out", help="The folder or file to write; only an export is replaced.")],
+    out: Annotated[
+        str,
+        Option("--out", help="The folder or file to write, here or at a URL; only an export is replaced."),
+    ],
     columns: Annotated[
         flag.Text, Option("--columns", help="Columns to add to the shards: uid,weight.")
     ] = None,
@@ -29,6 +32,7 @@ def export(
     weight_groups: Annotated[
         int | None, Option("--weight-groups", help="webdataset: so many groups of tars by weight.")
     ] = None,
+    set_: flag.Set = None,
     workers: flag.Workers = None,
     json_: flag.Json = False,
     quiet: flag.Quiet = False,
@@ -42,7 +46,7 @@ def export(
     given = flag.given({**given, "write.weight_groups": weight_groups})
     if form != "webdataset" and weight_groups is None:
         given["write.weight_groups"] = None  # a setting of the run's own tars
-    recipe = export_recipe(run, given)
+    recipe = export_recipe(run, given, set_ or ())
     with progress(quiet=quiet) as report, logged(quiet=quiet):
         done = export_run(recipe, form, out, progress=report)
     if json_:
@@ -51,6 +55,6 @@ def export(
     write(f"{done.target}\n")
     if not quiet:
         note(f"{form}: {done.rows:,} rows in {done.files:,} files")
-    line = done.target / "train_data.txt"
+    line = Path(done.target, "train_data.txt")
     if not quiet and form == "webdataset" and line.exists():
         note(f"for open_clip, in {done.target}: {line.read_text(encoding='utf-8').strip()}")

@@ -6,14 +6,13 @@ from typing import Annotated, Any, Literal
 from pydantic import (
     Field,
     SerializerFunctionWrapHandler,
-    field_serializer,
     field_validator,
     model_serializer,
     model_validator,
 )
 
-from curate.redact import HIDDEN, redacted, with_password
-from curate.settings.values import Column, Settings
+from curate.redact import with_password
+from curate.settings.values import Column, Settings, StorageOptions
 
 __all__ = ["Embed", "Source"]
 
@@ -33,7 +32,7 @@ class Source(Settings):
     allow: tuple[Literal["url"], ...] = ()
     unfinished: Literal["refuse", "skip"] = "refuse"
     limit: Annotated[int, Field(ge=1)] | None = None
-    storage_options: dict[str, Any] = Field(default_factory=dict, repr=False)
+    storage_options: StorageOptions = Field(default_factory=dict, repr=False)
 
     @model_validator(mode="before")
     @classmethod
@@ -49,19 +48,6 @@ class Source(Settings):
         if any(map(with_password, texts)):
             raise ValueError("must not hold a password; give it in storage_options, as ${NAME}")
         return path
-
-    @field_validator("storage_options")
-    @classmethod
-    def _kept(cls, options: dict[str, Any]) -> dict[str, Any]:
-        if HIDDEN in str(options):
-            raise ValueError(
-                f"hold {HIDDEN} where a secret was; give it as ${{NAME}}, or run the first recipe"
-            )
-        return options
-
-    @field_serializer("storage_options")
-    def _without_secrets(self, options: dict[str, Any]) -> object:
-        return redacted(options)
 
     @property
     def patterns(self) -> list[str]:

@@ -14,6 +14,8 @@ from curate.settings.values import (
     Folder,
     Settings,
     Share,
+    StorageOptions,
+    Target,
     count_or_auto,
     default_memory,
     enough_memory,
@@ -31,18 +33,19 @@ def _weight(value: object) -> object:
 
 
 class Write(Settings):
-    """The filtered shards: format, size, extra columns, and a second place to copy them to.
+    """The filtered shards: format, size, extra columns, and a second place (or URL) to copy them to.
 
     weight_groups : with tars, the number of groups by weight (none: rows stay in their order). dropped : a
-    folder for the rows that are not kept, as Parquet with the reason.
+    folder for the rows that are not kept, as Parquet with the reason. storage_options : to open URLs with.
     """
 
     format: Literal["parquet", "webdataset"] = "parquet"
     max_shard_size: Annotated[Bytes, Field(ge=1)] = 500_000_000
-    path: Folder | None = None
+    path: Target | None = None
     columns: Annotated[tuple[str, ...], BeforeValidator(listed)] = ()
     weight_groups: Annotated[int, Field(ge=1, le=1000)] | None = None
-    dropped: Folder | None = None
+    dropped: Target | None = None
+    storage_options: StorageOptions = Field(default_factory=dict, repr=False)
 
     @model_validator(mode="after")
     def _places(self) -> Self:

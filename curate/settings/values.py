@@ -4,10 +4,12 @@ import re
 from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import psutil
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+
+from curate.redact import HIDDEN, redacted, with_password
 
 __all__ = [
     "Bytes",
@@ -19,6 +21,8 @@ __all__ = [
     "Preference",
     "Settings",
     "Share",
+    "StorageOptions",
+    "Target",
     "count_or_auto",
     "default_memory",
     "enough_memory",
@@ -29,6 +33,7 @@ __all__ = [
     "whole",
 ]
 
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12, "b": 1}
 _UNITS |= {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
 
@@ -114,9 +119,25 @@ def enough_memory(value: int) -> int:
 
 def _folder(value: str) -> str:
     """Return a folder of this machine, with `~` filled in."""
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", value):
+    if _URL.match(value):
         raise ValueError(f"must be a folder on this machine, got {value!r}")
     return str(Path(value).expanduser()) if value.startswith("~") else value
+
+
+def _target(value: str) -> str:
+    """Return a folder of this machine, or a URL without a password."""
+    if not _URL.match(value):
+        return _folder(value)
+    if with_password(value):
+        raise ValueError("must not hold a password; give it in storage_options, as ${NAME}")
+    return value
+
+
+def _kept(options: dict[str, Any]) -> dict[str, Any]:
+    """Return options of a file system; refuse what was redacted before."""
+    if HIDDEN in str(options):
+        raise ValueError(f"hold {HIDDEN} where a secret was; give it as ${{NAME}}, or run the first recipe")
+    return options
 
 
 Bytes = Annotated[int, BeforeValidator(parse_bytes)]
@@ -124,6 +145,8 @@ KeepShare = Annotated[float, BeforeValidator(parse_share), AfterValidator(_keep_
 Share = Annotated[float, BeforeValidator(parse_share), AfterValidator(_share_limit)]
 Preference = Annotated[str, AfterValidator(_preference)]
 Folder = Annotated[str, Field(min_length=1), AfterValidator(_folder)]
+Target = Annotated[str, Field(min_length=1), AfterValidator(_target)]
+StorageOptions = Annotated[dict[str, Any], AfterValidator(_kept), PlainSerializer(redacted)]
 Column = Annotated[str | None, BeforeValidator(none_word)]
 Count = Annotated[int, BeforeValidator(whole)]
 Paths = Annotated[tuple[str, ...], BeforeValidator(listed), Field(min_length=1)]

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Any
 
 import pyarrow as pa
@@ -11,7 +12,7 @@ import yaml
 from curate.sinks.schema import HF_DTYPES
 from curate.sources.columns import declared_features
 
-__all__ = ["CardFacts", "card", "published_recipe", "size_category"]
+__all__ = ["CardFacts", "card", "published_path", "published_recipe", "size_category"]
 
 _SIZES = {
     "n<1K": 10**3, "1K<n<10K": 10**4, "10K<n<100K": 10**5, "100K<n<1M": 10**6, "1M<n<10M": 10**7,
@@ -24,7 +25,7 @@ _PRIVATE = {
     "": ("run", "memory", "engine", "workers"),
     "source": ("storage_options",),
     "embed": ("device",),
-    "write": ("path", "dropped"),
+    "write": ("path", "dropped", "storage_options"),
 }
 
 
@@ -62,7 +63,25 @@ def published_recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
             for one in (groups if isinstance(groups, list | tuple) else [groups or {}])
         ]
         shown[part] = cut if isinstance(groups, list | tuple) else cut[0]
-    return shown
+    return {name: _published(value) for name, value in shown.items()}
+
+
+def published_path(path: str) -> str:
+    """Return a path as a card shows it: of an absolute one the last two parts, for the rest is of one machine.
+
+    >>> published_path("/home/me/data/train/*.parquet"), published_path("s3://lake/train/*.parquet")
+    ('train/*.parquet', 's3://lake/train/*.parquet')
+    """
+    return "/".join(PurePath(path).parts[-2:]) if PurePath(path).is_absolute() else path
+
+
+def _published(value: object) -> object:
+    """Return a setting, or settings in settings, with every absolute path cut short."""
+    if isinstance(value, Mapping):
+        return {name: _published(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_published(one) for one in value]
+    return published_path(value) if isinstance(value, str) else value
 
 
 def card(facts: CardFacts) -> str:

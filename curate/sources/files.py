@@ -1,6 +1,7 @@
 """Files on the local disk or at any fsspec URL: opening, listing, and the versions that tell of a change.
 
-Whatever a file system raises becomes one line that names the file and holds no secret.
+Whatever a file system raises becomes one line that names the file and holds no secret. What a remote one could
+not do just now is tried again (`retries`).
 """
 
 import contextlib
@@ -11,7 +12,7 @@ import os
 import re
 import stat
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -21,6 +22,7 @@ from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
 
 from curate.errors import RecipeError, SourceError, UsageError
+from curate.sources.retries import RetryingFile, again
 
 __all__ = [
     "Entry",
@@ -100,9 +102,9 @@ def masked(text: str, storage_options: StorageOptions) -> str:
 
 
 def cause(error: BaseException) -> str:
-    """Return what an error says, or its type where it says nothing."""
-    reason = getattr(error, "strerror", None) or str(error)
-    return reason or type(error).__name__
+    """Return what an error says, or its type where it says nothing; and how often it was tried."""
+    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return "; ".join((reason, *getattr(error, "__notes__", ())))
 
 
 @contextlib.contextmanager
@@ -140,8 +142,16 @@ def filesystem(url: str, storage_options: StorageOptions) -> tuple[AbstractFileS
         fs, path = url_to_fs(url, **resolve_options(storage_options))
     except ValueError as error:
         raise UsageError(f"{url}: {masked(str(error), storage_options)}") from None
+    except ImportError as error:
+        said = masked(str(error), storage_options)
+        raise UsageError(f"{url}: needs a package that is not installed: {said}{_extra(url)}") from None
     fs.invalidate_cache()
     return fs, path
+
+
+def _extra(url: str) -> str:
+    """Say which extra of curate brings the package for a URL, where one does."""
+    return "; pip install 'curate[s3]'" if url.split(":")[0].lower() in ("s3", "s3a") else ""
 
 
 def is_local(fs: AbstractFileSystem) -> bool:
@@ -161,9 +171,10 @@ def open_binary(url: str, storage_options: StorageOptions = None) -> BinaryIO:
 
 
 def open_remote(url: str, storage_options: StorageOptions) -> BinaryIO:
-    """Open a file at a URL for reading; errors are those of its file system."""
+    """Open a file at a URL for reading; errors of opening are those of its file system, of reading SourceError."""
     fs, path = filesystem(url, storage_options)
-    return cast(BinaryIO, fs.open(path, "rb"))
+    file = cast(BinaryIO, again(lambda: fs.open(path, "rb"), url))
+    return cast(BinaryIO, RetryingFile(file, url, lambda: explained(url, storage_options)))
 
 
 def version_of(url: str, storage_options: StorageOptions = None) -> str:
@@ -174,6 +185,11 @@ def version_of(url: str, storage_options: StorageOptions = None) -> str:
     if entry is None or entry.is_folder:
         raise SourceError(f"{url}: the file is no longer there")
     return entry.version
+
+
+def _ask(call: Callable[..., Any], path: str, **keywords: object) -> Any:  # noqa: ANN401  (as fsspec answers)
+    """Return what a file system says of a path, asked again after a transient error."""
+    return again(lambda: call(path, **keywords), path)
 
 
 def has_magic(path: str) -> bool:
@@ -196,11 +212,11 @@ def lookup(fs: AbstractFileSystem, paths: Sequence[str]) -> dict[str, Entry]:
     infos: dict[str, Any] = {}
     for folder in crowded:
         with contextlib.suppress(FileNotFoundError):
-            infos |= {info["name"]: info for info in fs.ls(folder, detail=True)}
+            infos |= {info["name"]: info for info in _ask(fs.ls, folder, detail=True)}
     for path in wanted:
         if parent(path) not in crowded and not has_magic(path):
             with contextlib.suppress(FileNotFoundError):
-                infos[path] = fs.info(path)
+                infos[path] = _ask(fs.info, path)
     return {path: _remote_entry(infos[path]) for path in wanted if path in infos}
 
 
@@ -208,7 +224,7 @@ def matching(fs: AbstractFileSystem, pattern: str) -> dict[str, Entry]:
     """Return the files and folders that a glob matches, hidden ones too."""
     if is_local(fs):
         return lookup(fs, glob.glob(pattern, recursive=True))  # noqa: PTH207  (Path.glob follows no links)
-    return {path: _remote_entry(info) for path, info in fs.glob(pattern, detail=True).items()}
+    return {path: _remote_entry(info) for path, info in _ask(fs.glob, pattern, detail=True).items()}
 
 
 def listing(fs: AbstractFileSystem, folder: str) -> dict[str, Entry]:
@@ -218,7 +234,7 @@ def listing(fs: AbstractFileSystem, folder: str) -> dict[str, Entry]:
             path.name: _local_entry(str(path)) for path in Path(folder).iterdir() if path.name[0] not in "._"
         }
         return {name: entry or Entry(False, 0, "nothing") for name, entry in found.items()}
-    names = ((info["name"].rstrip("/"), info) for info in fs.ls(folder, detail=True))
+    names = ((info["name"].rstrip("/"), info) for info in _ask(fs.ls, folder, detail=True))
     inside = ((path.rpartition("/")[2], info) for path, info in names if path != folder.rstrip("/"))
     return {name: _remote_entry(info) for name, info in inside if name and name[0] not in "._"}
 
@@ -227,7 +243,7 @@ def walk(fs: AbstractFileSystem, folder: str) -> dict[str, Entry]:
     """Return all files below a folder, hidden ones (. and _) left out."""
     if is_local(fs):
         return lookup(fs, list(_walk_local(folder)))
-    found = fs.find(folder, detail=True)
+    found = _ask(fs.find, folder, detail=True)
     inside = len(folder.rstrip("/"))
     hidden = re.compile(r"/[._]")
     return {path: _remote_entry(info) for path, info in found.items() if not hidden.search(path[inside:])}

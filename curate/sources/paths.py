@@ -224,7 +224,7 @@ def _below(fs: AbstractFileSystem, folder: str, extensions: tuple[str, ...], tex
     if not found:
         endings = Counter(Path(path).suffix.lower() or "(no extension)" for path in files)
         holds = ", ".join(f"{n:,} {ending}" for ending, n in sorted(endings.items()))
-        wanted = " or ".join(extensions)
+        wanted = " or ".join(extensions) if len(extensions) <= 4 else "data"
         raise UsageError(f"{text}: no {wanted} file below this folder; it holds {holds or 'no files'}")
     return found
 

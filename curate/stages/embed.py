@@ -49,6 +49,8 @@ __all__ = [
 VERSION = 1
 #: Rows handed to the decoders at a time.
 DECODE_ROWS = 64
+#: Outcomes of rows that are broken as rows, not for want of an image.
+BROKEN_ROWS = ("bad_row", "duplicate_key", "split_sample", "truncated")
 
 
 @dataclass(frozen=True)
@@ -264,12 +266,14 @@ def _judge_own(
     """Note the outcomes of rows whose vectors are given; return which rows are usable.
 
     valid, known : which rows have a usable vector, and one of the caption. What reading said of a row holds,
-    unless the vectors are in files: then a row needs nothing else.
+    unless the vectors are in files: then a row needs no image.
     """
     found, place = why_unusable(given), len(outcomes.outcome)
     for row, good in enumerate(valid):
         outcome, reason = rows.outcome[row], rows.reason[row]
-        if task.npy is not None or (outcome == "ok" and not good):
+        if outcome in BROKEN_ROWS:  # whatever its vector: the row is not the sample it seems to be
+            pass
+        elif task.npy is not None or (outcome == "ok" and not good):
             bad = ("bad_vector", found[row] or "the vector has no usable length")
             outcome, reason = ("ok", None) if good else bad
         if outcome == "ok" and task.on == "text" and known is not None and not known[row]:

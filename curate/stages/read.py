@@ -17,6 +17,7 @@ from curate.settings import Recipe, Source
 from curate.sources import formats, paths
 from curate.sources.base import Columns, Reader, Rows, Shard
 from curate.sources.columns import check_columns
+from curate.stages import repeated_keys
 from curate.stages.base import PART_ROWS, Context, Part, log, made
 
 __all__ = [
@@ -200,7 +201,9 @@ def run(context: Context) -> bool:
     context.run.keep_only(work / "keys", [part.name for part in good])
     _save_parts(work / "parts.json", good)
     rows = sum(part.rows for part in good)
-    context.run.mark(work / "keys", stamp, {"rows": rows, "parts": len(good), "bad_shards": vars_of(bad)})
+    facts = {"rows": rows, "parts": len(good), "bad_shards": vars_of(bad)}
+    repeated = repeated_keys.find(context, good, [keys_path(context, part) for part in good])
+    context.run.mark(work / "keys", stamp, facts | ({"repeated_keys": repeated} if repeated else {}))
     log.info("read: %s rows in %s shards", f"{rows:,}", len({part.shard.name for part in good}))
     return True
 

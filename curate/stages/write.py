@@ -13,7 +13,7 @@ from curate import schema, storage
 from curate.errors import RunError, UsageError
 from curate.settings import Recipe, Write
 from curate.sinks import parquet, webdataset
-from curate.sinks.card import CardFacts, card, published_recipe
+from curate.sinks.card import CardFacts, card, published_path, published_recipe
 from curate.sinks.plan import OutputFile, plan
 from curate.sinks.schema import output_schema
 from curate.sinks.upsampling import Group, weight_groups
@@ -54,17 +54,19 @@ def run(context: Context) -> bool:
     """Write the kept rows as shards; return whether anything was to do."""
     settings, folder = context.recipe.write, context.run.filtered
     decisions = context.run.stamp(context.run.decisions)
-    stamp = storage.fingerprint("write", VERSION, settings.model_dump(exclude={"path", "dropped"}), decisions)
-    if settings.path is not None:
-        places.require_own_folder("write.path", Path(settings.path))
+    where = {"path", "dropped", "storage_options"}
+    stamp = storage.fingerprint("write", VERSION, settings.model_dump(exclude=where), decisions)
+    copy = None if settings.path is None else _place(context, "write.path", settings.path)
+    if copy is not None:
+        places.require_own_folder(copy)
     worked = not context.run.is_done(folder, stamp)
     if worked:
         with storage.atomic_folder(folder) as new:
             written = write_shards(context, settings, new)
         context.run.mark(folder, stamp, vars(written))
         log.info("write: %s rows in %s files", f"{written.rows:,}", f"{written.files:,}")
-    if settings.path is not None:
-        places.copy_folder("write.path", folder, Path(settings.path), stamp)
+    if copy is not None:
+        places.copy_folder(copy, folder, stamp)
     return _write_dropped(context, settings, decisions) or worked
 
 
@@ -99,15 +101,19 @@ def planned_card(context: Context, settings: Write) -> str:
     return _card(context, settings, [file for group in groups for file in group], None)
 
 
+def _place(context: Context, what: str, where: str) -> places.Place:
+    return places.Place(what, where, context.run.work, context.recipe.write.storage_options)
+
+
 def _write_dropped(context: Context, settings: Write, decisions: str) -> bool:
     if settings.dropped is None:
         return False
-    target = Path(settings.dropped)
+    place = _place(context, "write.dropped", settings.dropped)
     stamp = storage.fingerprint("dropped", VERSION, settings.max_shard_size, decisions)
-    if places.is_current(target, stamp):
+    if places.is_current(place, stamp):
         return False
-    written = places.write_folder("write.dropped", target, stamp, partial(dropped_shards, context, settings))
-    log.info("write: %s dropped rows in %s", f"{written.rows:,}", target)
+    written = places.write_folder(place, stamp, partial(dropped_shards, context, settings))
+    log.info("write: %s dropped rows in %s", f"{written.rows:,}", place.where)
     return True
 
 
@@ -224,7 +230,7 @@ def _pattern(split: str, settings: Write, *, many: bool) -> str:
 def _provenance(context: Context) -> Mapping[str, object]:
     shards = {part.shard.name for part in context.parts}
     return {
-        "source": ", ".join(path for source in context.recipe.source for path in source.patterns),
+        "source": ", ".join(published_path(path) for one in context.recipe.source for path in one.patterns),
         "shards read": f"{len(shards):,}",
         "embedding space": context.facts(context.run.embeddings).get("space"),
         "decisions": context.run.stamp(context.run.decisions),
