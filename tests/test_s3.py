@@ -261,7 +261,7 @@ def test_a_missing_package_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "s3fs", None)
     for protocol in ("s3", "s3a"):
         monkeypatch.delitem(fsspec_registry._registry, protocol, raising=False)
-    with pytest.raises(UsageError, match=r"s3://b/x: needs a package .*pip install 'curate\[s3\]'"):
+    with pytest.raises(UsageError, match=r"s3://b/x.parquet: needs a package .*pip install 'curate\[s3\]'"):
         paths.expand("s3://b/x.parquet")
 
 
