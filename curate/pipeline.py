@@ -230,6 +230,7 @@ def _note_time(context: Context, stage: str, seconds: float) -> None:
         "rows_per_s": round(rows / max(seconds, 1e-9), 1),
     }
     times[stage]["peak_memory"] = max(peaks)
+    times[stage] |= {"worked": worked} if (worked := context.worked.get(stage)) else {}
     storage.write_json(path, times)
 
 

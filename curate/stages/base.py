@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -64,7 +64,10 @@ class Part:
 
 @dataclass(frozen=True)
 class Context:
-    """Everything a stage needs; the same for a CLI run and a flow."""
+    """Everything a stage needs; the same for a CLI run and a flow.
+
+    worked : {stage: {what: number}}, what a stage did anew in this run (parts, rows): the manifest's `times` say it.
+    """
 
     recipe: Recipe
     run: RunFolder
@@ -72,6 +75,7 @@ class Context:
     parts: tuple[Part, ...] = ()
     progress: Progress = silent
     refit: bool = False
+    worked: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def facts(self, folder: Path) -> dict[str, Any]:
         """Return what a finished stage noted about itself; empty if it is not finished."""
