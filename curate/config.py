@@ -23,6 +23,8 @@ from curate.settings import (
     DropShare,
     Embed,
     Limits,
+    Notify,
+    Ray,
     Recipe,
     ScoreFilter,
     Select,
@@ -288,7 +290,7 @@ def _is_setting(part: object) -> bool:
 _NESTED: dict[str, type[BaseModel]] = {
     "source": Source, "embed": Embed, "cluster": Cluster, "dedup": Dedup, "epsilon": DropShare,
     "select": Select, "write": Write, "limits": Limits, "filter": ScoreFilter, "weight": Weight,
-    "against": Against, "target": Source,
+    "against": Against, "target": Source, "notify": Notify, "ray": Ray,
 }  # fmt: skip
 
 

@@ -10,6 +10,7 @@
     |-- ModelError                 1   a model or its weights cannot be had
     |-- BudgetError                1   fewer eligible samples than asked for, or a broken sum
     |-- RunError                   1   the run folder: locked, damaged, or made from something else
+    |-- TimeLimitError             1   a stage took longer than `limits.time` allows, and was ended
     `-- UnusableLimitError         3   the run finished, but more samples were unusable than allowed
 
 A message names the thing, the rule and the value: ``select.keep must be in (0, 1], got 1.4``.
@@ -23,6 +24,7 @@ __all__ = [
     "RecipeError",
     "RunError",
     "SourceError",
+    "TimeLimitError",
     "UnusableLimitError",
     "UsageError",
 ]
@@ -62,6 +64,10 @@ class BudgetError(CurateError):
 
 class RunError(CurateError):
     """The run folder is locked, damaged, or was made from something else."""
+
+
+class TimeLimitError(CurateError):
+    """A stage took longer than `limits.time` allows and was ended; the next run goes on with what it finished."""
 
 
 class UnusableLimitError(CurateError):

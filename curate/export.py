@@ -7,7 +7,6 @@ from pathlib import Path
 
 from curate import pipeline, storage
 from curate.config import load_recipe
-from curate.engines.local import LocalEngine
 from curate.errors import RunError, UsageError
 from curate.runs import RunFolder, open_run
 from curate.settings import Recipe
@@ -65,7 +64,7 @@ def export_run(recipe: Recipe, form: str, out: str | Path, *, progress: Progress
     before = run.stamp(run.decisions)
     write.check_recipe(recipe)
     (places.require_own_folder if form in FOLDERS else places.require_own_file)(place)
-    with LocalEngine(pipeline.worker_count(recipe)) as engine:
+    with pipeline.make_engine(recipe) as engine:
         context = read.with_parts(Context(recipe, run, engine, progress=progress))
 
         def unchanged(path: Path, make: Callable[[Path], Exported]) -> Exported:

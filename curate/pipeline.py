@@ -9,10 +9,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
+import yaml
+
 from curate import storage
 from curate.config import read_yaml
+from curate.engines.base import Engine
 from curate.engines.local import LocalEngine, cpu_count
-from curate.errors import UnusableLimitError, UsageError
+from curate.engines.ray import RayEngine
+from curate.errors import RunError, UnusableLimitError, UsageError
+from curate.limited import run_limited
+from curate.logs import log_to, note_stage
 from curate.runs import FORMAT_VERSION, MARKER, RunFolder
 from curate.settings import FAMILIES, Embed, Recipe, Source
 from curate.stages import base, cluster, dedup, embed, filter, read, report, score, select, write
@@ -96,15 +102,15 @@ def opened(
         raise UsageError(f"{run.path} is a file, not a run folder; name another with --out")
     if force or not run.recipe.exists():
         read.check_sources(recipe)  # before a folder is made, or emptied
-    with run.lock(), undone(run) if undo else contextlib.nullcontext():
+    again = undone(run) if undo else contextlib.nullcontext()
+    with storage.explained_below(run.path), run.lock(), again:
+        _check_format(run)
         _check_same(run, recipe, force=force)
         storage.clear_partials(run.path)
-        if not run.recipe.exists() or run.recipe.read_text(encoding="utf-8") != recipe.to_yaml():
-            with storage.atomic(run.recipe) as partial:
-                partial.write_text(recipe.to_yaml(), encoding="utf-8")
+        _note_recipe(run, recipe)
         try:
-            with LocalEngine(worker_count(recipe)) as engine:
-                yield Context(recipe, run, engine, progress=progress, refit=refit)
+            with log_to(run.logs), make_engine(recipe) as engine:
+                yield Context(on_engine(recipe, engine), run, engine, progress=progress, refit=refit)
         except BaseException:
             storage.clear_partials(run.path)  # of workers that were ended in the middle of a file
             raise
@@ -118,6 +124,29 @@ def check_request(recipe: Recipe) -> None:
     write.check_recipe(recipe)
 
 
+def make_engine(recipe: Recipe) -> Engine:
+    """Return the engine that a recipe asks for; it starts nothing before its first map."""
+    if recipe.engine == "local":
+        return LocalEngine(worker_count(recipe))
+    asked = None if recipe.workers == "auto" else recipe.workers
+    here = min(worker_count(recipe), cpu_count())
+    return RayEngine(
+        recipe.ray.address, workers=asked, here=here, retries=recipe.ray.retries, folder=Path(recipe.run)
+    )
+
+
+def on_engine(recipe: Recipe, engine: Engine) -> Recipe:
+    """Return the recipe with the precision that `auto` means on the machines of a cluster, not on this one."""
+    embed = recipe.embed
+    if not isinstance(engine, RayEngine) or recipe.ray.address is None:
+        return recipe
+    if embed.own_vectors or embed.precision != "auto":
+        return recipe
+    on_gpu = embed.device.startswith("cuda") or (embed.device == "auto" and engine.gpus > 0)
+    update = {"precision": "float16" if on_gpu else "float32"}
+    return recipe.model_copy(update={"embed": embed.model_copy(update=update)})
+
+
 def worker_count(recipe: Recipe) -> int:
     """Return the number of worker processes: as asked, else as many as cores and memory allow."""
     if recipe.workers != "auto":
@@ -126,18 +155,29 @@ def worker_count(recipe: Recipe) -> int:
     return max(1, min(cpu_count(), by_memory))
 
 
+def _check_format(run: RunFolder) -> None:
+    """Raise RunError for a folder that a later curate has laid out in another way."""
+    manifest = storage.read_json(run.manifest)
+    made = manifest.get("format_version") if isinstance(manifest, dict) else None
+    if isinstance(made, int) and made > FORMAT_VERSION:
+        raise RunError(
+            f"{run.path} has format_version {made}, this curate knows {FORMAT_VERSION}: upgrade curate, or name another folder"
+        )
+
+
 def _check_same(run: RunFolder, recipe: Recipe, *, force: bool) -> None:
     """Refuse a folder made from another source or model, saying what differs; with `force`, empty it."""
-    if not run.recipe.exists():
+    told = _made_with(run)
+    if not told:
         strangers = [path.name for path in run.path.iterdir() if not path.name.startswith(".")]
         if strangers:
             raise UsageError(
                 f"{run.path} is not empty and no run folder (it holds {min(strangers)}); name another with --out"
             )
         return
-    before = read_yaml(run.recipe.read_text(encoding="utf-8")) or {}
     now = read_yaml(recipe.to_yaml())
-    differs = [line for part in ("source", "embed") for line in _differences(before, now, part)]
+    differs = min(([line for part in ("source", "embed") for line in _differences(before, now, part)]
+                   for before in told), key=len)  # fmt: skip
     if differs and not force and any(any(run.path.glob(f"{depth}{MARKER}")) for depth in ("*/", "*/*/")):
         raise UsageError(
             f"{run.path} was made differently: {'; '.join(differs)}; name another folder, or replace it with --force"
@@ -147,6 +187,29 @@ def _check_same(run: RunFolder, recipe: Recipe, *, force: bool) -> None:
             if path not in (run.path / ".lock", run.recipe):
                 storage.remove(path)
         storage.remove(run.recipe)  # last: without it, what an interruption leaves is no run folder
+
+
+def _made_with(run: RunFolder) -> list[dict[str, Any]]:
+    """Return the recipe a folder was last run with: as noted, and as `recipe.yaml` says.
+
+    Where the two differ, the file was damaged, or edited (because the source has moved, say).
+    """
+    noted = storage.read_json(run.work / "recipe.json")
+    told = [noted] if isinstance(noted, dict) else []
+    if run.recipe.exists():
+        with contextlib.suppress(yaml.YAMLError, UnicodeDecodeError):
+            told.append(read_yaml(run.recipe.read_text(encoding="utf-8")))
+    return [one for one in told if isinstance(one, dict) and isinstance(one.get("source"), dict | list)]
+
+
+def _note_recipe(run: RunFolder, recipe: Recipe) -> None:
+    """Write the recipe into the folder, for people, and once more with a checksum."""
+    text = recipe.to_yaml()
+    if storage.read_json(run.work / "recipe.json") != (values := read_yaml(text)):
+        storage.write_record(run.work / "recipe.json", values)
+    if not run.recipe.exists() or run.recipe.read_bytes() != text.encode():
+        with storage.atomic(run.recipe) as partial:
+            partial.write_text(text, encoding="utf-8")
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any], part: str) -> list[str]:
@@ -182,7 +245,11 @@ def run_stage(context: Context, stage: str) -> tuple[Context, bool]:
     started = time.monotonic()
     if stage != "read" and not context.parts:
         context = read.with_parts(context)
-    did = STAGES[stage](context)
+    seconds = (context.recipe.limits.time or {}).get(stage)
+    if seconds is None or isinstance(context.run, _Settled):  # where nothing may be done, nothing takes long
+        did = STAGES[stage](context)
+    else:
+        did = run_limited(context, stage, seconds)
     if stage == "read":
         context = read.with_parts(context)
     if did:
@@ -205,6 +272,10 @@ class _Settled(RunFolder):
             f"{self.path}: {name} is not there or not up to date with the source and the recipe; "
             f"first: curate {first}"
         )
+
+    def publish(self, new: Path, folder: Path) -> NoReturn:
+        """Refuse: the stage had something to do."""
+        self.unmark(folder)
 
 
 def require_done(context: Context, stage: str) -> Context:
@@ -231,7 +302,8 @@ def _note_time(context: Context, stage: str, seconds: float) -> None:
     }
     times[stage]["peak_memory"] = max(peaks)
     times[stage] |= {"worked": worked} if (worked := context.worked.get(stage)) else {}
-    storage.write_json(path, times)
+    storage.write_record(path, times)
+    note_stage(stage, times[stage])
 
 
 def _is_current(context: Context) -> bool:
@@ -267,7 +339,7 @@ def write_manifest(context: Context) -> dict[str, Any]:
         "parts": [{"name": p.name, "shard": p.shard.name, "rows": p.rows} for p in context.parts],
         "versions": report.versions(),
     }
-    storage.write_json(run.manifest, manifest)
+    storage.write_record(run.manifest, manifest)
     return manifest
 
 

@@ -19,12 +19,14 @@ import polars as pl
 
 from curate import pipeline, storage
 from curate.embed.parts import BATCH_ROWS, EmbeddingPart, Vectors, write_part
+from curate.engines.base import Place
 from curate.errors import RunError
 from curate.settings import Recipe
 from curate.sources.base import Rows
-from curate.stages import base, copies, embed, read
+from curate.stages import base, copies, embed, embed_task, read
 from curate.stages.base import Context, Progress, log
-from curate.stages.embed import EmbedTask, Outcomes
+from curate.stages.embed_model import model_of, open_model
+from curate.stages.embed_task import EmbedTask, Outcomes
 
 if TYPE_CHECKING:
     from curate.embed.encode import Embedded, Unembedded
@@ -112,7 +114,7 @@ def _retry(context: Context) -> Counter[tuple[str, str]]:
 
     total = sum(len(part.positions) for part in failed)
     context.progress("retry", 0, total, "images")
-    with embed.open_model(context) as (clip, pool):
+    with open_model(model_of(context), Place()) as (clip, pool):
         results = embed_rows(_batches(failed), clip, pool)
         for part in failed:
             outcomes, pieces = _results(part, results)
@@ -127,14 +129,14 @@ def _retry(context: Context) -> Counter[tuple[str, str]]:
 
 def _failed(context: Context) -> Iterator[Failed]:
     """Yield the parts with rows that failed after what stands in the shard was found good."""
-    found, space = copies.find(context), embed.space_of(context.recipe.embed)
+    found, space = copies.find(context), embed_task.space_of(context.recipe.embed)
     for part in context.parts:
         samples = pl.DataFrame(storage.read_table(context.run.part(context.run.samples, part.name)))
         keys = storage.read_table(read.keys_path(context, part), ["outcome"])
         good = pl.Series(keys["outcome"]) == "ok"
         positions = (good & samples["outcome"].is_in(RETRIED)).arg_true().to_numpy().astype(np.int64)
         if len(positions):
-            yield Failed(embed.task_of(context, part, found, space), samples, positions)
+            yield Failed(embed_task.task_of(context, part, found, space), samples, positions)
 
 
 # --- reading the failed rows, and no others -----------------------------------------------------------
@@ -210,14 +212,14 @@ def _merge(context: Context, part: Failed, tried: Outcomes, pieces: list[Vectors
     run.unmark(run.embeddings)
     # First the new fingerprint, then the files that carry it: what an interruption leaves is not taken as made.
     said = storage.fingerprint(task.stamp, outcomes.outcome, outcomes.reason)
-    storage.write_json(run.work / "retries.json", embed.retries(run) | {task.part.name: said})
-    task = embed.task_of(context, task.part, task.copies, embed.space_of(context.recipe.embed))
+    storage.write_record(run.work / "retries.json", embed_task.retries(run) | {task.part.name: said})
+    task = embed_task.task_of(context, task.part, task.copies, embed_task.space_of(context.recipe.embed))
     path = run.part(run.embeddings, task.part.name)
     old, alone = EmbeddingPart(path), samples["copy_of"].is_null()
     before = (alone & (samples["outcome"] == "ok")).to_numpy()
     now = (alone & (pl.Series(outcomes.outcome) == "ok")).to_numpy()
     write_part(path, _merged(old, pieces, before[now], str(path)), old.dim, task.stamp, text=task.text)
-    embed.write_samples(task, embed.keys_of(task), outcomes)
+    embed_task.write_samples(task, embed_task.keys_of(task), outcomes)
 
 
 def _merged(

@@ -1,31 +1,25 @@
 """The run folder: where everything is, what is done, who is writing; and opening a run to read it."""
 
 import contextlib
-import fcntl
-import json
-import os
-import secrets
-import socket
-import threading
-import time
-from collections.abc import Iterator, Mapping, Sequence
+import importlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from curate import storage
+from curate import seals, storage
 from curate.errors import RunError, UsageError
+from curate.lock import held
 
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["FORMAT_VERSION", "Run", "RunFolder", "open_run"]
+__all__ = ["FORMAT_VERSION", "LATEST", "Run", "RunFolder", "latest", "open_run"]
 
 FORMAT_VERSION = 1
 MARKER = "_done.json"
-HEARTBEAT_S = 5.0
-#: A lock of another machine whose heartbeat is older than this is taken over.
-LOCK_EXPIRES_S = 120.0
+#: In a folder of dated runs: the file that names the newest one that succeeded (see `curate.store`).
+LATEST = "latest"
 
 
 @dataclass(frozen=True)
@@ -80,6 +74,11 @@ class RunFolder:
         return self.path / ".work"
 
     @property
+    def logs(self) -> Path:
+        """What was said while working: one file of JSON lines per invocation."""
+        return self.path / "logs"
+
+    @property
     def manifest(self) -> Path:
         """Counts, versions, fingerprints and times; written last."""
         return self.path / "manifest.json"
@@ -112,21 +111,45 @@ class RunFolder:
         return found if isinstance(found, dict) else None
 
     def mark(self, folder: Path, stamp: str, facts: Mapping[str, object]) -> None:
-        """Mark a stage's folder as done: its fingerprint, its files with sizes and hashes, its facts."""
+        """Mark a stage's folder as done: its fingerprint, its files with sizes, times and hashes, its facts.
+
+        From here on the mark says what the files are, and their seals are gone. Raises RunError for a file that
+        changed after it was written.
+        """
         files = {
-            str(file.relative_to(folder)): {"bytes": file.stat().st_size, "hash": storage.hash_file(file)}
+            str(file.relative_to(folder)): _record(file)
             for file in sorted(folder.rglob("*"))
             if file.is_file() and not file.name.startswith((".", "_"))
         }
-        storage.write_json(folder / MARKER, {"fingerprint": stamp, "facts": dict(facts), "files": files})
+        storage.write_record(folder / MARKER, {"fingerprint": stamp, "facts": dict(facts), "files": files})
+        seals.drop(folder)
 
     def is_done(self, folder: Path, stamp: str) -> bool:
-        """Whether a stage is finished with this fingerprint and all its files have their size."""
+        """Whether a stage is finished with this fingerprint and all its files are what its mark says."""
         marker = self.marker(folder)
-        if marker is None or marker.get("fingerprint") != stamp:
+        return marker is not None and marker.get("fingerprint") == stamp and self.remove_damaged(folder)
+
+    def remove_damaged(self, folder: Path) -> bool:
+        """Remove the files of a stage that are not what its mark (or their seal) says; whether none is missing.
+
+        A file with the recorded size and time is trusted. Another one is read: if its bytes are those recorded
+        (it was copied, say), its time is recorded anew.
+        """
+        marker = self.marker(folder)
+        if marker is None:
+            whole = [seals.intact(file) for file in folder.rglob("*") if file.is_file()]
+            return all(whole)
+        files: Mapping[str, seals.Record] = marker["files"]
+        found = {name: seals.judge(folder / name, record) for name, record in files.items()}
+        for name in files:
+            if found[name] is None:
+                seals.discard(folder / name)
+        if None in found.values():
             return False
-        files: Mapping[str, Mapping[str, int]] = marker["files"]
-        return all(_size(folder / name) == facts["bytes"] for name, facts in files.items())
+        if found != files:
+            storage.write_record(folder / MARKER, {**marker, "files": found})
+        seals.drop(folder)  # those of an interruption between the mark and their removal
+        return True
 
     def stamp(self, folder: Path) -> str:
         """Return the fingerprint of a finished stage; raises RunError if it is not finished."""
@@ -136,8 +159,15 @@ class RunFolder:
         return str(marker["fingerprint"])
 
     def unmark(self, folder: Path) -> None:
-        """Take a stage's mark away before its files change."""
+        """Take a stage's mark away before its files change; what it knew of them goes to their seals."""
+        for name, record in ((self.marker(folder) or {}).get("files") or {}).items():
+            if (folder / name).exists():
+                seals.write(folder / name, record)
         (folder / MARKER).unlink(missing_ok=True)
+
+    def publish(self, new: Path, folder: Path) -> None:
+        """Let a folder that is whole and marked take the place of a stage's folder, all at once."""
+        storage.take_place(new, folder)
 
     def keep_only(self, folder: Path, parts: Sequence[str]) -> None:
         """Remove parts of shards that are no longer in the source."""
@@ -146,107 +176,20 @@ class RunFolder:
             if file.name not in wanted:
                 file.unlink()
 
-    @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self) -> contextlib.AbstractContextManager[None]:
         """Hold the run folder for writing; raises RunError naming who else holds it."""
-        path = self.path / ".lock"
-        own = {"host": socket.gethostname(), "pid": os.getpid(), "started": _started(os.getpid())}
-        own |= {"since": time.strftime("%Y-%m-%d %H:%M:%S"), "token": secrets.token_hex(8)}
-        with storage.explained(path):
-            self.path.mkdir(parents=True, exist_ok=True)
-            with _alone(self.path):
-                while not _create(path, own):
-                    holder = _holder(path)
-                    if _is_alive(holder, path):
-                        raise RunError(
-                            f"{self.path} is being written by process {holder.get('pid')} on "
-                            f"{holder.get('host')} since {holder.get('since')}; wait for it or stop it"
-                        )
-                    path.unlink(missing_ok=True)
-        stop = threading.Event()
-        threading.Thread(target=_beat, args=(path, own, stop), daemon=True).start()
-        try:
-            yield
-        finally:
-            stop.set()
-            if _holder(path) == own:
-                path.unlink(missing_ok=True)
+        return held(self.path)
 
 
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return -1
-
-
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Let one process of this machine at a time judge and take a lock (where the file system can)."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _create(path: Path, facts: Mapping[str, object]) -> bool:
-    """Create the lock file whole and at once; False if there is one."""
-    own = path.with_name(f"{path.name}{storage.PARTIAL}{secrets.token_hex(4)}")
-    own.write_text(json.dumps(facts), encoding="utf-8")
-    try:
-        os.link(own, path)
-    except (FileExistsError, FileNotFoundError):  # there is one; whose holder may be tidying up right now
-        return False
-    finally:
-        own.unlink(missing_ok=True)
-    return True
-
-
-def _holder(path: Path) -> dict[str, Any]:
-    """Return what a lock file says; empty if it says nothing that makes sense."""
-    found = storage.read_json(path)
-    return found if isinstance(found, dict) else {}
-
-
-def _started(pid: int) -> str | None:
-    """Return when a living process started, or None; tells a reused pid from the old one.
-
-    Where the system counts from its own start, that is used: it stays the same when the clock is set.
-    """
-    import psutil
-
-    try:
-        process = psutil.Process(pid)
-        if process.status() == psutil.STATUS_ZOMBIE:
-            return None
-        try:
-            fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-            boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
-        except OSError:
-            return str(process.create_time())
-        return f"{boot} {fields.rpartition(')')[2].split()[19]}"
-    except (psutil.NoSuchProcess, psutil.AccessDenied):
-        return None
-
-
-def _is_alive(holder: Mapping[str, Any], path: Path) -> bool:
-    if holder.get("host") == socket.gethostname():
-        pid, started = holder.get("pid"), holder.get("started")
-        return isinstance(pid, int) and pid > 0 and started is not None and _started(pid) == started
-    try:
-        return bool(holder) and time.time() - path.stat().st_mtime < LOCK_EXPIRES_S
-    except FileNotFoundError:
-        return False
-
-
-def _beat(path: Path, own: Mapping[str, object], stop: threading.Event) -> None:
-    while not stop.wait(HEARTBEAT_S):
-        with contextlib.suppress(OSError):
-            if _holder(path) == own:
-                os.utime(path)
+def _record(file: Path) -> seals.Record:
+    """Return the record of a file, from its seal where it has one; raises RunError if it is something else."""
+    sealed = seals.read(file)
+    if sealed is None or "hash" not in sealed:
+        return seals.record_of(file)
+    now = seals.judge(file, sealed)
+    if now is None:
+        raise RunError(f"{file}: its bytes changed after it was written; run again to make it anew")
+    return now
 
 
 @dataclass(frozen=True)
@@ -254,6 +197,11 @@ class Run:
     """A run to read. Every method returns a Polars frame; the files behind it are plain Parquet."""
 
     folder: RunFolder
+
+    def _repr_html_(self) -> str:
+        """Return the run as a notebook shows it."""
+        # By name: a notebook's view is built on the stages, which build on this file.
+        return str(importlib.import_module("curate.notebook").html(self))
 
     def samples(self) -> "pl.DataFrame":
         """Return one row per row read: identity, size, caption, label and outcome."""
@@ -299,9 +247,28 @@ class Run:
             raise RunError(f"{self.folder.path}: {folder.name} is not there yet; finish the run first")
 
 
+def latest(root: str | Path) -> Path | None:
+    """Return the run that `latest` names in a folder of dated runs; None if there is no such file.
+
+    Raises RunError if that run is not there.
+    """
+    try:
+        name = (Path(root) / LATEST).read_text(encoding="utf-8").strip()
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return None
+    run = Path(root) / name
+    if not name or Path(name).name != name or not run.is_dir():
+        raise RunError(
+            f"{Path(root) / LATEST} must name a run folder beside it, got {name!r}; write a name into it"
+        )
+    return run
+
+
 def open_run(path: str | Path) -> Run:
-    """Open a run folder for reading. Raises UsageError if there is none at `path`."""
+    """Open a run folder for reading; of a folder of dated runs the latest. Raises UsageError if there is none."""
     folder = RunFolder(Path(path))
+    if not folder.recipe.exists():
+        folder = RunFolder(latest(folder.path) or folder.path)
     if not folder.recipe.exists():
         raise UsageError(f"{path} is not a run folder: it has no recipe.yaml")
     return Run(folder)

@@ -2,12 +2,12 @@
 
 Everything is written under ``.<name>.partial-<random>`` beside its place, flushed to the disk, and
 renamed. A part carries the fingerprint of what made it in its own schema metadata, so that a part left
-by an interrupted run can be told from a stale one without any other record.
+by an interrupted run can be told from a stale one without any other record; and it is sealed (`seals`),
+so that a damaged one can be told from a whole one.
 """
 
 import contextlib
 import errno
-import hashlib
 import json
 import os
 import secrets
@@ -19,15 +19,18 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from curate import seals
 from curate.errors import RunError
 from curate.identity import digest
 from curate.schema import check
+from curate.seals import hash_file
 
 __all__ = [
     "atomic",
     "atomic_folder",
     "clear_partials",
     "explained",
+    "explained_below",
     "fingerprint",
     "hash_file",
     "map_ipc",
@@ -35,28 +38,29 @@ __all__ = [
     "read_table",
     "remove",
     "stored_fingerprint",
+    "take_place",
     "write_ipc",
     "write_json",
     "write_parquet",
+    "write_record",
 ]
 
 PARTIAL = ".partial-"
 FINGERPRINT_KEY = b"curate.fingerprint"
 ROW_GROUP = 65_536
+HINTS = {
+    errno.ENOSPC: "the disk is full; free some space and run again, finished parts are kept",
+    errno.EDQUOT: "the quota is used up; free some space and run again, finished parts are kept",
+    errno.EFBIG: "the file would be larger than the system allows (ulimit -f); raise that and run again",
+    errno.EACCES: "no permission to write here",
+    errno.EPERM: "no permission to write here",
+    errno.EROFS: "the disk is read-only; choose another folder with --out",
+}
 
 
 def fingerprint(*parts: object) -> str:
     """Return 32 hex digits that stand for `parts` (anything JSON can say, in canonical form)."""
     return digest(json.dumps(parts, sort_keys=True, separators=(",", ":"), default=str))
-
-
-def hash_file(path: Path) -> str:
-    """Return the blake2b-128 hash of a file's bytes."""
-    state = hashlib.blake2b(digest_size=16)
-    with path.open("rb") as file:
-        while block := file.read(8 << 20):
-            state.update(block)
-    return state.hexdigest()
 
 
 @contextlib.contextmanager
@@ -65,15 +69,24 @@ def explained(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        hints = {
-            errno.ENOSPC: "the disk is full; free some space and run again, finished parts are kept",
-            errno.EDQUOT: "the quota is used up; free some space and run again, finished parts are kept",
-            errno.EACCES: "no permission to write here",
-            errno.EROFS: "the disk is read-only; choose another folder with --out",
-        }
-        reason = hints.get(error.errno or 0, error.strerror or str(error))
         other = error.filename if _is_elsewhere(error.filename, path) else None
-        raise RunError(f"cannot write {path}: {reason}{f' ({other})' if other else ''}") from error
+        raise RunError(f"cannot write {path}: {_reason(error)}{f' ({other})' if other else ''}") from error
+
+
+@contextlib.contextmanager
+def explained_below(folder: Path) -> Iterator[None]:
+    """Turn what the operating system refuses anywhere below `folder` into one line; other errors pass."""
+    try:
+        yield
+    except OSError as error:
+        name = error.filename2 or error.filename
+        if error.errno not in HINTS or not isinstance(name, str) or folder not in Path(name).parents:
+            raise
+        raise RunError(f"cannot write {name}: {_reason(error)}") from error
+
+
+def _reason(error: OSError) -> str:
+    return HINTS.get(error.errno or 0, error.strerror or str(error))
 
 
 def _is_elsewhere(name: object, path: Path) -> bool:
@@ -90,14 +103,22 @@ def _sync(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def atomic(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`; on success flush it and rename it to `path`."""
+def atomic(path: Path, *, seal: bool = False, hashed: bool = True) -> Iterator[Path]:
+    """Give a temporary path beside `path`; on success flush it and rename it to `path`.
+
+    seal : note beside it what it is, for `seals.intact`. hashed : False for scratch, whose hash is not worth
+    its time: its seal has size and time only.
+    """
     partial = path.with_name(f".{path.name}{PARTIAL}{secrets.token_hex(4)}")
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield partial
             _sync(partial)
+            if seal:  # before the file is there, so that none is ever without
+                seals.write(path, seals.record_of(partial, hashed=hashed))
+            else:
+                seals.drop(path)
             partial.replace(path)
             _sync(path.parent)
         finally:
@@ -118,14 +139,26 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             for file in partial.iterdir():
                 _sync(file)
             _sync(partial)
-            old = path.with_name(f".{path.name}{PARTIAL}{secrets.token_hex(4)}")
-            if path.exists():
-                path.replace(old)
-            partial.replace(path)
-            _sync(path.parent)
-            shutil.rmtree(old, ignore_errors=True)
+            take_place(partial, path)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
+
+
+def take_place(new: Path, path: Path) -> None:
+    """Let the folder `new` take the place of the folder `path`; if that fails, the old one is there again."""
+    old = path.with_name(f".{path.name}{PARTIAL}{secrets.token_hex(4)}")
+    with explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            path.replace(old)
+        try:
+            new.replace(path)
+        except BaseException:
+            if old.exists():
+                old.replace(path)
+            raise
+        _sync(path.parent)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def remove(path: Path) -> None:
@@ -148,10 +181,15 @@ def write_json(path: Path, value: object) -> None:
         partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+def write_record(path: Path, value: Mapping[str, Any] | list[Any]) -> None:
+    """Write what a run has to remember, with a checksum of what it says: see `read_json`."""
+    write_json(path, seals.checked(value))
+
+
 def read_json(path: Path) -> Any:  # noqa: ANN401  (JSON may hold anything)
-    """Return the JSON in `path`, or None if it is not there or torn."""
+    """Return the JSON in `path`; None if it is not there, torn, or not what its checksum (if any) says."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return seals.trusted(json.loads(path.read_text(encoding="utf-8")))
     except (FileNotFoundError, ValueError):
         return None
 
@@ -166,7 +204,10 @@ def write_parquet(path: Path, tables: pa.Table | Iterable[pa.Table], schema: pa.
     tables : one table, or several in order, each with the columns of `schema`.
     """
     stamped = _stamped(schema, stamp)
-    with atomic(path) as partial, pq.ParquetWriter(partial, stamped, compression="zstd") as writer:
+    with (
+        atomic(path, seal=True) as partial,
+        pq.ParquetWriter(partial, stamped, compression="zstd") as writer,
+    ):
         for table in _in_row_groups([tables] if isinstance(tables, pa.Table) else tables, schema):
             writer.write_table(table.cast(stamped), row_group_size=ROW_GROUP)
 
@@ -182,11 +223,18 @@ def _in_row_groups(tables: Iterable[pa.Table], schema: pa.Schema) -> Iterator[pa
     yield rest.combine_chunks()
 
 
-def write_ipc(path: Path, batches: Iterable[pa.RecordBatch], schema: pa.Schema, stamp: str) -> None:
+def write_ipc(
+    path: Path,
+    batches: Iterable[pa.RecordBatch],
+    schema: pa.Schema,
+    stamp: str,
+    *,
+    scratch: bool = False,
+) -> None:
     """Write record batches as an uncompressed Arrow IPC file, which maps into NumPy without a copy."""
     stamped = _stamped(schema, stamp)
     with (
-        atomic(path) as partial,
+        atomic(path, seal=True, hashed=not scratch) as partial,
         pa.OSFile(str(partial), "wb") as sink,
         pa.ipc.new_file(sink, stamped) as writer,
     ):

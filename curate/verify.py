@@ -1,6 +1,8 @@
-"""Checking a finished run: every file against its hash, every count, and one digest of the decisions."""
+"""Checking a finished run: every file against its hash, every law of its tables, and one digest of the decisions."""
 
 import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +10,25 @@ from curate import storage
 from curate.errors import RunError
 from curate.runs import MARKER, Run, open_run
 
-__all__ = ["changed_since", "decided", "decisions_digest", "verify_run"]
+__all__ = ["Checked", "changed_since", "check_run", "decided", "decisions_digest", "verify_run"]
 
 #: The columns of a decision that do not depend on how the source is cut into shards.
 DIGEST_COLUMNS = ("uid", "occurrence", "keep", "reason", "concept", "rank", "weight")
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What a check found.
+
+    path : the run. files, rows : how many were checked. changed : the stages done anew after the shards were
+    written. violations : one line each, naming the file and the rule; none if all is well.
+    """
+
+    path: str
+    files: int
+    rows: int
+    changed: list[str]
+    violations: list[str]
 
 
 def decisions_digest(path: str | Path) -> str:
@@ -58,34 +75,61 @@ def decided(run: Run) -> dict[str, Any]:
 
 
 def verify_run(path: str | Path) -> dict[str, Any]:
-    """Check that every file has its recorded size and hash and that rows in = kept + dropped + unusable.
+    """Return how many files and rows of a run were checked, and the stages `changed` after the shards were written.
 
-    Returns how many files and rows were checked, and the stages `changed` after the shards were written.
-    Raises RunError naming the first thing that is wrong.
+    Raises RunError naming the first thing that is wrong (and how many there are).
     """
+    found = check_run(path)
+    if found.violations:
+        more = len(found.violations) - 1
+        raise RunError(found.violations[0] + (f" (and {more:,} more violations)" if more else ""))
+    return {"files": found.files, "rows": found.rows, "changed": found.changed}
+
+
+def check_run(path: str | Path) -> Checked:
+    """Check everything a run says of itself: files, hashes, counts, and what must hold of its tables.
+
+    The tables are read part by part. What a file says whose bytes are not those recorded is not checked further.
+    Raises RunError if the run was never finished.
+    """
+    from curate.laws import Tables, broken_laws
+
     run = open_run(path)
-    files = sum(_check_files(marker) for marker in sorted(run.folder.path.rglob(MARKER)))
-    counts, changed = run.manifest()["counts"], changed_since(run)
-    rows = int(counts["rows"])
-    if rows != counts["kept"] + sum(counts["dropped"].values()) + sum(counts["unusable"].values()):
-        raise RunError(f"{run.folder.manifest}: rows in are not kept + dropped + unusable: {counts}")
-    marker = run.folder.marker(run.folder.decisions) or {}
-    kept = marker["facts"]["kept"] if "select" in changed and marker else counts["kept"]
-    decisions = run.decisions()
-    if ("read" not in changed and len(decisions) != rows) or int(decisions["keep"].sum()) != kept:
-        raise RunError(f"{run.folder.decisions}: decisions do not match the manifest")
-    return {"files": files, "rows": len(decisions), "changed": changed}
+    changed = changed_since(run)
+    run.folder.stamp(run.folder.decisions)  # raises where they are being made anew
+    markers = sorted(run.folder.path.rglob(MARKER))
+    files, damaged, violations = 0, set(), []
+    for marker in markers:
+        for file, wrong in _files(marker):
+            files += 1
+            if wrong is not None:
+                damaged.add(file)
+                violations.append(f"{file}: {wrong}")
+    tables = Tables(run, frozenset(changed), frozenset(damaged))
+    violations += broken_laws(tables)
+    return Checked(str(run.folder.path), files, tables.rows, changed, violations)
 
 
-def _check_files(marker: Path) -> int:
-    """Check the files that a finished stage recorded; return how many."""
+def _files(marker: Path) -> Iterator[tuple[Path, str | None]]:
+    """Yield the files of a finished stage, and what is wrong with each."""
+    again = "remove it and run the recipe again"
     found = storage.read_json(marker)
-    if found is None:
-        raise RunError(f"{marker}: not readable; run the recipe again")
+    if not isinstance(found, dict) or not isinstance(found.get("files"), dict):
+        yield marker, f"not readable as a mark; {again}"
+        return
+    folder = marker.parent
     for name, facts in found["files"].items():
-        file = marker.parent / name
-        if not file.exists():
-            raise RunError(f"{file}: missing; run the recipe again")
-        if file.stat().st_size != facts["bytes"] or storage.hash_file(file) != facts["hash"]:
-            raise RunError(f"{file}: its bytes are not those recorded; remove it and run the recipe again")
-    return len(found["files"])
+        file = folder / name
+        if not file.is_file():
+            yield file, "missing; run the recipe again"
+        elif file.stat().st_size != facts["bytes"]:
+            yield file, f"its size must be {facts['bytes']:,} bytes, got {file.stat().st_size:,}; {again}"
+        elif storage.hash_file(file) != facts["hash"]:
+            yield file, f"its bytes are not those recorded (hash {facts['hash']}); {again}"
+        else:
+            yield file, None
+    inner = {path.parent for path in folder.rglob(MARKER)} - {folder}
+    for file in sorted(folder.rglob("*")):
+        known = str(file.relative_to(folder)) in found["files"] or file.name.startswith((".", "_"))
+        if file.is_file() and not known and not any(folder in file.parents for folder in inner):
+            yield file, f"not among the files recorded in {marker.name}; remove it"

@@ -1,6 +1,6 @@
 """The flow `curate`: the pipeline of a recipe, each stage a Prefect task with retries and logs.
 
-Run it once with ``python flows/pipeline.py RECIPE``; its entrypoints are ``flows/pipeline.py:curate`` and
+Run it once with ``python flows/pipeline.py RECIPE``, on a schedule with ``curate schedule``; its entrypoints are ``flows/pipeline.py:curate`` and
 ``curate.flows.pipeline:curate``. Tasks carry the run folder's path, never data.
 """
 
@@ -20,25 +20,24 @@ os.environ.setdefault("DO_NOT_TRACK", "1")
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
 
-from prefect import Task, flow, get_run_logger, task
-from prefect.artifacts import create_markdown_artifact
+from prefect import Flow, Task, flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
-from prefect.client.schemas.objects import State, TaskRun
+from prefect.client.schemas.objects import FlowRun, State, TaskRun
 from prefect.exceptions import MissingContextError
+from prefect.logging.loggers import flow_run_logger
 from prefect.tasks import exponential_backoff
 
-from curate import pipeline, storage
+from curate import pipeline, storage, store
 from curate.config import load_recipe, override, parse_recipe
 from curate.errors import CurateError, UsageError
+from curate.flows import artifacts, notify
 from curate.settings import Recipe
 from curate.stages.base import Context
 
-__all__ = ["ARTIFACT", "RETRIES", "Stage", "counts_table", "curate", "is_transient", "main"]
+__all__ = ["RETRIES", "Stage", "curate", "is_transient", "main"]
 
 Stage = Literal["read", "embed", "cluster", "score", "filter", "dedup", "select", "write", "report"]
 
-#: Key of the artifact that shows the counts.
-ARTIFACT = "curate-counts"
 #: How often a stage is tried again, and the wait before the first time; it doubles each time, with jitter.
 RETRIES = 3
 RETRY_DELAY_S = 10.0
@@ -48,34 +47,92 @@ INTERRUPTED, TERMINATED = 130, 143
 _OPEN: dict[str, Context] = {}
 
 
-@flow(name="curate", description="Run a recipe; finished stages are not repeated.")
+def _tell_failure(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
+    """Tell whom the recipe names that a run failed (Prefect calls this by these names)."""
+    error = (state.message or "").removeprefix("Flow run encountered an exception: ")
+    _tell("failure", flow, flow_run, state, error or state.name or "failed")
+
+
+def _tell_drift(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
+    """Tell whom the recipe names that the data of a run drifted, where it did."""
+    _tell("drift", flow, flow_run, state, None)
+
+
+def _tell(
+    occasion: str, flow: Flow[..., Any], flow_run: FlowRun, state: State[Any], error: str | None
+) -> None:
+    log = flow_run_logger(flow_run, flow)
+    given = flow_run.parameters
+    try:
+        recipe = read_recipe(given["recipe"], given.get("overrides", ()))
+    except (CurateError, KeyError, TypeError) as wrong:
+        log.warning("nobody was told of the %s: the recipe cannot be read (%s)", occasion, wrong)
+        return
+    if recipe.notify is None or occasion not in recipe.notify.on:
+        return
+    since = flow_run.start_time.timestamp() if flow_run.start_time else None
+    run = _newest(recipe.run) if given.get("dated") else Path(recipe.run)
+    said = notify.message(occasion, run, state.name or state.type.value, error, since=since)
+    if occasion == "failure" or notify.drifted(said):
+        for problem in notify.tell(recipe.notify, said):
+            log.warning("%s", problem)
+
+
+def _newest(root: str) -> Path:
+    """Return the dated run that was worked on last; the root where there is none."""
+    return next(reversed(store.dated_runs(root)), Path(root))
+
+
+@flow(
+    name="curate",
+    description="Run a recipe; finished stages are not repeated.",
+    on_failure=[_tell_failure],
+    on_crashed=[_tell_failure],
+    on_completion=[_tell_drift],
+)
 def curate(
     recipe: Path | dict[str, Any],
     overrides: tuple[str, ...] = (),
     until: Stage = "report",
+    dated: bool = False,
     force: bool = False,
     refit: bool = False,
 ) -> dict[str, Any]:
     """Run the stages of a recipe up to `until`, holding the run folder's lock until the end.
 
-    recipe : a YAML file, or the settings themselves. overrides : settings such as ``select.keep=0.2``.
-    force, refit : as in `curate.pipeline.run`. Returns the run folder, the stages that had work, and the
-    counts (None before the last stage). Raises what the pipeline raises.
+    recipe : a YAML file, or the settings themselves. overrides : settings such as ``select.keep=0.2``. dated : make
+    a new run in a dated folder below the run folder (`curate.store`), which is the latest after success. force,
+    refit : as in `curate.pipeline.run`. Returns the run folder, the stages that had work, and the counts (None
+    before the last stage). Raises what the pipeline raises.
     """
     settings = read_recipe(recipe, overrides)
+    root, stages = settings.run, stages_until(until)
     worked: list[str] = []
-    with curate_log_to_run(), pipeline.opened(settings, force=force, refit=refit) as context:
-        _OPEN[settings.run] = context
-        try:
-            for stage in stages_until(until):
-                worked += [stage] if stage_task(stage)(settings.run, stage) else []
-            manifest = storage.read_json(context.run.manifest) if until == "report" else None
-        finally:
-            del _OPEN[settings.run]
-    if manifest is not None:
-        create_markdown_artifact(counts_table(settings.run, manifest["counts"]), key=ARTIFACT)
-        pipeline.check_limits(settings, manifest)
+    with curate_log_to_run():
+        settings = begin_dated(settings) if dated else settings
+        shown = artifacts.Progress(stages)
+        with pipeline.opened(settings, force=force, refit=refit, progress=shown) as context:
+            _OPEN[settings.run] = context
+            try:
+                for stage in stages:
+                    shown.begin(stage)
+                    worked += [stage] if stage_task(stage)(settings.run, stage) else []
+                manifest = storage.read_json(context.run.manifest) if until == "report" else None
+            finally:
+                del _OPEN[settings.run]
+        shown.end()
+        if manifest is not None:
+            artifacts.publish(context.run, manifest)
+            pipeline.check_limits(settings, manifest)
+            if dated:
+                store.commit(root, settings.run)
     return {"run": settings.run, "worked": worked, "counts": manifest and manifest["counts"]}
+
+
+def begin_dated(recipe: Recipe) -> Recipe:
+    """Return the recipe of a dated run: a new one, or an interrupted one to go on with."""
+    pipeline.check_request(recipe)
+    return recipe.model_copy(update={"run": str(store.new_run(recipe.run, recipe))})
 
 
 def read_recipe(recipe: Path | Mapping[str, Any], overrides: Sequence[str]) -> Recipe:
@@ -165,43 +222,20 @@ class _RunHandler(logging.Handler):
         log.log(record.levelno, "%s", record.getMessage(), exc_info=record.exc_info)
 
 
-def counts_table(run: str, counts: Mapping[str, Any]) -> str:
-    """Return the counts of a run as a Markdown table: rows in, kept, dropped and unusable by reason.
-
-    >>> print(counts_table("runs/a", {"rows": 4, "kept": 2, "dropped": {"over_budget": 2}, "unusable": {}}))
-    ### runs/a
-    <BLANKLINE>
-    | rows | number | share |
-    | --- | ---: | ---: |
-    | in | 4 | 100.0 % |
-    | kept | 2 | 50.0 % |
-    | dropped: over_budget | 2 | 50.0 % |
-    """
-    lines = [("in", counts["rows"]), ("kept", counts["kept"])]
-    for group in ("dropped", "unusable"):
-        lines += [(f"{group}: {_cell(reason)}", number) for reason, number in counts[group].items()]
-    total = max(counts["rows"], 1)
-    table = [f"| {name} | {number:,} | {number / total:.1%} |".replace("%", " %") for name, number in lines]
-    return "\n".join([f"### {run}", "", "| rows | number | share |", "| --- | ---: | ---: |", *table])
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|")
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the flow once from the command line; return the exit code that `curate run` would give."""
     parser = ArgumentParser(description="Run a recipe once as a Prefect flow.")
     parser.add_argument("recipe", type=Path, help="the recipe (YAML)")
     parser.add_argument("--set", metavar="NAME=VALUE", action="append", default=[], help="override a setting")
     parser.add_argument("--until", choices=get_args(Stage), default="report", help="stop after this stage")
+    parser.add_argument("--dated", action="store_true", help="make a new run in a dated folder")
     parser.add_argument("--force", action="store_true", help="replace a run folder made from another source")
     parser.add_argument("--refit", action="store_true", help="fit the concepts anew")
     given = parser.parse_args(arguments)
     try:
         # A wrong recipe is told at once, not after a server has started.
         read_recipe(given.recipe, given.set)
-        summary = curate(given.recipe, tuple(given.set), given.until, given.force, given.refit)
+        summary = curate(given.recipe, tuple(given.set), given.until, given.dated, given.force, given.refit)
     except CurateError as error:
         sys.stderr.write(f"error: {error}\n")
         return error.exit_code

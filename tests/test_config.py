@@ -14,6 +14,7 @@ from curate.settings import (
     Dedup,
     Embed,
     Limits,
+    Ray,
     Recipe,
     ScoreFilter,
     Select,
@@ -53,7 +54,7 @@ def test_template_shows_the_defaults():
 def test_template_has_a_line_for_every_setting():
     text = resources.files("curate.cli").joinpath("recipe.yaml").read_text(encoding="utf-8")
     sections = {"": Recipe, "source": Source, "embed": Embed, "cluster": Cluster, "dedup": Dedup}
-    sections |= {"select": Select, "write": Write, "limits": Limits}
+    sections |= {"select": Select, "write": Write, "limits": Limits, "ray": Ray}
     for section, model in sections.items():
         where = (
             text
@@ -141,7 +142,7 @@ def test_shares():
         ("dedup.epsilom", 0.1, "dedup.epsilom is not a setting; did you mean 'epsilon'?"),
         ("write.max_size", 3, "write.max_size is not a setting; did you mean 'max_shard_size'?"),
         ("limits.shards", 3, "limits.shards is not a setting; did you mean 'bad_shards'?"),
-        ("limits.x", 3, "limits.x is not a setting; there are unusable, bad_shards"),
+        ("limits.x", 3, "limits.x is not a setting; there are unusable, bad_shards, time"),
         ("dedup.epsilon", {"d": 1}, EPSILON + "{'d': 1}"),
         ("dedup.epsilon", {"drop": 3}, "dedup.epsilon is not a share: drop must be in (0, 1], got 3"),
         ("dedup.epsilon", 0, EPSILON + "0"),
@@ -176,7 +177,8 @@ def test_shares():
         ("run", [1], "run must be text, got a list"),
         ("run", "s3://bucket/run", "run must be a folder on this machine, got 's3://bucket/run'"),
         ("workers", 0, "workers must be auto or a whole number of at least 1, got 0"),
-        ("engine", "ray", "engine must be 'local', got 'ray'"),
+        ("engine", "dask", "engine must be 'local' or 'ray', got 'dask'"),
+        ("ray.adress", "auto", "ray.adress is not a setting; did you mean 'address'?"),
         ("limits.unusable", 2, "limits.unusable must be in [0, 1], got 2"),
         ("score.heads", {"sedes": 3}, "score.heads.sedes is not a setting; did you mean 'seeds'?"),
         ("score.heads", {"seeds": 0}, "score.heads.seeds must be at least 1, got 0"),

@@ -25,6 +25,9 @@ CASES = {
     "split": {"dedup": {"epsilon": 0.02, "max_concept": 30}},
     "none": {"dedup": {"epsilon": None}, "cluster": {"concepts": 3}, "seed": 5},
 }  # fmt: skip
+#: What every run of the tests looks at; the others differ from these in little.
+USUAL = ("density", "drop-share", "inexact", "prototypes", "split")
+ALL_CASES = [name if name in USUAL else pytest.param(name, marks=pytest.mark.long) for name in CASES]
 
 
 def vectors():
@@ -76,7 +79,7 @@ def tiny_memory(monkeypatch):
     return shrink
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", ALL_CASES)
 def test_bytes_and_decisions_do_not_depend_on_memory_place_shards_and_parts(
     shards, tmp_path, tiny_memory, monkeypatch, name
 ):
@@ -96,7 +99,7 @@ def test_bytes_and_decisions_do_not_depend_on_memory_place_shards_and_parts(
     assert decisions_digest(tmp_path / "mixed") == decisions_digest(tmp_path / "a")
 
 
-@pytest.mark.parametrize("name", ["density", "drop-share", "inexact", "prototypes"])
+@pytest.mark.parametrize("name", ["density", "inexact"])
 def test_decisions_on_derived_uids_do_not_depend_on_shards(shards, tmp_path, monkeypatch, name):
     case = CASES[name]
     decide(recipe_of(shards["whole", False], tmp_path / "a", case, uid=False))

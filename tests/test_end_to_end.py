@@ -16,7 +16,7 @@ import pytest
 import curate
 from curate import pipeline
 from curate.config import load_recipe
-from curate.demo import recipe_path, sample_path
+from curate.demo import recipe_path, sample_path, what_was_found
 from curate.verify import decisions_digest, verify_run
 
 pytestmark = pytest.mark.timeout(300)
@@ -65,6 +65,23 @@ def test_rows_add_up_and_the_number_kept_is_exact(sample_run, truth):
     assert counts["kept"] == round(0.3 * (len(truth) - unusable))
     assert json.loads((sample_run[0] / "7_report" / "summary.json").read_text()) == counts
     assert verify_run(sample_run[0])["rows"] == len(truth)
+
+
+def test_the_demo_says_what_was_found(sample_run, decided):
+    first, second, third = what_was_found(curate.open_run(sample_run[0]))
+    copies, near, broken = (
+        decided.filter(pl.col("reason").str.contains(word)).height
+        for word in ("^exact_duplicate", "^near_duplicate", "^unusable")
+    )
+    assert copies and near and broken
+    assert first == (
+        f"found {copies} exact copies, {near} near-duplicates and {broken} unusable images among 2,000 pairs"
+    )
+    concepts = curate.open_run(sample_run[0]).concepts().sort("complexity")
+    shares = [f"{row['kept'] / row['n_eligible']:.0%}" for row in concepts.to_dicts()]
+    assert f"most complex keeps {shares[-1]} " in second and second.endswith(f"the simplest {shares[0]}")
+    lowest = curate.open_run(sample_run[0]).scores()["clip_score"].min()
+    assert f"(clip_score {lowest:.2f})" in third and len(third) < 170
 
 
 def test_broken_images_are_all_reported(decided):
@@ -139,6 +156,7 @@ def test_output_opens_in_datasets_with_the_same_features(sample_run, tmp_path, m
             assert row == originals[row["id"]]
 
 
+@pytest.mark.long
 def test_two_workers_write_the_same_bytes(sample_run, tmp_path):
     run_sample(tmp_path / "run", "workers=2")
     assert table_hashes(tmp_path / "run") == table_hashes(sample_run[0])

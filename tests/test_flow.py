@@ -1,4 +1,4 @@
-"""The Prefect flow: once against a real server, once as an entrypoint in a new interpreter."""
+"""The Prefect flow: against a real server, on a schedule, as an entrypoint in a new interpreter."""
 
 import doctest
 import json
@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 import tomllib
-import urllib.request
+from datetime import UTC, datetime, timedelta
 from importlib import metadata
 from pathlib import Path
 from typing import get_args
@@ -17,6 +17,7 @@ import psutil
 import pytest
 import yaml
 from builders import planted, recipe_values, write_shards
+from calls import curate
 from packaging.requirements import Requirement
 
 from curate import pipeline
@@ -35,14 +36,6 @@ def wait_for(ready, seconds=30.0):
     while not (found := ready()) and time.monotonic() < deadline:
         time.sleep(0.1)
     return found
-
-
-def is_healthy(url):
-    try:
-        with urllib.request.urlopen(f"{url}/health", timeout=5) as answer:
-            return answer.status == 200
-    except OSError:
-        return False
 
 
 def processes_with(home):
@@ -72,34 +65,57 @@ def home(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def server(home):
-    """The API address of a real server; one for the whole file."""
+    """The API address of a real server, started as `curate schedule --start-server` does; one for the whole file."""
+    from curate.flows.server import started
+
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", port]
-    with (home / "server.log").open("w") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log)
-    url = f"http://127.0.0.1:{port}/api"
+        port = free.getsockname()[1]
+    with started(port, home / "server.log") as url, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PREFECT_API_URL", url)
+        yield url
+
+
+#: Runs at the beginning of every interpreter that finds it: a flow's filter stage waits while there is a file `hold`.
+HOLD = """
+import pathlib, sys, time
+if any("flow_engine" in word or "engine" in word for word in sys.orig_argv):
+    from curate.stages import filter
+    run = filter.run
+    def held(context):
+        while pathlib.Path("hold").exists():
+            time.sleep(0.05)
+        return run(context)
+    filter.run = held
+"""
+
+
+@pytest.fixture(scope="module")
+def served(server, shards, tmp_path_factory):
+    """A schedule that fires within 75 s from its start (later where that takes longer): its folder, its process."""
+    folder = tmp_path_factory.mktemp("served")
+    (folder / "python").mkdir()
+    (folder / "python" / "sitecustomize.py").write_text(HOLD)
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe_values(shards, "nightly")))
+    soon = datetime.now(UTC) + timedelta(seconds=75)
+    minutes = ",".join(str((soon.minute + late) % 60) for late in range(0, 15, 3))
+    command = [sys.executable, "-m", "curate", "schedule", "recipe.yaml", "--cron", f"{minutes} * * * *"]
+    changes = {"PYTHONPATH": str(folder / "python"), "PREFECT_RUNNER_POLL_FREQUENCY": "1"}
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(command, cwd=folder, env=os.environ | changes, stdout=log, stderr=log)
     try:
-        up = wait_for(lambda: is_healthy(url) or process.poll() is not None, 120) and is_healthy(url)
-        assert up, (home / "server.log").read_text()
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("PREFECT_API_URL", url)
-            yield url
+        yield folder, process
     finally:
-        process.terminate()
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        process.kill()
+        process.wait()
 
 
 @pytest.fixture(scope="module")
 def flows(server, home):
     """The flow's module, in a process that talks to the test server."""
-    from curate.flows import pipeline as module
     from prefect import settings
+
+    from curate.flows import pipeline as module
 
     changes = {
         settings.PREFECT_API_URL: server,
@@ -213,7 +229,7 @@ def test_no_flow_file_shadows_the_package():
 
 
 @pytest.mark.flow
-def test_flow_gives_what_a_plain_run_gives(flows, shards, plain, tmp_path):
+def test_flow_gives_what_a_plain_run_gives(flows, served, shards, plain, tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(recipe_values(shards, tmp_path / "run", select={"keep": 0.9})))
     asked = {"overrides": ["select.keep=0.3", "select.method=density"]}
@@ -233,8 +249,13 @@ def test_flow_gives_what_a_plain_run_gives(flows, shards, plain, tmp_path):
     assert decisions(tmp_path / "run") == decisions(folder)
     completed = dict.fromkeys(STAGES, "Completed")
     assert wait_for(lambda: states(state) == completed), states(state)
-    assert artifact(state) == {
-        "curate-counts": f"### {tmp_path / 'run'}\n\n"
+    shown = artifact(state)
+    assert shown["curate-progress"] == 100
+    assert shown["curate-report"].endswith(f"]({(tmp_path / 'run' / '7_report' / 'report.html').as_uri()})")
+    largest = [row["n_eligible"] for row in json.loads(shown["curate-concepts"])]
+    assert len(largest) == 8 and largest == sorted(largest, reverse=True)
+    assert shown["curate-counts"] == (
+        f"### {tmp_path / 'run'}\n\n"
         "| rows | number | share |\n"
         "| --- | ---: | ---: |\n"
         "| in | 600 | 100.0 % |\n"
@@ -243,7 +264,7 @@ def test_flow_gives_what_a_plain_run_gives(flows, shards, plain, tmp_path):
         "| dropped: near_duplicate | 5 | 0.8 % |\n"
         "| dropped: over_budget | 409 | 68.2 % |\n"
         "| unusable: bad_vector | 1 | 0.2 % |"
-    }
+    )
     assert wait_for(lambda: "read: 600 rows in 3 shards" in log_lines(state)), log_lines(state)
 
     again = flows.curate(recipe, **asked)
@@ -290,7 +311,7 @@ def test_until_stops_after_a_stage(flows, shards, tmp_path):
         "worked": ["read", "embed", "cluster"],
         "counts": None,
     }
-    assert artifact(state) == {}
+    assert artifact(state) == {"curate-progress": 100}
     assert not (tmp_path / "run" / "manifest.json").exists()
 
 
@@ -312,7 +333,7 @@ def test_transient_error_is_tried_again(flows, shards, plain, tmp_path, monkeypa
     calls = []
     monkeypatch.setattr(flows, "RETRY_DELAY_S", 0.05)
     monkeypatch.setitem(pipeline.STAGES, "filter", failing(ConnectionResetError("gone"), 2, calls))
-    state = flows.curate(recipe_values(shards, tmp_path / "run"), return_state=True)
+    state = flows.curate(recipe_values(shards, tmp_path / "run"), until="select", return_state=True)
     assert state.is_completed()
     assert calls == [True, True, True]  # the lock is held while waiting, too
     assert decisions(tmp_path / "run") == decisions(plain[0])
@@ -341,7 +362,7 @@ def test_interrupted_run_goes_on(flows, shards, plain, tmp_path, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             flows.curate(values)
     assert not (tmp_path / "run" / ".lock").exists()
-    assert flows.curate(values)["worked"] == STAGES[STAGES.index("filter") :]
+    assert flows.curate(values, until="select")["worked"] == ["filter", "dedup", "select"]
     assert decisions(tmp_path / "run") == decisions(plain[0])
 
 
@@ -351,15 +372,6 @@ def test_held_run_folder_is_refused(flows, shards, tmp_path):
         state = flows.curate(recipe_values(shards, tmp_path / "run"), return_state=True)
     with pytest.raises(RunError, match=f"being written by process {os.getpid()}"):
         state.result()
-
-
-@pytest.mark.flow
-def test_too_much_unusable_fails_with_counts(flows, shards, tmp_path):
-    values = recipe_values(shards, tmp_path / "run", limits={"unusable": 0})
-    state = flows.curate(values, return_state=True)
-    with pytest.raises(UnusableLimitError, match="1 of 600 rows"):
-        state.result()
-    assert "| unusable: bad_vector | 1 | 0.2 % |" in artifact(state)["curate-counts"]
 
 
 @pytest.mark.flow
@@ -378,35 +390,161 @@ def test_script_tells_what_is_wrong(flows, shards, tmp_path, capsys):
     recipe.write_text(yaml.safe_dump(recipe_values(shards, tmp_path / "run")))
     assert flows.main([str(recipe), "--set", "select.kepe=0.3"]) == 2
     assert capsys.readouterr().err.startswith("error: select.kepe is not a setting; did you mean 'keep'?")
-    assert flows.main([str(recipe), "--set", "limits.unusable=0"]) == 3
-    assert "1 of 600 rows (0.2%) are unusable" in capsys.readouterr().err
+    assert flows.main([str(recipe), "--set", f"source.path={tmp_path / 'none'}"]) == 2
+    assert "error: " in capsys.readouterr().err
 
 
 @pytest.mark.flow
 def test_examples(flows):
-    assert doctest.testmod(flows) == (0, 2)
+    assert doctest.testmod(flows) == (0, 1)
+
+
+# --- whom it tells
+
+
+@pytest.mark.flow
+def test_failure_is_told_with_counts(flows, shards, tmp_path, monkeypatch):
+    told = tmp_path / "told"
+    command = [sys.executable, "-c", "import sys; open(sys.argv[1], 'a').write(sys.stdin.read())", "${TOLD}"]
+    monkeypatch.setenv("TOLD", str(told))
+    values = recipe_values(shards, tmp_path / "run", limits={"unusable": 0}, notify={"command": command})
+    state = flows.curate(values, return_state=True)
+    with pytest.raises(UnusableLimitError, match="1 of 600 rows"):
+        state.result()
+    assert "| unusable: bad_vector | 1 | 0.2 % |" in artifact(state)["curate-counts"]
+    said = json.loads(told.read_text())
+    assert said["error"].startswith("UnusableLimitError: finished, but 1 of 600 rows (0.2%) are unusable")
+    assert (said["occasion"], said["run"], said["state"]) == ("failure", str(tmp_path / "run"), "Failed")
+    assert said["counts"]["kept"] == 180
+    assert said["drift"]["warning"] is None
+
+    assert flows.curate(values | {"limits": {"unusable": 0.5}}, return_state=True).is_completed()
+    assert json.loads(told.read_text()) == said  # nothing drifted: nobody was told more
+
+
+# --- on a schedule
+
+
+def flow_runs():
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        names = {deployment.id: deployment.name for deployment in client.read_deployments()}
+        return [run for run in client.read_flow_runs() if names.get(run.deployment_id) == "nightly"]
+
+
+def the_run(is_it):
+    """Return the one run of the schedule for which this is true."""
+    found = [run for run in flow_runs() if is_it(run)]
+    return found[0] if len(found) == 1 else None
+
+
+def fire_no_more():
+    """Switch the times of the schedule off; the deployment itself goes on."""
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        (deployment,) = [one for one in client.read_deployments() if one.name == "nightly"]
+        (times,) = deployment.schedules
+        client.update_deployment_schedule(deployment.id, times.id, active=False)
+
+
+def cancel(flow_run):
+    """Do what `prefect flow-run cancel` does."""
+    from prefect.client.orchestration import get_client
+    from prefect.states import Cancelling
+
+    with get_client(sync_client=True) as client:
+        client.set_flow_run_state(flow_run.id, Cancelling())
+
+
+@pytest.mark.flow
+def test_scheduled_run_fires(served, plain):
+    """Its process has nothing but the entrypoint: a new interpreter, with no help from this one."""
+    folder, _ = served
+    fired = wait_for(lambda: the_run(lambda run: run.auto_scheduled and run.state.is_final()), 200)
+    assert fired and fired.state_name == "Completed", (folder / "log").read_text()
+    fire_no_more()
+    root = folder / "nightly"
+    run = root / (root / "latest").read_text().strip()
+    assert [path for path in root.glob("*Z")] == [run]
+    assert decisions(run) == decisions(plain[0])
+
+
+@pytest.mark.flow
+def test_cancelled_run_goes_on_and_none_overlaps(served, plain, monkeypatch):
+    from prefect.deployments import run_deployment
+
+    folder, _ = served
+    monkeypatch.chdir(folder)
+    (folder / "hold").touch()
+    asked = {"overrides": ["run=again"]}
+    first = run_deployment("curate/nightly", parameters=asked, timeout=0)
+    run = wait_for(lambda: next(folder.glob("again/*Z/3_scores/clip_score/_done.json"), None), 60)
+    assert run, (folder / "log").read_text()
+    run = run.parents[2]
+    assert (run / ".lock").exists()
+
+    second = run_deployment("curate/nightly", parameters=asked, timeout=0)
+    overlapped = wait_for(lambda: the_run(lambda it: it.id == second.id and it.state.is_final()), 30)
+    assert overlapped.state_name == "Cancelled"
+    by_hand = curate("run", "recipe.yaml", "--out", "again", "--dated")
+    assert by_hand.code == 1
+    assert by_hand.error.startswith(f"{run.relative_to(folder)} is being written by process")
+
+    cancel(first)
+    cancelled = wait_for(lambda: the_run(lambda it: it.id == first.id and it.state.is_final()), 30)
+    assert cancelled.state_name == "Cancelled"
+    assert wait_for(lambda: not (run / ".lock").exists(), 10)
+    (folder / "hold").unlink()
+
+    told = curate("run", "recipe.yaml", "--out", "again", "--dated")
+    assert told.code == 0, told.err
+    assert "cluster:" not in told.err and "select:" in told.err  # it went on, and did not begin anew
+    assert (folder / "again" / "latest").read_text().strip() == run.name
+    assert decisions(run) == decisions(plain[0])
+
+
+@pytest.mark.flow
+def test_terminated_schedule_pauses(served):
+    from prefect.client.orchestration import get_client
+
+    folder, process = served
+    process.terminate()
+    assert process.wait(30) == 0
+    assert "'nightly' is paused until this command runs again" in (folder / "log").read_text()
+    with get_client(sync_client=True) as client:
+        (deployment,) = [one for one in client.read_deployments() if one.name == "nightly"]
+    assert deployment.paused
+    assert deployment.entrypoint == "curate.flows.pipeline.curate"
+    assert (deployment.global_concurrency_limit.limit, deployment.concurrency_options.collision_strategy) == (
+        1,
+        "CANCEL_NEW",
+    )
 
 
 # --- in a new interpreter
 
 
 @pytest.mark.flow
-@pytest.mark.parametrize("entrypoint", [f"{SCRIPT}:curate", "curate.flows.pipeline:curate"])
-def test_entrypoint_loads_in_a_new_interpreter(server, tmp_path, entrypoint):
+def test_entrypoints_load_in_a_new_interpreter(server, tmp_path):
+    """A worker loads that of the example, `curate schedule` the last."""
+    example = yaml.safe_load((ROOT / "flows" / "prefect.yaml").read_text())["deployments"][0]["entrypoint"]
+    entrypoints = [f"{SCRIPT}:curate", example, "curate.flows.pipeline.curate"]
     code = (
         "from prefect.flows import load_flow_from_entrypoint as load\n"
-        f"print(load({entrypoint!r}, use_placeholder_flow=False).name)"
+        f"print(*[load(one, use_placeholder_flow=False).name for one in {entrypoints}])"
     )
     done = ran([sys.executable, "-c", code], tmp_path)
-    assert (done.stdout, done.returncode) == ("curate\n", 0), done.stderr
+    assert (done.stdout, done.returncode) == ("curate curate curate\n", 0), done.stderr
 
 
 @pytest.mark.flow
 def test_script_runs_the_flow(server, shards, plain, tmp_path):
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe_values(shards, "out")))
-    done = ran([sys.executable, SCRIPT, "recipe.yaml"], tmp_path)
+    done = ran([sys.executable, SCRIPT, "recipe.yaml", "--until", "select"], tmp_path)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == {"run": "out", "worked": STAGES, "counts": plain[1]}
+    assert json.loads(done.stdout) == {"run": "out", "worked": STAGES[:7], "counts": None}
     assert decisions(tmp_path / "out") == decisions(plain[0])
 
 

@@ -9,17 +9,51 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "curate"
-PURE = ("cluster", "dedup", "score", "select", "weight", "report", "identity", "schema", "errors")
-EDGES = ("storage", "sources", "sinks", "embed", "train", "runs", "undo", "engines")
+PURE = (
+    "cluster",
+    "dedup",
+    "score",
+    "select",
+    "weight",
+    "report",
+    "identity",
+    "schema",
+    "errors",
+    "differences",
+)
+EDGES = (
+    "storage",
+    "seals",
+    "sources",
+    "sinks",
+    "embed",
+    "train",
+    "runs",
+    "lock",
+    "logs",
+    "undo",
+    "engines",
+    "progress",
+    "facts",
+)
 OUTER = (
     "stages",
     "pipeline",
+    "limited",
     "rescore",
     "retry",
     "export",
+    "explain",
+    "plan",
     "cli",
     "flows",
     "verify",
+    "laws",
+    "diff",
+    "store",
+    "gc",
+    "search",
+    "notebook",
     "demo",
     "estimate",
     "__main__",

@@ -12,7 +12,25 @@ from curate.config import load_recipe, parse_recipe, read_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-COMMANDS = ["init", "run", "filter", "demo", "score", "select", "retry", "export", "inspect", "verify"]
+COMMANDS = [
+    "init",
+    "run",
+    "filter",
+    "demo",
+    "score",
+    "select",
+    "retry",
+    "export",
+    "inspect",
+    "report",
+    "explain",
+    "plan",
+    "search",
+    "verify",
+    "diff",
+    "gc",
+    "schedule",
+]
 
 
 def shown_calls():

@@ -1,19 +1,31 @@
 import re
-import shutil
-import subprocess
 from dataclasses import replace
 from html.parser import HTMLParser
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
 
 from curate.errors import RunError
-from curate.report.page import MAX_CONCEPTS, MAX_LISTED, BadShard, Facts, StageFacts, render
+from curate.report import telling
+from curate.report.facts import (
+    BadShard,
+    Facts,
+    Gallery,
+    Groups,
+    Pair,
+    Sample,
+    Score,
+    Shown,
+    StageFacts,
+    WhatIf,
+)
+from curate.report.groups import compared
+from curate.report.layout import flat
+from curate.report.page import MAX_CONCEPTS, MAX_LISTED, MAX_PAGE, render, render_concept
 from curate.schema import DECISION_CONCEPTS
 
-CHROMIUM = shutil.which("chromium")
-needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 #: Elements that have no end tag.
 VOID = {"meta", "link", "br", "img", "input", "hr"}
 
@@ -37,6 +49,57 @@ def concepts(n, example=None):
     ]
     frame = pl.DataFrame(rows, schema=pl.Schema(pa.schema(DECISION_CONCEPTS)))
     return frame if example is None else frame.with_columns(example=pl.lit(example))
+
+
+RELIABILITY = {
+    "family": "heads", "classes": 10, "seeds": 3, "accuracy_mean": 0.876, "reliability": 0.4,
+    "reliability_of_mean": 0.62, "grand_el2n": 0.9,
+}  # fmt: skip
+
+
+def score(name, quantiles):
+    found = {"edges": [0.0, 0.5, 1.0], "kept": [8_000, 10_001], "dropped": [30_123, 6_864]}
+    return Score(
+        name=name,
+        means="better",
+        quantiles=quantiles,
+        n=60_932,
+        missing=302,
+        cuts=[(0.2, "filter x")],
+        **found,
+    )
+
+
+def layout(n):
+    return pl.DataFrame(
+        {"concept": range(n), "x": [i % 7 - 3.0 for i in range(n)], "y": [i % 5 - 2.0 for i in range(n)]}
+    )
+
+
+def sample(number, text="a dog on a beach"):
+    return Sample(
+        uid=f"s{number}", shard="a.parquet", row=number, caption=text, label="dog", reason="kept", image=None
+    )
+
+
+def gallery(concept=0):
+    shown = [Shown(0, "distance 0.1000")]
+    return Gallery(
+        concept=concept, why=("largest",), hardest_kept=shown, easiest_dropped=[Shown(1, "distance 0.2000")],
+        most_typical=shown, duplicates=[Pair(0, 1, "similarity 0.9900")],
+    )  # fmt: skip
+
+
+def what_if(n):
+    frame = pl.DataFrame(
+        {"concept": range(n), "free": [10 * (n - i) for i in range(n)], "pinned": [0] * n,
+         "complexity": [0.1 + 0.05 * i / n for i in range(n)], "rank": range(1, n + 1), "kept": [1] * n}
+    )  # fmt: skip
+    total = int(frame["free"].sum())
+    return WhatIf(
+        concepts=frame, base=total, eligible=total, of="usable", keep=0.3, temperature=0.1, min_per_concept=1,
+        method="density", command="curate select runs/sample",
+    )  # fmt: skip
 
 
 def facts(n_concepts=25, **changes):
@@ -64,15 +127,18 @@ def facts(n_concepts=25, **changes):
             "unusable:too_large": 1,
         },
         concepts=concepts(n_concepts, example="a dog on a beach"),
-        scores=pl.DataFrame([{"score": "clip_score", **quantiles, "n": 60_932, "missing": 302}]),
-        distances=pl.DataFrame(
-            {
-                "bin_start": [0.0, 0.5],
-                "bin_stop": [0.5, 1.0],
-                "kept": [8_000, 10_001],
-                "dropped": [30_123, 6_864],
-            }
-        ),
+        scores=[score("clip_score", quantiles)],
+        layout=layout(n_concepts),
+        samples=[sample(0), sample(1)],
+        typical={i: [0] for i in range(n_concepts)},
+        galleries=[gallery()],
+        duplicates=[Pair(0, 1, "similarity 0.9900"), Pair(None, 1, "similarity 0.9950")],
+        mislabelled=[Shown(1, "predicted cat, noise_prob 0.9000")],
+        groups=[Groups(by="class", frame=pl.DataFrame({"group": ["cat"], "rows": [10], "kept": [3]}))],
+        correlation=(["a", "b"], [[1.0, -0.5], [-0.5, 1.0]]),
+        what_if=what_if(n_concepts),
+        weights={"method": "concept", "effective": 9_000.4, "rows": 18_001, "smallest": 0.5, "largest": 4.0},
+        reliability=[RELIABILITY],
         stages=[
             StageFacts(name="read", seconds=None, rows=61_234, summary="8 shards"),
             StageFacts(name="embed", seconds=734.2, rows=60_932, summary="81 rows/s"),
@@ -88,7 +154,9 @@ def facts(n_concepts=25, **changes):
 def no_rows():
     empty = pl.DataFrame()
     return facts(
-        rows_in=0, kept=0, reasons={}, concepts=empty, scores=empty, distances=empty, stages=[], warnings=[], bad_shards=[]
+        rows_in=0, kept=0, reasons={}, concepts=empty, scores=[], layout=empty, samples=[], typical={}, galleries=[],
+        duplicates=[], mislabelled=[], groups=[], correlation=((), ()), what_if=None, weights={}, reliability=[],
+        stages=[], warnings=[], bad_shards=[]
     )  # fmt: skip
 
 
@@ -135,8 +203,11 @@ def test_numbers_appear_exactly():
         "12 min 14 s",
     ):
         assert number in text
-    assert "−0.0810 0.1420 0.2210 0.2630 0.3010 0.3520 0.4810 60,932 302" in text  # noqa: RUF001
-    assert "0.000 0.500 8,000 30,123 0.500 1.000 10,001 6,864" in text
+    assert "better −0.0810 0.1420 0.2210 0.2630 0.3010 0.3520 0.4810 60,932 302" in text  # noqa: RUF001
+    assert "a 1.00 −0.50 b −0.50 1.00" in text  # noqa: RUF001
+    assert "Effective sample size 9,000 50.0 % of 18,001 kept rows" in text
+    assert "heads 10 3 87.6 % 0.400 0.620 ▲ low 0.900" in text
+    assert "cat 10 3 30.0 %" in text
     assert "0 a dog on a beach 250 3 3 1.2 % 0.1000 0.2000 0.5000 1 a dog on a beach 240" in text
     assert "25 concepts, 2 at the cap (every eligible row may stay), 2 at the floor" in text
     assert "reused" in text and "in/00012.tar unknown truncated after 41 members" in text
@@ -145,7 +216,8 @@ def test_numbers_appear_exactly():
 def test_reasons_stand_in_the_order_of_deciding():
     text = Page(render(facts())).text
     rows = re.findall(
-        r"(\S+) (?:[^\d%]+) ([\d,]+) <?[\d.]+ % ([\d,]+)?", text.split("Rows left")[1].split("Complexity")[0]
+        r"(\S+) (?:[^\d%]+) ([\d,]+) <?[\d.]+ % ([\d,]+)?",
+        text.split("Rows left")[1].split("What is left")[0],
     )
     assert [left for *_, left in rows] == [
         "60,933",
@@ -180,12 +252,12 @@ def test_no_rows():
     assert len(html) < 100_000  # nothing to draw: no drawing script
 
 
-def test_one_concept_without_distances():
+def test_one_concept_and_nothing_else():
     one = concepts(1).with_columns(complexity=pl.lit(float("nan")), d_inter=pl.lit(None, pl.Float64))
-    text = Page(render(facts(concepts=one, distances=pl.DataFrame()))).text
+    text = Page(render(facts(n_concepts=1, concepts=one, scores=[], layout=pl.DataFrame()))).text
     assert "1 concept. " in text or "1 concept." in text
     assert "0 10 3 3 30.0 % – 0.2000 –" in text  # noqa: RUF001
-    assert text.count("Nothing to draw") == 2
+    assert text.count("Nothing to draw") == 1 and "No scores were computed" in text
 
 
 def test_a_concept_without_eligible_rows_has_no_share():
@@ -196,9 +268,9 @@ def test_a_concept_without_eligible_rows_has_no_share():
 
 
 def test_many_concepts_are_cut_to_the_largest():
-    html = render(facts(concepts=concepts(100_000, example="x" * 300).sort("concept", descending=True)))
+    many = concepts(100_000, example="x" * 300).sort("concept", descending=True)
+    html = render(facts(concepts=many, layout=layout(MAX_CONCEPTS)))
     page = Page(html)
-    assert len(html.encode()) < 15_000_000
     assert f"The table shows the {MAX_CONCEPTS:,} largest of 100,000 concepts." in page.text
     shown = [attributes["data-value"] for attributes in page.all("td") if "data-value" in attributes]
     assert shown[:: len(shown) // MAX_CONCEPTS] == [str(10 * (100_000 - i)) for i in range(MAX_CONCEPTS)]
@@ -227,7 +299,12 @@ def test_hostile_strings_stay_text(text):
         name=text,
         concepts=concepts(2, example=text),
         reasons={"kept": 18_001, f"filter:{text}": 43_233},
-        scores=facts().scores.with_columns(score=pl.lit(text)),
+        scores=[replace(facts().scores[0], name=text, means=text, cuts=[(0.1, text)])],
+        samples=[replace(sample(0, text), uid=text, shard=text, label=text), sample(1, text)],
+        galleries=[replace(gallery(), why=(text,))],
+        groups=[Groups(by="class", frame=pl.DataFrame({"group": [text], "rows": [9], "kept": [3]}))],
+        correlation=([text, "b"], [[1.0, None], [None, 1.0]]),
+        what_if=replace(what_if(2), command=text),
         stages=[StageFacts(name=text, seconds=1.0, rows=1, summary=text)],
         warnings=[text],
         bad_shards=[BadShard(shard=text, rows=1, message=text)],
@@ -297,100 +374,66 @@ def test_colours_have_enough_contrast():
             assert (high + 0.05) / (low + 0.05) >= 3, colour
 
 
-def browse(html, tmp_path, script=""):
-    """Open the page from disk without a network, run `script` in it; return its DOM and what the console said."""
-    nonce = re.search(r"nonce-(\w+)", html)[1]
-    probe = f'<pre id="probe"></pre><script nonce="{nonce}">{script}</script></body>'
-    page = tmp_path / "report.html"
-    page.write_text(html.replace("</body>", probe) if script else html, encoding="utf-8")
-    done = subprocess.run(
-        [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
-         "--host-resolver-rules=MAP * ~NOTFOUND", "--proxy-server=127.0.0.1:9", f"--user-data-dir={tmp_path}/profile",
-         "--window-size=1440,900", "--enable-logging=stderr", "--virtual-time-budget=5000", "--dump-dom", page.as_uri()],
-        capture_output=True, text=True, timeout=120, check=True,
-    )  # fmt: skip
-    return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+def test_the_page_stays_below_its_limit_and_says_what_is_missing():
+    image = "data:image/webp;base64," + "A" * 20_000
+    many = [replace(sample(i), image=image) for i in range(1_000)]
+    html = render(facts(samples=many))
+    assert MAX_PAGE - 25_000 < len(html.encode()) < MAX_PAGE + 1_000
+    shown = html.count("data:image/webp")
+    assert 300 < shown < 1_000
+    assert f"{1_000 - shown:,} samples are shown without their thumbnails" in Page(html).text
+    assert "without their thumbnails" not in Page(render(facts())).text
 
 
-def probed(dom):
-    return re.search(r'<pre id="probe">(.*?)</pre>', dom, re.DOTALL)[1]
-
-
-@needs_chromium
-@pytest.mark.parametrize("make", [facts, no_rows, lambda: facts(n_concepts=1)])
-def test_a_browser_shows_the_page_without_errors_or_requests(tmp_path, make):
-    show = make()
-    script = 'probe.textContent = performance.getEntriesByType("resource").length'
-    dom, console = browse(render(show), tmp_path, script)
-    assert console == []
-    assert probed(dom) == "0"
-    for key, number in (("in", show.rows_in), ("kept", show.kept), ("dropped", show.rows_in - show.kept)):
-        assert re.search(rf'id="rows-{key}">{number:,}<', dom)
-    assert dom.count('class="plot-container') == (2 if show.rows_in else 0)
-
-
-@needs_chromium
-def test_the_console_is_watched(tmp_path):
-    _, console = browse(render(no_rows()), tmp_path, "undefined_name()")
-    assert len(console) == 1 and "undefined_name" in console[0]
-
-
-@needs_chromium
-def test_the_concept_table_sorts(tmp_path):
-    table = concepts(12, example="b").with_columns(
-        complexity=pl.Series([0.5, None, 0.25, 0.125, *[0.75] * 8], dtype=pl.Float64)
+def test_a_page_of_one_concept():
+    row = concepts(3).row(2, named=True)
+    html = render_concept(
+        "runs/x", gallery(2), row, [sample(0, "<b>x</b>"), sample(1)], hardness="el2n", pictures=True
     )
-    script = """
-    const heads = [...document.querySelectorAll("table[data-sortable] th button")], found = [];
-    const first = () => [...document.querySelectorAll("table[data-sortable] tbody th")].map((th) => th.textContent).join(" ");
-    const press = (name) => heads.find((head) => head.textContent === name).click();
-    for (const name of ["Complexity", "Complexity", "Eligible", "Concept", "Eligible"]) { press(name); found.push(first()); }
-    found.push(document.querySelector("[aria-sort]").textContent, sorted.textContent);
-    probe.textContent = found.join("|");
-    """
-    dom, console = browse(render(facts(concepts=table)), tmp_path, script)
-    assert console == []
-    assert probed(dom).split("|") == [
-        "4 5 6 7 8 9 10 11 0 2 3 1",
-        "3 2 0 4 5 6 7 8 9 10 11 1",
-        "0 1 2 3 4 5 6 7 8 9 10 11",
-        "11 10 9 8 7 6 5 4 3 2 1 0",
-        "0 1 2 3 4 5 6 7 8 9 10 11",
-        "Eligible",
-        "Sorted by Eligible, descending",
-    ]
-
-
-@needs_chromium
-def test_a_hostile_caption_stays_text_when_hovered(tmp_path):
-    caption = "<b>bold</b> <a href='https://example.org'>link</a> <img src=x onerror=alert(1)> &lt;i&gt; %{x}"
-    script = """
-    const place = document.querySelector("[data-figure=complexity]");
-    Plotly.Fx.hover(place, [{curveNumber: 0, pointNumber: 0}]);
-    const layer = place.querySelector(".hoverlayer");
-    probe.textContent = [layer.querySelectorAll("a, img, b").length, layer.textContent].join("|");
-    """
-    dom, console = browse(render(facts(concepts=concepts(1, example=caption))), tmp_path, script)
-    assert console == []
-    count, text = probed(dom).split("|")
-    assert count == "0"
-    for part in ("&lt;b&gt;bold", "example.org", "&lt;img src=x", "&amp;lt;i&amp;gt;", "%{x}"):
-        assert part in text
-
-
-@needs_chromium
-@pytest.mark.parametrize("width", [390, 1440])
-def test_the_page_never_scrolls_sideways(tmp_path, width):
-    # Headless windows are at least 500 pixels wide, so the narrow page stands in a frame that reports its width.
-    long = facts(
-        name="s3://" + "a" * 300, warnings=["w" * 500], recipe="x: " + "y" * 500, versions={"k": "v" * 500}
+    page = Page(html)
+    assert (
+        "Concept 2" in page.text
+        and "Hard and easy go by el2n" in page.text
+        and "50.0 %, budget 5" in page.text
     )
-    long = replace(long, reasons={"kept": 18_001, "filter:" + "z" * 200: 43_233})
-    html = render(long)
-    nonce = re.search(r"nonce-(\w+)", html)[1]
-    script = f'<script nonce="{nonce}">parent.postMessage(document.documentElement.scrollWidth, "*")</script></body>'
-    (tmp_path / "inner.html").write_text(html.replace("</body>", script), encoding="utf-8")
-    outer = f"""<body data-csp="nonce-x"><pre id="probe"></pre><script>onmessage = (event) => probe.textContent = event.data
-    </script><iframe src="inner.html" width="{width}" height="800"></iframe></body>"""
-    dom, _ = browse(outer, tmp_path)
-    assert 0 < int(probed(dom)) <= width
+    assert "<b>x" not in html and "Plotly" not in html and len(html) < 60_000
+
+
+def test_telling_concepts_come_from_every_ranking_in_turn():
+    frame = pl.DataFrame(
+        {
+            "concept": range(6),
+            "n_eligible": [100, 50, 40, 30, 20, 0],
+            "complexity": [0.1, 0.1, 0.9, 0.2, 0.1, 2.0],
+            "kept": [50, 40, 30, 1, 20, 0],
+            "unevenness": [1.0, 1.5, None, 1.1, 3.0, 9.0],
+        }
+    )
+    assert list(telling.telling(frame, 4)) == [0, 2, 3, 4]
+    assert telling.telling(frame, 4)[4] == ("most uneven",)
+    assert sorted(telling.telling(frame)) == [0, 1, 2, 3, 4]  # never one without rows
+    assert telling.telling(frame.head(0)) == {}
+
+
+def test_groups_shrink_by_much_and_not_by_chance():
+    groups = pl.DataFrame(
+        {"group": ["most", "few", "half", "gone"], "rows": [1_000, 10, 200, 60], "kept": [500, 0, 70, 0]}
+    )
+    found = compared(groups)
+    assert found.filter("shrunk")["group"].to_list() == ["gone"]
+    assert found["group"][0] == "gone" and found["rest"][0] == pytest.approx(570 / 1_210)
+    assert compared(groups.head(1))["shrunk"].to_list() == [False]  # there is no rest
+    assert compared(groups.head(0)).is_empty()
+
+
+@pytest.mark.parametrize("k", [0, 1, 2, 3, 40])
+def test_the_map_is_the_two_main_directions(k):
+    rows = np.random.default_rng(0).standard_normal((k, 8)).astype(np.float32)
+    places = flat(rows)
+    assert places.shape == (k, 2) and np.isfinite(places).all()
+    assert np.array_equal(places, flat(rows))
+    if k == 40:  # against the definition: projections on the eigenvectors of the covariance
+        values, vectors = np.linalg.eigh(np.cov(rows.T.astype(np.float64)))
+        expected = (rows - rows.mean(axis=0)) @ vectors[:, ::-1][:, :2]
+        assert np.abs(places) == pytest.approx(np.abs(expected), abs=1e-5)
+        assert places.var(axis=0, ddof=1) == pytest.approx(values[::-1][:2], rel=1e-5)

@@ -1,8 +1,10 @@
 """A run that is killed or interrupted at any moment goes on to the same bytes, and leaves nothing behind."""
 
+import errno
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,24 +12,26 @@ import time
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import psutil
 import pytest
 from builders import planted, recipe_values, write_shards
 from folders import changed, files_below, leftovers, tables
 
-from curate import pipeline
+from curate import open_run, pipeline
 from curate.config import parse_recipe
 from curate.verify import verify_run
 
-TESTS = Path(__file__).resolve().parent
+REFUSED = ((errno.ENOSPC, "the disk is full"), (errno.EACCES, "no permission to write here"))
 
 #: Forks a process per run, before anything has started threads, so that a run costs no imports; a run dies
-#: by SIGKILL after a stage, or at the n-th thing it does to the file system below its folder.
+#: by SIGKILL after a stage, or at the n-th thing it does to the file system below its folder. Or the system
+#: refuses it the n-th thing: once, or (a full disk) every writing from then on.
 DRIVER = """
-import json, os, signal, sys
+import contextlib, errno, io, json, os, resource, signal, sys
 from pathlib import Path
-import faiss
-from curate import pipeline, storage
+import faiss, plotly.offline, pyarrow.dataset, sklearn.decomposition
+from curate import cli, pipeline, storage
 from curate.config import parse_recipe
 from curate.stages.base import Context
 
@@ -36,18 +40,23 @@ CHANGES = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.link", "os.utim
 def die():
     os.kill(os.getpid(), signal.SIGKILL)
 
-def count_down(folder, left, report):
+def count_down(folder, left, report, refuse=None):
     def hook(event, arguments):
         nonlocal left
         written = event == "open" and isinstance(arguments[1], str) and set(arguments[1]) & set("wax")
-        if (event in CHANGES or written) and str(arguments[0]).startswith(folder):
-            left -= 1
-            if left == 0:
-                die()
-            report[0] += 1
+        path = str(arguments[0]) if event in CHANGES or written else ""
+        if not path.startswith(folder) or "/logs/" in path:
+            return
+        left -= 1
+        report[0] += 1
+        if refuse is None and left == 0:
+            die()
+        full = refuse == errno.ENOSPC and left <= 0 and (written or event == "os.mkdir")
+        if full or (refuse is not None and left == 0):
+            raise OSError(refuse, os.strerror(refuse), str(arguments[0]))
     sys.addaudithook(hook)
     def sync(path):
-        hook("os.rename", (str(path),))
+        hook("os.mkdir", (str(path),))
     storage._sync = sync
 
 def after(stage):
@@ -66,9 +75,20 @@ for line in sys.stdin:
         recipe = parse_recipe(job["recipe"])
         if job["memory"]:
             Context.task_memory = property(lambda self: job["memory"])
-        count_down(recipe.run, job["step"], seen)
+        count_down(recipe.run, job["step"], seen, job["refuse"])
         if job["stage"]:
             after(job["stage"])
+        if job["limit"]:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (job["limit"], job["limit"]))
+        if job["command"]:
+            said = io.StringIO()
+            with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
+                try:
+                    cli.main(job["command"])
+                except SystemExit as end:
+                    code = end.code
+            os.write(writing, json.dumps({"exit": code, "said": said.getvalue()}).encode())
+            os._exit(0)
         worked = pipeline.run(recipe).worked
         os.write(writing, json.dumps({"worked": worked, "steps": seen[0]}).encode())
         os._exit(0)
@@ -87,10 +107,10 @@ def drive():
         [sys.executable, "-c", DRIVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
 
-    def run(recipe, *, step=0, stage=None, memory=None):
-        process.stdin.write(
-            json.dumps({"recipe": recipe, "step": step, "stage": stage, "memory": memory}) + "\n"
-        )
+    def run(recipe, *, step=0, stage=None, memory=None, refuse=None, limit=None, command=()):
+        job = {"recipe": recipe, "step": step, "stage": stage, "memory": memory}
+        job |= {"refuse": refuse, "limit": limit, "command": list(command)}
+        process.stdin.write(json.dumps(job) + "\n")
         process.stdin.flush()
         return json.loads(process.stdout.readline())
 
@@ -106,7 +126,7 @@ def undisturbed(tmp_path_factory, drive):
     folder = tmp_path_factory.mktemp("undisturbed")
     rows = planted(260, copies=15, near=25, clusters=5)
     rows[100] = 0
-    glob = write_shards(folder / "in", rows)
+    glob = write_shards(folder / "in", rows, shards=2)
     values = recipe_values(
         glob, folder / "run", cluster={"concepts": 4}, dedup={"epsilon": {"drop": 0.15}, "max_concept": 60},
         select={"keep": 0.4}, write={"max_shard_size": 1500}, filter=["distance < 0.9"],
@@ -152,11 +172,10 @@ def test_killed_at_any_moment(undisturbed, drive, tmp_path, seed):
     assert_goes_on(drive, values | {"run": str(tmp_path / "run")}, expected, step=step)
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_killed_again_and_again_with_other_memory_each_time(undisturbed, drive, tmp_path, seed):
+def test_killed_again_and_again_with_other_memory_each_time(undisturbed, drive, tmp_path):
     values, expected, steps = undisturbed
     values = values | {"run": str(tmp_path / "run")}
-    rng = random.Random(seed)
+    rng = random.Random(0)
     for memory in (20_000, 5_000, 60_000):
         killed = drive(values, step=rng.randrange(20, steps // 2), memory=memory)
         assert killed["code"] in (0, -signal.SIGKILL)
@@ -183,7 +202,7 @@ def test_killed_at_steps_all_along_a_change(undisturbed, drive, tmp_path):
         "select": {"keep": 0.2},
         "filter": [],
     }
-    for step in range(1, steps, max(1, steps // 80)):
+    for step in range(1, steps, max(1, steps // 110)):
         here = {"run": str(tmp_path / str(step))}
         assert drive(before | here)["code"] == 0
         if drive(values | here, step=step)["code"] == 0:
@@ -193,6 +212,92 @@ def test_killed_at_steps_all_along_a_change(undisturbed, drive, tmp_path):
         verify_run(tmp_path / str(step))
     else:
         pytest.fail("no run reached its end")
+
+
+# --- what the system refuses -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def earlier(undisturbed, drive, tmp_path_factory):
+    """A finished run of an earlier recipe, how many steps the new one takes, and what both decided and wrote."""
+    values, _, _ = undisturbed
+    folder = tmp_path_factory.mktemp("earlier")
+    before = values | {"run": str(folder / "run"), "select": {"keep": 0.2}, "filter": []}
+    assert drive(before)["code"] == 0
+    shutil.copytree(folder / "run", folder / "new")
+    changed = drive(values | {"run": str(folder / "new")})
+    assert changed["code"] == 0
+    states = [readable(folder / "run"), readable(folder / "new")]
+    assert states[0] != states[1]
+    return folder / "run", changed["steps"], states
+
+
+def readable(run):
+    """Return which rows the decisions keep and which rows are in the shards, as a user reads them."""
+    decided = open_run(run).decisions().filter("keep")["uid"].to_list()
+    return sorted(decided), sorted(pl.read_parquet(run / "6_filtered" / "*.parquet")["id"].to_list())
+
+
+def assert_refused(drive, undisturbed, earlier, folder, **refusal):
+    """Run the command until it is refused something; return what it said. The next run ends as if nothing was."""
+    values, expected, _ = undisturbed
+    run, _, ((old_kept, old_shards), (new_kept, new_shards)) = earlier
+    shutil.copytree(run, folder / "run")
+    values = values | {"run": str(folder / "run")}
+    (folder / "recipe.yaml").write_text(parse_recipe(values).to_yaml())
+    said = drive(values, command=["run", str(folder / "recipe.yaml"), "-q"], **refusal)
+    assert said["code"] == 0 and "Traceback" not in said["said"], said
+    kept, shards = readable(folder / "run")
+    assert kept in (old_kept, new_kept) and shards in (old_shards, new_shards)
+    assert (kept, shards) != (old_kept, new_shards)
+    assert drive(values)["code"] == 0
+    assert changed(expected, tables(folder / "run")) == []
+    assert leftovers(folder / "run") == []
+    verify_run(folder / "run")
+    shutil.rmtree(folder / "run")
+    return said
+
+
+def assert_one_line(said, message):
+    lines = [line for line in said["said"].splitlines() if line.startswith("error: ")]
+    assert said["exit"] == 1 and len(lines) == 1, said
+    assert lines[0].startswith("error: cannot write ") and message in lines[0]
+
+
+def assert_all_refused(drive, undisturbed, earlier, folder, code, message, steps):
+    """Refuse each of the steps; only what cannot be tidied up is no reason to fail."""
+    passed = 0
+    for step in steps:
+        said = assert_refused(drive, undisturbed, earlier, folder, step=step, refuse=code)
+        passed += said["exit"] == 0
+        if said["exit"] != 0:
+            assert_one_line(said, message)
+    assert passed <= len(steps) // 4
+
+
+@pytest.mark.parametrize(("code", "message"), REFUSED)
+def test_a_refused_write_leaves_the_decisions_and_shards_before(
+    undisturbed, drive, earlier, tmp_path, code, message
+):
+    at = random.Random(code)
+    steps = [int((part + at.random()) * earlier[1] / 4) + 1 for part in range(4)]
+    assert_all_refused(drive, undisturbed, earlier, tmp_path, code, message, steps)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("code", "message"), REFUSED)
+def test_many_refused_writes_leave_the_decisions_and_shards_before(
+    undisturbed, drive, earlier, tmp_path, code, message
+):
+    steps = range(1, earlier[1] + 1, max(1, earlier[1] // 60))
+    assert_all_refused(drive, undisturbed, earlier, tmp_path, code, message, steps)
+
+
+@pytest.mark.parametrize("limit", [900, 3000])
+def test_files_larger_than_the_system_allows(undisturbed, drive, earlier, tmp_path, limit):
+    """A write that really fails, in the middle of a file."""
+    said = assert_refused(drive, undisturbed, earlier, tmp_path, limit=limit)
+    assert_one_line(said, "the file would be larger than the system allows")
 
 
 # --- signals to the command ---------------------------------------------------------------------------

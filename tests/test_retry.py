@@ -20,7 +20,7 @@ from curate.config import load_recipe
 from curate.embed import decode_pool
 from curate.embed.parts import EmbeddingPart
 from curate.sources import references
-from curate.stages import embed
+from curate.stages import embed_task
 
 GOOD, FAILED, USAGE, UNUSABLE = 0, 1, 2, 3
 ROWS = 14
@@ -210,7 +210,9 @@ def test_a_retry_that_was_cut_off_is_made_good(monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(embed, "write_samples", fail)  # vectors of the first part are new, its samples are not
+        patch.setattr(
+            embed_task, "write_samples", fail
+        )  # vectors of the first part are new, its samples are not
         with pytest.raises(KeyboardInterrupt):
             pipeline_retry("run")
     assert curate("retry", "run").code == GOOD

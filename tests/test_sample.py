@@ -48,6 +48,7 @@ def decodes(data):
     return True
 
 
+@pytest.mark.long
 def test_the_script_makes_the_committed_rows_again(table):
     """Pixels may differ by a little where another libjpeg encodes; everything else must be the same."""
     made = make_sample.to_table(make_sample.make_rows())

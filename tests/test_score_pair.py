@@ -72,7 +72,7 @@ def check(got, want, **tolerance):
     st.tuples(st.integers(1, 9), st.integers(1, 9)),
     st.integers(1, 30),
 )
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_tiles_by_definition(n, temperature, seed, tile, n_codes):
     image, text = random_pairs(n, seed=seed, noise=seed % 3)
     rng = np.random.default_rng(seed)

@@ -1,95 +1,78 @@
-"""Commands that read a run: inspect, verify."""
+"""The command `inspect`: what a run decided, in the terminal, as JSON, or by SQL."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from curate.cli import app
-from curate.cli.show import emit, note, plain, print_table, write
+from curate.cli.flags import Option
+from curate.cli.show import emit, note
+from curate.cli.verify import note_changed
+from curate.errors import UsageError
 
 Folder = Annotated[Path, typer.Argument(metavar="RUN", help="The run folder.")]
-Json = Annotated[bool, typer.Option("--json", help="Print as JSON.")]
 
-QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
+#: Rows of an answer to SQL that a terminal is given.
+LIMIT = 50
 
 
 @app.command()
 def inspect(
     run: Folder,
-    concepts: Annotated[int, typer.Option("--concepts", min=0, help="How many concepts to list.")] = 10,
-    json_: Json = False,
+    concepts: Annotated[int, Option("--concepts", min=0, help="How many concepts a list has.")] = 5,
+    sql: Annotated[
+        str | None,
+        Option("--sql", metavar="SELECT", help="Ask the tables: samples, scores, decisions, budgets, ..."),
+    ] = None,
+    limit: Annotated[
+        int | None,
+        Option(
+            "--limit", min=0, help=f"Rows of an answer to --sql; 0: all. By default {LIMIT}, as data all."
+        ),
+    ] = None,
+    csv: Annotated[bool, Option("--csv", help="Print the answer to --sql as CSV.")] = False,
+    json_: Annotated[bool, Option("--json", help="Print as JSON.")] = False,
 ) -> None:
-    """Show what a run decided: counts by reason, the largest concepts, quantiles of the scores."""
+    """Show what a run decided: counts, concepts, scores, duplicates, groups, weights, times; or ask it by SQL."""
     from curate.runs import open_run
-    from curate.verify import changed_since, decided
 
+    _check_flags(sql, limit, csv=csv, json_=json_)
     opened = open_run(run)
-    changed = changed_since(opened)
-    facts: dict[str, Any] = {
-        "counts": decided(opened),
-        "changed": changed,
-        "concepts": opened.concepts()
-        .sort("n_eligible", "concept", descending=[True, False])
-        .head(concepts)
-        .to_dicts(),
-        "scores": quantiles(opened.scores()),
-    }
+    if sql is not None:
+        from curate.cli.answers import answer
+
+        shown = LIMIT if limit is None and not (csv or json_) else limit or None
+        answer(opened.folder, sql, limit=shown, form="csv" if csv else "json" if json_ else "table")
+        return
+    facts = _facts(opened, concepts)
     if json_:
         emit(facts)
         return
-    counts = facts["counts"]
-    rows = [["rows in", counts["rows"]], ["kept", counts["kept"]]]
-    for group in ("dropped", "unusable"):
-        rows += [[f"{group}: {reason}", count] for reason, count in counts[group].items()]
-    print_table(["", "rows"], rows)
-    for name in ("concepts", "scores"):
-        if facts[name]:
-            write("\n")
-            print_table(list(facts[name][0]), [list(row.values()) for row in facts[name]])
-    _note_changed(run, changed)
+    from curate.cli.facts_shown import show
+
+    show(facts)
+    if facts["missing"]:
+        names = ", ".join(facts["missing"])
+        note(f"not there yet: {names}; to go on: curate run {opened.folder.recipe}")
+    note_changed(run, facts["changed"])
 
 
-def _note_changed(run: Path, changed: Sequence[str]) -> None:
-    """Say that the shards are not those of the decisions, where it is so."""
-    if changed:
-        note(
-            f"warning: {', '.join(changed)} changed after the shards and the report were written; "
-            f"to write them anew: curate run {run}/recipe.yaml"
-        )
+def _check_flags(sql: str | None, limit: int | None, *, csv: bool, json_: bool) -> None:
+    """Raise UsageError for flags that say nothing together."""
+    if sql is None and (csv or limit is not None):
+        raise UsageError(f"{'--csv' if csv else '--limit'} is about an answer: give --sql too")
+    if csv and json_:
+        raise UsageError("--csv and --json exclude each other")
 
 
-def quantiles(scores: "Any") -> list[dict[str, Any]]:  # noqa: ANN401  (a Polars frame, imported late)
-    """Return one row per numeric score column: how many have it, and its quantiles."""
-    rows = []
-    for name, kind in scores.schema.items():
-        if kind.is_float():
-            column = scores[name].drop_nulls()
-            shown = {f"p{round(100 * q):02d}": column.quantile(q, "nearest") for q in QUANTILES}
-            rows.append({"score": name, "n": len(column), "missing": len(scores) - len(column), **shown})
-    return rows
+def _facts(opened: Any, concepts: int) -> dict[str, Any]:  # noqa: ANN401  (a Run, imported late)
+    """Return what the run says of itself: counts as in the manifest, what changed since it, and the rest."""
+    from curate.facts.overview import overview
+    from curate.stages.report import grouped
+    from curate.verify import changed_since
 
-
-@app.command()
-def verify(
-    run: Folder,
-    digest: Annotated[
-        bool, typer.Option("--digest", help="Print the SHA-256 of the decisions, sorted by uid.")
-    ] = False,
-    json_: Json = False,
-) -> None:
-    """Check every file of a run against its recorded hash, and that the counts add up."""
-    from curate.verify import decisions_digest, verify_run
-
-    found = decisions_digest(run) if digest else None
-    if digest and not json_:
-        write(f"{found}\n")
-        return
-    checked = verify_run(run)
-    if json_:
-        emit({**checked, "digest": found})
-    else:
-        where = plain(str(run))
-        write(f"{where}: {checked['files']:,} files and {checked['rows']:,} rows are as recorded\n")
-        _note_changed(run, checked["changed"])
+    facts = overview(opened.folder, concepts=concepts)
+    counts = grouped(facts.pop("reasons")) if "reasons" in facts else None
+    changed = changed_since(opened) if opened.folder.manifest.exists() else []
+    return {"run": str(opened.folder.path), "counts": counts, "changed": changed, **facts}

@@ -17,6 +17,13 @@ from curate.settings import Recipe
 DryRun = Annotated[bool, Option("--dry-run", help="Say what there is to do and what it takes; do nothing.")]
 Force = Annotated[bool, Option("--force", help="Replace a run made from another source or model.")]
 Refit = Annotated[bool, Option("--refit", help="Fit the concepts anew.")]
+Dated = Annotated[
+    bool,
+    Option(
+        "--dated",
+        help="Make a new run in a dated folder below the run folder, from the latest there: for cron.",
+    ),
+]
 Until = Annotated[
     str, Option(help="Last stage: read, embed, cluster, score, filter, dedup, select, write or report.")
 ]
@@ -52,6 +59,7 @@ def run(
     limit: flag.Limit = None,
     at_most: flag.AtMost = False,
     workers: flag.Workers = None,
+    dated: Dated = False,
     dry_run: DryRun = False,
     force: Force = False,
     refit: Refit = False,
@@ -61,7 +69,9 @@ def run(
     """Run a recipe; finished stages are not repeated."""
     settings = _settings(out, limit, at_most, workers)
     loaded = load_recipe(recipe, set_ or [], settings)
-    _execute(loaded, until=until, dry_run=dry_run, force=force, refit=refit, json_=json_, quiet=quiet)
+    _execute(
+        loaded, until=until, dated=dated, dry_run=dry_run, force=force, refit=refit, json_=json_, quiet=quiet
+    )
 
 
 @app.command("filter")
@@ -135,10 +145,14 @@ def demo(
     quiet: flag.Quiet = False,
 ) -> None:
     """Run the main job on the sample that ships with curate."""
-    from curate.demo import recipe_path, sample_path
+    from curate.demo import recipe_path, sample_path, what_was_found
+    from curate.runs import open_run
 
     settings = {"run": out, "source.path": f"{sample_path()}/*.parquet"}
     _execute(load_recipe(recipe_path(), settings=settings), json_=json_, quiet=quiet)
+    if not (json_ or quiet):
+        for line in what_was_found(open_run(out)):
+            note(line)
 
 
 def _settings(out: str | None, limit: int | None, at_most: bool, workers: int | None) -> dict[str, object]:
@@ -169,6 +183,7 @@ def _execute(
     recipe: Recipe,
     *,
     until: str = "report",
+    dated: bool = False,
     dry_run: bool = False,
     force: bool = False,
     refit: bool = False,
@@ -176,18 +191,24 @@ def _execute(
     quiet: bool,
 ) -> None:
     """Run a recipe (or say what that takes) and print what came of it."""
-    from curate import pipeline
+    from curate import pipeline, store
     from curate.runs import open_run
 
     if dry_run:
         _show_plan(recipe, json_)
         return
+    root = recipe.run
+    if dated:
+        pipeline.check_request(recipe)
+        recipe = recipe.model_copy(update={"run": str(store.new_run(root, recipe))})
     try:
         with progress(quiet=quiet) as report, logged(quiet=quiet):
             outcome = pipeline.run(recipe, until=until, force=force, refit=refit, progress=report)
     except UnusableLimitError:
         _show_result(recipe, open_run(recipe.run).manifest(), json_, quiet)
         raise
+    if dated and outcome.manifest is not None:
+        store.commit(root, recipe.run)
     if not outcome.worked and not quiet:
         note(f"{recipe.run}: nothing to do, everything is up to date")
     if outcome.manifest is not None:

@@ -4,11 +4,16 @@ import json
 import logging
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from curate.progress import Meter, bytes_text, duration_text
+
 if TYPE_CHECKING:
+    from rich.progress import TaskID
+
     from curate.stages.base import Progress
 
 __all__ = [
@@ -22,9 +27,12 @@ __all__ = [
     "print_counts",
     "print_table",
     "progress",
+    "text_of_json",
     "write",
 ]
 
+#: Where stderr is no terminal, lines of progress are at least this far apart.
+LINE_EVERY_S = 30.0
 #: Characters JSON leaves as they are, though a terminal may obey them or refuse to show them.
 _CONTROLS = re.compile("[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -85,37 +93,71 @@ class _Lines(logging.Formatter):
 
 @contextmanager
 def progress(*, quiet: bool = False) -> Iterator["Progress"]:
-    """Give a progress function: bars on a terminal, nothing elsewhere."""
-    if quiet or not sys.stderr.isatty():
+    """Give a progress function: bars on a terminal; elsewhere a line now and then, `LINE_EVERY_S` apart or more."""
+    if quiet:
         yield lambda stage, done, total, unit: None
-        return
+    elif sys.stderr.isatty():
+        with _bars() as report:
+            yield report
+    else:
+        yield _lines(time.monotonic)
+
+
+def _lines(clock: Callable[[], float]) -> "Progress":
+    """Return a progress function that writes lines for a log; what takes less than `LINE_EVERY_S` writes none."""
+    meter, last = Meter(clock), clock()
+
+    def report(stage: str, done: int, total: int, unit: str) -> None:
+        nonlocal last
+        seen = meter.update(stage, done, total, unit)
+        if clock() - last >= LINE_EVERY_S and done < total:
+            last = clock()
+            note(seen.line())
+
+    return report
+
+
+@contextmanager
+def _bars() -> Iterator["Progress"]:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
     from rich.progress import Progress as Bars
 
     columns = (
         TextColumn("{task.description:8}"),
-        BarColumn(),
+        BarColumn(20),
         MofNCompleteColumn(),
         TextColumn("{task.fields[unit]}"),
+        TextColumn("{task.fields[details]}"),
     )
-    with Bars(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bars:
-        tasks: dict[str, object] = {}
+    meter = Meter()
+    with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
+        tasks: dict[str, TaskID] = {}
 
         def report(stage: str, done: int, total: int, unit: str) -> None:
+            details = meter.update(stage, done, total, unit).details()
             if stage not in tasks:
-                tasks[stage] = bars.add_task(stage, total=total, unit=unit)
-            bars.update(tasks[stage], completed=done, total=total, unit=unit)  # type: ignore[arg-type]
+                tasks[stage] = bars.add_task(stage, total=total, unit=unit, details=details)
+            bars.update(tasks[stage], completed=done, total=total, unit=unit, details=details)
             if done >= total:
-                bars.remove_task(tasks.pop(stage))  # type: ignore[arg-type]
+                bars.remove_task(tasks.pop(stage))
 
         yield report
 
 
 def emit(value: object) -> None:
     """Print a value as JSON on stdout."""
-    text = json.dumps(value, indent=2, ensure_ascii=False, default=str)
-    write(_CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n")
+    write(text_of_json(value, indent=2) + "\n")
+
+
+def text_of_json(value: object, *, indent: int | None = None) -> str:
+    r"""Return JSON in which nothing is left that a terminal may obey.
+
+    >>> text_of_json({"caption": "\u202eabc"})
+    '{"caption": "\\u202eabc"}'
+    """
+    text = json.dumps(value, indent=indent, ensure_ascii=False, default=str)
+    return _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
@@ -154,28 +196,3 @@ def _cell(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.4f}"
     return plain(str(value))
-
-
-def bytes_text(size: float) -> str:
-    """Return a size as people write it.
-
-    >>> bytes_text(1_530_000)
-    '1.5 MB'
-    """
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} TB"
-
-
-def duration_text(seconds: float) -> str:
-    """Return a duration as people write it.
-
-    >>> duration_text(42), duration_text(5400)
-    ('42 s', '1 h 30 min')
-    """
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

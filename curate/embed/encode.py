@@ -61,9 +61,10 @@ class Embedded:
     has_text: npt.NDArray[np.bool_]
 
 
-def default_decode_workers(device: str) -> int:
-    """Return how many decode workers keep a model on `device` busy on this machine."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def default_decode_workers(device: str, cores: int | None = None) -> int:
+    """Return how many decode workers keep a model on `device` busy; cores : None is all of this machine."""
+    if cores is None:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, cores // 2) if device == "cpu" else max(1, cores - 1)
 
 

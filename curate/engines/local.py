@@ -15,16 +15,18 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import AbstractContextManager
 from types import ModuleType, TracebackType
 from typing import Self, TypeVar
 
+from curate.engines.base import THREAD_LIMITS, Place
 from curate.errors import CurateError
 
 __all__ = ["LocalEngine", "cpu_count"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-THREAD_LIMITS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS")
+Held = TypeVar("Held")
 
 
 def cpu_count() -> int:
@@ -84,8 +86,10 @@ class LocalEngine:
     Results come in the order of the items. Functions and items must be picklable.
     """
 
+    remote = False
+
     def __init__(self, workers: int) -> None:
-        self.workers = workers
+        self.workers = self.machine_workers = self.here = workers
         self._pool: ProcessPoolExecutor | None = None
 
     def map(
@@ -113,6 +117,17 @@ class LocalEngine:
         except BaseException:
             self.close()
             raise
+
+    def hold(
+        self,
+        make: Callable[[Place], AbstractContextManager[Held]],
+        function: Callable[[Held, Item], Result],
+        items: Iterable[Item],
+    ) -> Iterator[Result]:
+        """Yield ``function(held, item)`` for each item in order, in this process; `make` is called once."""
+        with make(Place()) as held:
+            for item in items:
+                yield function(held, item)
 
     def _start(self) -> ProcessPoolExecutor:
         if self._pool is None:

@@ -24,7 +24,8 @@ class DensityBudgets:
     """What each concept may keep and why; all (k,).
 
     probability : share aimed at, sums to 1. target : probability x rows to keep. budget : whole rows.
-    Concepts without rows have 0 in all three. min_per_concept_used : the floor after relaxing.
+    Concepts without rows have 0 in all three. min_per_concept_used : the floor after relaxing. shift : what
+    was added to every target before the bounds (`allocate`).
     """
 
     complexity: Floats
@@ -34,6 +35,7 @@ class DensityBudgets:
     at_cap: npt.NDArray[np.bool_]
     at_floor: npt.NDArray[np.bool_]
     min_per_concept_used: int
+    shift: float
 
 
 def density_budgets(
@@ -68,17 +70,18 @@ def density_budgets(
     probability[some] = softmax(value[some], temperature)
     target = probability * n_keep
     floor = _affordable(sizes[some], n_keep, min_per_concept)
-    budget = np.zeros(len(sizes), np.int64)
-    budget[some] = allocate(
+    allocation = allocate(
         target[some],
         np.minimum(floor, sizes[some]),
         sizes[some],
         n_keep,
         complexity=value[some],
         smallest_uid_rank=smallest_uid_rank[some],
-    ).budget
-    lower = np.minimum(floor, sizes)
-    return DensityBudgets(value, probability, target, budget, budget == sizes, budget == lower, floor)
+    )
+    budget = np.zeros(len(sizes), np.int64)
+    budget[some] = allocation.budget
+    lower, shift = np.minimum(floor, sizes), allocation.lam
+    return DensityBudgets(value, probability, target, budget, budget == sizes, budget == lower, floor, shift)
 
 
 def _affordable(sizes: Counts, n_keep: int, wanted: int) -> int:

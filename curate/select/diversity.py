@@ -94,8 +94,8 @@ def isolated(metric: Metric) -> int:
     return int(candidates[int(np.argmax(exact))])
 
 
-def farthest_first(metric: Metric, n_keep: int, start: int) -> Rows:
-    """Return `n_keep` different rows in the order in which they are taken, beginning with `start`.
+def farthest_first(metric: Metric, n_keep: int, start: int | Rows) -> Rows:
+    """Return `n_keep` different rows in the order in which they are taken, beginning with `start` (one or several).
 
     Each is the row with the largest distance to its nearest taken row, the first of equal ones; exact
     copies are taken last, never twice. O(n_keep n d) time and O(n) memory: what is exact of a row is
@@ -103,7 +103,9 @@ def farthest_first(metric: Metric, n_keep: int, start: int) -> Rows:
     """
     if not 0 <= n_keep <= metric.n:
         raise BudgetError(f"{n_keep:,} rows asked for, there are {metric.n:,}")
-    taken = np.full(n_keep, start, np.int64)
+    given = np.atleast_1d(np.asarray(start, np.int64))[:n_keep]
+    taken = np.zeros(n_keep, np.int64)
+    taken[: len(given)] = given
     proposed = np.full(metric.n, np.inf)
     exact = np.full(metric.n, np.inf)
     seen = np.zeros(metric.n, np.int64)  # taken rows that `exact` accounts for
@@ -111,6 +113,8 @@ def farthest_first(metric: Metric, n_keep: int, start: int) -> Rows:
         last = int(taken[step - 1])
         np.minimum(proposed, metric.propose(last), out=proposed)
         proposed[last] = -np.inf  # never again
+        if step < len(given):
+            continue
         candidates = np.flatnonzero(proposed >= proposed.max() - 2 * metric.error)
         if len(candidates) > 1:
             _catch_up(metric, taken[:step], candidates, exact, seen)
@@ -138,11 +142,15 @@ def select_diverse(
     uid: npt.NDArray[Any],
     n_keep: int,
     start: Literal["medoid", "isolated"] = "medoid",
+    *,
+    first: npt.NDArray[np.bool_] | None = None,
 ) -> npt.NDArray[np.int32]:
     """Return the order in which rows of one concept are taken: 1, 2, ... for `n_keep` of them, 0 for others.
 
     vectors : (n, d) unit rows (`load_unit`). tie, uid : (n,), order equal distances. A larger `n_keep` adds
     rows and changes none. The rows are put in order first, so that the order they come in has no effect.
+    first : (n,) rows that are taken before all others: by the same rule among themselves, if they are more than
+    `n_keep`, else all of them, in order.
 
     >>> vectors = np.array([[1, 0], [0.6, 0.8], [0, 1]], np.float32)
     >>> select_diverse(vectors, np.arange(3, dtype=np.uint64), np.array(list("abc")), 2)
@@ -155,7 +163,21 @@ def select_diverse(
     order = np.argsort(rank_within(np.zeros(len(tie), np.int8), tie, tie, uid))
     place = np.zeros(len(vectors), np.int32)
     if n_keep:
-        metric = Cosine(np.ascontiguousarray(vectors[order]))
-        taken = farthest_first(metric, n_keep, _STARTS[start](metric))
-        place[order[taken]] = np.arange(1, n_keep + 1)
+        taken = _take(
+            vectors,
+            order,
+            n_keep,
+            start,
+            np.empty(0, np.int64) if first is None else np.flatnonzero(first[order]),
+        )
+        place[taken] = np.arange(1, n_keep + 1)
     return place
+
+
+def _take(vectors: npt.NDArray[np.float32], order: Rows, n_keep: int, start: str, given: Rows) -> Rows:
+    """Return `n_keep` rows in the order in which they are taken; given : places in `order` that go first."""
+    if len(given) > n_keep:
+        order, given = order[given], given[:0]
+    metric = Cosine(np.ascontiguousarray(vectors[order]))
+    taken: Rows = order[farthest_first(metric, n_keep, given if len(given) else _STARTS[start](metric))]
+    return taken

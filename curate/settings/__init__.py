@@ -7,7 +7,8 @@ recipe as ``${ENV}``; one that stands there literally works, and is written nowh
 from curate.settings.alike import Against, Cluster, Dedup, DropShare
 from curate.settings.choice import BY_SCORE, ScoreFilter, Select, Weight
 from curate.settings.inputs import Embed, Source
-from curate.settings.recipe import Limits, Recipe, Write
+from curate.settings.notify import Notify
+from curate.settings.recipe import Limits, Ray, Recipe, Write
 from curate.settings.scores import (
     FAMILIES,
     ClipScore,
@@ -40,8 +41,10 @@ __all__ = [
     "Limits",
     "Noise",
     "NormSim",
+    "Notify",
     "Pair",
     "Pixels",
+    "Ray",
     "Recipe",
     "ScoreFilter",
     "Select",

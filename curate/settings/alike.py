@@ -8,7 +8,7 @@ import pydantic
 from pydantic import BeforeValidator, Field, model_validator
 
 from curate.settings.inputs import Source
-from curate.settings.values import KeepShare, Paths, Preference, Settings, count_or_auto, listed
+from curate.settings.values import KeepShare, Paths, Preference, Settings, Share, count_or_auto, listed
 
 __all__ = ["Against", "Cluster", "Dedup", "DropShare"]
 
@@ -17,17 +17,25 @@ class Cluster(Settings):
     """Concepts: spherical k-means; `auto` is sqrt(N), at most 100,000.
 
     given : in its place, a clustering that is there: files of sorted clusters as SemDeDup writes them.
+    drift_warn, drift_refit : shares from which data that has grown since the fit is warned about, and from
+    which --refit is proposed (`curate.cluster.drift`).
     """
 
     concepts: Annotated[Literal["auto"] | int, BeforeValidator(count_or_auto)] = "auto"
     on: Literal["image", "text"] = "image"
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     given: Paths | None = None
+    drift_warn: Share = 0.03
+    drift_refit: Share = 0.1
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
         if self.given is not None and self.concepts != "auto":
             raise ValueError("takes one of concepts and given: given clusters have their own number")
+        if self.drift_warn > self.drift_refit:
+            raise ValueError(
+                f"needs drift_warn up to drift_refit, got {self.drift_warn:g} and {self.drift_refit:g}"
+            )
         return self
 
 

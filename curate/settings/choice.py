@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from curate.settings.values import Count, KeepShare, Preference, Settings, Share, whole
+from curate.settings.values import Count, Folder, KeepShare, Preference, Settings, Share, whole
 
 __all__ = ["BY_SCORE", "ScoreFilter", "Select", "Weight"]
 
@@ -50,7 +50,11 @@ class ScoreFilter(Settings):
 
 
 class Select(Settings):
-    """Which samples to keep, and how many: a share (`keep`) or a number (`count`)."""
+    """Which samples to keep, and how many: a share (`keep`) or a number (`count`).
+
+    shipped : rows that were kept before go ahead of all others but pinned ones: true for the decisions that
+    these replace, a path for those of another run.
+    """
 
     method: Literal[
         "density", "random", "prototypes", "hardest", "easiest", "top", "window", "middle", "stratified",
@@ -78,6 +82,7 @@ class Select(Settings):
     min_per_group: Annotated[Count, Field(ge=0)] = 1
     gamma: Annotated[float, Field(allow_inf_nan=False)] = 1.0
     start: Literal["medoid", "isolated"] = "medoid"
+    shipped: bool | Folder = False
 
     @model_validator(mode="after")
     def _one_budget(self) -> Self:

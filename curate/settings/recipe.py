@@ -8,7 +8,9 @@ from pydantic import AfterValidator, BeforeValidator, Field, field_serializer, m
 from curate.settings.alike import Cluster, Dedup
 from curate.settings.choice import ScoreFilter, Select, Weight
 from curate.settings.inputs import Embed, Source
+from curate.settings.notify import Notify
 from curate.settings.scores import ClipScore, Family, dumped, tagged
+from curate.settings.times import StageTimes
 from curate.settings.values import (
     Bytes,
     Folder,
@@ -23,7 +25,7 @@ from curate.settings.values import (
     none_word,
 )
 
-__all__ = ["Limits", "Recipe", "Write"]
+__all__ = ["Limits", "Ray", "Recipe", "Write"]
 
 
 def _weight(value: object) -> object:
@@ -56,15 +58,29 @@ class Write(Settings):
         return self
 
 
+class Ray(Settings):
+    """The cluster of `engine: ray`. address : `auto` or `host:port` of one that is there; null starts one here.
+
+    retries : processes or machines that may die with one piece of work before the run fails.
+    """
+
+    address: Annotated[str, Field(min_length=1)] | None = None
+    retries: Annotated[int, Field(ge=0, le=100)] = 3
+
+
 class Limits(Settings):
-    """How much may go wrong before a run counts as failed."""
+    """How much may go wrong before a run counts as failed, and how long a stage may take.
+
+    time : a duration for every stage, or {stage: duration}; a stage beyond it is ended.
+    """
 
     unusable: Share = 0.05
     bad_shards: Annotated[int, Field(ge=0)] = 0
+    time: StageTimes | None = None
 
 
 class Recipe(Settings):
-    """A whole recipe. `memory`, `engine` and `workers` never change a result."""
+    """A whole recipe. `memory`, `engine`, `ray` and `workers` never change a result."""
 
     run: Folder
     source: Annotated[tuple[Source, ...], BeforeValidator(listed), Field(min_length=1)]
@@ -81,9 +97,11 @@ class Recipe(Settings):
     write: Write = Write()
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     memory: Annotated[Bytes, AfterValidator(enough_memory)] = Field(default_factory=default_memory)
-    engine: Literal["local"] = "local"
+    engine: Literal["local", "ray"] = "local"
+    ray: Ray = Ray()
     workers: Annotated[Literal["auto"] | int, BeforeValidator(count_or_auto)] = "auto"
     limits: Limits = Limits()
+    notify: Notify | None = None
 
     @model_validator(mode="after")
     def _names(self) -> Self:

@@ -22,7 +22,7 @@ _SIZES = {
 _SPLIT = re.compile(r"\w+(\.\w+)*")
 #: Settings that say where and how fast, not what: the same data set has the same card.
 _PRIVATE = {
-    "": ("run", "memory", "engine", "workers"),
+    "": ("run", "memory", "engine", "ray", "workers"),
     "source": ("storage_options",),
     "embed": ("device",),
     "write": ("path", "dropped", "storage_options"),

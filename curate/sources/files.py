@@ -28,6 +28,7 @@ __all__ = [
     "Entry",
     "StorageOptions",
     "cause",
+    "changed_at",
     "explained",
     "filesystem",
     "has_magic",
@@ -185,6 +186,19 @@ def version_of(url: str, storage_options: StorageOptions = None) -> str:
     if entry is None or entry.is_folder:
         raise SourceError(f"{url}: the file is no longer there")
     return entry.version
+
+
+def changed_at(url: str) -> str:
+    """Return when a local file was last changed, in content or name; "" for one that is not on this machine.
+
+    Unlike the time of a file, which `version_of` goes by, this one cannot be set back.
+    """
+    if is_remote(url):
+        return ""
+    try:
+        return str(Path(local_path(url)).stat().st_ctime_ns)
+    except OSError:
+        return ""
 
 
 def _ask(call: Callable[..., Any], path: str, **keywords: object) -> Any:  # noqa: ANN401  (as fsspec answers)

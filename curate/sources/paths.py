@@ -49,8 +49,9 @@ _NUMBERED = re.compile(r"^(?:.*-)?(\w+(?:\.\w+)*)-\d{5,}-of-\d{5,}(?:-\w+)?\.")
 class FoundFile:
     """One file that a pattern matched.
 
-    url : where to open it (an absolute path for a local file). name : its path below the common
-    folder of all matches. version : size and time, or size and ETag: the fast sign of a change.
+    url : where to open it (an absolute path for a local file). name : its path below the common folder of
+    all matches, but no deeper than where a wildcard stands: files that come into other folders later change
+    no name. version : size and time, or size and ETag: the fast sign of a change.
     """
 
     url: str
@@ -73,11 +74,12 @@ def expand(
     """
     texts = [patterns] if isinstance(patterns, str) else list(patterns)
     found: dict[str, Entry] = {}
+    roots: set[str] = set()
     for text in texts:
         for pattern in _split(text):
             with explained(pattern, storage_options):
-                found |= _matches(pattern, storage_options, tuple(extensions))
-    names = _names(list(found))
+                found |= _matches(pattern, storage_options, tuple(extensions), roots)
+    names = _names(list(found), roots)
     files = [FoundFile(url, names[url], entry.size, entry.version) for url, entry in found.items()]
     return sorted(files, key=lambda file: file.name.encode())
 
@@ -166,8 +168,10 @@ def _choices(inside: str) -> list[str] | None:
     return [f"{number:0{width}d}" for number in numbers]
 
 
-def _matches(pattern: str, storage_options: StorageOptions, extensions: tuple[str, ...]) -> dict[str, Entry]:
-    """Return {url: entry} of the files one pattern (without ``::``) matches."""
+def _matches(
+    pattern: str, storage_options: StorageOptions, extensions: tuple[str, ...], roots: set[str]
+) -> dict[str, Entry]:
+    """Return {url: entry} of the files one pattern (without ``::``) matches; add folders it says to `roots`."""
     fs, _ = filesystem(pattern, storage_options)
     to_path = local_path if is_local(fs) else fs._strip_protocol
     paths = {text: to_path(text) for text in expand_braces(pattern)}
@@ -178,8 +182,10 @@ def _matches(pattern: str, storage_options: StorageOptions, extensions: tuple[st
         entry = entries.get(path)
         if entry is None:
             files = _glob(fs, path, extensions) if has_magic(path) else {}
+            roots |= {url_of(fs, parent(re.split(r"[*?\[]", path)[0]))} if files else set()
         elif entry.is_folder:
             files = _below(fs, path, extensions, text)
+            roots.add(url_of(fs, path.rstrip("/")))
         else:
             files = {path: entry}
         if not files:
@@ -233,10 +239,10 @@ def _with_extension(files: dict[str, Entry], extensions: tuple[str, ...]) -> dic
     return {path: entry for path, entry in files.items() if path.lower().endswith(extensions)}
 
 
-def _names(urls: Iterable[str]) -> dict[str, str]:
-    """Return {url: path below the common folder}; unique, with "/" between the parts."""
+def _names(urls: Iterable[str], roots: Iterable[str] = ()) -> dict[str, str]:
+    """Return {url: path below the common folder, of `roots` too}; unique, with "/" between the parts."""
     parts = {url: _parts(url) for url in urls}
-    folders = [path[:-1] for path in parts.values()]
+    folders = [*(path[:-1] for path in parts.values()), *map(_parts, roots)]
     first, last = min(folders, default=[]), max(folders, default=[])
     alike = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))
     common = sum(1 for _ in alike)

@@ -8,12 +8,13 @@ from typing import Any, Protocol, TypeVar
 
 import polars as pl
 
-from curate import storage
-from curate.engines.local import LocalEngine
+from curate import seals, storage
+from curate.engines.base import Engine
 from curate.errors import RunError
 from curate.runs import RunFolder
 from curate.settings import Recipe
 from curate.sources.base import Columns, Shard
+from curate.stages.units import rows_of_items
 
 __all__ = ["PROCESS_BASE", "Context", "Part", "Progress", "eligible", "log", "made", "require_same", "usable"]
 
@@ -71,7 +72,7 @@ class Context:
 
     recipe: Recipe
     run: RunFolder
-    engine: LocalEngine
+    engine: Engine
     parts: tuple[Part, ...] = ()
     progress: Progress = silent
     refit: bool = False
@@ -84,25 +85,29 @@ class Context:
     @property
     def task_memory(self) -> int:
         """Bytes one task may hold beyond its process: what is left of `memory`, shared by all."""
-        processes = self.engine.workers + (self.engine.workers > 1)
-        return max(64_000_000, (self.recipe.memory - processes * PROCESS_BASE) // self.engine.workers)
+        workers = self.engine.machine_workers
+        processes = workers + (workers > 1)
+        return max(64_000_000, (self.recipe.memory - processes * PROCESS_BASE) // workers)
 
     def map(
         self, stage: str, unit: str, function: Callable[[Item], Result], items: Iterable[Item]
     ) -> list[Result]:
-        """Run `function` over items on the engine, reporting progress; results in order."""
+        """Run `function` over items on the engine, reporting progress (in rows where items say them); results in order."""
         todo = list(items)
-        results = []
-        self.progress(stage, 0, len(todo), unit)
-        for result in self.engine.map(function, todo, parallel=len(todo) > 1):
+        results, done = [], 0
+        rows = rows_of_items(todo, {part.name: part.rows for part in self.parts})
+        sizes, unit = ([1] * len(todo), unit) if rows is None else (rows, "rows")
+        self.progress(stage, 0, sum(sizes), unit)
+        for size, result in zip(sizes, self.engine.map(function, todo, parallel=len(todo) > 1), strict=True):
             results.append(result)
-            self.progress(stage, len(results), len(todo), unit)
+            done += size
+            self.progress(stage, done, sum(sizes), unit)
         return results
 
 
 def made(path: Path, stamp: str) -> bool:
-    """Whether `path` is whole and was made with this fingerprint."""
-    return storage.stored_fingerprint(path) == stamp
+    """Whether `path` is whole and was made with this fingerprint; a damaged one is removed."""
+    return seals.intact(path) and storage.stored_fingerprint(path) == stamp
 
 
 def usable(run: RunFolder, part: str) -> pl.DataFrame:

@@ -28,7 +28,7 @@ from curate.stages.ranks import Ranked
 from curate.stages.rules import Budgets, Choice, Counts, Groups, Layers, Rule, Stretch, noisiest_rows
 from curate.weight.inclusion import group_inclusion
 
-__all__ = ["Chosen", "choose", "random_control", "with_density"]
+__all__ = ["Chosen", "choose", "random_control", "room_for", "with_density"]
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def _chosen_by_score(ranked: Ranked, select: Select, table: pl.DataFrame, n_keep
     scored = sum(len(rows["tie"]) for rows in free_rows(ranked, "tie"))
     null = sum(len(rows["tie"]) for rows in free_rows(ranked, "tie", scored=False))
     plan = null_plan(select.on_null, scored, null, count=n_keep)
-    n_scored = min(plan.n_scored, _room(select, scored)) if select.at_most else plan.n_scored
+    n_scored = min(plan.n_scored, room_for(select, scored)) if select.at_most else plan.n_scored
     if n_scored < plan.n_scored:
         log.warning(
             "select: %s rows with a score asked for, all %s that method %s leaves are kept",
@@ -115,7 +115,7 @@ def _chosen_by_score(ranked: Ranked, select: Select, table: pl.DataFrame, n_keep
     return Chosen(ranked, choice, table, kept, null, plan.n_null)
 
 
-def _room(select: Select, n_scored: int) -> int:
+def room_for(select: Select, n_scored: int) -> int:
     """Return how many of `n_scored` rows are left after those that the method skips."""
     skipped = 0
     if select.method == "stratified":

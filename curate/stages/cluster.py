@@ -6,6 +6,7 @@ settings change or a refit is asked for.
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,16 +15,20 @@ import pyarrow.parquet as pq
 
 from curate import schema, storage
 from curate.cluster import kmeans
+from curate.cluster.drift import reach
 from curate.cluster.vectors import load_unit
 from curate.embed.parts import EmbeddingPart
 from curate.errors import EmbeddingError, RecipeError
 from curate.identity import hash_uids
 from curate.settings import Recipe
+from curate.stages import drift
 from curate.stages.base import PROCESS_BASE, Context, Part, log, made
 
 __all__ = ["VERSION", "run"]
 
 VERSION = 1
+#: Settings that do not change the centroids.
+NOT_FITTED = {"given", "drift_warn", "drift_refit"}
 
 
 @dataclass(frozen=True)
@@ -47,9 +52,10 @@ def run(context: Context) -> bool:
     embedded = context.run.stamp(context.run.embeddings)
     settings = context.recipe.cluster
     fit_stamp = storage.fingerprint(
-        "cluster", VERSION, settings.model_dump(exclude={"given"}), model_of(context)
+        "cluster", VERSION, settings.model_dump(exclude=NOT_FITTED), model_of(context)
     )
     centroids = folder / "centroids.parquet"
+    context.run.remove_damaged(folder)  # before what they say is believed
     known = None if context.refit else storage.stored_fingerprint(centroids)
     whole = storage.stored_fingerprint(folder / "concepts.parquet") is not None
     rows = any(part.rows for part in context.parts)
@@ -64,21 +70,24 @@ def run(context: Context) -> bool:
         return False
     context.run.unmark(folder)
     tasks = [_task(context, part, str(fitted)) for part in context.parts]
-    context.map("cluster", "parts", _assign, [task for task in tasks if not made(task.out, task.stamp)])
+    todo = [task for task in tasks if not made(task.out, task.stamp)]
+    context.map("cluster", "parts", _assign, todo)
+    assigned = {task.out for task in todo}
+    anew = [part for part, task in zip(context.parts, tasks, strict=True) if task.out in assigned]
+    context.worked["cluster"] = {"parts": len(anew), "rows": sum(part.rows for part in anew)}
     context.run.keep_only(context.run.assignments, [part.name for part in context.parts])
-    sizes = _write_concepts(context, stamp)
-    empty = int((sizes == 0).sum())
-    facts: dict[str, object] = {"concepts": len(sizes), "samples": int(sizes.sum()), "empty": empty}
-    facts |= {"largest": int(sizes.max(initial=0)), "median": float(np.median(sizes)) if len(sizes) else 0.0}
-    context.run.mark(
-        folder, stamp, facts | {"fit": pq.read_metadata(centroids).metadata[b"curate.fit"].decode()}
-    )
+    facts = _count(context, str(fitted), stamp)
+    drifted = drift.warning(facts["drift"], settings)
+    facts["drift"]["warning"] = drifted
+    facts["warnings"] = [] if drifted is None else [drifted]
+    fit = pq.read_metadata(centroids).metadata[b"curate.fit"].decode()
+    context.run.mark(folder, stamp, facts | {"fit": fit})
     log.info(
         "cluster: %s samples in %s concepts (largest %s)",
-        f"{sizes.sum():,}",
-        len(sizes),
-        sizes.max(initial=0),
-    )
+        f"{facts['samples']:,}", f"{facts['concepts']:,}", f"{facts['largest']:,}",
+    )  # fmt: skip
+    if drifted is not None:
+        log.warning("cluster: %s", drifted)
     return True
 
 
@@ -198,16 +207,21 @@ def _facts(fit: kmeans.Concepts) -> str:
     return json.dumps(facts | {"faiss": faiss.__version__})
 
 
-def _write_concepts(context: Context, stamp: str) -> npt.NDArray[np.int64]:
-    """Count the samples of each concept into the table of concepts; return the counts."""
-    run = context.run
-    path = run.concepts / "concepts.parquet"
+def _count(context: Context, fitted: str, stamp: str) -> dict[str, Any]:
+    """Count the samples of each concept into the table of concepts; return the facts of the stage."""
+    path = context.run.concepts / "concepts.parquet"
     table = storage.read_table(path)
-    sizes = np.zeros(table.num_rows, np.int64)
-    for part in context.parts:
-        concept = storage.read_table(run.part(run.assignments, part.name), ["concept"])["concept"].to_numpy()
-        sizes += np.bincount(concept, minlength=len(sizes))
+    n_fit = table["n_fit"].to_numpy()
+    counted = drift.count(context, fitted, reach(table["p99_distance"].to_numpy(), n_fit))
+    sizes = counted.sizes
     column = schema.CONCEPTS.get_field_index("n_assigned")
     table = table.set_column(column, "n_assigned", pa.array(sizes))
     storage.write_parquet(path, table, schema.CONCEPTS, stamp)
-    return sizes
+    return {
+        "concepts": len(sizes),
+        "samples": int(sizes.sum()),
+        "empty": int((sizes == 0).sum()),
+        "largest": int(sizes.max(initial=0)),
+        "median": float(np.median(sizes)) if len(sizes) else 0.0,
+        "drift": counted.facts(n_fit),
+    }

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from curate import storage
+from curate import seals, storage
 from curate.errors import SourceError
 from curate.identity import digest, hash_uids, tie
 from curate.stages import shuffle
@@ -46,8 +46,12 @@ class Copies:
         return pl.DataFrame(shuffle.gather(self.files, part.index)).sort("position")
 
     def fingerprint_of(self, part: Part) -> str:
-        """Return what changes when other rows of a part are copies than before."""
-        return digest(self.of(part).drop("part").write_ndjson())
+        """Return what changes when other rows of a part are copies than before.
+
+        Rows that stand for copies elsewhere are not in it: that a copy was added leaves their part as it is.
+        """
+        copied = (pl.col("occurrence") > 0) | pl.col("copy_of").is_not_null()
+        return digest(self.of(part).filter(copied).drop("part").write_ndjson())
 
 
 @dataclass(frozen=True)
@@ -100,8 +104,9 @@ def find(context: Context) -> Copies:
     spread = _spread_by(context, "content", buckets, spread_stamp)
     tasks = [FindTask(b, spread, parts, named, seed, file, stamp) for b, file in enumerate(files)]
     context.map("read", "buckets", _find_copies, tasks)
-    for path in set(folder.iterdir()) - set(files):
+    for path in set(folder.glob("*.arrow")) - set(files):
         storage.remove(path)
+        seals.drop(path)
     return Copies(files, stamp)
 
 

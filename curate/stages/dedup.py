@@ -2,7 +2,8 @@
 
 Vectors are regrouped by bucket of concepts, compared there, and what was found travels back to the
 order of the parts. Concepts above `dedup.max_concept` rows are split by k-means first. Pinned rows come first
-and are never duplicates themselves.
+and are never duplicates themselves; rows that were shipped before come next, if `select.shipped` says so.
+Concepts whose rows are those of the last time are not compared again (`unchanged`).
 """
 
 from dataclasses import dataclass, replace
@@ -19,13 +20,15 @@ from curate.cluster import kmeans
 from curate.cluster.vectors import load_unit
 from curate.dedup import semantic
 from curate.embed.parts import EmbeddingPart
+from curate.errors import RunError
 from curate.identity import hash_uids
 from curate.runs import RunFolder
 from curate.settings import Dedup, DropShare
-from curate.stages import shuffle
+from curate.stages import shuffle, unchanged
 from curate.stages.base import Context, eligible, log, made
 from curate.stages.families import folders_for
 from curate.stages.priority import score_of, with_priority
+from curate.stages.shipped import Shipped, for_stage
 
 __all__ = ["VERSION", "run"]
 
@@ -54,9 +57,13 @@ FOUND = pa.schema(
 
 @dataclass(frozen=True)
 class Groups:
-    """Which (concept, subconcept) goes to which bucket; subconcepts only where a concept is split."""
+    """Which (concept, subconcept) goes to which bucket; subconcepts only where a concept is split.
+
+    changed : (k,) concepts that are compared; what was found in the others stays.
+    """
 
     sizes: npt.NDArray[np.int64]
+    changed: npt.NDArray[np.bool_]
     bucket: npt.NDArray[np.int32]
     splits: dict[int, npt.NDArray[np.float32]]
     first_split_bucket: dict[int, int]
@@ -74,6 +81,7 @@ class SpreadTask:
     on: str
     prefer: str
     seed: int
+    shipped: Shipped | None
     groups: Groups
     out: Path
     stamp: str
@@ -96,10 +104,13 @@ class CompareTask:
 
 @dataclass(frozen=True)
 class BackTask:
-    """One part that takes what was found about its rows."""
+    """One part that takes what was found about its rows; of concepts that are not `changed`, from before."""
 
+    run: RunFolder
+    part: str
     index: int
     files: tuple[Path, ...]
+    changed: npt.NDArray[np.bool_]
     out: Path
     stamp: str
 
@@ -111,40 +122,103 @@ def run(context: Context) -> bool:
     stamp = storage.fingerprint(
         "dedup", VERSION, settings.model_dump(exclude={"exact", "against"}), context.recipe.seed, filtered
     )
+    before = None
+    if settings.epsilon is not None:
+        stamp, before = for_stage(context, folder, stamp)
     if context.run.is_done(folder, stamp):
         return False
+    context.run.remove_damaged(folder)  # before what it says is believed
     context.run.unmark(folder)
     scratch = context.run.work / "dedup"
-    files, facts = _compare_all(context, stamp, scratch) if settings.epsilon is not None else ((), {})
-    tasks = [
-        BackTask(part.index, files, out, stamp)
-        for part in context.parts
-        if not made(out := context.run.part(folder, part.name), stamp)
-    ]
-    context.map("dedup", "parts", _bring_back, tasks)
-    context.run.keep_only(folder, [part.name for part in context.parts])
-    context.run.mark(folder, stamp, facts)
-    storage.remove(scratch)
-    if facts:
+    if settings.epsilon is None:
+        unchanged.forget(context)
+        _bring_all_back(context, (), np.ones(0, np.bool_), stamp)
+        context.run.mark(folder, stamp, {})
+    else:
+        facts = _compare_all(context, before, stamp, scratch)
+        noted = {} if before is None else {"shipped_before": before.before}
+        context.run.mark(folder, stamp, {**facts, **noted})
         log.info(
             "dedup: %s compared, %s near-duplicates (%.1f %%) at epsilon %.6g",
             f"{facts['compared']:,}", f"{facts['dropped']:,}", 100 * facts["share"], facts["epsilon"],
         )  # fmt: skip
+    storage.remove(scratch)
     return True
 
 
-def _compare_all(context: Context, stamp: str, scratch: Path) -> tuple[tuple[Path, ...], dict[str, float]]:
-    """Regroup, compare at the epsilon asked for (or found), and return the files and what they hold."""
+def _bring_all_back(
+    context: Context, files: tuple[Path, ...], changed: npt.NDArray[np.bool_], stamp: str
+) -> None:
+    run = context.run
+    tasks = [
+        BackTask(run, part.name, part.index, files, changed, out, stamp)
+        for part in context.parts
+        if not made(out := run.part(run.duplicates, part.name), stamp)
+    ]
+    context.map("dedup", "parts", _bring_back, tasks)
+    run.keep_only(run.duplicates, [part.name for part in context.parts])
+
+
+def _compare_all(context: Context, before: Shipped | None, stamp: str, scratch: Path) -> dict[str, float]:
+    """Compare the concepts that changed, at the epsilon asked for (or found); write all results, return the facts."""
+    recipe, settings = context.recipe, context.recipe.dedup
+    families = folders_for(recipe, score_of(settings.prefer))
+    k = storage.read_table(context.run.concepts / "concepts.parquet", ["concept"]).num_rows
+    rules = storage.fingerprint(
+        "dedup", VERSION, settings.model_dump(exclude={"exact", "against"}), recipe.seed, recipe.cluster.on,
+        recipe.cluster.seed,
+    )  # fmt: skip
+    members = unchanged.members(context, families, before, k)
+    same = unchanged.unchanged(context, members, rules)
+    if isinstance(settings.epsilon, DropShare):  # found anew from all similarities
+        same[:] = False
+    groups = _plan(context, members.rows, ~same)
+    epsilon, files = _compare_changed(context, groups, families, before, stamp, scratch)
+    # From here until all is written, only what stays as it is may be taken for known.
+    unchanged.remember(context, members, rules, same)
+    _bring_all_back(context, files, ~same, stamp)
+    unchanged.remember(context, members, rules)
+    anew = members.rows * ~same
+    context.worked["dedup"] = {
+        "concepts": int((anew > 0).sum()), "concepts_reused": int(same.sum()), "rows": int(anew.sum())
+    }  # fmt: skip
+    dropped, compared = _count(context), int(members.rows.sum())
+    share = dropped / compared if compared else 0.0
+    split = int((members.rows > settings.max_concept).sum())
+    return {
+        "compared": compared,
+        "dropped": dropped,
+        "share": share,
+        "epsilon": epsilon,
+        "split_concepts": split,
+    }
+
+
+def _count(context: Context) -> int:
+    """Return how many near-duplicates the results hold."""
+    run = context.run
+    tables = (storage.read_table(run.part(run.duplicates, p.name), ["duplicate_of"]) for p in context.parts)
+    return sum(table.num_rows - table["duplicate_of"].null_count for table in tables)
+
+
+def _compare_changed(
+    context: Context,
+    groups: Groups,
+    folders: tuple[str, ...],
+    before: Shipped | None,
+    stamp: str,
+    scratch: Path,
+) -> tuple[float, tuple[Path, ...]]:
+    """Regroup the rows of the changed concepts and compare them; return the epsilon and the files of results."""
     settings = context.recipe.dedup
-    groups = _plan(context)
-    folders = folders_for(context.recipe, score_of(settings.prefer))
     # What is scratch depends on the plan, and the plan on `memory`, which may differ when a run goes on.
-    stamp = storage.fingerprint(stamp, groups.bucket.tolist(), sorted(groups.first_split_bucket.items()))
+    plan = [groups.bucket.tolist(), groups.changed.tolist(), sorted(groups.first_split_bucket.items())]
+    stamp = storage.fingerprint(stamp, *plan)
     spread = tuple(scratch / f"rows-{part.name}.arrow" for part in context.parts)
     tasks = [
         SpreadTask(
             context.run, part.name, part.index, folders, context.recipe.cluster.on,
-            settings.prefer, context.recipe.seed, groups, out, stamp,
+            settings.prefer, context.recipe.seed, before, groups, out, stamp,
         )
         for part, out in zip(context.parts, spread, strict=True)
         if not made(out, stamp)
@@ -154,13 +228,11 @@ def _compare_all(context: Context, stamp: str, scratch: Path) -> tuple[tuple[Pat
         0, spread, len(context.parts), settings, 0.5, settings.mode, context.recipe.seed, scratch, stamp
     )
     if isinstance(settings.epsilon, DropShare):
-        files, epsilon, dropped, compared = _meet_share(context, template, groups, settings.epsilon.drop)
+        files, epsilon = _meet_share(context, template, groups, settings.epsilon.drop)
     else:
         epsilon = float(settings.epsilon or 0)
-        files, dropped, compared = _compare(context, replace(template, epsilon=epsilon), groups)
-    share = dropped / compared if compared else 0.0
-    facts = {"compared": compared, "dropped": dropped, "share": share, "epsilon": epsilon}
-    return files, facts | {"split_concepts": len(groups.splits)}
+        files, _, _ = _compare(context, replace(template, epsilon=epsilon), groups)
+    return epsilon, files
 
 
 def _compare(context: Context, template: CompareTask, groups: Groups) -> tuple[tuple[Path, ...], int, int]:
@@ -184,7 +256,7 @@ def _compare(context: Context, template: CompareTask, groups: Groups) -> tuple[t
 
 def _meet_share(
     context: Context, template: CompareTask, groups: Groups, share: float
-) -> tuple[tuple[Path, ...], float, int, int]:
+) -> tuple[tuple[Path, ...], float]:
     """Find the epsilon that drops about `share` of the compared rows.
 
     In reference mode the share dropped follows from the similarities alone. Greedy dedup drops fewer at
@@ -200,7 +272,7 @@ def _meet_share(
         if template.mode == "reference" or abs(gap) <= SHARE_TOLERANCE:
             break
         wanted = min(1 - 1e-9, max(1e-9, wanted + gap))
-    return files, epsilon, dropped, compared
+    return files, epsilon
 
 
 def _similarities(file: Path) -> npt.NDArray[np.float32]:
@@ -214,16 +286,10 @@ def _similarities(file: Path) -> npt.NDArray[np.float32]:
     return np.concatenate(found)
 
 
-def _plan(context: Context) -> Groups:
-    """Count the rows of each concept that will be compared, split the large ones, and fill buckets."""
+def _plan(context: Context, rows: npt.NDArray[np.int64], changed: npt.NDArray[np.bool_]) -> Groups:
+    """Split the large ones of the concepts that will be compared, and fill buckets; rows : (k,) of each concept."""
     run, settings = context.run, context.recipe.dedup
-    k = storage.read_table(run.concepts / "concepts.parquet", ["concept"]).num_rows
-    sizes = np.zeros(k, np.int64)
-    for part in context.parts:
-        concept = storage.read_table(run.part(run.assignments, part.name), ["concept"])["concept"].to_numpy()
-        reason = storage.read_table(run.part(run.scores("filter"), part.name), ["filter_reason"])
-        passed = reason["filter_reason"].is_null().to_numpy()
-        sizes += np.bincount(concept[passed], minlength=k)
+    sizes = rows * changed
     dim = EmbeddingPart(run.part(run.embeddings, context.parts[0].name)).dim
     room = max(1, context.task_memory // 3 // (6 * dim + 200))
     large = np.flatnonzero(sizes > settings.max_concept).tolist()
@@ -236,7 +302,7 @@ def _plan(context: Context) -> Groups:
     for concept, centroids in splits.items():
         first[concept] = count
         count += len(centroids)
-    return Groups(sizes, bucket, splits, first, count)
+    return Groups(sizes, changed, bucket, splits, first, count)
 
 
 def _fit_split(context: Context, concept: int, size: int) -> npt.NDArray[np.float32]:
@@ -260,8 +326,9 @@ def _fit_split(context: Context, concept: int, size: int) -> npt.NDArray[np.floa
 
 def _spread(task: SpreadTask) -> None:
     frame = eligible(task.run, task.part, (*task.families, "filter")).with_row_index("position")
-    frame = frame.filter(pl.col("filter_reason").is_null())
-    frame = with_priority(frame, task.prefer, task.seed, "dedup")
+    changed = pl.Series(task.groups.changed[frame["concept"].to_numpy()], dtype=pl.Boolean)
+    frame = frame.filter(pl.col("filter_reason").is_null() & changed)
+    frame = with_priority(frame, task.prefer, task.seed, "dedup", task.shipped)
     vectors = EmbeddingPart(task.run.part(task.run.embeddings, task.part))
     concept, position = frame["concept"].to_numpy(), frame["position"].cast(pl.Int64).to_numpy()
     bucket, sub = task.groups.bucket[concept], np.zeros(len(frame), np.int32)
@@ -328,9 +395,25 @@ def _compare_group(group: pl.DataFrame, vectors: npt.NDArray[np.float16], task: 
 
 
 def _bring_back(task: BackTask) -> None:
+    table = schema.DUPLICATES.empty_table()
     if task.files:
         rows = pl.DataFrame(shuffle.gather(task.files, task.index)).sort("position")
-        table = rows.select(schema.DUPLICATES.names).to_arrow().cast(schema.DUPLICATES)
-    else:
-        table = schema.DUPLICATES.empty_table()
+        found = rows.select(schema.DUPLICATES.names)
+        if not task.changed.all():
+            found = _with_known(task, found)
+        table = found.to_arrow().cast(schema.DUPLICATES)
     storage.write_parquet(task.out, table, schema.DUPLICATES, task.stamp)
+
+
+def _with_known(task: BackTask, found: pl.DataFrame) -> pl.DataFrame:
+    """Return what was found about a part's rows with what is known of the others, in the order of the part."""
+    frame = eligible(task.run, task.part, ("filter",)).filter(pl.col("filter_reason").is_null())
+    known = frame.select("uid", "concept").filter(~pl.Series(task.changed[frame["concept"].to_numpy()]))
+    if len(known):
+        before = pl.DataFrame(storage.read_table(task.out))
+        if not known["uid"].is_in(before["uid"].implode()).all():
+            raise RunError(f"{task.out}: a row is missing that was compared before; remove it and run again")
+        known = known.select("uid").join(before, on="uid", how="left", maintain_order="left", validate="1:1")
+        found = pl.concat([found, known.select(found.columns)])
+    every = frame.select("uid").join(found, on="uid", how="left", maintain_order="left", validate="1:1")
+    return every.select(schema.DUPLICATES.names)

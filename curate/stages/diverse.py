@@ -20,6 +20,9 @@ from curate.stages.ranks import ROW_BYTES, VECTOR_BYTES, Ranked, RankTask, scatt
 
 __all__ = ["diversified"]
 
+#: Keys of rows that do not go ahead (`select.ranking.ahead`) begin here.
+_BEHIND = np.uint64(1 << 63)
+
 
 @dataclass(frozen=True)
 class DiverseTask:
@@ -30,6 +33,7 @@ class DiverseTask:
     embeddings: tuple[Path, ...]
     on: str
     start: Literal["medoid", "isolated"]
+    shipped: bool
     budget: npt.NDArray[np.int64]
     out: Path
     stamp: str
@@ -38,6 +42,7 @@ class DiverseTask:
 def diversified(context: Context, ranked: Ranked, budget: npt.NDArray[np.int64], scratch: Path) -> Ranked:
     """Return the rows ranked anew: in each concept first the pinned ones, then `budget` rows far apart.
 
+    Shipped rows, if they go ahead, are taken first; others then by how far they are from these and each other.
     budget : (k,) rows that each concept keeps besides the pinned ones.
     """
     select, run = context.recipe.select, context.run
@@ -49,7 +54,17 @@ def diversified(context: Context, ranked: Ranked, budget: npt.NDArray[np.int64],
         out = path.with_name(f"diverse-{path.name}")
         rows = RankTask(bucket, spread, len(context.parts), out, out, stamp)
         tasks.append(
-            DiverseTask(path, rows, embeddings, context.recipe.cluster.on, select.start, budget, out, stamp)
+            DiverseTask(
+                ranked=path,
+                rows=rows,
+                embeddings=embeddings,
+                on=context.recipe.cluster.on,
+                start=select.start,
+                shipped=bool(select.shipped),
+                budget=budget,
+                out=out,
+                stamp=stamp,
+            )
         )
     _require_room(context, ranked.concepts)
     context.map("select", "buckets", _diverse_bucket, [task for task in tasks if not made(task.out, stamp)])
@@ -85,7 +100,8 @@ def _diverse_bucket(task: DiverseTask) -> None:
     with threadpool_limits(1):
         for here in np.split(by_concept, starts[1:]) if len(rows) else ():
             budget = int(task.budget[concept[here[0]]])
-            rank[here] = _diverse_ranks(rows[here], vectors[here], before[here], budget, task.start)
+            first = rows["key"].to_numpy()[here] < _BEHIND if task.shipped else np.zeros(len(here), np.bool_)
+            rank[here] = _diverse_ranks(rows[here], vectors[here], before[here], budget, task.start, first)
     scatter_back(rows, rank, task.rows.n_parts, task.out, task.stamp)
 
 
@@ -95,6 +111,7 @@ def _diverse_ranks(
     before: npt.NDArray[np.int32],
     budget: int,
     start: Literal["medoid", "isolated"],
+    first: npt.NDArray[np.bool_],
 ) -> npt.NDArray[np.int32]:
     """Return ranks of one concept: pinned rows, then those taken in their order, then the others as before."""
     pinned = rows["pinned"].to_numpy()
@@ -103,7 +120,7 @@ def _diverse_ranks(
     if budget:
         unit = vectors if len(free) == len(rows) else vectors[free]
         tie, uid = rows["tie"].to_numpy()[free], rows["uid"].to_numpy()[free]
-        taken[free] = select_diverse(unit, tie, uid, budget, start)
+        taken[free] = select_diverse(unit, tie, uid, budget, start, first=first[free])
         if int((taken > 0).sum()) != budget:
             raise BudgetError(f"select: {int((taken > 0).sum()):,} rows taken of a concept's {budget:,}")
     group = np.where(pinned, 0, np.where(taken > 0, 1, 2))

@@ -9,11 +9,12 @@ import polars as pl
 from curate.errors import CurateError
 from curate.identity import hash_uids, tie
 from curate.score.catalogue import hardest_is_largest
-from curate.select.ranking import priority_key
+from curate.select.ranking import ahead, priority_key
 from curate.select.weighted import race_keys
 from curate.settings import BY_SCORE, Recipe
 from curate.stages.families import folders_for, require_score
 from curate.stages.priority import with_priority
+from curate.stages.shipped import Shipped
 
 __all__ = ["Order", "order_of", "with_order"]
 
@@ -27,7 +28,8 @@ class Order:
 
     by, cutoff : score columns with the factor (1 or -1) that makes larger values harder. from_easiest :
     whether rank 1 is the easiest row. classes : labels in order, where they have quotas.
-    folders : of the scores it reads. extras : columns its rule needs (`ranks.EXTRAS`).
+    folders : of the scores it reads. extras : columns its rule needs (`ranks.EXTRAS`). shipped : rows that go
+    ahead of others.
     """
 
     method: str
@@ -40,6 +42,12 @@ class Order:
     from_easiest: bool = False
     gamma: float = 1.0
     classes: tuple[str, ...] = ()
+    shipped: Shipped | None = None
+
+    @property
+    def drawn(self) -> bool:
+        """Whether chance decides which rows are kept."""
+        return self.prefer == "random" if self.by is None else self.method in ("stratified", "weighted")
 
     @property
     def diverse(self) -> bool:
@@ -77,7 +85,8 @@ def _factor(recipe: Recipe, column: str, setting: str) -> int:
 def with_order(frame: pl.DataFrame, order: Order) -> pl.DataFrame:
     """Return `frame` with `key` and `tie` (uint64, smaller is kept first) and the extra columns.
 
-    Pinned rows get the smallest key, rows without a score the largest.
+    Pinned rows get the smallest key, rows without a score the largest. Where shipped rows go ahead, it is the first
+    bit of the key that says so.
     """
     if order.by is None:
         frame = with_priority(frame, order.prefer, order.seed, "select")
@@ -87,6 +96,10 @@ def with_order(frame: pl.DataFrame, order: Order) -> pl.DataFrame:
         code = {name: index for index, name in enumerate(order.classes)}
         groups = [code.get(label, len(code)) for label in frame["label"].to_list()]
         frame = frame.with_columns(pl.Series("group", groups, pl.Int32))
+    if order.shipped is not None:
+        first = order.shipped.ahead(frame["uid"].to_list())
+        ranked = [name for name in ("key", "draw") if name in frame.columns]
+        frame = frame.with_columns(pl.Series(name, ahead(frame[name].to_numpy(), first)) for name in ranked)
     return frame.with_columns(key=pl.when("pinned").then(pl.lit(0, pl.UInt64)).otherwise(pl.col("key")))
 
 

@@ -5,7 +5,8 @@ import numpy.typing as npt
 import polars as pl
 
 from curate.identity import hash_uids, tie
-from curate.select.ranking import priority_key
+from curate.select.ranking import ahead, priority_key
+from curate.stages.shipped import Shipped
 
 __all__ = ["score_of", "with_priority"]
 
@@ -19,15 +20,19 @@ def score_of(prefer: str) -> list[str]:
     return [prefer.removeprefix("score:")] if prefer.startswith("score:") else []
 
 
-def with_priority(frame: pl.DataFrame, prefer: str, seed: int, purpose: str) -> pl.DataFrame:
+def with_priority(
+    frame: pl.DataFrame, prefer: str, seed: int, purpose: str, shipped: Shipped | None = None
+) -> pl.DataFrame:
     """Return `frame` with columns `key` and `tie` (uint64, smaller is kept first).
 
     prefer : hardest (farthest from the own concept), easiest, random, or score:<column> (highest first).
-    Rows whose score is null get the largest key: they come last.
+    Rows whose score is null get the largest key: they come last. shipped : rows that go ahead of all others.
     """
     uids = frame["uid"].to_list()
-    key = pl.Series("key", _key(frame, uids, prefer, seed, purpose), pl.UInt64)
-    return frame.with_columns(key, pl.Series("tie", tie(uids, seed), pl.UInt64))
+    key = _key(frame, uids, prefer, seed, purpose)
+    if shipped is not None:
+        key = ahead(key, shipped.ahead(uids))
+    return frame.with_columns(pl.Series("key", key, pl.UInt64), pl.Series("tie", tie(uids, seed), pl.UInt64))
 
 
 def _key(

@@ -14,11 +14,12 @@ import pyarrow as pa
 from curate import identity, schema, storage
 from curate.errors import RecipeError, RunError, SourceError, UsageError
 from curate.settings import Recipe, Source
-from curate.sources import formats, paths
+from curate.sources import files, formats, paths
 from curate.sources.base import Columns, Reader, Rows, Shard
 from curate.sources.columns import check_columns
 from curate.stages import repeated_keys
 from curate.stages.base import PART_ROWS, Context, Part, log, made
+from curate.stages.changes import changes, files_of_rows
 
 __all__ = [
     "VERSION",
@@ -68,7 +69,7 @@ def find_parts(
 ) -> tuple[tuple[Part, ...], list[BadShard]]:
     """Return the parts of all sources in shard order, and the shards that cannot be opened.
 
-    cache : file that remembers fingerprints of shards whose size and time have not changed.
+    cache : file that remembers fingerprints of shards whose size and times have not changed.
     hashed : False where the parts are only counted, and need no fingerprints.
     Raises UsageError if nothing matches or a named column is missing.
     """
@@ -93,14 +94,15 @@ def find_parts(
                 continue
             rows = count if left is None else min(count, left)
             left = None if left is None else left - rows
-            version, content = known.get(shard.url, ["", ""])
-            if version != shard.version and hashed:
+            version, content, *since = known.get(shard.url, ["", ""])
+            changed_at = files.changed_at(shard.url)  # a time that nobody sets back: the file was written to
+            if (version, since) != (shard.version, [changed_at]) and hashed:
                 content = formats.fingerprint(shard)
-            prints[shard.url] = [shard.version, content]
+            prints[shard.url] = [shard.version, content, changed_at]
             parts += _parts(shard, columns, rows, content, len(parts), first)
             first += count
     if hashed and prints != known:
-        storage.write_json(cache, prints)
+        storage.write_record(cache, prints)
     if len({part.columns.uid is not None for part in parts}) > 1:
         raise RecipeError("source.uid must be named for all sources or for none")
     return tuple(parts), bad
@@ -143,9 +145,12 @@ def _columns(source: Source, recipe: Recipe, shard: Shard) -> Columns:
     if recipe.embed.text_column is not None:
         columns = replace(columns, text_vector=recipe.embed.text_column)
         check_columns(present, columns, shard.url)
-    if columns.image is None and not own:
+    if columns.image is None and not own and (source.image is not None or columns.caption is None):
         have = ", ".join(f"{field.name} ({field.type})" for field in present)
-        raise UsageError(f"{shard.url}: no image column found; name it with source.image (there are {have})")
+        raise UsageError(
+            f"{shard.url}: no image column found; name it with source.image, or set it to null where the samples are "
+            f"captions alone (there are {have})"
+        )
     return columns
 
 
@@ -199,12 +204,19 @@ def run(context: Context) -> bool:
     good = [part for part in parts if part.shard.name not in failed]
     good = [replace(part, index=index) for index, part in enumerate(good)]
     context.run.keep_only(work / "keys", [part.name for part in good])
+    grown = changes(saved or (), [(part.shard.name, part.name) for part in good])
     _save_parts(work / "parts.json", good)
     rows = sum(part.rows for part in good)
     facts = {"rows": rows, "parts": len(good), "bad_shards": vars_of(bad)}
     repeated = repeated_keys.find(context, good, [keys_path(context, part) for part in good])
     context.run.mark(work / "keys", stamp, facts | ({"repeated_keys": repeated} if repeated else {}))
-    log.info("read: %s rows in %s shards", f"{rows:,}", len({part.shard.name for part in good}))
+    context.worked["read"] = {
+        "parts": len(tasks),
+        "rows": sum(task.part.rows for task in tasks),
+        **grown._asdict(),
+    }
+    since = f" ({grown})" if saved else ""
+    log.info("read: %s rows in %s shards%s", f"{rows:,}", f"{len({p.shard.name for p in good}):,}", since)
     return True
 
 
@@ -223,7 +235,7 @@ def _check_limit(bad: Sequence[BadShard], recipe: Recipe) -> None:
 def _save_parts(path: Path, parts: Sequence[Part]) -> None:
     """Write the parts for later stages, without the options a source is opened with (they hold secrets)."""
     rows = [asdict(replace(part, shard=replace(part.shard, storage_options={}))) for part in parts]
-    storage.write_json(path, rows)
+    storage.write_record(path, rows)
 
 
 def with_parts(context: Context) -> Context:
@@ -272,8 +284,11 @@ def npy_version(patterns: Sequence[str] | None) -> list[list[object]]:
 
 
 def vectors_of(part: Part, npy: Sequence[str] | None) -> list[object]:
-    """Return what tells a change of a part's rows of the vector files: the files, and where its rows begin."""
-    return [] if npy is None else [npy_version(npy), part.first]
+    """Return what tells a change of a part's vectors in files: those that hold its rows, and where they begin."""
+    if npy is None:
+        return []
+    versions = [(str(name), int(str(size)), str(version)) for name, size, version in npy_version(npy)]
+    return files_of_rows(versions, npy_files(npy), part.first, part.rows)
 
 
 def _read_part(task: ReadTask) -> BadShard | None:

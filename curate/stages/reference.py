@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from curate import storage
+from curate import seals, storage
 from curate.cluster.vectors import load_unit, unit_rows
 from curate.embed.parts import BATCH_ROWS
 from curate.embed.vectors import open_npy_files, why_unusable
@@ -24,7 +24,7 @@ from curate.runs import RunFolder
 from curate.settings import Cluster, Dedup, Recipe, Source
 from curate.sources import paths
 from curate.sources.files import is_remote, resolve_options
-from curate.stages import embed, read
+from curate.stages import embed, embed_task, read
 from curate.stages.base import Context, log
 from curate.stages.families.base import embedding_parts
 
@@ -67,7 +67,7 @@ def _made_from(context: Context, source: Source, what: str, on: str) -> str:
     parts, bad = read.find_parts(nested.recipe, nested.run.work / "shards.json")
     return storage.fingerprint(
         "reference", VERSION, on, [part.fingerprint for part in parts], read.vars_of(bad),
-        embed.space_of(context.recipe.embed),
+        embed_task.space_of(context.recipe.embed),
     )  # fmt: skip
 
 
@@ -91,9 +91,10 @@ def vectors(context: Context, source: Source, what: str, on: str = "image") -> P
     folder = _folder(context, source, on)
     with _about(what):
         path = folder / f"{_made_from(context, source, what, on)}.npy"
-        if not path.exists():
+        if not seals.intact(path):
             for stale in folder.glob("*.npy"):
                 stale.unlink()
+                seals.drop(stale)
             rows = _given(context, source) if _is_npy(source) else _embedded(context, source, what, on)
             if len(rows) == 0:
                 raise EmbeddingError(f"{_named(source)} must hold at least one usable {on}, got none")
@@ -105,7 +106,7 @@ def _write(path: Path, rows: Matrix) -> None:
     """Write rows in the order of their hashes, block by block."""
     hashes = np.fromiter((xxhash.xxh3_64_intdigest(row) for row in rows), np.uint64, len(rows))
     order = np.argsort(hashes, kind="stable")
-    with storage.atomic(path) as partial:
+    with storage.atomic(path, seal=True) as partial:
         file = np.lib.format.open_memmap(partial, "w+", np.float32, rows.shape)
         for start in range(0, len(rows), BATCH_ROWS):
             block = order[start : start + BATCH_ROWS]

@@ -1,38 +1,46 @@
 """Stage `report`: the page and the summary, from the tables of the run."""
 
+import datetime
 import platform
 from collections import Counter
 from collections.abc import Mapping
 from importlib import metadata
 from typing import Any
 
-import numpy as np
 import polars as pl
 
 from curate import schema, storage
 from curate.errors import RunError
 from curate.report import page
-from curate.stages.base import Context, eligible, log
-from curate.stages.families import families_of
+from curate.report.facts import Facts, Pair
+from curate.report.telling import telling
+from curate.score.catalogue import hardest_is_largest
+from curate.settings import Recipe
+from curate.stages.base import Context, log
+from curate.stages.families import families_of, score_columns
+from curate.stages.gather import about, concepts, galleries, scores
+from curate.stages.gather.look import LIMITS, Seen, Wanted, look_at_all
 
-__all__ = ["PACKAGES", "VERSION", "count_reasons", "grouped", "run", "versions"]
+__all__ = ["PACKAGES", "VERSION", "count_reasons", "grouped", "run", "versions", "wanted"]
 
-VERSION = 1
+VERSION = 2
 PACKAGES = ("curate", "numpy", "polars", "pyarrow", "faiss-cpu", "torch", "open_clip_torch", "pillow")
-#: Distances are counted in this many bins between 0 and the largest.
-BINS = 40
-#: Scores are read for quantiles from at most about this many samples, spread evenly over the parts.
-SCORE_SAMPLE = 1_000_000
-QUANTILES = {"min": 0.0, "p05": 0.05, "p25": 0.25, "median": 0.5, "p75": 0.75, "p95": 0.95, "max": 1.0}
+#: Scores are drawn from at most about this many samples, spread evenly over the parts.
+SCORE_SAMPLE = 200_000
+#: Scores that say how doubtful a label is, the first that there is, and what makes larger ones more doubtful.
+_DOUBT = {"noise_prob": 1, "neg_aum": 1, "pixels_neg_aum": 1, "p_label": -1, "pixels_p_label": -1}
 
 
 def run(context: Context) -> bool:
     """Write `report.html` and `summary.json`; return whether anything was to do."""
     folder = context.run.report
-    stamp = storage.fingerprint("report", VERSION, context.run.stamp(context.run.filtered))
+    families = [context.run.stamp(context.run.scores(one.folder)) for one in families_of(context.recipe)]
+    stamp = storage.fingerprint("report", VERSION, context.run.stamp(context.run.filtered), families)
     if context.run.is_done(folder, stamp):
         return False
     context.run.unmark(folder)
+    for old in folder.glob("_concept-*.html"):  # of decisions before
+        old.unlink()
     counts = count_reasons(context)
     storage.write_json(folder / "summary.json", counts)
     with storage.atomic(folder / "report.html") as partial:
@@ -80,141 +88,87 @@ def versions() -> dict[str, str]:
     return {name: metadata.version(name) for name in PACKAGES} | {"python": platform.python_version()}
 
 
-def _facts(context: Context, counts: Mapping[str, Any]) -> page.Facts:
-    recipe, run = context.recipe, context.run
-    unusable = {f"unusable:{name}": n for name, n in counts["unusable"].items()}
-    # The page keeps the order of filters: that of the recipe.
-    dropped = sorted(
-        counts["dropped"].items(), key=lambda item: _place(item[0], tuple(str(one) for one in recipe.filter))
-    )
-    concepts = pl.DataFrame(storage.read_table(run.decisions / "concepts.parquet"))
-    bad = context.facts(run.work / "keys").get("bad_shards", [])
-    return page.Facts(
-        name=recipe.run,
-        rows_in=counts["rows"],
-        kept=counts["kept"],
-        reasons={**unusable, **dict(dropped), "kept": counts["kept"]},
-        concepts=_with_examples(context, concepts),
-        scores=_quantiles(context),
-        distances=_histogram(context),
-        stages=_stages(context),
-        warnings=_warnings(context, counts),
-        bad_shards=[page.BadShard(shard=b["name"], rows=b["rows"], message=b["error"]) for b in bad],
-        recipe=recipe.to_yaml(),
-        versions=versions() | {"embedding space": str(context.facts(run.embeddings).get("space"))},
-    )
-
-
-def _place(reason: str, conditions: tuple[str, ...]) -> int:
-    condition = reason.removeprefix("filter:")
-    return conditions.index(condition) if condition in conditions else len(conditions)
-
-
-def _with_examples(context: Context, concepts: pl.DataFrame) -> pl.DataFrame:
-    """Add the caption of a typical sample: the nearest to its centroid, among those the page shows."""
-    shown = concepts.sort("n_eligible", descending=True).head(page.MAX_CONCEPTS)["concept"]
-    best = pl.DataFrame(
-        schema={"concept": pl.Int32, "distance": pl.Float32, "uid": pl.String, "example": pl.String}
-    )
-    for part in context.parts:
-        frame = eligible(context.run, part.name, ()).select(
-            "concept", "distance", "uid", pl.col("caption").alias("example")
-        )
-        frame = frame.filter(pl.col("concept").is_in(shown.implode()) & pl.col("example").is_not_null())
-        best = (
-            pl.concat([best, frame])
-            .sort("distance", "uid")
-            .unique("concept", keep="first", maintain_order=True)
-        )
-    return concepts.join(best.select("concept", "example"), on="concept", how="left", maintain_order="left")
-
-
-def _quantiles(context: Context) -> pl.DataFrame:
-    """Return one row per score: its quantiles over the samples (of a large run, over an even sample of them)."""
+def wanted(
+    context: Context, shown: tuple[int, ...], told: tuple[int, ...], limits: Mapping[str, int] = LIMITS
+) -> Wanted:
+    """Return what to look for in the parts: samples of the shown and of the telling concepts, scores, groups."""
+    recipe = context.recipe
     total = sum(part.rows for part in context.parts)
-    step = max(1, total // SCORE_SAMPLE)
-    names = ["distance"]
-    folders = [family.folder for family in families_of(context.recipe)]
-    frames = []
-    for part in context.parts:
-        frame = eligible(context.run, part.name, folders)
-        names = [name for name in frame.columns if frame.schema[name].is_float()]
-        frames.append(frame.select(names).gather_every(step))
-    rows = []
-    for name in names if frames else ():
-        column = pl.concat(frames)[name]
-        known = column.drop_nulls()
-        values = {label: known.quantile(q, "nearest") for label, q in QUANTILES.items()}
-        rows.append(
-            {"score": name, **values, "n": len(known) * step, "missing": (len(column) - len(known)) * step}
-        )
-    return pl.DataFrame(rows)
+    return Wanted(
+        families=tuple(one.folder for one in families_of(recipe)), shown=shown, telling=told,
+        hardness=_hardness(recipe), doubt=_doubt(context), ends=scores.cut_rules(recipe),
+        step=max(1, -(-total // SCORE_SAMPLE)), seed=recipe.seed, limits=limits,
+    )  # fmt: skip
 
 
-def _histogram(context: Context) -> pl.DataFrame:
-    """Return how many kept and dropped samples lie at which distance to their concept."""
-    edges = np.linspace(0.0, 2.0, 50 * BINS + 1)
-    counts = np.zeros((2, len(edges) - 1), np.int64)
-    for part in context.parts:
-        path = context.run.part(context.run.decisions, part.name)
-        frame = pl.DataFrame(storage.read_table(path, ["keep", "distance"])).drop_nulls()
-        for row, kept in enumerate((True, False)):
-            distances = frame.filter(pl.col("keep") == kept)["distance"].to_numpy()
-            counts[row] += np.histogram(distances, edges)[0]
-    used = np.flatnonzero(counts.sum(axis=0))
-    if len(used) == 0:
-        return pl.DataFrame()
-    width = int(used[-1]) // BINS + 1
-    merged = counts[:, : BINS * width].reshape(2, BINS, width).sum(axis=2)
-    starts = edges[: BINS * width : width]
-    return pl.DataFrame(
-        {"bin_start": starts, "bin_stop": starts + width * edges[1], "kept": merged[0], "dropped": merged[1]}
-    )
+def _hardness(recipe: Recipe) -> tuple[str, int]:
+    """Return the score that the run itself goes by, else the distance, and the factor that makes it hardness."""
+    known, prefer = score_columns(recipe), recipe.select.prefer
+    by = prefer.removeprefix("score:") if prefer.startswith("score:") else recipe.select.by
+    found = known.get(by or "")
+    if by is None or found is None or found.higher_is is None:
+        return "distance", 1
+    return by, 1 if hardest_is_largest(found.higher_is) else -1
 
 
-def _stages(context: Context) -> list[page.StageFacts]:
-    times = storage.read_json(context.run.work / "times.json") or {}
-    return [
-        page.StageFacts(
-            name=stage, seconds=facts["seconds"], rows=facts["rows"],
-            summary=f"{facts['rows_per_s']:,.0f} rows/s, peak {facts['peak_memory'] / 1e9:.1f} GB a process",
-        )
-        for stage, facts in times.items()
-    ]  # fmt: skip
+def _doubt(context: Context) -> tuple[str, str, int] | None:
+    """Return which column has the predicted label, and which score says how doubtful the label is."""
+    known = score_columns(context.recipe)
+    facts = {name: context.facts(context.run.scores(known[name].folder)) for name in _DOUBT if name in known}
+    predicted = next((name for name in ("pred_label", "pixels_pred_label") if name in known), None)
+    # The noise model gives no sample a score where it finds no two groups.
+    score = next((name for name, said in facts.items() if said.get("scored") != 0), None)
+    return None if predicted is None or score is None else (predicted, score, _DOUBT[score])
 
 
-def _warnings(context: Context, counts: Mapping[str, Any]) -> list[str]:
-    """Return what a reader should know before trusting the page."""
-    found = []
-    limit, unusable = context.recipe.limits.unusable, sum(counts["unusable"].values())
-    if counts["rows"] and unusable / counts["rows"] > limit:
-        found.append(
-            f"{unusable / counts['rows']:.1%} of the rows are unusable; limits.unusable allows {limit:.1%}"
-        )
-    empty = context.facts(context.run.concepts).get("empty", 0)
-    if empty:
-        found.append(f"{empty:,} concepts have no sample")
-    if context.recipe.dedup.epsilon is None:
-        found.append("near-duplicates were not looked for (dedup.epsilon is none)")
-    for family in families_of(context.recipe):
-        said = context.facts(context.run.scores(family.folder)).get("warnings", ())
-        found += [f"{family.folder}: {warning}" for warning in said]
-    return found + _about_selection(context)
+def _facts(context: Context, counts: Mapping[str, Any]) -> Facts:
+    recipe, run = context.recipe, context.run
+    table = concepts.concept_table(run)
+    shown = tuple(page.largest(table)["concept"].to_list()) if table.height else ()
+    told = telling(table)
+    asked = wanted(context, shown, tuple(told))
+    seen = look_at_all(context, asked)
+    shelf = galleries.shelve(context, seen.picks)
+    typical = galleries.typical(seen.picks, shelf)
+    groups = about.groups(seen.groups, table, cut=seen.cut)
+    means = {name: one.higher_is for name, one in score_columns(recipe).items()}
+    examples = pl.DataFrame(
+        [(concept, shelf.samples[places[0]].caption) for concept, places in typical.items()],
+        schema={"concept": pl.Int32, "example": pl.String}, orient="row",
+    )  # fmt: skip
+    if examples["example"].null_count() < len(examples):
+        table = table.join(examples, on="concept", how="left", maintain_order="left")
+    return Facts(
+        name=recipe.run, rows_in=counts["rows"], kept=counts["kept"], reasons=_reasons(recipe, counts),
+        concepts=table, layout=concepts.layout(run, shown), samples=shelf.samples, typical=typical,
+        galleries=galleries.galleries(seen.picks, shelf, told, asked.hardness[0]), hardness=asked.hardness[0],
+        duplicates=_pairs(seen, shelf), groups=groups,
+        mislabelled=galleries.mislabelled(seen.picks, shelf, asked.doubt[1] if asked.doubt else ""),
+        what_if=concepts.what_if(context, table, seen.first), sampled=asked.step,
+        scores=scores.scores(seen.sample, asked.step, recipe, seen.ends, means) if seen.sample.width else (),
+        correlation=scores.correlation(seen.sample) if len(seen.sample) else ((), ()),
+        weights=about.weights(context, seen.sample, asked.step), reliability=about.reliability(context),
+        stages=about.stages(context), warnings=about.warnings(context, counts, groups),
+        bad_shards=about.bad_shards(context), recipe=recipe.to_yaml(), versions=about.origin(context) | versions(),
+        pictures=any(part.columns.image for part in context.parts), created=_now(),
+    )  # fmt: skip
 
 
-def _about_selection(context: Context) -> list[str]:
-    """Return what is to be known about the decisions: rows without a score, and uneven weights."""
-    facts, found = context.facts(context.run.decisions), []
-    without, weights = facts.get("without_score"), facts.get("weights")
-    if without:
-        statuses = ", ".join(f"{name}: {rows:,}" for name, rows in without["statuses"].items())
-        found.append(
-            f"{without['rows']:,} samples have no {context.recipe.select.by} ({statuses}); "
-            f"{without['kept']:,} of them are kept (on_null: {context.recipe.select.on_null})"
-        )
-    if weights and weights["effective"] < weights["rows"] / 2:
-        found.append(
-            f"the weights ({weights['method']}) make {weights['rows']:,} kept samples worth "
-            f"{weights['effective']:,.0f}: the effective sample size"
-        )
-    return found
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def _pairs(seen: Seen, shelf: galleries.Shelf) -> list[Pair]:
+    """Return the pairs of the gallery: those nearest to the threshold, then some drawn at random."""
+    order = pl.col("list").replace_strict({"near_cut": 0, "drawn": 1})
+    rows = seen.picks.filter(pl.col("list").is_in(["near_cut", "drawn"])).sort(order, "order", "uid")
+    return galleries.pairs(rows, shelf)
+
+
+def _reasons(recipe: Recipe, counts: Mapping[str, Any]) -> dict[str, int]:
+    """Return rows by reason; filters in the order of the recipe, which the page keeps."""
+    conditions = [f"filter:{one}" for one in recipe.filter]
+    place = {name: index for index, name in enumerate(conditions)}
+    dropped = sorted(counts["dropped"].items(), key=lambda item: place.get(item[0], len(place)))
+    unusable = {f"unusable:{name}": n for name, n in counts["unusable"].items()}
+    return {**unusable, **dict(dropped), "kept": counts["kept"]}

@@ -128,12 +128,14 @@ def noisiest_rows(cuts: Cuts | None, rows: Rows) -> Mask:
 class Choice:
     """A rule for the rows with a score, a cut over random draws for those without, and the pinned rows.
 
-    nulls : None where all rows have what the method goes by. null_share : what the draw keeps of them.
+    nulls : None where all rows have what the method goes by. null_share : what the draw keeps of them. known :
+    whether probabilities are (they are not where chance decides behind rows that go ahead).
     """
 
     rule: Rule
     nulls: Cuts | None = None
     null_share: float = 0.0
+    known: bool = True
 
     def of(self, rows: Rows) -> tuple[Mask, Floats, Mask]:
         """Return which rows are kept, with which probability, and which the rule cut off; all (n,)."""
@@ -149,4 +151,6 @@ class Choice:
             without = free & ~scored
             keep[without] = self.nulls.holds(rows["draw"][without], rows["tie"][without])
             probability[without] = self.null_share
+        if not self.known:
+            probability[free] = np.nan
         return keep, probability, cut

@@ -18,14 +18,14 @@ from curate.runs import RunFolder
 from curate.select.counts import n_keep
 from curate.select.score import Cuts
 from curate.settings import Recipe, Select
-from curate.stages import choice, ranks, stand_ins, unscored, weigh
+from curate.stages import choice, ranks, shipped, stand_ins, unscored, weigh
 from curate.stages.base import Context, eligible, log, made
 from curate.stages.families import folders_for, require_score
 from curate.stages.order import order_of
 from curate.stages.ranks import Ranked
 from curate.stages.rules import Choice
 
-__all__ = ["VERSION", "Funnel", "check_recipe", "run"]
+__all__ = ["VERSION", "Funnel", "check_recipe", "classes_of", "run"]
 
 VERSION = 2
 
@@ -76,41 +76,49 @@ def run(context: Context) -> bool:
     Raises BudgetError if fewer rows are eligible than asked for.
     """
     recipe, folder = context.recipe, context.run.decisions
-    stamp = _fingerprint(context)
+    stamp, before = shipped.for_stage(context, folder, _fingerprint(context))
     if context.run.is_done(folder, stamp):
         return False
     scratch = context.run.work / "select"
-    order = order_of(recipe, _classes(context))
+    order = replace(order_of(recipe, classes_of(context)), shipped=before)
     ranked = ranks.rank_rows(context, order, stamp, scratch)
     funnel = _funnel(context, int(ranked.concepts["n_eligible"].sum()))
     wanted = _wanted(recipe.select, funnel, int(ranked.concepts["n_pinned"].sum()))
     nulls = unscored.statuses(context, order, ranked)
     chosen = choice.choose(context, ranked, order, wanted, scratch)
-    wanted, weights = chosen.kept, None
-    tables = _decide_all(context, chosen, funnel, stamp, scratch)
+    if before is not None and (order.drawn or chosen.n_null):
+        chosen = replace(chosen, choice=replace(chosen.choice, known=False))
+    wanted, weights, new = chosen.kept, None, scratch / "decisions"
+    tables = _decide_all(context, chosen, funnel, stamp, scratch, new)
     if recipe.weight is not None:
-        weights = weigh.run(context, recipe.weight, tables, chosen.concepts, wanted, stamp)
-    context.run.keep_only(folder, [part.name for part in context.parts])
-    kept = _kept(context, len(chosen.concepts))
+        weights = weigh.run(context, recipe.weight, tables, chosen.concepts, wanted, stamp, new)
+    context.run.keep_only(new, [part.name for part in context.parts])
+    kept = _kept(context, new, len(chosen.concepts))
     if kept.sum() != wanted:
         raise BudgetError(
             f"select: {kept.sum():,} rows kept where {wanted:,} were asked for; please report this"
         )
     effective = kept.astype(np.float64) if weights is None else weights.effective_by_concept
     table = chosen.concepts.with_columns(pl.Series("effective", effective))
-    _write_concepts(folder / "concepts.parquet", table, kept, recipe.select.method, stamp)
+    _write_concepts(new / "concepts.parquet", table, kept, recipe.select.method, stamp)
     share = wanted / max(funnel.usable, 1)
     facts = {"kept": wanted, "of_usable": share, "concepts_kept": int((kept > 0).sum()), **vars(funnel)}
     facts |= {"pinned": int(ranked.concepts["n_pinned"].sum()), "weights": weights and weights.facts}
     if chosen.n_null:
         facts["without_score"] = {"rows": chosen.n_null, "kept": chosen.kept_null, "statuses": nulls}
-    context.run.mark(folder, stamp, facts)
+    if before is not None:
+        facts |= {"shipped_before": before.before, "shipped": shipped.flips(context, new, before)}
+    context.run.mark(new, stamp, facts)
+    context.run.publish(new, folder)  # the decisions before are there until these are, whatever fails
     storage.remove(scratch)
     log.info("select: %s eligible, %s kept (%.1f %% of usable), %s of %s concepts",
              f"{funnel.eligible:,}", f"{wanted:,}", 100 * share, (kept > 0).sum(), len(kept))  # fmt: skip
     if chosen.n_null:
         log.info("select: %s rows have no %s, %s of them are kept",
                  f"{chosen.n_null:,}", recipe.select.by, f"{chosen.kept_null:,}")  # fmt: skip
+    if before is not None and before.path is not None:
+        log.info("select: of %s rows shipped before, %s are kept, %s dropped now (%s by the budget), %s gone",
+                 *(f"{n:,}" for n in facts["shipped"].values()))  # fmt: skip
     return True
 
 
@@ -121,7 +129,7 @@ def _fingerprint(context: Context) -> str:
     columns = [*recipe.select.columns, *([weight.column] if weight and weight.column else [])]
     scores = [run.stamp(run.scores(folder)) for folder in folders_for(recipe, columns)]
     return storage.fingerprint(
-        "select", VERSION, recipe.select.model_dump(), weight and weight.model_dump(), recipe.seed,
+        "select", VERSION, recipe.select.model_dump(exclude={"shipped"}), weight and weight.model_dump(), recipe.seed,
         run.stamp(run.scores("filter")), run.stamp(run.duplicates), scores,
     )  # fmt: skip
 
@@ -129,6 +137,7 @@ def _fingerprint(context: Context) -> str:
 def check_recipe(recipe: Recipe) -> None:
     """Raise UsageError for a method or weight that needs a score the recipe does not have."""
     order_of(recipe)
+    shipped.check_recipe(recipe)
     if recipe.weight is not None and recipe.weight.column is not None:
         require_score(recipe, recipe.weight.column, "weight.by")
     if recipe.weight is not None and recipe.weight.method == "inverse" and recipe.select.method == "weighted":
@@ -138,7 +147,7 @@ def check_recipe(recipe: Recipe) -> None:
         )
 
 
-def _classes(context: Context) -> tuple[str, ...]:
+def classes_of(context: Context) -> tuple[str, ...]:
     """Return all labels of the run in order, if they have quotas."""
     select = context.recipe.select
     if select.method != "quotas" or select.per != "label":
@@ -153,9 +162,9 @@ def _classes(context: Context) -> tuple[str, ...]:
 
 
 def _decide_all(
-    context: Context, chosen: choice.Chosen, funnel: Funnel, stamp: str, scratch: Path
+    context: Context, chosen: choice.Chosen, funnel: Funnel, stamp: str, scratch: Path, new: Path
 ) -> tuple[Path, ...]:
-    """Write one decision per row read; return the tables (scratch ones, where weights are still to come)."""
+    """Write one decision per row read; return the tables: in `new`, or scratch ones where weights are still to come."""
     run = context.run
     final = context.recipe.weight is None
     control = choice.random_control(chosen.ranked, chosen.kept)
@@ -164,7 +173,7 @@ def _decide_all(
         run, "", 0, chosen.ranked, chosen.choice, control, named, context.recipe.select.cutoff, scratch, stamp
     )
     tables = tuple(
-        run.part(run.decisions, part.name) if final else scratch / f"decided-{part.name}.parquet"
+        run.part(new, part.name) if final else scratch / f"decided-{part.name}.parquet"
         for part in context.parts
     )
     tasks = [
@@ -172,8 +181,6 @@ def _decide_all(
         for part, out in zip(context.parts, tables, strict=True)
         if not made(out, stamp)
     ]
-    if final:
-        run.unmark(run.decisions)
     context.map("select", "parts", _decide, tasks)
     return tables
 
@@ -280,11 +287,11 @@ def _verdicts(task: DecideTask) -> pl.DataFrame:
     )
 
 
-def _kept(context: Context, n_concepts: int) -> npt.NDArray[np.int64]:
+def _kept(context: Context, folder: Path, n_concepts: int) -> npt.NDArray[np.int64]:
     """Return how many rows of each concept the written decisions keep."""
     kept = np.zeros(n_concepts, np.int64)
     for part in context.parts:
-        path = context.run.part(context.run.decisions, part.name)
+        path = context.run.part(folder, part.name)
         frame = pl.DataFrame(storage.read_table(path, ["keep", "concept"])).filter("keep")
         kept += np.bincount(frame["concept"].to_numpy(), minlength=n_concepts)
     return kept

@@ -34,7 +34,7 @@ def scatter(
     ends = np.cumsum(np.bincount(group, minlength=n_groups))
     starts = ends - np.diff(ends, prepend=0)
     batches = (_one_batch(take(order[a:b]), kind) for a, b in zip(starts, ends, strict=True))
-    storage.write_ipc(path, batches, kind, stamp)
+    storage.write_ipc(path, batches, kind, stamp, scratch=True)
 
 
 def _one_batch(table: pa.Table, kind: pa.Schema) -> pa.RecordBatch:

@@ -56,18 +56,15 @@ def run(
     concepts: pl.DataFrame,
     n_kept: int,
     stamp: str,
+    folder: Path,
 ) -> Weights:
-    """Weigh the `n_kept` kept rows of decided tables, and write the decisions with their weights.
-
-    The mark of the decisions before is taken away only once the new ones are known.
-    """
+    """Weigh the `n_kept` kept rows of decided tables, and write the decisions with their weights into `folder`."""
     require_memory(context, "weight", n_kept, ROW_BYTES)
     kept = _kept(context, tables, settings)
     weight = _weights(context, settings, kept, concepts)
-    context.run.unmark(context.run.decisions)
     starts = np.concatenate([[0], kept.ends[:-1]]).astype(np.int64)
     for part, table, start, stop in zip(context.parts, tables, starts, kept.ends, strict=True):
-        out = context.run.part(context.run.decisions, part.name)
+        out = context.run.part(folder, part.name)
         _write(table, out, weight[start:stop].astype(np.float32), stamp)
     effective, none = effective_sample_size(weight), int(np.isnan(weight).sum())
     facts = {

@@ -63,7 +63,7 @@ def run(context: Context) -> bool:
     if worked:
         with storage.atomic_folder(folder) as new:
             written = write_shards(context, settings, new)
-        context.run.mark(folder, stamp, vars(written))
+            context.run.mark(new, stamp, vars(written))
         log.info("write: %s rows in %s files", f"{written.rows:,}", f"{written.files:,}")
     if copy is not None:
         places.copy_folder(copy, folder, stamp)

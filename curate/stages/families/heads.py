@@ -113,7 +113,7 @@ def head_settings(context: Context, settings: Heads, *, memory: int = 0) -> "Hea
         seed=context.recipe.seed,
         first_seed=settings.first_seed,
         device=device_of(context.recipe.embed.device, "embed.device"),
-        workers=context.engine.workers,
+        workers=context.engine.here,
         memory=memory,
     )
 
@@ -154,7 +154,7 @@ def _require_models(context: Context, needed: int, classes: int) -> None:
 
 def _given(context: Context, settings: Heads, rows: "PartRows", labels: Labels) -> "HeadScores":
     _require_models(
-        context, _given_bytes(rows.dim, len(labels.names), context.engine.workers), len(labels.names)
+        context, _given_bytes(rows.dim, len(labels.names), context.engine.here), len(labels.names)
     )
     return (_by_names if settings.kind == "zeroshot" else _by_concepts)(context, settings, rows, labels)
 
@@ -174,7 +174,7 @@ def _by_names(context: Context, settings: Heads, rows: "PartRows", labels: Label
     prompts = [settings.class_names.get(name, name) for name in classes]
     return zero_shot(
         rows, rows.uids(), labels, classes, class_vectors(clip, prompts, settings.templates),
-        scale=1 / clip.temperature, device=clip.device, workers=context.engine.workers,
+        scale=1 / clip.temperature, device=clip.device, workers=context.engine.here,
     )  # fmt: skip
 
 
@@ -188,7 +188,7 @@ def _by_concepts(context: Context, settings: Heads, rows: "PartRows", labels: La
     return score_concepts(
         rows, rows.uids(), labels.codes.astype(np.int64),
         centroids,
-        scale=scale, device=device_of(embed.device, "embed.device"), workers=context.engine.workers,
+        scale=scale, device=device_of(embed.device, "embed.device"), workers=context.engine.here,
     )  # fmt: skip
 
 

@@ -168,7 +168,7 @@ def _require_batch(context: Context, settings: Pair, batch: int, dim: int) -> No
     if batch * row_bytes > context.task_memory:
         raise RunError(
             f"score.pair.batch {settings.batch:,} needs {batch * row_bytes / 1e9:.1f} GB per worker; memory "
-            f"{context.recipe.memory / 1e9:g}GB and workers {context.engine.workers} fit "
+            f"{context.recipe.memory / 1e9:g}GB and workers {context.engine.machine_workers} fit "
             f"{context.task_memory // row_bytes:,}: lower score.pair.batch, raise memory, or use fewer workers"
         )
 

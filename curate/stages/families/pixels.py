@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from curate import storage
+from curate import seals, storage
 from curate.embed.decode import Decoded, Preprocess
 from curate.embed.parts import EmbeddingPart
 from curate.errors import SourceError, UsageError
@@ -176,10 +176,10 @@ def _images(context: Context, settings: Pixels, labels: Labels, folder: Path) ->
         labels.source,
     )  # fmt: skip
     made = storage.read_json(note) or {}
-    if made.get("stamp") != stamp or not path.exists():
+    if made.get("stamp") != stamp or not seals.intact(path):
         storage.remove(note)
         made = {"stamp": stamp, "lost": _decode(context, settings, labels, path, n)}
-        storage.write_json(note, made)
+        storage.write_record(note, made)
     decoded = np.ones(n, np.bool_)
     decoded[made["lost"]] = False
     return np.load(path, mmap_mode="r", allow_pickle=False), decoded
@@ -191,7 +191,7 @@ def _decode(context: Context, settings: Pixels, labels: Labels, path: Path, n: i
     from curate.embed.encode import default_decode_workers
 
     recipe, size = context.recipe, settings.size
-    workers = default_decode_workers("cpu") if recipe.workers == "auto" else context.engine.workers
+    workers = default_decode_workers("cpu") if recipe.workers == "auto" else context.engine.here
     limit = max(1_000_000_000, recipe.memory // 2)
     lost: list[int] = []
     header = {"descr": "|u1", "fortran_order": False, "shape": (n, size, size, 3)}
@@ -200,7 +200,7 @@ def _decode(context: Context, settings: Pixels, labels: Labels, path: Path, n: i
             Preprocess((size, size)), workers=workers, max_pixels=recipe.embed.max_pixels,
             memory_limit_bytes=limit,
         ) as pool,
-        storage.atomic(path) as partial,
+        storage.atomic(path, seal=True) as partial,
         partial.open("wb") as file,
     ):  # fmt: skip
         np.lib.format.write_array_header_1_0(file, header)

@@ -1,0 +1,53 @@
+"""Command that runs a recipe on a schedule: schedule."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from curate.cli import app
+from curate.cli import flags as flag
+from curate.cli.flags import Option
+from curate.cli.show import note
+from curate.config import load_recipe
+
+
+@app.command()
+def schedule(
+    recipe: Annotated[Path, typer.Argument(help="The recipe (YAML); read anew for every run.")],
+    cron: Annotated[str, Option("--cron", help="When: minute hour day month weekday, such as '0 3 * * *'.")],
+    timezone: Annotated[
+        str, Option("--timezone", help="The zone of these times, such as Europe/Berlin.")
+    ] = "UTC",
+    name: Annotated[
+        flag.Text, Option("--name", help="What the schedule is called; by default as the run folder.")
+    ] = None,
+    start_server: Annotated[
+        bool,
+        Option("--start-server", help="Start a Prefect server here; else PREFECT_API_URL names yours."),
+    ] = False,
+    port: Annotated[int, Option("--port", min=1, max=65535, help="With --start-server: its port.")] = 4200,
+    out: flag.Out = None,
+    set_: flag.Set = None,
+) -> None:
+    """Run a recipe at set times, each time into a dated folder, until interrupted."""
+    overrides = [*(set_ or []), *([f"run={json.dumps(out)}"] if out else [])]
+    loaded = load_recipe(recipe, overrides)
+
+    # Only this command and the flow know Prefect.
+    from curate.flows import notify, serve
+    from curate.pipeline import check_request
+
+    check_request(loaded)
+    name = name or Path(loaded.run).name
+    serve.check_schedule(cron, timezone, name)
+    if loaded.notify is not None:
+        notify.check(loaded.notify)
+    if start_server:
+        note("a Prefect server is starting, which takes some seconds")
+    with serve.own_server(port) if start_server else serve.known_server() as url:
+        note(f"{recipe}: '{cron}' ({timezone}), each time into {loaded.run}/<time>; server: {url}")
+        note(f"now, in between: prefect deployment run 'curate/{name}'. End with Ctrl-C")
+        serve.serve(recipe, overrides, cron=cron, timezone=timezone, name=name)
+    note(f"'{name}' is paused until this command runs again")

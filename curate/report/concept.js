@@ -1,0 +1,1 @@
+showGallery(data.galleries[0], document.getElementById("gallery"));

@@ -1,0 +1,170 @@
+"""What a report says, as plain values: the stage `report` gathers them, the page shows them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import polars as pl
+
+__all__ = [
+    "BadShard",
+    "Facts",
+    "Gallery",
+    "Groups",
+    "Pair",
+    "Sample",
+    "Score",
+    "Shown",
+    "StageFacts",
+    "WhatIf",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageFacts:
+    """One stage: how long it took (None where its earlier result was reused), rows, one line of summary."""
+
+    name: str
+    seconds: float | None
+    rows: int | None
+    summary: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class BadShard:
+    """An input file that could not be read, and the rows it was known to have."""
+
+    shard: str
+    rows: int | None
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """A sample that is shown: where it is, what it says, what became of it, its thumbnail as a data: URI (or None)."""
+
+    uid: str
+    shard: str
+    row: int
+    caption: str | None = None
+    label: str | None = None
+    reason: str | None = None
+    image: str | None = None
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A sample in a gallery: its place in `Facts.samples`, and what is to be said of it there."""
+
+    sample: int
+    note: str
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A dropped sample beside what it duplicates, as places in `Facts.samples`; `kept` is None where that is unknown."""
+
+    kept: int | None
+    dropped: int
+    note: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gallery:
+    """Samples of one concept. why : what makes it telling. The duplicates are pairs."""
+
+    concept: int
+    why: Sequence[str] = ()
+    hardest_kept: Sequence[Shown] = ()
+    easiest_dropped: Sequence[Shown] = ()
+    most_typical: Sequence[Shown] = ()
+    duplicates: Sequence[Pair] = ()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Groups:
+    """How much of each group is left. frame : group, rows, kept. cut : whether groups were left out.
+
+    by : what the groups are, in one word.
+    """
+
+    by: str
+    frame: pl.DataFrame
+    cut: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """One score: quantiles, how many have it and lack it, a histogram, and where it cut rows off.
+
+    quantiles : by name (`page.QUANTILES`), None where no row has the score. edges : one more than kept, dropped.
+    cuts : (value, which rule) of each threshold.
+    """
+
+    name: str
+    means: str | None
+    quantiles: Mapping[str, float | None]
+    n: int
+    missing: int
+    edges: Sequence[float] = ()
+    kept: Sequence[int] = ()
+    dropped: Sequence[int] = ()
+    cuts: Sequence[tuple[float, str]] = ()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class WhatIf:
+    """What density budgets are computed from, for every concept (k,); the page computes them anew.
+
+    concepts : concept, free (rows that compete), pinned, complexity, rank (of the smallest uid), kept. base : rows
+    that the share is of. keep, temperature : of the recipe (keep None for a count).
+    """
+
+    concepts: pl.DataFrame
+    base: int
+    eligible: int
+    of: str
+    keep: float | None
+    temperature: float
+    min_per_concept: int
+    method: str
+    command: str
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Facts:
+    """All the page says. Frames may be empty, with or without columns; nulls show as a dash.
+
+    reasons : rows of every reason as `5_decisions` has it, `kept` among them; they add up to `rows_in`.
+    concepts : the columns of DECISION_CONCEPTS, and `example` (a caption) where there is one. layout : concept, x, y.
+    typical : samples nearest to the centre of a concept. correlation : names, and a square of them.
+    mislabelled : samples whose label is doubtful. sampled : one of how many rows scores are drawn from.
+    weights : what was noted of the weights, and `edges`, `counts`. reliability : one row per trained family.
+    versions : anything that says where the page comes from, name to value.
+    """
+
+    name: str
+    rows_in: int
+    kept: int
+    reasons: Mapping[str, int]
+    concepts: pl.DataFrame
+    stages: Sequence[StageFacts]
+    warnings: Sequence[str]
+    bad_shards: Sequence[BadShard]
+    recipe: str
+    versions: Mapping[str, str]
+    scores: Sequence[Score] = ()
+    sampled: int = 1
+    correlation: tuple[Sequence[str], Sequence[Sequence[float | None]]] = ((), ())
+    groups: Sequence[Groups] = ()
+    layout: pl.DataFrame = field(default_factory=pl.DataFrame)
+    samples: Sequence[Sample] = ()
+    typical: Mapping[int, Sequence[int]] = field(default_factory=dict)
+    galleries: Sequence[Gallery] = ()
+    hardness: str = "distance"
+    duplicates: Sequence[Pair] = ()
+    mislabelled: Sequence[Shown] = ()
+    what_if: WhatIf | None = None
+    weights: Mapping[str, object] = field(default_factory=dict)
+    reliability: Sequence[Mapping[str, object]] = ()
+    pictures: bool = True
+    created: str = ""

@@ -1,0 +1,57 @@
+// The samples of one concept: what of it was kept, dropped, is typical, is there twice.
+const lists = {
+  hardest_kept: "Hardest kept", easiest_dropped: "Easiest dropped", most_typical: "Most typical", duplicates: "Near-duplicates dropped",
+};
+const nothing = {
+  hardest_kept: "None is kept.", easiest_dropped: "None is dropped for the budget.", most_typical: "None reached the selection.",
+  duplicates: "None was dropped as a near-duplicate.",
+};
+
+function showGallery(gallery, place) {
+  place.replaceChildren();
+  for (const [name, title] of Object.entries(lists)) {
+    const found = gallery[name];
+    const shots = name === "duplicates" ? found.map(pairShot) : found.map(([sample, note]) => shot(sample, note));
+    place.append(make("h3", {}, title), found.length
+      ? make("div", {class: name === "duplicates" ? "shots pairs" : "shots", "data-list": name, role: "group", "aria-label": title, tabindex: 0}, ...shots)
+      : make("p", {class: "note"}, nothing[name]));
+  }
+}
+
+// One line for a concept: its id, a typical caption, why it is telling.
+function titled(gallery) {
+  const first = gallery.most_typical[0] ?? gallery.hardest_kept[0];
+  const words = first ? inWords(first[0]).slice(0, 60) : "";
+  return `${gallery.concept}: ${words}${gallery.why.length ? ` (${gallery.why.join(", ")})` : ""}`;
+}
+
+function setUpGalleries() {
+  const choice = document.getElementById("gallery-choice");
+  if (!choice) return () => false;
+  const place = document.getElementById("gallery"), galleries = data.galleries;
+  galleries.forEach((gallery, index) => choice.append(make("option", {value: index}, titled(gallery))));
+  const show = (index) => {
+    const at = (index + galleries.length) % galleries.length;
+    choice.value = at;
+    showGallery(galleries[at], place);
+  };
+  choice.addEventListener("change", () => show(Number(choice.value)));
+  document.getElementById("gallery-back").addEventListener("click", () => show(Number(choice.value) - 1));
+  document.getElementById("gallery-next").addEventListener("click", () => show(Number(choice.value) + 1));
+  show(0);
+  // Show the gallery of a concept; without one, say how to get it.
+  return (concept) => {
+    const index = galleries.findIndex((gallery) => gallery.concept === concept);
+    if (index >= 0) show(index);
+    else {
+      choice.value = "";
+      const typical = (data.typical[concept] ?? []).map((sample) => shot(sample, null));
+      place.replaceChildren(make("h3", {}, `Concept ${concept}: most typical`), make("div", {class: "shots"}, ...typical),
+        make("p", {class: "note"}, "More of it: ", make("code", {}, `curate report ${data.run} --concept ${concept}`)));
+    }
+    const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
+    document.getElementById("galleries").scrollIntoView({behavior: calm ? "auto" : "smooth"});
+    choice.focus({preventScroll: true});
+    return true;
+  };
+}

@@ -1,0 +1,91 @@
+// The card beside a mark of the map: the most typical samples of its concept.
+function setUpMap(open) {
+  const place = document.querySelector("[data-figure=map]"), card = document.getElementById("card");
+  if (!place) return;
+  place.on("plotly_hover", ({points: [point], event}) => {
+    const at = point.pointNumber, columns = data.map, typical = columns.typical[at];
+    const facts = `${count.format(columns.kept[at])} of ${count.format(columns.n_eligible[at])} kept, complexity ${(columns.complexity[at] ?? NaN).toFixed(4)}`;
+    card.replaceChildren(make("strong", {}, `Concept ${columns.concept[at]}`), make("span", {class: "kind"}, facts),
+      make("div", {class: "row"}, ...typical.filter((one) => data.samples.image[one]).map((one) => picture(one))),
+      ...[...new Set(typical.map(inWords))].map((words) => make("bdi", {class: "said"}, words)));
+    card.hidden = false;
+    const {clientX: x = 0, clientY: y = 0} = event ?? {};
+    card.style.left = `${Math.max(8, Math.min(x + 16, innerWidth - card.offsetWidth - 8))}px`;
+    card.style.top = `${y + 24 + card.offsetHeight > innerHeight ? Math.max(8, y - card.offsetHeight - 16) : y + 24}px`;
+  });
+  place.on("plotly_unhover", () => { card.hidden = true; });
+  place.on("plotly_click", ({points: [point]}) => { card.hidden = true; open(point.customdata); });
+  for (const input of document.querySelectorAll("input[name=colour]")) input.addEventListener("change", () => draw("map"));
+  addEventListener("keydown", (event) => { if (event.key === "Escape") card.hidden = true; });
+}
+
+function setUpScores() {
+  const choice = document.getElementById("score-choice"), note = document.getElementById("score-note");
+  if (!choice) return;
+  const show = () => {
+    const {means, cuts} = data.scores[choice.value];
+    const at = cuts.map(([value, rule]) => `${rule} at ${Number(value.toPrecision(4))}`);
+    note.textContent = [means ? `Higher is ${means}.` : "", at.length ? `Cut: ${at.join("; ")}.` : "No rule cuts this score."].join(" ");
+  };
+  choice.addEventListener("change", () => { show(); draw("histogram"); });
+  show();
+}
+
+// Temperatures to two digits, and that of the recipe.
+function temperatures(own) {
+  const found = new Set([own]);
+  for (const power of [-3, -2, -1, 0]) for (let digits = 10; digits < 100; digits++) found.add(Number(`${digits}e${power - 1}`));
+  return [...found].sort((a, b) => a - b);
+}
+
+function setUpWhatIf() {
+  if (!data.whatif) return;
+  const keep = document.getElementById("keep"), heat = document.getElementById("temperature"), steps = temperatures(data.whatif.temperature);
+  const say = (id, text) => { document.getElementById(id).textContent = text; };
+  heat.max = steps.length - 1;
+  const compute = () => {
+    const thousandths = Number(keep.value), temperature = steps[Number(heat.value)], plan = drawn.plan = planned(thousandths, temperature);
+    const sizes = plan.kept.map((_, i) => plan.given.free[i] + plan.given.pinned[i]);
+    const shares = plan.kept.map((kept, i) => kept / sizes[i]).filter(Number.isFinite);
+    let least = 1, most = 0, entropy = 0;
+    for (const share of shares) { least = Math.min(least, share); most = Math.max(most, share); }
+    for (const kept of plan.kept) if (kept) entropy -= kept / plan.rows * Math.log(kept / plan.rows);
+    say("keep-said", `${(thousandths / 10).toFixed(1)}\u00a0% of ${plan.given.of} rows`);
+    say("temperature-said", String(temperature));
+    say("what-rows", count.format(plan.rows));
+    say("what-limits", `${count.format(plan.atCap)} · ${count.format(plan.atFloor)}`);
+    say("what-shares", `${percent(least)} to ${percent(most)}`);
+    say("what-effective", plan.rows ? Math.exp(entropy).toFixed(1) : "0");
+    say("what-note", plan.asked > plan.given.eligible
+      ? `${count.format(plan.asked)} rows asked for, but only ${count.format(plan.given.eligible)} are eligible: select would refuse this, or keep all of them with --at-most.` : "");
+    say("what-command", `${plan.given.command} --keep ${thousandths / 1000} --set select.temperature=${temperature}`);
+    draw("whatif");
+  };
+  let waiting = 0;
+  const soon = () => { cancelAnimationFrame(waiting); waiting = requestAnimationFrame(compute); };
+  const own = data.whatif.keep ?? data.whatif.kept_share;
+  const reset = () => {
+    const kept = unpacked(data.whatif.kept, Int32Array).reduce((all, value) => all + value, 0);
+    keep.value = Math.round(1000 * (own ?? kept / Math.max(1, data.whatif.base)));
+    heat.value = steps.indexOf(data.whatif.temperature);
+    compute();
+  };
+  keep.addEventListener("input", soon);
+  heat.addEventListener("input", soon);
+  document.getElementById("what-reset").addEventListener("click", reset);
+  reset();
+}
+
+const open = setUpGalleries(), table = document.getElementById("concept-table");
+if (table) {
+  furnish(table, open);
+  sortable(table);
+  filterable(table);
+}
+document.getElementById("duplicate-pairs")?.append(...data.duplicates.map(pairShot));
+document.getElementById("mislabelled-shots")?.append(...data.mislabelled.map(([sample, note]) => shot(sample, note)));
+setUpWhatIf();
+setUpScores();
+draw();
+setUpMap(open);
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => draw());

@@ -1,0 +1,157 @@
+"""What a file was when it was written: its size, time and hash, so that damage is noticed before it is used.
+
+A finished stage keeps these records in its marker. While a stage is not finished, every part of it (and every
+scratch file) has its record beside it, in a hidden file: its seal. A file with the recorded size and time is
+trusted; any other is read, and if its bytes are not the recorded ones it is removed, so that it is made anew.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from curate.identity import digest
+
+__all__ = [
+    "Record",
+    "checked",
+    "drop",
+    "hash_file",
+    "intact",
+    "judge",
+    "read",
+    "record_of",
+    "trusted",
+    "write",
+]
+
+#: `bytes`, `mtime_ns` and `hash` of a file; scratch has no hash, and is made anew when its time is another.
+Record: TypeAlias = Mapping[str, Any]
+log = logging.getLogger("curate")
+
+SUFFIX = ".seal"
+CHECK = "checksum"
+ITEMS = "list"
+
+
+def hash_file(path: Path) -> str:
+    """Return the blake2b-128 hash of a file's bytes."""
+    state = hashlib.blake2b(digest_size=16)
+    with path.open("rb") as file:
+        while block := file.read(8 << 20):
+            state.update(block)
+    return state.hexdigest()
+
+
+def checked(value: Mapping[str, Any] | list[Any]) -> dict[str, Any]:
+    """Return `value` with the hash of all that it says, by which a flipped bit in its JSON is noticed.
+
+    A list goes under the name `list`.
+    """
+    value = {ITEMS: value} if isinstance(value, list) else value
+    plain = json.loads(json.dumps(value))  # keys as they will be read back
+    return {**value, CHECK: digest(json.dumps(plain, sort_keys=True))}
+
+
+def trusted(found: Any) -> Any:  # noqa: ANN401  (JSON may hold anything)
+    """Return what JSON with a checksum says, without it; None if it says something else than was written.
+
+    >>> trusted(checked({"rows": 3})), trusted(checked({"rows": 3}) | {"rows": 7}), trusted({"rows": 3})
+    ({'rows': 3}, None, {'rows': 3})
+    >>> trusted(checked([1, 2]))
+    [1, 2]
+    """
+    if not isinstance(found, dict) or CHECK not in found:
+        return found
+    value = {name: item for name, item in found.items() if name != CHECK}
+    if checked(value)[CHECK] != found[CHECK]:
+        return None
+    return value[ITEMS] if list(value) == [ITEMS] else value
+
+
+def record_of(path: Path, *, hashed: bool = True) -> Record:
+    """Return the record of a file as it is now."""
+    facts = path.stat()
+    record = {"bytes": facts.st_size, "mtime_ns": facts.st_mtime_ns}
+    return record | ({"hash": hash_file(path)} if hashed else {})
+
+
+def judge(path: Path, record: Record) -> Record | None:
+    """Return the record of a file that is what `record` says, with its time as it is now; None if it is not.
+
+    Only a file with another time (one that was copied, or written to) is read.
+    """
+    try:
+        now = record_of(path, hashed=False)
+    except OSError:
+        return None
+    if now["bytes"] != record.get("bytes"):
+        return None
+    if now["mtime_ns"] == record.get("mtime_ns"):
+        return record
+    known = record.get("hash")
+    return None if known is None or hash_file(path) != known else {**now, "hash": known}
+
+
+def _seal(path: Path) -> Path:
+    return path.with_name(f".{path.name}{SUFFIX}")
+
+
+def write(path: Path, record: Record) -> None:
+    """Put the seal of `path` beside it. It is not flushed: without its seal a file is as good as before."""
+    seal = _seal(path)
+    partial = seal.with_name(f"{seal.name}.partial-{secrets.token_hex(4)}")
+    try:
+        partial.write_text(json.dumps(checked(record)), encoding="utf-8")
+        partial.replace(seal)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def read(path: Path) -> Record | None:
+    """Return what the seal of a file says; None if it has none, or one that makes no sense."""
+    try:
+        found = trusted(json.loads(_seal(path).read_text(encoding="utf-8")))
+    except (FileNotFoundError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def intact(path: Path) -> bool:
+    """Whether a file is there and is what its seal says, if it has one; one that is not is removed."""
+    if not path.is_file():
+        return False
+    record = read(path)
+    if record is None:
+        return True
+    now = judge(path, record)
+    if now is None:
+        discard(path, tell="hash" in record)  # scratch was copied, perhaps, and costs little
+        return False
+    if now is not record:
+        write(path, now)
+    return True
+
+
+def discard(path: Path, *, tell: bool = True) -> None:
+    """Remove a damaged file, and say so."""
+    if path.exists():
+        if tell:
+            log.warning("%s is not what was written there (damaged, or changed since); it is made anew", path)
+        path.unlink()
+
+
+def drop(path: Path) -> None:
+    """Remove the seal of a file, or all seals below a folder."""
+    if not path.is_dir():
+        _seal(path).unlink(missing_ok=True)
+        return
+    for folder, _, names in os.walk(path):
+        for name in names:
+            if name.startswith(".") and name.endswith(SUFFIX):
+                Path(folder, name).unlink()

@@ -1,0 +1,123 @@
+"""Serving the flow on a schedule, from this process, for as long as it lives."""
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from importlib import metadata
+from pathlib import Path
+
+# The flow's module comes first: it says what Prefect's settings are where the environment says nothing.
+from curate.flows.pipeline import curate  # isort: skip
+
+import pydantic
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
+from prefect.client.schemas.schedules import CronSchedule
+from prefect.runner import Runner
+from prefect.schedules import Cron
+from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
+from prefect.types.entrypoint import EntrypointType
+
+from curate.errors import CurateError, UsageError
+from curate.flows import server
+
+__all__ = ["check_schedule", "known_server", "own_server", "serve"]
+
+
+def check_schedule(cron: str, timezone: str, name: str) -> None:
+    """Raise UsageError for a time, a zone or a name that Prefect would not take."""
+    if len(cron.split()) != 5:
+        raise UsageError(
+            f"--cron must have five fields (minute hour day month weekday), such as '0 3 * * *', got {cron!r}"
+        )
+    try:
+        CronSchedule(cron=cron, timezone=timezone)
+    except pydantic.ValidationError as error:
+        if any("timezone" in item["loc"] for item in error.errors()):
+            raise UsageError(f"--timezone must be a name such as Europe/Berlin, got {timezone!r}") from None
+        raise UsageError(
+            f"--cron must be a time as cron writes it, such as '0 3 * * *', got {cron!r}"
+        ) from None
+    if not name or set(name) & set("/%"):
+        raise UsageError(f"--name must be some text without / and %, got {name!r}")
+
+
+@contextlib.contextmanager
+def known_server() -> Iterator[str]:
+    """Give the address of the server that PREFECT_API_URL names.
+
+    Raises UsageError where it names none, CurateError where that one does not answer.
+    """
+    url = PREFECT_API_URL.value()
+    if not url:
+        raise UsageError(
+            "a schedule needs a Prefect server: set PREFECT_API_URL (of yours, such as http://127.0.0.1:4200/api), "
+            "or give --start-server to start one on this machine"
+        )
+    with get_client(sync_client=True) as client:
+        problem = client.api_healthcheck()
+    if problem is not None:
+        said = str(problem) or type(problem).__name__
+        raise CurateError(
+            f"the Prefect server of PREFECT_API_URL={url} does not answer ({said}); start it, or unset "
+            "PREFECT_API_URL and use --start-server"
+        )
+    yield url
+
+
+@contextlib.contextmanager
+def own_server(port: int) -> Iterator[str]:
+    """Start a server on this machine, give its address, and end it at the end.
+
+    Raises UsageError where PREFECT_API_URL names another, or the port is taken.
+    """
+    if known := PREFECT_API_URL.value():
+        raise UsageError(
+            f"--start-server starts a Prefect server, but PREFECT_API_URL names one ({known}); use one of the two"
+        )
+    with server.started(port, Path(PREFECT_HOME.value()) / "curate-server.log") as url:
+        # The environment is for the processes of runs, the settings for this one.
+        os.environ["PREFECT_API_URL"] = url
+        try:
+            with temporary_settings({PREFECT_API_URL: url}):
+                yield url
+        finally:
+            del os.environ["PREFECT_API_URL"]
+
+
+def serve(recipe: Path, overrides: Sequence[str], *, cron: str, timezone: str, name: str) -> None:
+    """Run a recipe at the times of `cron`, each in a process of its own and a dated folder, until interrupted.
+
+    Two runs of one schedule never overlap: what would begin while another runs is cancelled, not queued, so that a
+    night that takes long leaves no queue behind. The schedule pauses when this ends, and goes on when it is called
+    again under the same name.
+    """
+    deployment = curate.to_deployment(
+        name,
+        schedule=Cron(cron, timezone=timezone),
+        parameters={"recipe": str(recipe.resolve()), "overrides": list(overrides), "dated": True},
+        concurrency_limit=ConcurrencyLimitConfig(
+            limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW
+        ),
+        paused=False,
+        description=f"{recipe}: {cron} ({timezone})",
+        version=metadata.version("curate"),
+        entrypoint_type=EntrypointType.MODULE_PATH,
+    )
+    # Named, so that a deployment of that name which a worker had before is taken from its work pool.
+    deployment.work_pool_name = deployment.work_queue_name = None
+    # Not `curate.serve()`: that sends a pickled copy of the flow to each process; this starts the entrypoint anew.
+    runner = _Runner(name=name)
+    runner.add_deployment(deployment)
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(runner.start())
+
+
+class _Runner(Runner):
+    """A runner that ends in order when it is terminated, too."""
+
+    def handle_sigterm(self, *_: object, **_more: object) -> None:
+        """Do what Ctrl-C does: Prefect's own handler forgets to wait, and leaves the schedule going."""
+        signal.raise_signal(signal.SIGINT)
