@@ -98,7 +98,7 @@ def test_a_finished_reference_is_used_again(tmp_path, vectors):
     first = run(source, tmp_path / "run", {"path": glob})
     before = times(tmp_path / "run")
     run(source, tmp_path / "run", {"path": glob})
-    assert changed(before, times(tmp_path / "run")) == []
+    assert [name for name in changed(before, times(tmp_path / "run")) if not name.startswith("logs/")] == []
     run(source, tmp_path / "run", {"path": glob}, seed=1)  # another seed, the same reference
     mine = [name for name in changed(before, times(tmp_path / "run")) if name.endswith(".npy")]
     assert mine == [] and scores(tmp_path / "run").equals(first)

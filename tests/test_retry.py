@@ -21,6 +21,7 @@ from curate.embed import decode_pool
 from curate.embed.parts import EmbeddingPart
 from curate.sources import references
 from curate.stages import embed_task
+from curate.stages.gather import galleries
 
 GOOD, FAILED, USAGE, UNUSABLE = 0, 1, 2, 3
 ROWS = 14
@@ -122,6 +123,7 @@ def watched(monkeypatch):
 
         return decode(self, counted())
 
+    monkeypatch.setattr(galleries, "thumbnails", lambda context, wanted: {})  # the report reads images too
     monkeypatch.setattr(references, "follow", noting)
     monkeypatch.setattr(decode_pool.DecodePool, "map", counting)
     return followed, decoded

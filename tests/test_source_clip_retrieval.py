@@ -52,7 +52,7 @@ def test_metadata_are_the_rows_and_both_vectors_are_theirs(tmp_path, where):
     root = str(tmp_path) if where == "local" else "memory://clip-rows"
     image, words = folder(root)
     shards = find(root)
-    assert [shard.name for shard in shards] == ["metadata_0.parquet", "metadata_1.parquet"]
+    assert [shard.name for shard in shards] == ["metadata/metadata_0.parquet", "metadata/metadata_1.parquet"]
     for batch_bytes in (1, 200, BIG):
         batches = [batch for shard in shards for batch in read(shard, batch_bytes)]
         np.testing.assert_array_equal(np.concatenate([b.vector for b in batches]), image.astype(np.float32))
