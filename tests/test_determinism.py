@@ -26,7 +26,7 @@ CASES = {
     "none": {"dedup": {"epsilon": None}, "cluster": {"concepts": 3}, "seed": 5},
 }  # fmt: skip
 #: What every run of the tests looks at; the others differ from these in little.
-USUAL = ("density", "drop-share", "inexact", "prototypes", "split")
+USUAL = ("density", "drop-share", "inexact", "split")
 ALL_CASES = [name if name in USUAL else pytest.param(name, marks=pytest.mark.long) for name in CASES]
 
 

@@ -280,7 +280,7 @@ def test_a_refused_write_leaves_the_decisions_and_shards_before(
     undisturbed, drive, earlier, tmp_path, code, message
 ):
     at = random.Random(code)
-    steps = [int((part + at.random()) * earlier[1] / 4) + 1 for part in range(4)]
+    steps = [int((part + at.random()) * earlier[1] / 2) + 1 for part in range(2)]
     assert_all_refused(drive, undisturbed, earlier, tmp_path, code, message, steps)
 
 
@@ -341,7 +341,11 @@ def all_end(processes, seconds=5):
 
 @pytest.mark.parametrize(
     ("after", "to_group", "workers"),
-    [("1_embeddings", False, 1), ("1_embeddings", True, 1), (".work/keys", True, 2)],
+    [
+        pytest.param("1_embeddings", False, 1, marks=pytest.mark.long),
+        ("1_embeddings", True, 1),
+        (".work/keys", True, 2),
+    ],
 )
 def test_ctrl_c_ends_at_once(large, tmp_path, after, to_group, workers):
     changes = {"cluster": {"concepts": 600}, "workers": workers}
