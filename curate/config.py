@@ -14,6 +14,7 @@ import pydantic
 import yaml
 from pydantic import BaseModel
 
+from curate.home.copy import here
 from curate.errors import RecipeError, UsageError
 from curate.settings import (
     FAMILIES,
@@ -72,7 +73,7 @@ def load_recipe(
     Raises UsageError if the file cannot be read, RecipeError if a setting is wrong.
     """
     try:
-        values = read_yaml(Path(path).read_text(encoding="utf-8"))
+        values = read_yaml(here(Path(path)).read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"recipe {path}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:

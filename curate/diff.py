@@ -69,7 +69,7 @@ class _Side:
         run.folder.stamp(run.folder.decisions)
         files = (run.folder.marker(run.folder.decisions) or {"files": {}})["files"]
         self.parts = [Path(name).stem.removeprefix("part-") for name in files if name.startswith("part-")]
-        self.recipe: dict[str, Any] = read_yaml(run.folder.recipe.read_text(encoding="utf-8")) or {}
+        self.recipe: dict[str, Any] = read_yaml(run.folder.recipe_text()) or {}
         self.scores: dict[str, Path] = {}
         for folder in map(run.folder.scores, stored_folders(self.recipe)):
             if run.folder.marker(folder) is not None and self.parts:

@@ -10,6 +10,7 @@ from curate.config import load_recipe
 from curate.dedup.nearest import largest_epsilon
 from curate.engines.local import LocalEngine
 from curate.errors import RunError
+from curate.home.copy import here, here_all
 from curate.runs import open_run
 from curate.select.flip import nearest_flip
 from curate.select.whatif import share_for
@@ -32,8 +33,8 @@ def opened(run: str | Path) -> Context:
     """Return a finished run for reading, with its recipe and parts. Raises UsageError where there is none."""
     folder = open_run(run).folder
     if folder.marker(folder.decisions) is None:
-        raise RunError(f"{folder.path}: 5_decisions is not there yet; finish the run first")
-    recipe = load_recipe(folder.recipe, settings={"run": str(folder.path)})
+        raise RunError(f"{folder.where}: 5_decisions is not there yet; finish the run first")
+    recipe = load_recipe(folder.recipe, settings={"run": folder.where})
     return read.with_parts(Context(recipe, folder, LocalEngine(1)))
 
 
@@ -52,7 +53,7 @@ def explain(run: str | Path | Context, which: str) -> dict[str, Any]:
     sample = _sample(context, row)
     reason = str(row["reason"])
     facts: dict[str, Any] = {
-        "run": str(context.run.path),
+        "run": context.run.where,
         "uid": row["uid"],
         "decision": {
             name: row.get(name) for name in ("keep", "reason", "weight", "inclusion_prob", "random_control")
@@ -86,8 +87,8 @@ def _occurrences(context: Context, uid: str) -> list[dict[str, Any]]:
 def _sample(context: Context, row: Mapping[str, Any]) -> dict[str, Any]:
     """Return what 0_samples says of the row."""
     path = context.run.part(context.run.samples, context.parts[row["part"]].name)
-    here = (pl.col("shard") == row["shard"]) & (pl.col("row") == row["row"])
-    return pl.scan_parquet(path).filter(here).collect().row(0, named=True)
+    itself = (pl.col("shard") == row["shard"]) & (pl.col("row") == row["row"])
+    return pl.scan_parquet(here(path)).filter(itself).collect().row(0, named=True)
 
 
 def _of_uid(context: Context, uid: str, embedded: bool) -> dict[str, Any]:
@@ -104,7 +105,7 @@ def _of_uid(context: Context, uid: str, embedded: bool) -> dict[str, Any]:
     ]
     found: dict[str, Any] = {}
     for folder in tables:
-        rows = pl.scan_parquet(folder / "part-*.parquet").filter(pl.col("uid") == uid).collect()
+        rows = pl.scan_parquet(here_all(folder, "part-*.parquet")).filter(pl.col("uid") == uid).collect()
         if len(rows):
             found |= rows.row(0, named=True)
     return found
@@ -127,7 +128,7 @@ def _scores(context: Context, judged: Mapping[str, Any]) -> list[dict[str, Any]]
             entry["status"] = judged.get(column.status)
         else:
             other = pl.col(name)
-            counts = pl.scan_parquet(folder / "part-*.parquet").filter(other.is_finite())
+            counts = pl.scan_parquet(here_all(folder, "part-*.parquet")).filter(other.is_finite())
             below, same, n = (
                 counts.select((other < value).sum(), same=(other == value).sum(), n=pl.len())
                 .collect(engine="streaming")
@@ -215,7 +216,7 @@ def _flip(context: Context, found: Divided, row: Mapping[str, Any]) -> dict[str,
     now = found.wanted - found.n_pinned
     if standing.keeps(now) != kept:
         raise RunError(
-            f"{context.run.path}: the decision on {row['uid']} is not what recipe.yaml makes of the tables; run it "
+            f"{context.run.where}: the decision on {row['uid']} is not what recipe.yaml makes of the tables; run it "
             f"again: curate run {context.run.recipe}"
         )
     tries = min(10_000, max(100, _WORK // max(1, len(found.concepts))))

@@ -8,7 +8,7 @@ from pathlib import Path
 from curate import pipeline, storage
 from curate.config import load_recipe
 from curate.errors import RunError, UsageError
-from curate.runs import RunFolder, open_run
+from curate.runs import folder_of, open_run
 from curate.settings import Recipe
 from curate.sinks import lists
 from curate.stages import base, places, read, write
@@ -46,7 +46,7 @@ def export_recipe(
     where `run` is no run, RecipeError for a setting that is wrong.
     """
     folder = open_run(run).folder
-    fixed = {"run": str(folder.path), "write.path": None, "write.dropped": None}
+    fixed = {"run": folder.where, "write.path": None, "write.dropped": None}
     return load_recipe(folder.recipe, overrides, settings={**(settings or {}), **fixed})
 
 
@@ -59,7 +59,7 @@ def export_run(recipe: Recipe, form: str, out: str | Path, *, progress: Progress
     """
     if form not in (*FOLDERS, *FILES):
         raise UsageError(f"--format must be one of {', '.join((*FOLDERS, *FILES))}, got {form!r}")
-    run = RunFolder(Path(recipe.run))
+    run = folder_of(recipe)
     place = places.Place("--out", str(out), run.work, recipe.write.storage_options)
     before = run.stamp(run.decisions)
     write.check_recipe(recipe)
@@ -70,7 +70,7 @@ def export_run(recipe: Recipe, form: str, out: str | Path, *, progress: Progress
         def unchanged(path: Path, make: Callable[[Path], Exported]) -> Exported:
             made = make(path)
             if (run.marker(run.decisions) or {}).get("fingerprint") != before:
-                raise RunError(f"{run.path}: its decisions changed during the export; export again")
+                raise RunError(f"{run.where}: its decisions changed during the export; export again")
             return made
 
         if form in FOLDERS:

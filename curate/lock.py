@@ -15,7 +15,7 @@ from typing import Any
 from curate import storage
 from curate.errors import RunError
 
-__all__ = ["HEARTBEAT_S", "LOCK_EXPIRES_S", "held"]
+__all__ = ["HEARTBEAT_S", "LOCK_EXPIRES_S", "held", "is_same_process", "started_at"]
 
 HEARTBEAT_S = 5.0
 #: A lock of another machine whose heartbeat is older than this is taken over.
@@ -26,7 +26,7 @@ LOCK_EXPIRES_S = 120.0
 def held(folder: Path) -> Iterator[None]:
     """Hold a folder for writing (it is made if need be); raises RunError naming who else holds it."""
     path = folder / ".lock"
-    own = {"host": socket.gethostname(), "pid": os.getpid(), "started": _started(os.getpid())}
+    own = {"host": socket.gethostname(), "pid": os.getpid(), "started": started_at(os.getpid())}
     own |= {"since": time.strftime("%Y-%m-%d %H:%M:%S"), "token": secrets.token_hex(8)}
     with storage.explained(path):
         folder.mkdir(parents=True, exist_ok=True)
@@ -82,7 +82,7 @@ def _holder(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _started(pid: int) -> str | None:
+def started_at(pid: int) -> str | None:
     """Return when a living process started, or None; tells a reused pid from the old one.
 
     Where the system counts from its own start, that is used: it stays the same when the clock is set.
@@ -103,10 +103,15 @@ def _started(pid: int) -> str | None:
         return None
 
 
+def is_same_process(holder: Mapping[str, Any]) -> bool:
+    """Whether the process of this machine that a lock names is still that process, and lives."""
+    pid, started = holder.get("pid"), holder.get("started")
+    return isinstance(pid, int) and pid > 0 and started is not None and started_at(pid) == started
+
+
 def _is_alive(holder: Mapping[str, Any], path: Path) -> bool:
     if holder.get("host") == socket.gethostname():
-        pid, started = holder.get("pid"), holder.get("started")
-        return isinstance(pid, int) and pid > 0 and started is not None and _started(pid) == started
+        return is_same_process(holder)
     try:
         return bool(holder) and time.time() - path.stat().st_mtime < LOCK_EXPIRES_S
     except FileNotFoundError:

@@ -14,6 +14,9 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
+from curate import storage
+from curate.errors import CurateError
+
 __all__ = ["KEPT_LOGS", "log_to", "note_stage"]
 
 #: Older files of a folder are removed.
@@ -38,13 +41,13 @@ class _Lines(logging.Handler):
 
     def __init__(self, path: Path) -> None:
         super().__init__(logging.DEBUG)
-        self._path = path
+        self.path = path
 
     def emit(self, record: logging.LogRecord) -> None:
         when = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
         line = {"time": when, "level": record.levelname.lower(), "message": record.getMessage()}
         line |= getattr(record, _FACTS, None) or {}
-        with contextlib.suppress(OSError), self._path.open("a", encoding="utf-8") as file:
+        with contextlib.suppress(OSError), self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
 
@@ -54,7 +57,7 @@ def log_to(folder: Path) -> Iterator[None]:
     with contextlib.suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
         for old in sorted(folder.glob("*.jsonl"))[: -KEPT_LOGS + 1]:
-            old.unlink()
+            storage.remove(old)
     name = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
     handler = _Lines(folder / f"{name}-{os.getpid()}.jsonl")
     with _listening(handler):
@@ -65,7 +68,11 @@ def log_to(folder: Path) -> Iterator[None]:
             level = logging.WARNING if isinstance(error, KeyboardInterrupt) else logging.ERROR
             handler.handle(_record(level, f"ends: {str(error) or type(error).__name__}"))
             raise
-        handler.handle(_record(logging.INFO, "ends: done"))
+        else:
+            handler.handle(_record(logging.INFO, "ends: done"))
+        finally:
+            with contextlib.suppress(CurateError):
+                storage.keep(handler.path)
 
 
 @contextlib.contextmanager

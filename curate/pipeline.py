@@ -17,9 +17,10 @@ from curate.engines.base import Engine
 from curate.engines.local import LocalEngine, cpu_count
 from curate.engines.ray import RayEngine
 from curate.errors import RunError, UnusableLimitError, UsageError
+from curate.home.copy import HOME
 from curate.limited import run_limited
 from curate.logs import log_to, note_stage
-from curate.runs import FORMAT_VERSION, MARKER, RunFolder
+from curate.runs import FORMAT_VERSION, MARKER, RunFolder, folder_of
 from curate.settings import FAMILIES, Embed, Recipe, Source
 from curate.stages import base, cluster, dedup, embed, filter, read, report, score, select, write
 from curate.stages import families as score_families
@@ -96,14 +97,17 @@ def opened(
 
     undo : an error leaves recipe, scores and decisions as they were (`curate.undo`).
     """
-    run = RunFolder(Path(recipe.run))
     check_request(recipe)
+    run = folder_of(recipe)
     if run.path.exists() and not run.path.is_dir():
-        raise UsageError(f"{run.path} is a file, not a run folder; name another with --out")
+        raise UsageError(f"{run.where} is a file, not a run folder; name another with --out")
     if force or not run.recipe.exists():
         read.check_sources(recipe)  # before a folder is made, or emptied
-    again = undone(run) if undo else contextlib.nullcontext()
-    with storage.explained_below(run.path), run.lock(), again:
+    with (
+        storage.explained_below(run.path),
+        run.lock(there=recipe.remote.lock),
+        undone(run) if undo else contextlib.nullcontext(),
+    ):
         _check_format(run)
         _check_same(run, recipe, force=force)
         storage.clear_partials(run.path)
@@ -131,7 +135,11 @@ def make_engine(recipe: Recipe) -> Engine:
     asked = None if recipe.workers == "auto" else recipe.workers
     here = min(worker_count(recipe), cpu_count())
     return RayEngine(
-        recipe.ray.address, workers=asked, here=here, retries=recipe.ray.retries, folder=Path(recipe.run)
+        recipe.ray.address,
+        workers=asked,
+        here=here,
+        retries=recipe.ray.retries,
+        folder=folder_of(recipe).path,
     )
 
 
@@ -161,7 +169,7 @@ def _check_format(run: RunFolder) -> None:
     made = manifest.get("format_version") if isinstance(manifest, dict) else None
     if isinstance(made, int) and made > FORMAT_VERSION:
         raise RunError(
-            f"{run.path} has format_version {made}, this curate knows {FORMAT_VERSION}: upgrade curate, or name another folder"
+            f"{run.where} has format_version {made}, this curate knows {FORMAT_VERSION}: upgrade curate, or name another folder"
         )
 
 
@@ -172,7 +180,7 @@ def _check_same(run: RunFolder, recipe: Recipe, *, force: bool) -> None:
         strangers = [path.name for path in run.path.iterdir() if not path.name.startswith(".")]
         if strangers:
             raise UsageError(
-                f"{run.path} is not empty and no run folder (it holds {min(strangers)}); name another with --out"
+                f"{run.where} is not empty and no run folder (it holds {min(strangers)}); name another with --out"
             )
         return
     now = read_yaml(recipe.to_yaml())
@@ -180,11 +188,11 @@ def _check_same(run: RunFolder, recipe: Recipe, *, force: bool) -> None:
                    for before in told), key=len)  # fmt: skip
     if differs and not force and any(any(run.path.glob(f"{depth}{MARKER}")) for depth in ("*/", "*/*/")):
         raise UsageError(
-            f"{run.path} was made differently: {'; '.join(differs)}; name another folder, or replace it with --force"
+            f"{run.where} was made differently: {'; '.join(differs)}; name another folder, or replace it with --force"
         )
     if differs:
         for path in run.path.iterdir():
-            if path not in (run.path / ".lock", run.recipe):
+            if path not in (run.path / ".lock", run.path / HOME, run.recipe):
                 storage.remove(path)
         storage.remove(run.recipe)  # last: without it, what an interruption leaves is no run folder
 
@@ -198,7 +206,7 @@ def _made_with(run: RunFolder) -> list[dict[str, Any]]:
     told = [noted] if isinstance(noted, dict) else []
     if run.recipe.exists():
         with contextlib.suppress(yaml.YAMLError, UnicodeDecodeError):
-            told.append(read_yaml(run.recipe.read_text(encoding="utf-8")))
+            told.append(read_yaml(run.recipe_text()))
     return [one for one in told if isinstance(one, dict) and isinstance(one.get("source"), dict | list)]
 
 
@@ -207,7 +215,7 @@ def _note_recipe(run: RunFolder, recipe: Recipe) -> None:
     text = recipe.to_yaml()
     if storage.read_json(run.work / "recipe.json") != (values := read_yaml(text)):
         storage.write_record(run.work / "recipe.json", values)
-    if not run.recipe.exists() or run.recipe.read_bytes() != text.encode():
+    if not run.recipe.exists() or storage.here(run.recipe).read_bytes() != text.encode():
         with storage.atomic(run.recipe) as partial:
             partial.write_text(text, encoding="utf-8")
 

@@ -54,7 +54,7 @@ def plan(
     facts = context.facts(context.run.decisions)
     weights = facts.get("weights") or {}
     return {
-        "run": str(context.run.path),
+        "run": context.run.where,
         "method": settings.method,
         "now": {"keep": settings.keep, "count": found.wanted, "epsilon": own, "temperature": settings.temperature},
         "of": settings.of,
@@ -80,7 +80,7 @@ def pairs(run: str | Path, count: int, epsilon: float | None = None) -> list[dic
     own = neighbours.run_epsilon(context)
     if own is None:
         raise UsageError(
-            f"{context.run.path} compared nothing: dedup.epsilon is none; set it and run again: "
+            f"{context.run.where} compared nothing: dedup.epsilon is none; set it and run again: "
             f"curate run {context.run.recipe} --set dedup.epsilon=0.05"
         )
     around = own if epsilon is None else epsilon
@@ -231,7 +231,7 @@ def _samples(context: Context, uids: Sequence[str]) -> dict[str, dict[str, Any]]
     for part in context.parts:
         path = context.run.part(context.run.samples, part.name)
         first = pl.col("copy_of").is_null() & pl.col("uid").is_in(list(uids))
-        rows = pl.scan_parquet(path).filter(first).select(names).collect()
+        rows = pl.scan_parquet(storage.here(path)).filter(first).select(names).collect()
         found |= {row["uid"]: row for row in rows.to_dicts()}
     return found
 

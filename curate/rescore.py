@@ -11,7 +11,7 @@ import polars as pl
 from curate import pipeline, storage
 from curate.config import load_recipe, override, parse_recipe
 from curate.errors import UsageError
-from curate.runs import RunFolder, open_run
+from curate.runs import RunFolder, folder_of, open_run
 from curate.score.catalogue import SCORES
 from curate.settings import BY_SCORE, FAMILIES, Recipe
 from curate.settings.scores import dumped, tagged
@@ -77,7 +77,7 @@ def _values(run: str | Path) -> dict[str, Any]:
     folder = open_run(run).folder
     values = load_recipe(folder.recipe).model_dump(mode="json")
     same = Path(values["run"]).resolve() == folder.path.resolve()
-    return values if same else {**values, "run": str(folder.path)}
+    return values if same else {**values, "run": folder.where}
 
 
 def _overridden(
@@ -139,7 +139,7 @@ def score_table(recipe: Recipe) -> list[dict[str, Any]]:
     family : its folder in 3_scores. column, higher_is : as in `SCORES`. scored : rows with a number. missing :
     rows without one, by status. reliability : of the mean over seeds (Spearman-Brown), where it is measured.
     """
-    run = RunFolder(Path(recipe.run))
+    run = folder_of(recipe)
     return [row for family in families_of(recipe) for row in _rows_of(run, family)]
 
 
@@ -149,7 +149,7 @@ def _rows_of(run: RunFolder, family: Settings) -> list[dict[str, Any]]:
     run.stamp(folder)
     columns = list(means)
     frame = (
-        pl.scan_parquet(folder / "part-*.parquet")
+        pl.scan_parquet(storage.here_all(folder, "part-*.parquet"))
         .group_by(status)
         .agg(pl.len().alias("rows"), pl.col(columns).null_count())
         .sort(status)
@@ -226,6 +226,6 @@ def select_run(recipe: Recipe, *, write: bool = False, progress: Progress = base
 
 def shards_differ(recipe: Recipe) -> bool:
     """Whether the shards of a run are missing, or are those of another decision than it has now."""
-    run = RunFolder(Path(recipe.run))
+    run = folder_of(recipe)
     noted = (storage.read_json(run.manifest) or {}).get("stages", {})
     return bool(noted.get("select", {}).get("fingerprint") != run.stamp(run.decisions))

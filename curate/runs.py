@@ -2,22 +2,24 @@
 
 import contextlib
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from curate import seals, storage
+from curate import lock, seals, storage
 from curate.errors import RunError, UsageError
-from curate.lock import held
+from curate.home import copy
+from curate.seals import MARKER
 
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["FORMAT_VERSION", "LATEST", "Run", "RunFolder", "latest", "open_run"]
+    from curate.settings import Recipe
+
+__all__ = ["FORMAT_VERSION", "LATEST", "MARKER", "Run", "RunFolder", "folder_of", "latest", "open_run"]
 
 FORMAT_VERSION = 1
-MARKER = "_done.json"
 #: In a folder of dated runs: the file that names the newest one that succeeded (see `curate.store`).
 LATEST = "latest"
 
@@ -27,6 +29,12 @@ class RunFolder:
     """Paths of one run folder, its marks and its lock."""
 
     path: Path
+
+    @property
+    def where(self) -> str:
+        """What a person calls the run: its folder, or its URL."""
+        home = copy.home_of(self.path)
+        return str(self.path) if home is None else home.url
 
     @property
     def samples(self) -> Path:
@@ -87,6 +95,10 @@ class RunFolder:
     def recipe(self) -> Path:
         """The recipe with every setting filled in."""
         return self.path / "recipe.yaml"
+
+    def recipe_text(self) -> str:
+        """Return what `recipe.yaml` says."""
+        return storage.here(self.recipe).read_text(encoding="utf-8")
 
     def scores(self, family: str) -> Path:
         """Return the folder of one score family."""
@@ -163,7 +175,7 @@ class RunFolder:
         for name, record in ((self.marker(folder) or {}).get("files") or {}).items():
             if (folder / name).exists():
                 seals.write(folder / name, record)
-        (folder / MARKER).unlink(missing_ok=True)
+        storage.remove(folder / MARKER)
 
     def publish(self, new: Path, folder: Path) -> None:
         """Let a folder that is whole and marked take the place of a stage's folder, all at once."""
@@ -174,11 +186,24 @@ class RunFolder:
         wanted = {self.part(folder, part).name for part in parts}
         for file in folder.glob("part-*"):
             if file.name not in wanted:
-                file.unlink()
+                storage.remove(file)
 
-    def lock(self) -> contextlib.AbstractContextManager[None]:
-        """Hold the run folder for writing; raises RunError naming who else holds it."""
-        return held(self.path)
+    @contextlib.contextmanager
+    def lock(self, *, there: bool = True) -> Iterator[None]:
+        """Hold the run folder for writing; raises RunError naming who else holds it.
+
+        there : hold the URL too, where the run is at one; the working copy follows it then.
+        """
+        home = copy.home_of(self.path)
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(lock.held(self.path))
+            if home is not None:
+                from curate.home.lock import held
+
+                if there:
+                    stack.enter_context(held(home))
+                home.refresh(tidy=True)
+            yield
 
 
 def _record(file: Path) -> seals.Record:
@@ -216,7 +241,7 @@ class Run:
         import polars as pl
 
         self._require(self.folder.decisions)
-        return pl.read_parquet(self.folder.decisions / "concepts.parquet")
+        return pl.read_parquet(storage.here(self.folder.decisions / "concepts.parquet"))
 
     def scores(self) -> "pl.DataFrame":
         """Return one row per embedded sample: its concept, its distance and every score."""
@@ -224,7 +249,7 @@ class Run:
         from curate.settings.scores import stored_folders
 
         frame = self._parts(self.folder.assignments, self.folder.concepts)
-        for folder in stored_folders(read_yaml(self.folder.recipe.read_text(encoding="utf-8"))):
+        for folder in stored_folders(read_yaml(self.folder.recipe_text())):
             scores = self._parts(self.folder.scores(folder))
             frame = frame.join(scores, on="uid", how="left", validate="1:1", maintain_order="left")
         return frame
@@ -240,7 +265,7 @@ class Run:
         import polars as pl
 
         self._require(stage or folder)
-        return pl.read_parquet(folder / "part-*.parquet")
+        return pl.read_parquet(storage.here_all(folder, "part-*.parquet"))
 
     def _require(self, folder: Path) -> None:
         if self.folder.marker(folder) is None:
@@ -264,10 +289,44 @@ def latest(root: str | Path) -> Path | None:
     return run
 
 
+def folder_of(recipe: "Recipe") -> RunFolder:
+    """Return the folder of the run that a recipe describes; for one at a URL, its working copy on this machine."""
+    from curate.sources.files import is_remote
+
+    if not is_remote(recipe.run):
+        return RunFolder(Path(recipe.run))
+    given = recipe.remote
+    root = copy.working_copy(recipe.run)
+    written = given.model_dump(mode="json")["storage_options"]
+    copy.begin(
+        root, recipe.run, storage_options=given.storage_options, written_options=written, cache=given.cache,
+        shared=recipe.engine == "ray",
+    )  # fmt: skip
+    return RunFolder(root)
+
+
+def _at_url(url: str) -> RunFolder:
+    """Return the working copy of a run at a URL, as it is now; its options are those it was made with here."""
+    from curate.settings import Remote
+
+    root = copy.working_copy(url)
+    if copy.copy_of(root) is None:
+        copy.begin(root, url, storage_options={}, written_options={}, cache=Remote().cache, shared=False)
+    home = copy.home_of(root)
+    if home is not None:
+        home.refresh()
+    return RunFolder(root)
+
+
 def open_run(path: str | Path) -> Run:
-    """Open a run folder for reading; of a folder of dated runs the latest. Raises UsageError if there is none."""
-    folder = RunFolder(Path(path))
-    if not folder.recipe.exists():
+    """Open a run folder (or URL) for reading; of a folder of dated runs the latest.
+
+    Raises UsageError if there is none.
+    """
+    from curate.sources.files import is_remote
+
+    folder = _at_url(str(path)) if is_remote(str(path)) else RunFolder(Path(path))
+    if not folder.recipe.exists() and not is_remote(str(path)):
         folder = RunFolder(latest(folder.path) or folder.path)
     if not folder.recipe.exists():
         raise UsageError(f"{path} is not a run folder: it has no recipe.yaml")

@@ -14,9 +14,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from curate.home import copy
 from curate.identity import digest
 
 __all__ = [
+    "MARKER",
+    "SUFFIX",
     "Record",
     "checked",
     "drop",
@@ -29,10 +32,13 @@ __all__ = [
     "write",
 ]
 
-#: `bytes`, `mtime_ns` and `hash` of a file; scratch has no hash, and is made anew when its time is another.
+#: `bytes`, `mtime_ns` and `hash` of a file; scratch has no hash, and is made anew when its time is another. A file of
+#: a run at a URL has the `version` of its object, and neither time nor hash where it is not on this machine.
 Record: TypeAlias = Mapping[str, Any]
 log = logging.getLogger("curate")
 
+#: The file by which a folder says that its stage is finished, with the records of the other files.
+MARKER = "_done.json"
 SUFFIX = ".seal"
 CHECK = "checksum"
 ITEMS = "list"
@@ -41,7 +47,7 @@ ITEMS = "list"
 def hash_file(path: Path) -> str:
     """Return the blake2b-128 hash of a file's bytes."""
     state = hashlib.blake2b(digest_size=16)
-    with path.open("rb") as file:
+    with copy.here(path).open("rb") as file:
         while block := file.read(8 << 20):
             state.update(block)
     return state.hexdigest()
@@ -75,15 +81,18 @@ def trusted(found: Any) -> Any:  # noqa: ANN401  (JSON may hold anything)
 
 def record_of(path: Path, *, hashed: bool = True) -> Record:
     """Return the record of a file as it is now."""
-    facts = path.stat()
-    record = {"bytes": facts.st_size, "mtime_ns": facts.st_mtime_ns}
+    facts, noted = path.stat(), copy.state_of(path)
+    if noted is not None and not noted[1]:
+        return {"bytes": noted[0].size, "version": noted[0].version}
+    record: dict[str, Any] = {"bytes": facts.st_size, "mtime_ns": facts.st_mtime_ns}
+    record |= {} if noted is None else {"version": noted[0].version}
     return record | ({"hash": hash_file(path)} if hashed else {})
 
 
 def judge(path: Path, record: Record) -> Record | None:
     """Return the record of a file that is what `record` says, with its time as it is now; None if it is not.
 
-    Only a file with another time (one that was copied, or written to) is read.
+    Only a file with another time (one that was copied, or written to) is read; at a URL, one of another version.
     """
     try:
         now = record_of(path, hashed=False)
@@ -91,8 +100,9 @@ def judge(path: Path, record: Record) -> Record | None:
         return None
     if now["bytes"] != record.get("bytes"):
         return None
-    if now["mtime_ns"] == record.get("mtime_ns"):
-        return record
+    sign = "version" if "version" in now and "version" in record else "mtime_ns"
+    if sign in now and now[sign] == record.get(sign):
+        return record if "version" not in now else {**record, "version": now["version"]}
     known = record.get("hash")
     return None if known is None or hash_file(path) != known else {**now, "hash": known}
 
@@ -133,7 +143,7 @@ def intact(path: Path) -> bool:
     if now is None:
         discard(path, tell="hash" in record)  # scratch was copied, perhaps, and costs little
         return False
-    if now is not record:
+    if now != record:
         write(path, now)
     return True
 
@@ -143,6 +153,7 @@ def discard(path: Path, *, tell: bool = True) -> None:
     if path.exists():
         if tell:
             log.warning("%s is not what was written there (damaged, or changed since); it is made anew", path)
+        copy.removed(path)
         path.unlink()
 
 

@@ -82,7 +82,7 @@ def query_vector(run: RunFolder, query: Query, *, on: str = "image") -> Vector:
     if embed.own_vectors:
         name = "column" if embed.column is not None else "files"
         raise UsageError(
-            f"{run.path} has vectors of its own (embed.{name}), made by a model curate does not know: it cannot "
+            f"{run.where} has vectors of its own (embed.{name}), made by a model curate does not know: it cannot "
             "read a text or an image; search with --vector FILE.npy or --uid UID"
         )
     data = None if query.image is None else _bytes(query.image)
@@ -123,7 +123,9 @@ def _model(run: RunFolder, embed: Embed) -> "Clip":
     noted = (facts(run, run.embeddings).get("space") or {}).get("weights")
     file = None if embed.pretrained is None else Path(embed.pretrained)
     if noted is not None and file is not None and file.is_file() and storage.hash_file(file) != noted:
-        raise ModelError(f"{file} is not the checkpoint that {run.path} was embedded with; put that one back")
+        raise ModelError(
+            f"{file} is not the checkpoint that {run.where} was embedded with; put that one back"
+        )
     return clips.load(
         embed.model,
         embed.pretrained,

@@ -21,6 +21,8 @@ import pyarrow.parquet as pq
 
 from curate import seals
 from curate.errors import RunError
+from curate.home import copy
+from curate.home.copy import here, here_all
 from curate.identity import digest
 from curate.schema import check
 from curate.seals import hash_file
@@ -33,6 +35,9 @@ __all__ = [
     "explained_below",
     "fingerprint",
     "hash_file",
+    "here",
+    "here_all",
+    "keep",
     "map_ipc",
     "read_json",
     "read_table",
@@ -119,7 +124,10 @@ def atomic(path: Path, *, seal: bool = False, hashed: bool = True) -> Iterator[P
                 seals.write(path, seals.record_of(partial, hashed=hashed))
             else:
                 seals.drop(path)
+            noted = copy.send(partial, path)
             partial.replace(path)
+            if noted is not None:
+                noted()
             _sync(path.parent)
         finally:
             partial.unlink(missing_ok=True)
@@ -145,9 +153,14 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def take_place(new: Path, path: Path) -> None:
-    """Let the folder `new` take the place of the folder `path`; if that fails, the old one is there again."""
+    """Let the folder `new` take the place of the folder `path`; if that fails, the old one is there again.
+
+    At a URL there is no such step: if it fails there, what was there has no mark any more and is made anew.
+    """
     old = path.with_name(f".{path.name}{PARTIAL}{secrets.token_hex(4)}")
+    home = copy.home_of(path)
     with explained(path):
+        noted = None if home is None else home.move(new, path)
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists():
             path.replace(old)
@@ -157,22 +170,33 @@ def take_place(new: Path, path: Path) -> None:
             if old.exists():
                 old.replace(path)
             raise
+        if noted is not None:
+            noted()
         _sync(path.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a folder, if it is there."""
+    """Remove a file or a folder, if it is there; at the URL of a run first."""
+    copy.removed(path)
     if path.is_dir():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
 
 
+def keep(path: Path) -> None:
+    """Send a file that was written in place (a log) to the URL of its run, if it has one."""
+    home = copy.home_of(path)
+    if home is not None:
+        home.keep(path)
+
+
 def clear_partials(folder: Path) -> None:
     """Remove what an interrupted run left half-written below `folder`."""
     for path in list(folder.rglob(f".*{PARTIAL}*")):
-        remove(path)
+        if copy.HOME not in path.parts:
+            remove(path)
 
 
 def write_json(path: Path, value: object) -> None:
@@ -189,7 +213,7 @@ def write_record(path: Path, value: Mapping[str, Any] | list[Any]) -> None:
 def read_json(path: Path) -> Any:  # noqa: ANN401  (JSON may hold anything)
     """Return the JSON in `path`; None if it is not there, torn, or not what its checksum (if any) says."""
     try:
-        return seals.trusted(json.loads(path.read_text(encoding="utf-8")))
+        return seals.trusted(json.loads(here(path).read_text(encoding="utf-8")))
     except (FileNotFoundError, ValueError):
         return None
 
@@ -245,7 +269,7 @@ def write_ipc(
 def map_ipc(path: Path) -> pa.ipc.RecordBatchFileReader:
     """Open an Arrow IPC file as a memory map."""
     try:
-        return pa.ipc.open_file(pa.memory_map(str(path), "r"))
+        return pa.ipc.open_file(pa.memory_map(str(here(path)), "r"))
     except (OSError, pa.ArrowInvalid) as error:
         raise RunError(f"{path}: not a whole Arrow file ({error}); remove it and run again") from error
 
@@ -253,7 +277,7 @@ def map_ipc(path: Path) -> pa.ipc.RecordBatchFileReader:
 def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
     """Read a Parquet table of a run (or some of its columns), without its metadata."""
     try:
-        return pq.read_table(path, columns=columns, partitioning=None).replace_schema_metadata(None)
+        return pq.read_table(here(path), columns=columns, partitioning=None).replace_schema_metadata(None)
     except (OSError, pa.ArrowInvalid) as error:
         raise RunError(f"{path}: not a whole Parquet table ({error}); remove it and run again") from error
 
@@ -264,7 +288,7 @@ def stored_fingerprint(path: Path) -> str | None:
         if path.suffix == ".arrow":
             metadata: Mapping[bytes, bytes] | None = map_ipc(path).schema.metadata
         else:
-            metadata = pq.read_schema(path).metadata
+            metadata = pq.read_schema(here(path)).metadata
     except (OSError, pa.ArrowInvalid, RunError):
         return None
     return (metadata or {}).get(FINGERPRINT_KEY, b"").decode() or None

@@ -27,6 +27,7 @@ from curate.config import load_recipe
 from curate.errors import CurateError, RunError, UsageError
 from curate.runs import LATEST, RunFolder, latest
 from curate.settings import Recipe
+from curate.sources.files import is_remote
 
 __all__ = [
     "STORE",
@@ -64,6 +65,8 @@ def new_run(root: Path | str, recipe: Recipe | None = None) -> Path:
     interrupted or failed, and it is gone on with. Raises UsageError where `root` cannot hold dated runs, or the
     source of `recipe` matches nothing.
     """
+    if is_remote(str(root)):
+        raise UsageError(f"dated runs share files on one disk, got {root}; name a folder on this machine")
     root = Path(root)
     _require_root(root)
     with held(root):

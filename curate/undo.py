@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from curate import storage
+from curate.home import copy
 from curate.runs import MARKER, RunFolder
 
 __all__ = ["undone"]
@@ -18,8 +19,13 @@ def undone(run: RunFolder) -> Iterator[None]:
 
     What was not finished before stays where it is, so that the same command goes on with it. Costs no
     space: files of a run are replaced and never written in place, so a hard link holds the old one. The
-    caller holds the lock.
+    caller holds the lock. At a URL nothing holds the old ones: the recipe is put back, and what the command had begun
+    to change is made anew by the next run.
     """
+    if copy.home_of(run.path) is not None:
+        with _recipe_undone(run):
+            yield
+        return
     saved = run.work / "undo"
     storage.remove(saved)  # of a process that was killed: newer tables than these may be there by now
     files = [path for path in (run.recipe, run.manifest) if path.exists()]
@@ -39,6 +45,23 @@ def undone(run: RunFolder) -> Iterator[None]:
         raise
     finally:
         storage.remove(saved)
+
+
+@contextlib.contextmanager
+def _recipe_undone(run: RunFolder) -> Iterator[None]:
+    """On an error inside, put the recipe back."""
+    before = {
+        path: storage.here(path).read_bytes()
+        for path in (run.recipe, run.work / "recipe.json")
+        if path.exists()
+    }
+    try:
+        yield
+    except BaseException:
+        for path, data in before.items():
+            with storage.atomic(path) as partial:
+                partial.write_bytes(data)
+        raise
 
 
 def _late_folders(run: RunFolder) -> list[Path]:

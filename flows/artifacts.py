@@ -19,6 +19,7 @@ from prefect.artifacts import (
 )
 from prefect.exceptions import PrefectException
 
+from curate import storage
 from curate.progress import Meter
 from curate.runs import RunFolder
 
@@ -91,18 +92,18 @@ def publish(run: RunFolder, manifest: Mapping[str, Any]) -> None:
         create_markdown_artifact("\n".join([counts, *(["", *said] if said else [])]), key=COUNTS)
     with _optional(CONCEPTS):
         rows, total = concept_rows(run.decisions / "concepts.parquet")
-        what = f"The {len(rows):,} largest of {total:,} concepts of {run.path}"
+        what = f"The {len(rows):,} largest of {total:,} concepts of {run.where}"
         create_table_artifact(rows, key=CONCEPTS, description=what)
     with _optional(REPORT):
         page = (run.report / "report.html").resolve()
         create_link_artifact(
-            page.as_uri(), link_text=str(page), key=REPORT, description=f"Report of {run.path}"
+            page.as_uri(), link_text=str(page), key=REPORT, description=f"Report of {run.where}"
         )
 
 
 def concept_rows(table: Path) -> tuple[list[dict[str, Any]], int]:
     """Return the largest concepts of a table of budgets as rows, and how many concepts there are."""
-    frame = pl.scan_parquet(table)
+    frame = pl.scan_parquet(storage.here(table))
     largest = frame.sort("n_eligible", "concept", descending=[True, False]).head(LARGEST).collect()
     total = int(frame.select(pl.len()).collect().item())
     return largest.with_columns(pl.selectors.float().cast(pl.Float64).round(4)).to_dicts(), total

@@ -34,14 +34,14 @@ def message(
     manifest = _manifest(run, since)
     said = {
         "occasion": occasion,
-        "run": str(run),
+        "run": RunFolder(run).where,
         "state": state,
         "error": error,
         "counts": manifest.get("counts"),
         "drift": manifest.get("stages", {}).get("cluster", {}).get("drift"),
     }
     reason = error or (said["drift"] or {}).get("warning")
-    return {"text": ": ".join(["curate", str(run), state, *([reason] if reason else [])]), **said}
+    return {"text": ": ".join(["curate", RunFolder(run).where, state, *([reason] if reason else [])]), **said}
 
 
 def _manifest(run: Path, since: float | None) -> dict[str, Any]:

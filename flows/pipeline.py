@@ -31,6 +31,7 @@ from curate import pipeline, storage, store
 from curate.config import load_recipe, override, parse_recipe
 from curate.errors import CurateError, UsageError
 from curate.flows import artifacts, notify
+from curate.runs import folder_of
 from curate.settings import Recipe
 from curate.stages.base import Context
 
@@ -71,7 +72,7 @@ def _tell(
     if recipe.notify is None or occasion not in recipe.notify.on:
         return
     since = flow_run.start_time.timestamp() if flow_run.start_time else None
-    run = _newest(recipe.run) if given.get("dated") else Path(recipe.run)
+    run = _newest(recipe.run) if given.get("dated") else folder_of(recipe).path
     said = notify.message(occasion, run, state.name or state.type.value, error, since=since)
     if occasion == "failure" or notify.drifted(said):
         for problem in notify.tell(recipe.notify, said):

@@ -339,7 +339,7 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path, monkeypatch, error, sai
 
 def write_lock(folder, **facts):
     folder.mkdir(exist_ok=True)
-    now = {"host": socket.gethostname(), "pid": os.getpid(), "started": lock._started(os.getpid())}
+    now = {"host": socket.gethostname(), "pid": os.getpid(), "started": lock.started_at(os.getpid())}
     (folder / ".lock").write_text(json.dumps(now | {"since": "2020-01-01 00:00:00"} | facts))
     return folder / ".lock"
 
@@ -408,12 +408,12 @@ def test_a_lock_that_makes_no_sense_is_taken_over(tmp_path, content):
 
 def test_a_process_that_ended_but_is_not_waited_for_is_dead(tmp_path):
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    write_lock(tmp_path / "run", pid=process.pid, started=lock._started(process.pid))
+    write_lock(tmp_path / "run", pid=process.pid, started=lock.started_at(process.pid))
     with pytest.raises(RunError, match=f"process {process.pid}"), RunFolder(tmp_path / "run").lock():
         pass
     process.stdin.close()
     for _ in range(200):
-        if lock._started(process.pid) is None:
+        if lock.started_at(process.pid) is None:
             break
         time.sleep(0.05)
     with RunFolder(tmp_path / "run").lock():

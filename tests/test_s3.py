@@ -10,12 +10,11 @@ import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
 import pytest
-import s3fs
 from botocore.exceptions import ClientError
+from buckets import SECRET, bucket, lake_of, no_secret_below, objects
 from builders import planted, recipe_values, write_shards
 from calls import curate
 from fsspec.implementations.memory import MemoryFile, MemoryFileSystem
-from moto.server import ThreadedMotoServer
 from s3fs.errors import translate_boto_error
 from tars import pairs, tar
 
@@ -27,33 +26,18 @@ from curate.sources import files, paths, retries
 from curate.verify import decisions_digest
 
 fsspec_registry = importlib.import_module("fsspec.registry")  # fsspec.registry is a mapping in it
-KEY, SECRET = "AKIDMADEUPFORTESTS", "made/up+secret&for%tests"
 N = 90
 
 
 @pytest.fixture(scope="module")
 def options():
-    """The options of a bucket `lake` on a server that lives as long as the tests of this file."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("S3_TEST_KEY", KEY)
-        patch.setenv("S3_TEST_SECRET", SECRET)
-        found = {
-            "key": "${S3_TEST_KEY}",
-            "secret": "${S3_TEST_SECRET}",
-            "client_kwargs": {"endpoint_url": f"http://{host}:{port}", "region_name": "eu-west-1"},
-        }
-        files.filesystem("s3://lake", found)[0].mkdir("lake")
+    with bucket() as found:
         yield found
-        s3fs.S3FileSystem.clear_instance_cache()
-    server.stop()
 
 
 @pytest.fixture(scope="module")
 def lake(options):
-    return files.filesystem("s3://lake", options)[0]
+    return lake_of(options)
 
 
 @pytest.fixture(scope="module")
@@ -79,13 +63,6 @@ def bucket_values(options, out, path="s3://lake/in/*.parquet", **changes):
     return recipe_values(path, out, **{"source": source, **changes})
 
 
-def objects(lake, folder):
-    """Every object below a folder by name, with its bytes; hidden ones are left out."""
-    lake.invalidate_cache()
-    found = {path.removeprefix(f"{folder}/"): lake.cat_file(path) for path in lake.find(folder)}
-    return {name: data for name, data in found.items() if not name.startswith(".")}
-
-
 def listing(lake, folder):
     lake.invalidate_cache()
     return json.loads(lake.cat_file(f"{folder}/.curate.json"))
@@ -97,14 +74,6 @@ def shards(run):
         for path in (run / "6_filtered").rglob("*")
         if path.is_file() and path.name != "_done.json"
     }
-
-
-def no_secret_below(folder):
-    found = [path for path in folder.rglob("*") if path.is_file()]
-    assert len(found) > 5
-    for path in found:
-        data = path.read_bytes()
-        assert SECRET.encode() not in data and KEY.encode() not in data, path
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ BATCH, MAX_TEXT = 10_000, 60
 
 def answer(run: RunFolder, sql: str, *, limit: int | None, form: Literal["table", "json", "csv"]) -> None:
     """Print what a SELECT over the tables of a run gives, at most `limit` rows (None: all)."""
-    frames = tables(run)
+    frames = tables(run, sql)
     found = query(frames, sql)
     with explained(frames, sql):
         more = found if limit is None else found.head(limit + 1)

@@ -16,8 +16,8 @@ SHOWN = 20
 
 @app.command()
 def diff(
-    a: Annotated[Path, typer.Argument(metavar="A", help="The run before.")],
-    b: Annotated[Path, typer.Argument(metavar="B", help="The run after.")],
+    a: Annotated[str, typer.Argument(metavar="A", help="The run before.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="The run after.")],
     out: Annotated[
         Path | None,
         typer.Option("--out", metavar="FILE.parquet", help="Write the rows that differ, with both sides."),

@@ -1,7 +1,6 @@
 """Command that says why one sample was kept or dropped: explain."""
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -13,7 +12,7 @@ from curate.cli.show import emit, plain, print_table, write
 
 @app.command()
 def explain(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The run folder.")],
+    run: flag.RunPlace,
     which: Annotated[
         str,
         typer.Argument(

@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from curate.cli import app
 from curate.cli import flags as flag
 from curate.cli.flags import Option
@@ -13,7 +11,7 @@ from curate.cli.show import emit, logged, note, progress, write
 
 @app.command()
 def export(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The run folder.")],
+    run: flag.RunPlace,
     form: Annotated[
         str,
         Option(

@@ -21,6 +21,7 @@ __all__ = [
     "Option",
     "Out",
     "Quiet",
+    "RunPlace",
     "Set",
     "Text",
     "WeightBy",
@@ -45,7 +46,8 @@ Set = Annotated[
     list[str] | None,
     Option("--set", metavar="NAME=VALUE", help="Override a setting: select.keep=0.2; repeatable."),
 ]
-Out = Annotated[Text, Option("--out", help="The run folder.")]
+RunPlace = Annotated[str, typer.Argument(metavar="RUN", help="The run folder, or its URL.")]
+Out = Annotated[Text, Option("--out", help="The run folder, or a URL for it.")]
 Limit = Annotated[int | None, Option("--limit", min=1, help="Read only the first rows of each source.")]
 Json = Annotated[bool, Option("--json", help="Print the result as JSON.")]
 Quiet = Annotated[bool, Option("--quiet", "-q", help="No summary lines and no progress.")]

@@ -1,17 +1,13 @@
 """The command `inspect`: what a run decided, in the terminal, as JSON, or by SQL."""
 
-from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
 from curate.cli import app
+from curate.cli import flags as flag
 from curate.cli.flags import Option
 from curate.cli.show import emit, note
 from curate.cli.verify import note_changed
 from curate.errors import UsageError
-
-Folder = Annotated[Path, typer.Argument(metavar="RUN", help="The run folder.")]
 
 #: Rows of an answer to SQL that a terminal is given.
 LIMIT = 50
@@ -19,7 +15,7 @@ LIMIT = 50
 
 @app.command()
 def inspect(
-    run: Folder,
+    run: flag.RunPlace,
     concepts: Annotated[int, Option("--concepts", min=0, help="How many concepts a list has.")] = 5,
     sql: Annotated[
         str | None,
@@ -75,4 +71,4 @@ def _facts(opened: Any, concepts: int) -> dict[str, Any]:  # noqa: ANN401  (a Ru
     facts = overview(opened.folder, concepts=concepts)
     counts = grouped(facts.pop("reasons")) if "reasons" in facts else None
     changed = changed_since(opened) if opened.folder.manifest.exists() else []
-    return {"run": str(opened.folder.path), "counts": counts, "changed": changed, **facts}
+    return {"run": opened.folder.where, "counts": counts, "changed": changed, **facts}

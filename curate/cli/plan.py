@@ -4,8 +4,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
 from curate.cli import app
 from curate.cli import flags as flag
 from curate.cli.flags import Option
@@ -15,7 +13,7 @@ from curate.errors import UsageError
 
 @app.command()
 def plan(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The run folder.")],
+    run: flag.RunPlace,
     keep: Annotated[flag.Text, Option("--keep", help="Shares to look at: 0.1,0.2 or 10%.")] = None,
     epsilon: Annotated[
         flag.Text, Option("--epsilon", help="Epsilons to look at: 0.01,0.05; with --pairs one of them.")
@@ -123,7 +121,7 @@ def _short(value: object) -> object:
     return f"{value:.4g}" if isinstance(value, float) else value
 
 
-def _show_pairs(run: Path, count: int, epsilon: str | None, json_: bool) -> None:
+def _show_pairs(run: str, count: int, epsilon: str | None, json_: bool) -> None:
     """Print pairs around one epsilon."""
     from curate import plan as planning
 
@@ -132,7 +130,7 @@ def _show_pairs(run: Path, count: int, epsilon: str | None, json_: bool) -> None
         raise UsageError(f"--epsilon takes one number with --pairs, got {epsilon}")
     found = planning.pairs(run, count, given[0] if given else None)
     if json_:
-        emit({"run": str(run), "pairs": found})
+        emit({"run": run, "pairs": found})
         return
     for pair in found:
         said = "duplicates" if pair["duplicate"] else "different"

@@ -12,12 +12,10 @@ from curate.cli.show import emit, logged, progress, write
 if TYPE_CHECKING:
     from curate.stages.base import Progress
 
-Folder = Annotated[Path, typer.Argument(metavar="RUN", help="The run folder.")]
-
 
 @app.command()
 def report(
-    run: Folder,
+    run: flag.RunPlace,
     concept: Annotated[
         int | None, typer.Option("--concept", metavar="N", min=0, help="Write a page of this concept.")
     ] = None,
@@ -33,7 +31,7 @@ def report(
         write(f"{path}\n")
 
 
-def _whole(run: Path, show: "Progress") -> Path:
+def _whole(run: str, show: "Progress") -> Path:
     """Write the page of the run as it is now; nothing but the report is made."""
     from curate import pipeline, rescore
 
@@ -44,7 +42,7 @@ def _whole(run: Path, show: "Progress") -> Path:
         return context.run.report / "report.html"
 
 
-def _of_concept(run: Path, concept: int, show: "Progress") -> Path:
+def _of_concept(run: str, concept: int, show: "Progress") -> Path:
     from curate.config import load_recipe
     from curate.pipeline import worker_count
     from curate.runs import open_run

@@ -1,6 +1,5 @@
 """Commands on a finished run: more scores, another selection."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -15,12 +14,10 @@ if TYPE_CHECKING:
     from curate.rescore import Chosen
     from curate.settings import Recipe
 
-Folder = Annotated[Path, typer.Argument(metavar="RUN", help="The run folder.")]
-
 
 @app.command()
 def score(
-    run: Folder,
+    run: flag.RunPlace,
     family: Annotated[
         list[str] | None,
         typer.Argument(metavar="[FAMILY]...", help="Scores to add: heads, or '{heads: {seeds: 3}}'."),
@@ -89,7 +86,7 @@ def _example(rows: list[dict[str, Any]]) -> str:
 
 @app.command()
 def select(
-    run: Folder,
+    run: flag.RunPlace,
     method: flag.Method = None,
     by: flag.By = None,
     keep: flag.Keep = None,
@@ -150,6 +147,8 @@ def _show_chosen(recipe: "Recipe", chosen: "Chosen", json_: bool, quiet: bool) -
     """Print what a selection came to, then fail if more rows are unusable than a written run may have."""
     from curate.pipeline import check_limits
     from curate.rescore import shards_differ
+    from curate.runs import folder_of
+    from curate.storage import here
 
     differ = shards_differ(recipe)
     if json_:
@@ -164,6 +163,6 @@ def _show_chosen(recipe: "Recipe", chosen: "Chosen", json_: bool, quiet: bool) -
             note(f"{recipe.run}/6_filtered is still that of the earlier decision; write it anew with --write")
         elif chosen.manifest is not None:
             note(f"shards: {recipe.run}/6_filtered")
-            note(f"open: {recipe.run}/7_report/report.html")
+            note(f"open: {here(folder_of(recipe).report / 'report.html')}")
     if chosen.manifest is not None:
         check_limits(recipe, chosen.manifest)

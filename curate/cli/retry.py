@@ -1,9 +1,6 @@
 """The command that tries again what failed."""
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from curate.cli import app
 from curate.cli import flags as flag
@@ -12,12 +9,10 @@ from curate.cli.show import emit, logged, note, print_counts, print_table, progr
 if TYPE_CHECKING:
     from curate.retry import Retried
 
-Folder = Annotated[Path, typer.Argument(metavar="RUN", help="The run folder.")]
-
 
 @app.command()
 def retry(
-    run: Folder,
+    run: flag.RunPlace,
     set_: flag.Set = None,
     workers: flag.Workers = None,
     json_: flag.Json = False,

@@ -24,6 +24,10 @@ Dated = Annotated[
         help="Make a new run in a dated folder below the run folder, from the latest there: for cron.",
     ),
 ]
+NoLock = Annotated[
+    bool,
+    Option("--no-lock", help="A run at a URL whose store keeps no lock: nobody else writes there."),
+]
 Until = Annotated[
     str, Option(help="Last stage: read, embed, cluster, score, filter, dedup, select, write or report.")
 ]
@@ -59,6 +63,7 @@ def run(
     limit: flag.Limit = None,
     at_most: flag.AtMost = False,
     workers: flag.Workers = None,
+    no_lock: NoLock = False,
     dated: Dated = False,
     dry_run: DryRun = False,
     force: Force = False,
@@ -67,7 +72,7 @@ def run(
     quiet: flag.Quiet = False,
 ) -> None:
     """Run a recipe; finished stages are not repeated."""
-    settings = _settings(out, limit, at_most, workers)
+    settings = _settings(out, limit, at_most, workers, no_lock)
     loaded = load_recipe(recipe, set_ or [], settings)
     _execute(
         loaded, until=until, dated=dated, dry_run=dry_run, force=force, refit=refit, json_=json_, quiet=quiet
@@ -117,6 +122,7 @@ def filter_(
     limit: flag.Limit = None,
     at_most: flag.AtMost = False,
     workers: flag.Workers = None,
+    no_lock: NoLock = False,
     dry_run: DryRun = False,
     force: Force = False,
     refit: Refit = False,
@@ -134,7 +140,7 @@ def filter_(
     path = source[0] if len(source) == 1 else source
     values = {"source": {"path": path}, "select": {}, "filter": flag.conditions(where or [])}
     values = override(values, (), flag.given(given))
-    loaded = parse_recipe(override(values, set_ or [], _settings(out, limit, at_most, workers)))
+    loaded = parse_recipe(override(values, set_ or [], _settings(out, limit, at_most, workers, no_lock)))
     _execute(loaded, dry_run=dry_run, force=force, refit=refit, json_=json_, quiet=quiet)
 
 
@@ -155,9 +161,12 @@ def demo(
             note(line)
 
 
-def _settings(out: str | None, limit: int | None, at_most: bool, workers: int | None) -> dict[str, object]:
+def _settings(
+    out: str | None, limit: int | None, at_most: bool, workers: int | None, no_lock: bool
+) -> dict[str, object]:
     """Return the settings that flags stand for."""
     given = {"run": out, "source.limit": limit, "select.at_most": at_most or None, "workers": workers}
+    given["remote.lock"] = False if no_lock else None
     return flag.given(given)
 
 
@@ -218,6 +227,9 @@ def _execute(
 
 
 def _show_result(recipe: Recipe, manifest: Mapping[str, Any], json_: bool, quiet: bool) -> None:
+    from curate.runs import folder_of
+    from curate.storage import here
+
     counts = manifest["counts"]
     for shard in manifest["bad_shards"]:
         rows = "an unknown number of" if shard["rows"] is None else f"{shard['rows']:,}"
@@ -230,7 +242,7 @@ def _show_result(recipe: Recipe, manifest: Mapping[str, Any], json_: bool, quiet
     print_counts(counts)
     if not quiet:
         note(f"shards: {recipe.run}/6_filtered")
-        note(f"open: {recipe.run}/7_report/report.html")
+        note(f"open: {here(folder_of(recipe).report / 'report.html')}")
 
 
 def _show_plan(recipe: Recipe, json_: bool) -> None:

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from curate.cli import app
+from curate.cli import flags as flag
 from curate.cli.flags import Option
 from curate.cli.show import emit, note, print_table
 
@@ -14,7 +15,7 @@ MAX_TEXT = 60
 
 @app.command()
 def search(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The run folder.")],
+    run: flag.RunPlace,
     text: Annotated[str | None, typer.Argument(metavar="[TEXT]", help="What to look for, in words.")] = None,
     image: Annotated[Path | None, Option("--image", help="Look for what this image shows.")] = None,
     vector: Annotated[

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from curate.cli import app
+from curate.cli import flags as flag
 from curate.cli.show import emit, note, plain, write
 from curate.errors import RunError
 
@@ -15,7 +16,7 @@ __all__ = ["note_changed"]
 
 @app.command()
 def verify(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The run folder.")],
+    run: flag.RunPlace,
     digest: Annotated[
         bool, typer.Option("--digest", help="Print the SHA-256 of the decisions, sorted by uid.")
     ] = False,

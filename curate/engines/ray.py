@@ -23,6 +23,7 @@ from curate.engines.base import Place
 from curate.engines.connect import Connection, connect, line_of
 from curate.engines.worker import Failure, Holder, Site, work
 from curate.errors import CurateError
+from curate.home.copy import hand_over, home_of
 
 __all__ = ["RayEngine"]
 
@@ -55,6 +56,8 @@ class RayEngine:
     ) -> None:
         self.here = here
         self._address, self._asked, self._retries = address, workers, retries
+        self._folder = folder
+        self._turn = 0
         self._witness = folder.absolute() / ".work" / f"cluster-{secrets.token_hex(4)}"
         self._connection: Connection | None = None
         self._site: Site | None = None
@@ -103,6 +106,7 @@ class RayEngine:
             for reference in waiting:
                 with contextlib.suppress(Exception):
                     there.ray.cancel(reference, force=True)
+            self._follow()
 
     def hold(
         self,
@@ -128,6 +132,13 @@ class RayEngine:
         finally:
             with contextlib.suppress(Exception):
                 actors.close()
+            self._follow()
+
+    def _follow(self) -> None:
+        """Let the copy of a run at a URL have what the workers have done; theirs do so before their next work."""
+        self._turn += 1
+        if (home := home_of(self._folder)) is not None:
+            home.refresh()
 
     def _places(self) -> tuple[int, Place]:
         """Return how many hold a model, and what each of them has."""
@@ -208,8 +219,9 @@ class RayEngine:
             self._witness.parent.mkdir(parents=True, exist_ok=True)
             self._witness.write_text(token, encoding="utf-8")
             path = tuple(str(Path(entry).absolute()) for entry in sys.path)
-            self._site = Site(str(Path.cwd()), path, str(self._witness), token, threads)
-        return replace(self._site, threads=threads)
+            home = hand_over(self._folder)
+            self._site = Site(str(Path.cwd()), path, str(self._witness), token, threads, home)
+        return replace(self._site, threads=threads, turn=self._turn if self._site.home else 0)
 
     def close(self) -> None:
         """Do nothing: Ray ends idle workers itself."""

@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 from curate.engines.base import THREAD_LIMITS, Place
 from curate.errors import RunError
+from curate.home.copy import Handed
 
 __all__ = ["Failure", "Holder", "Site", "work"]
 
@@ -28,7 +29,9 @@ class Site:
     """What a worker needs to work as a process of the caller would.
 
     folder : the caller's working directory. path : its `sys.path`. witness, token : a file in the run folder and
-    what it says, which a worker sees only if the folder is shared. threads : for BLAS, OpenMP and Polars.
+    what it says, which a worker sees only if the folder is shared. threads : for BLAS, OpenMP and Polars. home : of a
+    run at a URL: what a worker reaches it with, so that nothing must be shared. turn : counts what the caller has had
+    done: the copy of such a run on the worker's machine follows the URL when it is another.
     """
 
     folder: str
@@ -36,6 +39,8 @@ class Site:
     witness: str
     token: str
     threads: int
+    home: Handed | None = None
+    turn: int = 0
 
 
 @dataclass(frozen=True)
@@ -107,7 +112,10 @@ def _settle(site: Site) -> None:
         return
     os.environ.update(dict.fromkeys(THREAD_LIMITS, str(site.threads)))
     sys.path += [entry for entry in site.path if entry not in sys.path]
-    _require_sight(site)
+    if site.home is not None:
+        site.home.begin()
+    else:
+        _require_sight(site)
     os.chdir(
         site.folder if Path(site.folder).is_dir() else "/"
     )  # where it is not shared, no path is relative

@@ -52,10 +52,10 @@ def nearest(
         vectors = EmbeddingPart(run.part(run.embeddings, part))
         if vectors.dim != len(query):
             raise EmbeddingError(
-                f"the query has {len(query)} numbers, the vectors of {run.path} have {vectors.dim}"
+                f"the query has {len(query)} numbers, the vectors of {run.where} have {vectors.dim}"
             )
         if on == "text" and not vectors.has_text:
-            raise UsageError(f"{run.path} has no vectors of captions; search the images")
+            raise UsageError(f"{run.where} has no vectors of captions; search the images")
         allowed = _allowed(run, part, len(vectors), concept, kept)
         hits = _best_of_part(vectors, part, on, query, allowed, hits, top, without)
     return _told(run, hits)
@@ -162,7 +162,7 @@ def stored_vector(run: RunFolder, uid: str, on: str = "image") -> Vector:
     for part in part_names(run, run.embeddings):
         vectors = EmbeddingPart(run.part(run.embeddings, part))
         if on == "text" and not vectors.has_text:
-            raise UsageError(f"{run.path} has no vectors of captions; search the images")
+            raise UsageError(f"{run.where} has no vectors of captions; search the images")
         path = run.part(run.embeddings, part)
         found = pl.scan_ipc(path).select("uid").with_row_index("place").filter(pl.col("uid") == uid).collect()
         if len(found):
@@ -177,4 +177,4 @@ def stored_vector(run: RunFolder, uid: str, on: str = "image") -> Vector:
             return stored_vector(run, rows["copy_of"][0], on)
         if len(rows):
             raise UsageError(f"{uid} has no vector: its outcome is {rows['outcome'][0]}")
-    raise UsageError(f"{run.path} has no sample with the uid {uid!r}")
+    raise UsageError(f"{run.where} has no sample with the uid {uid!r}")

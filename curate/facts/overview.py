@@ -139,7 +139,7 @@ def times(run: RunFolder) -> dict[str, Any]:
 
 def warnings(run: RunFolder) -> list[str]:
     """Return what stages noted that a reader should know before trusting the numbers."""
-    recipe = read_yaml(run.recipe.read_text(encoding="utf-8")) or {}
+    recipe = read_yaml(run.recipe_text()) or {}
     found = _unusable(facts(run, run.embeddings), recipe)
     for name, folder in folders(run).items():
         found += [f"{name.removeprefix('score/')}: {text}" for text in facts(run, folder).get("warnings", ())]

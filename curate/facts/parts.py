@@ -24,13 +24,13 @@ def facts(run: RunFolder, folder: Path) -> dict[str, Any]:
 
 def score_folders(run: RunFolder) -> list[str]:
     """Return the families (folders in 3_scores) that the recipe asks for and that are finished."""
-    asked = stored_folders(read_yaml(run.recipe.read_text(encoding="utf-8")))
+    asked = stored_folders(read_yaml(run.recipe_text()))
     return [name for name in asked if run.marker(run.scores(name)) is not None]
 
 
 def folders(run: RunFolder) -> dict[str, Path]:
     """Return the folder that each stage marks, the score families among them, in order."""
-    asked = stored_folders(read_yaml(run.recipe.read_text(encoding="utf-8")))
+    asked = stored_folders(read_yaml(run.recipe_text()))
     names = [*STAGES[:3], *(f"score/{name}" for name in asked), *STAGES[3:]]
     return {name: run.stage(name) for name in names}
 
@@ -56,7 +56,7 @@ def require(run: RunFolder, folder: Path) -> None:
     """Raise RunError unless the stage of `folder` is finished."""
     if run.marker(folder) is None:
         name = "0_samples" if folder == run.work / "keys" else str(folder.relative_to(run.path))
-        raise RunError(f"{run.path}: {name} is not there yet; finish the run first: curate run {run.recipe}")
+        raise RunError(f"{run.where}: {name} is not there yet; finish the run first: curate run {run.recipe}")
 
 
 def table(run: RunFolder, folder: Path, part: str, columns: list[str]) -> "pl.DataFrame":

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from curate import schema
 from curate.errors import CurateError
+from curate.home.copy import here
 from curate.laws import parts
 from curate.laws.tables import CHAIN, Tables, breach, read
 from curate.sources.base import Columns
@@ -236,7 +237,7 @@ def _count(path: Path) -> int:
     """Return the rows of an output shard."""
     if path.suffix == ".parquet":
         try:
-            return int(pq.read_metadata(path).num_rows)
+            return int(pq.read_metadata(here(path)).num_rows)
         except (OSError, pa.ArrowInvalid) as error:
             raise CurateError(f"{path}: not a whole Parquet file ({error})") from error
     tar = format_of("webdataset")

@@ -8,7 +8,7 @@ from curate.settings.alike import Against, Cluster, Dedup, DropShare
 from curate.settings.choice import BY_SCORE, ScoreFilter, Select, Weight
 from curate.settings.inputs import Embed, Source
 from curate.settings.notify import Notify
-from curate.settings.recipe import Limits, Ray, Recipe, Write
+from curate.settings.recipe import Limits, Ray, Recipe, Remote, Write
 from curate.settings.scores import (
     FAMILIES,
     ClipScore,
@@ -46,6 +46,7 @@ __all__ = [
     "Pixels",
     "Ray",
     "Recipe",
+    "Remote",
     "ScoreFilter",
     "Select",
     "Source",

@@ -13,7 +13,6 @@ from curate.settings.scores import ClipScore, Family, dumped, tagged
 from curate.settings.times import StageTimes
 from curate.settings.values import (
     Bytes,
-    Folder,
     Settings,
     Share,
     StorageOptions,
@@ -25,7 +24,7 @@ from curate.settings.values import (
     none_word,
 )
 
-__all__ = ["Limits", "Ray", "Recipe", "Write"]
+__all__ = ["Limits", "Ray", "Recipe", "Remote", "Write"]
 
 
 def _weight(value: object) -> object:
@@ -58,6 +57,18 @@ class Write(Settings):
         return self
 
 
+class Remote(Settings):
+    """How a run folder at a URL is reached: run: s3://bucket/runs/laion.
+
+    storage_options : to open the URL with. cache : what its files may take on each machine that works on it. lock :
+    whether the URL is held while it is written; false where nobody else writes there and the store keeps no lock.
+    """
+
+    storage_options: StorageOptions = Field(default_factory=dict, repr=False)
+    cache: Annotated[Bytes, Field(ge=10**8)] = 50 * 10**9
+    lock: bool = True
+
+
 class Ray(Settings):
     """The cluster of `engine: ray`. address : `auto` or `host:port` of one that is there; null starts one here.
 
@@ -80,9 +91,9 @@ class Limits(Settings):
 
 
 class Recipe(Settings):
-    """A whole recipe. `memory`, `engine`, `ray` and `workers` never change a result."""
+    """A whole recipe. `run`, `remote`, `memory`, `engine`, `ray` and `workers` never change a result."""
 
-    run: Folder
+    run: Target
     source: Annotated[tuple[Source, ...], BeforeValidator(listed), Field(min_length=1)]
     embed: Embed = Field(default_factory=lambda: Embed.model_validate({}))
     cluster: Cluster = Cluster()
@@ -96,6 +107,7 @@ class Recipe(Settings):
     weight: Annotated[Weight | None, BeforeValidator(_weight)] = None
     write: Write = Write()
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    remote: Remote = Field(default_factory=Remote)
     memory: Annotated[Bytes, AfterValidator(enough_memory)] = Field(default_factory=default_memory)
     engine: Literal["local", "ray"] = "local"
     ray: Ray = Ray()

@@ -29,6 +29,7 @@ __all__ = [
     "StorageOptions",
     "cause",
     "changed_at",
+    "entry_of",
     "explained",
     "filesystem",
     "has_magic",
@@ -231,14 +232,14 @@ def lookup(fs: AbstractFileSystem, paths: Sequence[str]) -> dict[str, Entry]:
         if parent(path) not in crowded and not has_magic(path):
             with contextlib.suppress(FileNotFoundError):
                 infos[path] = _ask(fs.info, path)
-    return {path: _remote_entry(infos[path]) for path in wanted if path in infos}
+    return {path: entry_of(infos[path]) for path in wanted if path in infos}
 
 
 def matching(fs: AbstractFileSystem, pattern: str) -> dict[str, Entry]:
     """Return the files and folders that a glob matches, hidden ones too."""
     if is_local(fs):
         return lookup(fs, glob.glob(pattern, recursive=True))  # noqa: PTH207  (Path.glob follows no links)
-    return {path: _remote_entry(info) for path, info in _ask(fs.glob, pattern, detail=True).items()}
+    return {path: entry_of(info) for path, info in _ask(fs.glob, pattern, detail=True).items()}
 
 
 def listing(fs: AbstractFileSystem, folder: str) -> dict[str, Entry]:
@@ -250,7 +251,7 @@ def listing(fs: AbstractFileSystem, folder: str) -> dict[str, Entry]:
         return {name: entry or Entry(False, 0, "nothing") for name, entry in found.items()}
     names = ((info["name"].rstrip("/"), info) for info in _ask(fs.ls, folder, detail=True))
     inside = ((path.rpartition("/")[2], info) for path, info in names if path != folder.rstrip("/"))
-    return {name: _remote_entry(info) for name, info in inside if name and name[0] not in "._"}
+    return {name: entry_of(info) for name, info in inside if name and name[0] not in "._"}
 
 
 def walk(fs: AbstractFileSystem, folder: str) -> dict[str, Entry]:
@@ -260,7 +261,7 @@ def walk(fs: AbstractFileSystem, folder: str) -> dict[str, Entry]:
     found = _ask(fs.find, folder, detail=True)
     inside = len(folder.rstrip("/"))
     hidden = re.compile(r"/[._]")
-    return {path: _remote_entry(info) for path, info in found.items() if not hidden.search(path[inside:])}
+    return {path: entry_of(info) for path, info in found.items() if not hidden.search(path[inside:])}
 
 
 def _walk_local(folder: str) -> Iterator[str]:
@@ -285,7 +286,7 @@ def _local_entry(path: str) -> Entry | None:
     return Entry(stat.S_ISDIR(found.st_mode), found.st_size, f"{found.st_size}-{found.st_mtime_ns}")
 
 
-def _remote_entry(info: Mapping[str, Any]) -> Entry:
+def entry_of(info: Mapping[str, Any]) -> Entry:
     """Return the entry for what a remote file system says of one path."""
     size = int(info.get("size") or 0)
     sign = next((info[key] for key in SIGNS if info.get(key)), "")

@@ -59,7 +59,7 @@ def run(context: Context) -> bool:
     known = None if context.refit else storage.stored_fingerprint(centroids)
     whole = storage.stored_fingerprint(folder / "concepts.parquet") is not None
     rows = any(part.rows for part in context.parts)
-    fits = whole and (pq.read_metadata(folder / "concepts.parquet").num_rows > 0) == rows
+    fits = whole and (pq.read_metadata(storage.here(folder / "concepts.parquet")).num_rows > 0) == rows
     if known is None or not known.startswith(fit_stamp) or not fits:
         context.run.unmark(folder)
         storage.remove(centroids)  # two files are one fit: an interruption must not leave one of each
@@ -80,7 +80,7 @@ def run(context: Context) -> bool:
     drifted = drift.warning(facts["drift"], settings)
     facts["drift"]["warning"] = drifted
     facts["warnings"] = [] if drifted is None else [drifted]
-    fit = pq.read_metadata(centroids).metadata[b"curate.fit"].decode()
+    fit = pq.read_metadata(storage.here(centroids)).metadata[b"curate.fit"].decode()
     context.run.mark(folder, stamp, facts | {"fit": fit})
     log.info(
         "cluster: %s samples in %s concepts (largest %s)",

@@ -49,10 +49,10 @@ def divided(context: Context) -> Divided:
     run, select = context.run, context.recipe.select
     facts = context.facts(run.decisions)
     if not facts:
-        raise RunError(f"{run.path}: 5_decisions is not there yet; finish the run first")
+        raise RunError(f"{run.where}: 5_decisions is not there yet; finish the run first")
     table = pl.DataFrame(storage.read_table(run.decisions / "concepts.parquet"))
     rows = (
-        pl.scan_parquet(run.decisions / "part-*.parquet")
+        pl.scan_parquet(storage.here_all(run.decisions, "part-*.parquet"))
         .filter(pl.col("rank").is_not_null())
         .group_by("concept")
         .agg(smallest_uid=pl.col("uid").min(), n_pinned=(pl.col("reason") == "pinned").sum())
@@ -74,7 +74,7 @@ def divided(context: Context) -> Divided:
         budget = pinned + density.at(wanted - found.n_pinned).budget
         if found.eligible != facts["eligible"] or (budget != table["budget"].to_numpy()).any():
             raise RunError(
-                f"{run.path}: 5_decisions is not what recipe.yaml makes of the tables; run it again: "
+                f"{run.where}: 5_decisions is not what recipe.yaml makes of the tables; run it again: "
                 f"curate run {run.recipe}"
             )
     return found

@@ -72,7 +72,7 @@ def count(context: Context, fitted: str, limit: npt.NDArray[np.float64]) -> Coun
 
 
 def _parts_at_fit(path: Path) -> set[str]:
-    return set(json.loads(pq.read_schema(path).metadata[_PARTS]))
+    return set(json.loads(pq.read_schema(storage.here(path)).metadata[_PARTS]))
 
 
 def warning(found: Mapping[str, Any], settings: Cluster) -> str | None:

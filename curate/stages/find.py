@@ -5,6 +5,7 @@ from typing import Any
 import polars as pl
 
 from curate.errors import UsageError
+from curate.home.copy import here
 from curate.stages.base import Context
 
 __all__ = ["LISTED", "find", "rows_with"]
@@ -20,7 +21,7 @@ def find(context: Context, which: str) -> dict[str, Any]:
         if found is not None:
             return found
     raise UsageError(
-        f"{context.run.path}: no sample {which!r}; name one by its uid (or how it begins), by shard:row, or by "
+        f"{context.run.where}: no sample {which!r}; name one by its uid (or how it begins), by shard:row, or by "
         "the number of its row"
     )
 
@@ -30,7 +31,7 @@ def rows_with(context: Context, chosen: pl.Expr) -> list[dict[str, Any]]:
     found = []
     for part in context.parts:
         path = context.run.part(context.run.decisions, part.name)
-        rows = pl.scan_parquet(path).filter(chosen).head(LISTED + 1).collect()
+        rows = pl.scan_parquet(here(path)).filter(chosen).head(LISTED + 1).collect()
         found += [{**row, "part": part.index} for row in rows.to_dicts()]
     return found
 
@@ -50,10 +51,10 @@ def _by_place(context: Context, which: str) -> dict[str, Any] | None:
     names = sorted({part.shard.name for part in context.parts})
     if shard not in names:
         some = ", ".join(names[:3]) + (f" and {len(names) - 3:,} more" if len(names) > 3 else "")
-        raise UsageError(f"{context.run.path}: no shard {shard!r}; there are {some}")
+        raise UsageError(f"{context.run.where}: no shard {shard!r}; there are {some}")
     rows = sum(part.rows for part in context.parts if part.shard.name == shard)
     raise UsageError(
-        f"{context.run.path}: shard {shard} has {rows:,} rows, numbered from 0; got row {number}"
+        f"{context.run.where}: shard {shard} has {rows:,} rows, numbered from 0; got row {number}"
     )
 
 
@@ -64,7 +65,10 @@ def _by_number(context: Context, which: str) -> dict[str, Any] | None:
     for part in context.parts:
         if number < part.rows:
             path = context.run.part(context.run.decisions, part.name)
-            return {**pl.scan_parquet(path).slice(number, 1).collect().row(0, named=True), "part": part.index}
+            return {
+                **pl.scan_parquet(here(path)).slice(number, 1).collect().row(0, named=True),
+                "part": part.index,
+            }
         number -= part.rows
     return None
 
@@ -74,5 +78,5 @@ def _by_prefix(context: Context, which: str) -> dict[str, Any] | None:
     uids = sorted({row["uid"] for row in found})
     if len(uids) > 1:
         shown = ", ".join(uids[:3]) + (" and more" if len(uids) > 3 else "")
-        raise UsageError(f"{context.run.path}: several uids begin with {which!r}: {shown}; give more of it")
+        raise UsageError(f"{context.run.where}: several uids begin with {which!r}: {shown}; give more of it")
     return min(found, key=lambda row: (row["occurrence"], row["part"])) if found else None

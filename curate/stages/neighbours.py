@@ -66,7 +66,7 @@ def _compared(context: Context, columns: Sequence[str]) -> Iterator[pl.DataFrame
         passed = judged.filter(pl.col("filter_reason").is_null())
         if not passed["uid"].equals(found["uid"]):
             raise RunError(
-                f"{run.path}: 4_duplicates is not of the rows that passed the filters; run it again"
+                f"{run.where}: 4_duplicates is not of the rows that passed the filters; run it again"
             )
         yield found.with_columns(passed["pinned"])
 

@@ -119,7 +119,7 @@ def copy_folder(place: Place, folder: Path, stamp: str) -> None:
         storage.write_json(target / LISTING, {"stamp": None, "files": sorted(before | names)})
         for name in sorted(names):
             with storage.atomic(target / name) as partial:
-                shutil.copyfile(folder / name, partial)
+                shutil.copyfile(storage.here(folder / name), partial)
         for name in before - names:
             storage.remove(target / name)
         storage.write_json(target / LISTING, {"stamp": stamp, "files": sorted(names)})

@@ -242,7 +242,7 @@ def with_parts(context: Context) -> Context:
     """Return the context with the parts that the read stage found."""
     rows = storage.read_json(context.run.work / "parts.json")
     if rows is None:
-        raise RunError(f"{context.run.path}: nothing is read yet; run the read stage first")
+        raise RunError(f"{context.run.where}: nothing is read yet; run the read stage first")
     options = {source.name: source.storage_options for source in context.recipe.source}
     parts = []
     for row in rows:

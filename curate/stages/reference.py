@@ -20,7 +20,7 @@ from curate.cluster.vectors import load_unit, unit_rows
 from curate.embed.parts import BATCH_ROWS
 from curate.embed.vectors import open_npy_files, why_unusable
 from curate.errors import CurateError, EmbeddingError, RunError, UsageError
-from curate.runs import RunFolder
+from curate.runs import RunFolder, folder_of
 from curate.settings import Cluster, Dedup, Recipe, Source
 from curate.sources import paths
 from curate.sources.files import is_remote, resolve_options
@@ -46,7 +46,7 @@ def check(recipe: Recipe, source: Source, what: str, on: str = "image") -> None:
         elif recipe.embed.files is not None:
             raise UsageError(f"must be .npy files where embed.files gives the vectors, got {_named(source)}")
         else:
-            work = RunFolder(Path(recipe.run)).work
+            work = folder_of(recipe).work
             read.find_parts(_recipe(recipe, source, on, work), work / "none.json", hashed=False)
 
 
@@ -93,7 +93,7 @@ def vectors(context: Context, source: Source, what: str, on: str = "image") -> P
         path = folder / f"{_made_from(context, source, what, on)}.npy"
         if not seals.intact(path):
             for stale in folder.glob("*.npy"):
-                stale.unlink()
+                storage.remove(stale)
                 seals.drop(stale)
             rows = _given(context, source) if _is_npy(source) else _embedded(context, source, what, on)
             if len(rows) == 0:

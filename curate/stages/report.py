@@ -40,7 +40,7 @@ def run(context: Context) -> bool:
         return False
     context.run.unmark(folder)
     for old in folder.glob("_concept-*.html"):  # of decisions before
-        old.unlink()
+        storage.remove(old)
     counts = count_reasons(context)
     storage.write_json(folder / "summary.json", counts)
     with storage.atomic(folder / "report.html") as partial:

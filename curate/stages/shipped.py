@@ -141,7 +141,7 @@ def _shipped(context: Context, before: str) -> Shipped:
 
 def _rows(path: Path) -> int:
     """Return how many hashes a file holds."""
-    with path.open("rb") as file:
+    with storage.here(path).open("rb") as file:
         np.lib.format.read_magic(file)
         return int(np.lib.format.read_array_header_1_0(file)[0][0])
 
@@ -152,7 +152,7 @@ def _rows(path: Path) -> int:
 def _write(context: Context, run: RunFolder, out: Path) -> None:
     """Write the hashes of all kept uids in order, one bucket in memory at a time."""
     tables = sorted(run.decisions.glob("part-*.parquet"))
-    rows = sum(pq.read_metadata(table).num_rows for table in tables)
+    rows = sum(pq.read_metadata(storage.here(table)).num_rows for table in tables)
     buckets = min(1 << 16, max(1, -(-rows * ROW_BYTES // context.task_memory)))
     scratch = out.with_name("buckets")
     tasks = [

@@ -72,7 +72,7 @@ class Again(Ranked):
         decisions = pl.DataFrame(storage.read_table(run.part(run.decisions, name), ["uid", "rank"]))
         decisions = decisions.filter(pl.col("rank").is_not_null())
         if not decisions["uid"].equals(frame["uid"]):
-            raise RunError(f"{run.path}: 5_decisions is not of the rows that reach selection; run it again")
+            raise RunError(f"{run.where}: 5_decisions is not of the rows that reach selection; run it again")
         names = ["concept", "key", "tie", "pinned", *self.order.extras]
         columns: Arrays = {name: frame[name].to_numpy() for name in names}
         columns["rank"] = decisions["rank"].to_numpy()

@@ -60,7 +60,7 @@ def _compute(context: Context, settings: Against, output: Output) -> dict[str, A
         for part in output.todo()
     ]  # fmt: skip
     context.map("score", "parts", _nearest, tasks)
-    size = len(np.load(vectors, mmap_mode="r")) if vectors is not None else None
+    size = len(np.load(storage.here(vectors), mmap_mode="r")) if vectors is not None else None
     column = f"similarity_to_{settings.name}"
     tables = (storage.read_table(output.path(part), [column]) for part in context.parts)
     return {"scored": sum(len(one) - one[column].null_count for one in tables), "vectors": size}
@@ -71,7 +71,7 @@ def _nearest(task: NearTask) -> None:
     largest = np.full(len(part), np.nan, np.float32)
     known = task.on == "image" or part.has_text
     if task.vectors is not None and known:
-        vectors = np.asarray(np.load(task.vectors, mmap_mode="r"))
+        vectors = np.asarray(np.load(storage.here(task.vectors), mmap_mode="r"))
         for start in range(0, len(part), BATCH_ROWS):
             batch = start // BATCH_ROWS
             given = part.present(task.on, batch)

@@ -55,7 +55,7 @@ def _compute(context: Context, settings: NormSim, output: Output) -> dict[str, A
         for part in output.todo()
     ]
     context.map("score", "parts", _normsim, tasks)
-    size = len(np.load(target, mmap_mode="r")) if target is not None else None
+    size = len(np.load(storage.here(target), mmap_mode="r")) if target is not None else None
     return {"scored": rows, "targets": size}
 
 
@@ -66,7 +66,7 @@ def _normsim(task: TargetTask) -> None:
     part = EmbeddingPart(task.embeddings)
     largest, length = np.empty(len(part), np.float32), np.empty(len(part), np.float32)
     if task.target is not None:
-        target = np.asarray(np.load(task.target, mmap_mode="r"))
+        target = np.asarray(np.load(storage.here(task.target), mmap_mode="r"))
         with threadpool_limits(1, user_api="blas"):
             for start, image in part.blocks("image"):
                 rows = slice(start, start + len(image))

@@ -196,7 +196,7 @@ def _score(task: ScoreTask) -> None:
 
     parts = [EmbeddingPart(path) for path in task.embeddings]
     ends = np.cumsum([len(part) for part in parts])
-    order = np.load(task.order, mmap_mode="r")[task.starts[0] : task.starts[-1]]
+    order = np.load(storage.here(task.order), mmap_mode="r")[task.starts[0] : task.starts[-1]]
     codes = (order[:, 1], order[:, 2]) if task.settings.mask_copies else (None, None)
     names = _stored(task.settings)
     values = np.empty((len(order), len(names)))

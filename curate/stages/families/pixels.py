@@ -182,7 +182,7 @@ def _images(context: Context, settings: Pixels, labels: Labels, folder: Path) ->
         storage.write_record(note, made)
     decoded = np.ones(n, np.bool_)
     decoded[made["lost"]] = False
-    return np.load(path, mmap_mode="r", allow_pickle=False), decoded
+    return np.load(storage.here(path), mmap_mode="r", allow_pickle=False), decoded
 
 
 def _decode(context: Context, settings: Pixels, labels: Labels, path: Path, n: int) -> list[int]:
