@@ -24,6 +24,7 @@ PURE = (
 EDGES = (
     "storage",
     "seals",
+    "home",
     "sources",
     "sinks",
     "embed",

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from buckets import KEY, SECRET, bucket, lake_of, objects
 from builders import planted, recipe_values, write_shards
 
 import curate
@@ -21,6 +22,7 @@ from curate.config import parse_recipe
 from curate.engines import local, ray, worker
 from curate.engines.ray import RayEngine
 from curate.errors import CurateError, RunError, UsageError
+from curate.home import copy
 
 TESTS = Path(__file__).resolve().parent
 SAMPLE = TESTS.parent / "data" / "sample"
@@ -37,7 +39,7 @@ class TwoMachines:
         command = [sys.executable, TESTS / "ray_cluster.py", folder]
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-            env=os.environ | QUICK, start_new_session=True,
+            env=os.environ | QUICK | {"S3_TEST_KEY": KEY, "S3_TEST_SECRET": SECRET}, start_new_session=True,
         )  # fmt: skip
         self.address = self.answer()
 
@@ -254,6 +256,58 @@ def test_same_bytes_while_workers_and_a_machine_die(cluster, source, by_local, t
     assert sorted(found) == sorted(by_local) and len(found) > 25
     assert [name for name in found if found[name] != by_local[name]] == []
     assert list((run / ".work").glob("cluster-*")) == []
+
+
+def spaces():
+    """The processes of Ray that see other file systems mounted than this one, and where each has its root."""
+    own, found = os.readlink("/proc/self/ns/mnt"), []  # noqa: PTH115
+    for process in psutil.process_iter():
+        with contextlib.suppress(OSError, psutil.Error):
+            if os.readlink(f"/proc/{process.pid}/ns/mnt") != own and "ray" in title(process):  # noqa: PTH115
+                found.append((process, Path(f"/proc/{process.pid}/root")))
+    return found
+
+
+@pytest.fixture
+def machine_apart(cluster, tmp_path, monkeypatch):
+    """A third machine of the cluster, with a disk of its own where the others have the working copies of runs."""
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    monkeypatch.setenv(copy.CACHE_VARIABLE, str(cache))
+    start = f"{Path(sys.executable).parent / 'ray'} start --address={cluster.address} --num-cpus=1"
+    script = (
+        f"mount -t tmpfs none {cache} && exec {start} --object-store-memory=80000000 --disable-usage-stats"
+    )
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", script], capture_output=True, text=True, check=False,
+        env=os.environ | QUICK | {"S3_TEST_KEY": KEY, "S3_TEST_SECRET": SECRET},
+    )  # fmt: skip
+    if done.returncode:
+        pytest.skip(f"no machine with a disk of its own can be made here: {done.stderr.strip()[-200:]}")
+    yield cache
+    for process, _ in spaces():
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+
+
+@needs_ray
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="needs unshare of util-linux")
+def test_machines_that_share_nothing_but_a_url(cluster, source, by_local, machine_apart):
+    with bucket() as options:
+        values = recipe_values(source, "s3://lake/run", remote={"storage_options": options}, engine="ray")
+        values |= {"ray": {"address": cluster.address}, "workers": "auto"}
+        curate.run(parse_recipe(values))
+        found = objects(lake_of(options), "lake/run")
+    same = {
+        name: found.get(name) == data for name, data in by_local.items() if not name.endswith("README.md")
+    }
+    assert all(same.values()) and len(same) > 25, same
+    assert not [name for name in found if ".partial-" in name]
+    # The machine with its own disk has worked: its working copy, which nobody else sees, is not empty.
+    copies = [
+        list((root / str(machine_apart)[1:]).glob("runs/*/.home/state/**/*.json")) for _, root in spaces()
+    ]
+    assert max(map(len, copies)) > 25
 
 
 @needs_ray

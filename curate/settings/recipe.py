@@ -33,6 +33,13 @@ def _weight(value: object) -> object:
     return {"method": value} if isinstance(value, str) else value
 
 
+def _cluster(value: str) -> str:
+    """Return the address of a cluster, not that of a Ray client: a run is part of the cluster it works on."""
+    if "://" in value:
+        raise ValueError(f"must be auto or host:port of a cluster this machine belongs to, got {value!r}")
+    return value
+
+
 class Write(Settings):
     """The filtered shards: format, size, extra columns, and a second place (or URL) to copy them to.
 
@@ -75,7 +82,7 @@ class Ray(Settings):
     retries : processes or machines that may die with one piece of work before the run fails.
     """
 
-    address: Annotated[str, Field(min_length=1)] | None = None
+    address: Annotated[str, Field(min_length=1), AfterValidator(_cluster)] | None = None
     retries: Annotated[int, Field(ge=0, le=100)] = 3
 
 
