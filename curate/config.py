@@ -14,8 +14,8 @@ import pydantic
 import yaml
 from pydantic import BaseModel
 
-from curate.home.copy import here
 from curate.errors import RecipeError, UsageError
+from curate.home.copy import here
 from curate.settings import (
     FAMILIES,
     Against,
@@ -27,6 +27,7 @@ from curate.settings import (
     Notify,
     Ray,
     Recipe,
+    Remote,
     ScoreFilter,
     Select,
     Source,
@@ -291,7 +292,7 @@ def _is_setting(part: object) -> bool:
 _NESTED: dict[str, type[BaseModel]] = {
     "source": Source, "embed": Embed, "cluster": Cluster, "dedup": Dedup, "epsilon": DropShare,
     "select": Select, "write": Write, "limits": Limits, "filter": ScoreFilter, "weight": Weight,
-    "against": Against, "target": Source, "notify": Notify, "ray": Ray,
+    "against": Against, "target": Source, "notify": Notify, "ray": Ray, "remote": Remote,
 }  # fmt: skip
 
 
