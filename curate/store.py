@@ -38,6 +38,7 @@ __all__ = [
     "latest",
     "new_run",
     "part_name",
+    "require_root",
     "stored_folders",
     "time_of",
 ]
@@ -65,10 +66,8 @@ def new_run(root: Path | str, recipe: Recipe | None = None) -> Path:
     interrupted or failed, and it is gone on with. Raises UsageError where `root` cannot hold dated runs, or the
     source of `recipe` matches nothing.
     """
-    if is_remote(str(root)):
-        raise UsageError(f"dated runs share files on one disk, got {root}; name a folder on this machine")
+    require_root(root)
     root = Path(root)
-    _require_root(root)
     with held(root):
         clear(root)
         before = latest(root)
@@ -86,7 +85,11 @@ def new_run(root: Path | str, recipe: Recipe | None = None) -> Path:
     return run
 
 
-def _require_root(root: Path) -> None:
+def require_root(root: Path | str) -> None:
+    """Raise UsageError where `root` cannot hold dated runs."""
+    if is_remote(str(root)):
+        raise UsageError(f"dated runs share files on one disk, got {root}; name a folder on this machine")
+    root = Path(root)
     if root.exists() and not root.is_dir():
         raise UsageError(f"{root} is a file and cannot hold dated runs; name another folder with --out")
     if (root / "recipe.yaml").exists():

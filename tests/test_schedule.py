@@ -137,6 +137,16 @@ def test_limits_are_of_the_stages(tmp_path):
     assert checked(tmp_path, limits={"time": "1h"}).limits.time == dict.fromkeys(STAGES, 3600)
 
 
+def test_dated_runs_at_a_url_are_refused_at_once(tmp_path):
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(json.dumps(recipe_values("in/*.parquet", "s3://bucket/run")))
+    said = curate("schedule", recipe, "--cron", "0 3 * * *")
+    assert said.code == 2
+    assert (
+        said.error == "dated runs share files on one disk, got s3://bucket/run; name a folder on this machine"
+    )
+
+
 # --- whom to tell
 
 

@@ -38,8 +38,10 @@ def schedule(
     # Only this command and the flow know Prefect.
     from curate.flows import notify, serve
     from curate.pipeline import check_request
+    from curate.store import require_root
 
     check_request(loaded)
+    require_root(loaded.run)
     name = name or Path(loaded.run).name
     serve.check_schedule(cron, timezone, name)
     if loaded.notify is not None:
