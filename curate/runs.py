@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from curate import lock, seals, storage
 from curate.errors import RunError, UsageError
 from curate.home import copy
+from curate.redact import HIDDEN
 from curate.seals import MARKER
 
 if TYPE_CHECKING:
@@ -297,7 +298,8 @@ def folder_of(recipe: "Recipe") -> RunFolder:
         return RunFolder(Path(recipe.run))
     given = recipe.remote
     root = copy.working_copy(recipe.run)
-    written = given.model_dump(mode="json")["storage_options"]
+    plain = given.model_dump(mode="json")["storage_options"].items()
+    written = {name: value for name, value in plain if HIDDEN not in str(value)}
     copy.begin(
         root, recipe.run, storage_options=given.storage_options, written_options=written, cache=given.cache,
         shared=recipe.engine == "ray",

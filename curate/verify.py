@@ -8,6 +8,7 @@ from typing import Any
 
 from curate import storage
 from curate.errors import RunError
+from curate.home.copy import state_of
 from curate.runs import MARKER, Run, open_run
 
 __all__ = ["Checked", "changed_since", "check_run", "decided", "decisions_digest", "verify_run"]
@@ -124,6 +125,10 @@ def _files(marker: Path) -> Iterator[tuple[Path, str | None]]:
             yield file, "missing; run the recipe again"
         elif file.stat().st_size != facts["bytes"]:
             yield file, f"its size must be {facts['bytes']:,} bytes, got {file.stat().st_size:,}; {again}"
+        elif "hash" not in facts:  # made by another machine of a cluster, and never on this one
+            noted = state_of(file)
+            same = noted is not None and noted[0].version == facts.get("version")
+            yield file, None if same else f"not the version recorded ({facts.get('version')}); {again}"
         elif storage.hash_file(file) != facts["hash"]:
             yield file, f"its bytes are not those recorded (hash {facts['hash']}); {again}"
         else:

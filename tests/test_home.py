@@ -394,6 +394,21 @@ def test_a_bounded_cache_gives_the_same_tables(local, options, lake, url, monkey
         assert known.path(name).stat().st_size == states[name].size and known.path(name).stat().st_blocks == 0
 
 
+def test_who_holds_a_url_keeps_its_home(tmp_path):
+    root = tmp_path / "copy"
+
+    def begin(**options):
+        copy.begin(
+            root, "memory://x/y", storage_options=options, written_options={}, cache=10**8, shared=False
+        )
+        return copy.home_of(root)
+
+    assert begin() is begin() and begin(a=1) is begin(a=1)
+    assert begin(a=2) is not begin(a=1)
+    assert copy.Copy(root).settings()["storage_options"] == {"a": 1}
+    assert json.loads((root / ".home" / "home.json").read_text())["storage_options"] == {}
+
+
 def test_what_was_used_of_late_stays(tmp_path):
     root = tmp_path / "copy"
     copy.begin(root, "memory://x/y", storage_options={}, written_options={}, cache=10**8, shared=False)

@@ -23,6 +23,7 @@ from curate.engines import local, ray, worker
 from curate.engines.ray import RayEngine
 from curate.errors import CurateError, RunError, UsageError
 from curate.home import copy
+from curate.verify import check_run
 
 TESTS = Path(__file__).resolve().parent
 SAMPLE = TESTS.parent / "data" / "sample"
@@ -298,6 +299,8 @@ def test_machines_that_share_nothing_but_a_url(cluster, source, by_local, machin
         values |= {"ray": {"address": cluster.address}, "workers": "auto"}
         curate.run(parse_recipe(values))
         found = objects(lake_of(options), "lake/run")
+        assert check_run("s3://lake/run").violations == []
+        assert curate.run(parse_recipe(values)).worked == ()
     same = {
         name: found.get(name) == data for name, data in by_local.items() if not name.endswith("README.md")
     }

@@ -193,10 +193,13 @@ def begin(
     """
     facts = {"url": url.rstrip("/"), "storage_options": written_options, "cache": cache, "shared": shared}
     text = json.dumps(facts)
-    path = root / HOME / "home.json"
-    if storage_options:
-        os.environ[_variable(root)] = json.dumps(storage_options)
-    if not path.exists() or path.read_text(encoding="utf-8") != text:
+    path, options = root / HOME / "home.json", json.dumps(storage_options) if storage_options else None
+    same = path.exists() and path.read_text(encoding="utf-8") == text
+    if same and options in (None, os.environ.get(_variable(root))) and _root_of(str(root)) == root:
+        return  # who holds the URL goes on with the home there is
+    if options is not None:
+        os.environ[_variable(root)] = options
+    if not same:
         write_whole(path, text)
     _root_of.cache_clear()
     _home_at.cache_clear()
@@ -230,8 +233,9 @@ def hand_over(root: Path) -> Handed | None:
 
 
 @functools.lru_cache(4096)
-def _root_of(folder: Path) -> Path | None:
-    for path in (folder, *folder.parents):
+def _root_of(folder: str) -> Path | None:
+    """Return the working copy that a folder lies in (or is)."""
+    for path in (Path(folder), *Path(folder).parents):
         if (path / HOME / "home.json").exists():
             return path
     return None
@@ -239,8 +243,10 @@ def _root_of(folder: Path) -> Path | None:
 
 def copy_of(path: Path) -> Copy | None:
     """Return the working copy that a path lies in (or is); None for any other path."""
-    path = path.absolute()
-    root = _root_of(path.parent) or _root_of(path)
+    text = os.path.abspath(path)  # noqa: PTH100  (asked for every file of every run: pathlib takes ten times as long)
+    root = _root_of(os.path.dirname(text))  # noqa: PTH120
+    if root is None and os.path.exists(f"{text}/{HOME}/home.json"):  # noqa: PTH110
+        root = Path(text)
     return None if root is None else Copy(root)
 
 

@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import json
 import logging
+import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
@@ -66,7 +67,7 @@ class Home:
     def fetch(self, name: str, state: State) -> None:
         """Bring a file here. Raises FileNotFoundError where it is no longer at the URL."""
         path = self.copy.path(name)
-        new = path.with_name(f".{path.name}{PARTIAL}{time.monotonic_ns():x}")
+        new = path.with_name(f".{path.name}{PARTIAL}{secrets.token_hex(4)}")
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with self.explained("read", name), contextlib.suppress(FileNotFoundError):

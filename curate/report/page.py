@@ -8,6 +8,7 @@ To add a panel: its facts in `facts.Facts`, a file panel_<name>.html named in pa
 entry in `data.figures` (the numbers) and in figures.js (how they are drawn).
 """
 
+import functools
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
@@ -124,6 +125,7 @@ def _plotly() -> Markup:
     return Markup(get_plotlyjs())
 
 
+@functools.cache
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
