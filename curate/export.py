@@ -69,6 +69,7 @@ def export_run(recipe: Recipe, form: str, out: str | Path, *, progress: Progress
 
         def unchanged(path: Path, make: Callable[[Path], Exported]) -> Exported:
             made = make(path)
+            run.follow()
             if (run.marker(run.decisions) or {}).get("fingerprint") != before:
                 raise RunError(f"{run.where}: its decisions changed during the export; export again")
             return made

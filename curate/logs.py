@@ -54,7 +54,7 @@ class _Lines(logging.Handler):
 @contextlib.contextmanager
 def log_to(folder: Path) -> Iterator[None]:
     """Write what curate's logger says while inside into a new file of `folder`, how it began and how it ended."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, CurateError):
         folder.mkdir(parents=True, exist_ok=True)
         for old in sorted(folder.glob("*.jsonl"))[: -KEPT_LOGS + 1]:
             storage.remove(old)

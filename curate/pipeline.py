@@ -336,6 +336,7 @@ def write_manifest(context: Context) -> dict[str, Any]:
     counts = report.count_reasons(context)
     manifest = {
         "format_version": FORMAT_VERSION,
+        "written": round(time.time(), 3),
         "counts": counts,
         "bad_shards": context.facts(run.work / "keys").get("bad_shards", []),
         "embedding_space": context.facts(run.embeddings).get("space"),

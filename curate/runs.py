@@ -189,6 +189,12 @@ class RunFolder:
             if file.name not in wanted:
                 storage.remove(file)
 
+    def follow(self) -> None:
+        """Let the working copy of a run at a URL be as the run is now."""
+        home = copy.home_of(self.path)
+        if home is not None:
+            home.refresh()
+
     @contextlib.contextmanager
     def lock(self, *, there: bool = True) -> Iterator[None]:
         """Hold the run folder for writing; raises RunError naming who else holds it.
@@ -314,10 +320,9 @@ def _at_url(url: str) -> RunFolder:
     root = copy.working_copy(url)
     if copy.copy_of(root) is None:
         copy.begin(root, url, storage_options={}, written_options={}, cache=Remote().cache, shared=False)
-    home = copy.home_of(root)
-    if home is not None:
-        home.refresh()
-    return RunFolder(root)
+    folder = RunFolder(root)
+    folder.follow()
+    return folder
 
 
 def open_run(path: str | Path) -> Run:

@@ -29,6 +29,7 @@ __all__ = [
     "read",
     "record_of",
     "trusted",
+    "with_version",
     "write",
 ]
 
@@ -89,6 +90,12 @@ def record_of(path: Path, *, hashed: bool = True) -> Record:
     return record | ({"hash": hash_file(path)} if hashed else {})
 
 
+def with_version(path: Path, record: Record) -> Record:
+    """Return the record of a file with the version that it has at the URL of its run."""
+    noted = copy.state_of(path)
+    return record if noted is None else {**record, "version": noted[0].version}
+
+
 def judge(path: Path, record: Record) -> Record | None:
     """Return the record of a file that is what `record` says, with its time as it is now; None if it is not.
 
@@ -104,6 +111,8 @@ def judge(path: Path, record: Record) -> Record | None:
     if sign in now and now[sign] == record.get(sign):
         return record if "version" not in now else {**record, "version": now["version"]}
     known = record.get("hash")
+    if known is None and "version" in now:  # made by a cluster and copied since: whole, as every object is
+        return now
     return None if known is None or hash_file(path) != known else {**now, "hash": known}
 
 

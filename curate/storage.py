@@ -120,14 +120,17 @@ def atomic(path: Path, *, seal: bool = False, hashed: bool = True) -> Iterator[P
         try:
             yield partial
             _sync(partial)
-            if seal:  # before the file is there, so that none is ever without
-                seals.write(path, seals.record_of(partial, hashed=hashed))
+            record = seals.record_of(partial, hashed=hashed) if seal else None
+            if record is not None:  # before the file is there, so that none is ever without
+                seals.write(path, record)
             else:
                 seals.drop(path)
             noted = copy.send(partial, path)
             partial.replace(path)
             if noted is not None:
                 noted()
+                if record is not None:
+                    seals.write(path, seals.with_version(path, record))
             _sync(path.parent)
         finally:
             partial.unlink(missing_ok=True)

@@ -47,7 +47,7 @@ def message(
 def _manifest(run: Path, since: float | None) -> dict[str, Any]:
     path = RunFolder(run).manifest
     found = storage.read_json(path)
-    is_old = since is not None and isinstance(found, dict) and path.stat().st_mtime < since
+    is_old = since is not None and isinstance(found, dict) and found.get("written", 0.0) < since
     return found if isinstance(found, dict) and not is_old else {}
 
 

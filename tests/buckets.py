@@ -1,6 +1,7 @@
 """A local S3 server with a bucket `lake`, for tests of object stores."""
 
 import contextlib
+import urllib.request
 
 import pytest
 import s3fs
@@ -28,6 +29,9 @@ def bucket():
         lake_of(found).mkdir("lake")
         yield found
         s3fs.S3FileSystem.clear_instance_cache()
+    urllib.request.urlopen(
+        f"http://{host}:{port}/moto-api/reset", data=b""
+    ).close()  # all servers share buckets
     server.stop()
 
 

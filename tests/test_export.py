@@ -10,7 +10,7 @@ from calls import curate
 from folders import changed, leftovers, tables
 from test_sink_webdataset import encoded, members
 
-from curate import export, pipeline
+from curate import pipeline
 from curate.config import parse_recipe
 from curate.errors import RunError, UsageError
 from curate.export import export_recipe, export_run
@@ -235,10 +235,8 @@ def test_unfinished_runs_and_wrong_flags(done, tmp_path):
 def test_decisions_that_change_meanwhile_are_told(done, tmp_path, monkeypatch):
     run, _ = done
     recipe = export_recipe(run)
-    monkeypatch.setattr(
-        export.RunFolder, "marker", lambda self, folder: {"fingerprint": "other", "facts": {}}
-    )
-    monkeypatch.setattr(export.RunFolder, "stamp", lambda self, folder: "before")
+    monkeypatch.setattr(RunFolder, "marker", lambda self, folder: {"fingerprint": "other", "facts": {}})
+    monkeypatch.setattr(RunFolder, "stamp", lambda self, folder: "before")
     with pytest.raises(RunError, match="decisions changed during the export"):
         export_run(recipe, "uids", tmp_path / "list")
 

@@ -244,7 +244,7 @@ def test_every_table_can_be_asked(made):
         "samples": N, "embeddings": N, "assignments": N, "scores": N, "filters": N, "duplicates": N, "decisions": N,
         "concepts": 8, "budgets": 8, "centroids": 8,
     }  # fmt: skip
-    assert set(tables(run_of(made).folder)) == set(wanted)
+    assert set(tables(run_of(made).folder, "")) == set(wanted)
     for name, rows in wanted.items():
         assert json.loads(asked(made, f"select count(*) n from {name}", "--json").out) == [{"n": rows}], name
 

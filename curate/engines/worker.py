@@ -113,7 +113,7 @@ def _settle(site: Site) -> None:
     os.environ.update(dict.fromkeys(THREAD_LIMITS, str(site.threads)))
     sys.path += [entry for entry in site.path if entry not in sys.path]
     if site.home is not None:
-        site.home.begin()
+        site.home.begin(f"{site.token}-{site.turn}")
     else:
         _require_sight(site)
     os.chdir(

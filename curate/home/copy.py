@@ -6,6 +6,8 @@ it is read. Nothing here is imported from the rest of curate: every reader and w
 for a path outside a working copy the answer is that there is nothing to do.
 """
 
+import contextlib
+import fcntl
 import functools
 import hashlib
 import json
@@ -34,6 +36,8 @@ __all__ = [
     "removed",
     "send",
     "state_of",
+    "token_of",
+    "work_under",
     "working_copy",
 ]
 
@@ -43,6 +47,8 @@ HOME = ".home"
 CACHE_VARIABLE = "CURATE_CACHE"
 #: Where a process and those it starts find the options of a URL: they may hold secrets, which no file may.
 _OPTIONS_VARIABLE = "CURATE_HOME_OPTIONS_"
+#: Where they find the token of the lock that they work under.
+_TOKEN_VARIABLE = "CURATE_HOME_TOKEN_"
 
 
 @dataclass(frozen=True)
@@ -120,7 +126,15 @@ class Copy:
         partial = path.with_name(f".{path.name}.partial-{secrets.token_hex(4)}")
         with partial.open("wb") as file:
             file.truncate(size)
+        os.utime(partial, ns=(0, 0))  # no time that a written file has
         partial.replace(path)
+
+    @contextlib.contextmanager
+    def room(self, how: int) -> Iterator[None]:
+        """Let several look at what is here (LOCK_SH), or one alone take files away (LOCK_EX)."""
+        with (self.root / HOME / "room").open("w") as file:
+            fcntl.flock(file, how)
+            yield
 
     def used(self, name: str) -> None:
         """Remember that a file was read now."""
@@ -173,8 +187,21 @@ def working_copy(url: str) -> Path:
     )
 
 
-def _variable(root: Path) -> str:
-    return _OPTIONS_VARIABLE + hashlib.blake2b(str(root).encode(), digest_size=6).hexdigest().upper()
+def _variable(root: Path, kind: str = _OPTIONS_VARIABLE) -> str:
+    return kind + hashlib.blake2b(str(root).encode(), digest_size=6).hexdigest().upper()
+
+
+def token_of(root: Path) -> str | None:
+    """Return the token of the lock on the URL that this process works under; None if it works under none."""
+    return os.environ.get(_variable(root, _TOKEN_VARIABLE))
+
+
+def work_under(root: Path, token: str | None) -> None:
+    """Let this process, and those it starts, work under a lock on the URL (None: no longer)."""
+    name = _variable(root, _TOKEN_VARIABLE)
+    os.environ.pop(name, None)
+    if token is not None:
+        os.environ[name] = token
 
 
 def begin(
@@ -211,25 +238,30 @@ class Handed:
 
     root: str
     settings: dict[str, Any]
+    token: str | None
 
-    def begin(self) -> None:
-        """Make a working copy like that of the caller, and let it follow the URL."""
-        given = self.settings
-        root = Path(self.root)
-        plain = json.loads((root / HOME / "home.json").read_text("utf-8")) if (root / HOME).exists() else {}
+    def begin(self, turn: str) -> None:
+        """Make a working copy like that of the caller, and let it follow the URL, once for all workers here.
+
+        turn : another one for each time that it must.
+        """
+        given, root, plain = self.settings, Path(self.root), {}
+        with contextlib.suppress(OSError, ValueError):
+            plain = json.loads((root / HOME / "home.json").read_text(encoding="utf-8"))
+        work_under(root, self.token)
         begin(
             root, given["url"], storage_options=given["storage_options"],
             written_options=plain.get("storage_options", {}), cache=given["cache"], shared=given["shared"],
         )  # fmt: skip
         home = home_of(root)
         if home is not None:
-            home.refresh()
+            home.refresh(turn=turn)
 
 
 def hand_over(root: Path) -> Handed | None:
     """Return what a worker needs to work on the run whose folder is `root`; None for one that is no copy."""
     copy = copy_of(root)
-    return None if copy is None else Handed(str(copy.root), copy.settings())
+    return None if copy is None else Handed(str(copy.root), copy.settings(), token_of(copy.root))
 
 
 @functools.lru_cache(4096)
@@ -276,9 +308,10 @@ def here(path: Path) -> Path:
     """Return a path whose file can be read: one that is only at the URL is fetched."""
     copy = copy_of(path)
     if copy is not None and (state := copy.state(name := copy.name(path))) is not None:
-        if copy.is_here(name, state):
+        with copy.room(fcntl.LOCK_SH):  # what is said to be here now is not taken away for a while
             copy.used(name)
-        else:
+            is_here = copy.is_here(name, state)
+        if not is_here:
             _home_at(copy.root).fetch(name, state)
     return path
 

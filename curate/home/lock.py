@@ -11,11 +11,14 @@ import secrets
 import socket
 import threading
 import time
+import uuid
 from collections.abc import Iterator, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from curate.errors import RunError
+from curate.home.copy import work_under
 from curate.home.store import LOCK, Home
 from curate.lock import is_same_process, started_at
 from curate.sources.retries import again
@@ -34,8 +37,9 @@ SETTLE_S = 1.0
 def held(home: Home) -> Iterator[None]:
     """Hold a URL for writing; raises RunError naming who else holds it, or where the store keeps no lock."""
     own = {"host": socket.gethostname(), "pid": os.getpid(), "started": started_at(os.getpid())}
-    own |= {"since": time.strftime("%Y-%m-%d %H:%M:%S"), "token": secrets.token_hex(8)}
+    own |= {"since": time.strftime("%Y-%m-%d %H:%M:%S"), "token": secrets.token_hex(8), "machine": _machine()}
     _take(home, own)
+    work_under(home.copy.root, str(own["token"]))
     stop = threading.Event()
     beat = threading.Thread(target=_beat, args=(home, own, stop), daemon=True)
     beat.start()
@@ -44,6 +48,7 @@ def held(home: Home) -> Iterator[None]:
     finally:
         stop.set()
         beat.join(timeout=BEAT_S)
+        work_under(home.copy.root, None)
         with contextlib.suppress(RunError):
             if _holder(home).get("token") == own["token"]:
                 with home.explained("remove", LOCK):
@@ -55,6 +60,8 @@ def _take(home: Home, own: Mapping[str, object]) -> None:
         holder = _holder(home)
         if not holder:
             continue  # given back this moment
+        if holder.get("token") == own["token"]:
+            break  # the answer was lost on its way, and the store asked once more
         if _is_alive(home, holder):
             raise RunError(
                 f"{home.url} is being written by process {holder.get('pid')} on {holder.get('host')} since "
@@ -101,7 +108,7 @@ def _holder(home: Home) -> dict[str, Any]:
 
 
 def _is_alive(home: Home, holder: Mapping[str, Any]) -> bool:
-    if holder.get("host") == socket.gethostname():
+    if holder.get("machine") == _machine():
         return is_same_process(holder)
     beat = holder.get("beat")
     if isinstance(beat, int | float) and abs(time.time() - beat) < EXPIRES_S:
@@ -110,12 +117,20 @@ def _is_alive(home: Home, holder: Mapping[str, Any]) -> bool:
     return _holder(home) not in (holder, {})
 
 
+def _machine() -> str:
+    """Return what tells apart machines, and containers, even of one name: processes are known by number inside."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return f"{socket.gethostname()} {uuid.getnode()}"
+
+
 def _beat(home: Home, own: Mapping[str, object], stop: threading.Event) -> None:
-    """Say from time to time that the holder lives; notice that another has taken its place."""
+    """Say from time to time that the holder lives, until another has taken its place."""
     while not stop.wait(BEAT_S):
         with contextlib.suppress(RunError):
             if _holder(home).get("token") != own["token"]:
-                home.lost = True
                 return
             text = json.dumps({**own, "beat": time.time()}).encode()
             with home.explained("write", LOCK):

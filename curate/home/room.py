@@ -1,9 +1,9 @@
 """Bounding the working copy of a run at a URL: files that were not read for a while go, their empty places stay."""
 
-import contextlib
 import fcntl
+import time
 
-from curate.home.copy import HOME, Copy
+from curate.home.copy import Copy
 
 __all__ = ["GRACE_S", "make"]
 
@@ -16,14 +16,13 @@ def make(copy: Copy, bound: int) -> None:
 
     Only files that are at the URL go. One that is open stays readable for who has it open.
     """
-    import time
-
-    with (copy.root / HOME / "room").open("w") as file, contextlib.suppress(BlockingIOError):
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        there = {name: state for name, state in copy.states().items() if copy.is_here(name, state)}
-        taken, now = sum(state.size for state in there.values()), time.time()
-        for name in sorted(there, key=copy.last_used):
-            if taken <= bound or now - copy.last_used(name) < GRACE_S:
-                break
+    there = {name: state for name, state in copy.states().items() if copy.is_here(name, state)}
+    taken = sum(state.size for state in there.values())
+    for name in sorted(there, key=copy.last_used):
+        if taken <= bound:
+            break
+        with copy.room(fcntl.LOCK_EX):
+            if time.time() - copy.last_used(name) < GRACE_S or copy.state(name) != there[name]:
+                continue
             copy.leave_place(name, there[name].version, there[name].size)
-            taken -= there[name].size
+        taken -= there[name].size

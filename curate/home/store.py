@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import json
 import logging
+import re
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -14,7 +15,7 @@ from typing import Any
 from curate import seals
 from curate.errors import CurateError, RunError, UsageError
 from curate.home import room
-from curate.home.copy import HOME, Copy, State, files_below
+from curate.home.copy import HOME, Copy, State, files_below, token_of, write_whole
 from curate.sources import files
 from curate.sources.files import Entry
 from curate.sources.retries import again
@@ -24,7 +25,12 @@ __all__ = ["LOCK", "Home"]
 log = logging.getLogger("curate")
 
 LOCK = ".lock"
-PARTIAL = ".partial-"
+#: What curate writes under until it is whole; nothing else has such a name.
+_PARTIAL = re.compile(r"(^|/)\.[^/]+\.partial-\w{8}(/|$)")
+#: From so many on, files are removed in groups. A group says nothing of those it could not remove.
+_MANY = 64
+#: How often a process that writes looks whether it is still allowed to.
+LOOK_S = 15.0
 #: One of these is in every run folder from its first moment on.
 _FIRST = ("recipe.yaml", ".work/recipe.json")
 #: What is kept of the scratch of a run that is worked on by one machine.
@@ -39,9 +45,7 @@ class Home:
         facts = copy.settings()
         self.url, self.shared, self.cache = str(facts["url"]), bool(facts["shared"]), int(facts["cache"])
         self.options: Mapping[str, Any] = facts["storage_options"]
-        #: Set where another process has taken the URL over: nothing is written any more.
-        self.lost = False
-        self._moved = 0
+        self._moved, self._looked = 0, 0.0
         with self.explained("reach"):
             self.fs, path = files.filesystem(self.url, self.options)
         self._path = path.rstrip("/")
@@ -66,19 +70,20 @@ class Home:
 
     def fetch(self, name: str, state: State) -> None:
         """Bring a file here. Raises FileNotFoundError where it is no longer at the URL."""
-        path = self.copy.path(name)
-        new = path.with_name(f".{path.name}{PARTIAL}{secrets.token_hex(4)}")
+        path, new = self.copy.path(name), self.copy.root / HOME / "incoming" / secrets.token_hex(8)
         path.parent.mkdir(parents=True, exist_ok=True)
+        new.parent.mkdir(exist_ok=True)
         try:
             with self.explained("read", name), contextlib.suppress(FileNotFoundError):
                 again(lambda: self.fs.get_file(self.at(name), str(new)), f"{self.url}/{name}")
             if not new.exists():
                 raise FileNotFoundError(2, "no longer there", f"{self.url}/{name}")
             facts = new.stat()
-            if facts.st_size != state.size:
+            with self.explained("read", name):
+                now = self._version(name)
+            if (facts.st_size, now) != (state.size, state.version):
                 raise RunError(
-                    f"{self.url}/{name}: its size must be {state.size:,} bytes, got {facts.st_size:,}: it was "
-                    "changed by someone else; run again"
+                    f"{self.url}/{name} was changed meanwhile ({state.version} was {now}); run again"
                 )
             new.replace(path)
             self.copy.note(name, state.version, state.size, facts.st_mtime_ns)
@@ -104,26 +109,33 @@ class Home:
                 return {}
         inside = len(self._path) + 1
         named = {path[inside:]: files.entry_of(info) for path, info in found.items()}
-        return {name: entry for name, entry in named.items() if name and name != LOCK and not entry.is_folder}
+        return {name: entry for name, entry in named.items() if _is_file(name) and not entry.is_folder}
 
-    def refresh(self, *, tidy: bool = False) -> None:
+    def refresh(self, *, tidy: bool = False, turn: str = "") -> None:
         """Let the working copy follow the URL, with one listing; nothing is fetched.
 
-        tidy : the caller holds the run; what an interruption left (here, or there) is removed. Raises UsageError
-        where the URL holds other things than a run.
+        tidy : the caller holds the run; what an interruption left (here, or there) is removed. turn : what several
+        processes here ask for under the same name is done once. Raises UsageError where the URL holds other things
+        than a run.
         """
+        last = self.copy.root / HOME / "turn"
         with self._alone():
-            began, there, known = time.time(), self.listing(), self.copy.states()
+            if turn and last.exists() and last.read_text(encoding="utf-8") == turn:
+                return
+            began = time.time()
+            there, known = self.listing(), self.copy.states()
             if there and not known and not any(name in there for name in _FIRST):
                 raise UsageError(
                     f"{self.url} is not empty and no run folder (it holds {min(there)}); name another with --out"
                 )
             if tidy:
-                left = [name for name in there if PARTIAL in name]
+                left = [name for name in there if _PARTIAL.search(name) or not self._stays(name)]
                 self._remove(left)
-                there = {name: entry for name, entry in there.items() if PARTIAL not in name}
+                there = {name: there[name] for name in there.keys() - set(left)}
             for name, entry in there.items():
                 state = known.get(name)
+                if state is not None and state.noted >= began:
+                    continue  # written since the listing
                 if state is None or state.version != entry.version or not self.copy.path(name).exists():
                     self.copy.leave_place(name, entry.version, entry.size)
             for name in known.keys() - there.keys():
@@ -135,6 +147,8 @@ class Home:
                     name = self.copy.name(path)
                     if name not in there and not name.startswith((LOCK, "logs/")):
                         path.unlink(missing_ok=True)
+            if turn:
+                write_whole(last, turn)
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
@@ -152,12 +166,14 @@ class Home:
         if self.shared:
             return True
         lasting = name.startswith(_LASTING) or (name.startswith(".work/") and name.count("/") == 1)
-        return PARTIAL not in name and (lasting or not name.startswith(".work/"))
+        return not _PARTIAL.search(name) and (lasting or not name.startswith(".work/"))
 
     def send(self, file: Path, path: Path) -> Callable[[], None] | None:
         """Put a finished file to the URL; return what notes it when it stands at `path`, None for scratch."""
         name = self.copy.name(path)
         if not self._stays(name):
+            if self.copy.state(name) is not None:  # a cluster worked on this run before
+                self._remove([name])
             return None
         facts = file.stat()
         version = self._put(file, name)
@@ -186,8 +202,14 @@ class Home:
         return files.entry_of(again(lambda: self.fs.info(self.at(name)), self.url)).version
 
     def _require_held(self) -> None:
-        if self.lost:
-            raise RunError(f"{self.url} was taken over by another process; what it had finished is kept")
+        """Raise RunError if another process has taken over the lock that this one works under."""
+        token = token_of(self.copy.root)
+        if token is None or abs(time.time() - self._looked) < LOOK_S:
+            return
+        holder = json.loads(self.read(LOCK) or b"{}")
+        if holder.get("token") != token:
+            raise RunError(f"{self.url} was taken over by another process; what was finished before is kept")
+        self._looked = time.time()
 
     def remove(self, path: Path) -> None:
         """Remove a file, or all files below a folder, at the URL; the caller removes them here."""
@@ -198,13 +220,21 @@ class Home:
     def _remove(self, names: Iterable[str]) -> None:
         """Remove files at the URL: marks first, so that no mark speaks of files that are gone."""
         chosen = sorted(names, key=lambda name: (Path(name).name != seals.MARKER, name))
+        if not chosen:
+            return
         self._require_held()
-        with self.explained("remove", chosen[0] if chosen else ""):
-            marks = [self.at(name) for name in chosen if Path(name).name == seals.MARKER]
-            others = [self.at(name) for name in chosen][len(marks) :]
-            for paths in filter(None, (marks, others)):
+        marks = [name for name in chosen if Path(name).name == seals.MARKER]
+        for name in marks:  # here first: what fails there must leave none
+            self.copy.path(name).unlink(missing_ok=True)
+        others = [self.at(name) for name in chosen[len(marks) :]]
+        in_groups = len(others) >= _MANY and not any(map(files.has_magic, others))
+        with self.explained("remove", chosen[0]):
+            for path in [*map(self.at, marks), *([] if in_groups else others)]:
                 with contextlib.suppress(FileNotFoundError):
-                    again(partial(self.fs.rm, paths), self.url)
+                    again(partial(self.fs.rm_file, path), self.url)
+            if in_groups:
+                with contextlib.suppress(FileNotFoundError):
+                    again(partial(self.fs.rm, others), self.url)
         for name in chosen:
             self.copy.forget(name)
 
@@ -252,6 +282,12 @@ class Home:
         if self._moved > self.cache // 16:
             self._moved = 0
             room.make(self.copy, self.cache)
+
+
+def _is_file(name: str) -> bool:
+    """Whether a name at the URL can be that of a file of a run: none that leads elsewhere, no sign of a folder."""
+    parts = name.split("/")
+    return name != LOCK and parts[0] != HOME and not {"", ".", ".."} & set(parts)
 
 
 def _with_versions(mark: Path, folder: str, versions: Mapping[str, str]) -> None:

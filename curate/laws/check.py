@@ -241,4 +241,4 @@ def _count(path: Path) -> int:
         except (OSError, pa.ArrowInvalid) as error:
             raise CurateError(f"{path}: not a whole Parquet file ({error})") from error
     tar = format_of("webdataset")
-    return sum(tar.reader(Columns(), False).count(shard) for shard in tar.find([str(path)]))
+    return sum(tar.reader(Columns(), False).count(shard) for shard in tar.find([str(here(path))]))

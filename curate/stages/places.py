@@ -163,7 +163,7 @@ def _outgoing(place: Place) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        storage.remove(folder)
 
 
 def _beside(target: Path) -> Path:

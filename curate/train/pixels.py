@@ -121,7 +121,7 @@ def train_pixels(
             log.warning("pixels: seeds %s left the finite numbers and are left out", failure.seeds)
             seeds = [seed for seed in seeds if seed not in failure.seeds]
             if checkpoint is not None:
-                checkpoint.unlink(missing_ok=True)
+                storage.remove(checkpoint)
     raise CurateError(f"pixels: every seed left the finite numbers; rate {settings.rate} may be too large")
 
 
@@ -272,7 +272,7 @@ class _Run:
         self.stamp = self._stamp()
         if not self.path.exists():
             return 0, 0, 0, None
-        state = torch.load(self.path, map_location=self.device, weights_only=True)
+        state = torch.load(storage.here(self.path), map_location=self.device, weights_only=True)
         if state.get("stamp") != self.stamp:
             raise RunError(
                 f"{self.path} must be of the same data and settings, it is of others; remove it first"
