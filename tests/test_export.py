@@ -14,7 +14,7 @@ from curate import pipeline
 from curate.config import parse_recipe
 from curate.errors import RunError, UsageError
 from curate.export import export_recipe, export_run
-from curate.runs import open_run
+from curate.runs import RunFolder, open_run
 from curate.sinks.card import CardFacts, card, published_recipe, size_category
 from curate.stages import places
 
