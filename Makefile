@@ -3,9 +3,9 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
-# Two test files at a time, in order (else the few long ones come last and one worker waits); the tests of one
-# file stay together, because they share what they have set up.
-PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
+# Three test files at a time (some wait for servers), in order (else the few long ones come last and others wait); the
+# tests of one file stay together, because they share what they have set up.
+PARALLEL := -n 3 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help demo test test-all lint format bench clean
 .DEFAULT_GOAL := help

@@ -6,6 +6,14 @@ from pathlib import Path
 import pytest
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_power_cut():
+    """Let nothing wait for the disk: that files outlive a power cut cannot be tested here, and costs a lot."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
 @pytest.fixture(scope="session")
 def shared_data():
     """The folder of real data sets (see its README); skips where it is not there."""

@@ -26,7 +26,7 @@ CASES = {
     "none": {"dedup": {"epsilon": None}, "cluster": {"concepts": 3}, "seed": 5},
 }  # fmt: skip
 #: What every run of the tests looks at; the others differ from these in little.
-USUAL = ("density", "drop-share", "inexact", "split")
+USUAL = ("density", "split")
 ALL_CASES = [name if name in USUAL else pytest.param(name, marks=pytest.mark.long) for name in CASES]
 
 
@@ -99,7 +99,7 @@ def test_bytes_and_decisions_do_not_depend_on_memory_place_shards_and_parts(
     assert decisions_digest(tmp_path / "mixed") == decisions_digest(tmp_path / "a")
 
 
-@pytest.mark.parametrize("name", ["density", "inexact"])
+@pytest.mark.parametrize("name", ["density", pytest.param("inexact", marks=pytest.mark.long)])
 def test_decisions_on_derived_uids_do_not_depend_on_shards(shards, tmp_path, monkeypatch, name):
     case = CASES[name]
     decide(recipe_of(shards["whole", False], tmp_path / "a", case, uid=False))

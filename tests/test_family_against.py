@@ -48,6 +48,7 @@ def test_by_definition(tmp_path):
     assert (same > 1 - 1e-6).all()
 
 
+@pytest.mark.long
 def test_shards_order_and_workers_change_nothing(tmp_path):
     vectors, held = planted(300), planted(90, seed=9)
     against = {"path": write_shards(tmp_path / "held", held), "name": "held"}

@@ -100,6 +100,7 @@ def test_files_order_shards_and_workers_change_nothing(glob, tmp_path, monkeypat
     assert scored(two).equals(want)
 
 
+@pytest.mark.long
 def test_workers_and_memory_give_the_same_bytes(glob, tmp_path, monkeypatch):
     file = write(tmp_path / "x.parquet", scores())
     scored(recipe(glob, tmp_path / "one", file))

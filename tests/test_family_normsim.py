@@ -74,6 +74,7 @@ def test_no_order_changes_a_bit(tmp_path, target):
     assert run(glob, tmp_path / "other", str(tmp_path / "x/*.npy")).equals(first)
 
 
+@pytest.mark.long
 def test_two_workers_write_the_same_bytes(tmp_path, vectors, target):
     glob = write_shards(tmp_path / "in", vectors)
     for workers in (1, 2):

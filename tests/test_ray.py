@@ -162,6 +162,7 @@ def test_items_are_taken_as_they_are_needed(engine):
     results.close()
 
 
+@pytest.mark.long
 @needs_ray
 def test_a_worker_that_dies_is_replaced_but_not_for_ever(engine, tmp_path):
     once, ever = tmp_path / "once", tmp_path / "ever"
@@ -191,6 +192,7 @@ def test_what_is_held_is_made_once_and_again_where_its_process_dies(engine, tmp_
         list(engine.hold(no_model, add_base, range(3)))
 
 
+@pytest.mark.long
 @needs_ray
 def test_what_is_held_does_not_die_for_ever(engine, tmp_path):
     for name in "12345":
@@ -313,6 +315,7 @@ def test_machines_that_share_nothing_but_a_url(cluster, source, by_local, machin
     assert max(map(len, copies)) > 25
 
 
+@pytest.mark.long
 @needs_ray
 def test_the_model_is_held_by_the_cluster(cluster, tmp_path):
     def embedded(name, **changes):
