@@ -109,6 +109,7 @@ def test_why_there_is_no_score(data, tmp_path):
     assert facts(recipe(data, tmp_path / "run"), "fused")["scored"] == status.count("ok")
 
 
+@pytest.mark.long
 def test_order_shards_workers_and_memory_change_nothing(data, tmp_path):
     fuse = {"fuse": {"columns": {"a": 1, "b": 1, "distance": 1}, "per": "label"}}
     want = scored(recipe(data, tmp_path / "one", fuse), "fused")

@@ -539,6 +539,7 @@ def test_entrypoints_load_in_a_new_interpreter(server, tmp_path):
     assert (done.stdout, done.returncode) == ("curate curate curate\n", 0), done.stderr
 
 
+@pytest.mark.long
 @pytest.mark.flow
 def test_script_runs_the_flow(server, shards, plain, tmp_path):
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe_values(shards, "out")))

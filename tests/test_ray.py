@@ -360,6 +360,7 @@ def test_where_no_cluster_is_the_error_is_one_line(tmp_path):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.long
 @needs_ray
 def test_a_cluster_that_is_gone_is_an_error(cluster, engine, monkeypatch):
     monkeypatch.setattr(ray, "SILENT_S", 4.0)
