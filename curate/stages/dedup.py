@@ -6,28 +6,33 @@ and are never duplicates themselves; rows that were shipped before come next, if
 Concepts whose rows are those of the last time are not compared again (`unchanged`).
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-import pyarrow as pa
 
-from curate import schema, storage
+from curate import storage
 from curate.cluster import kmeans
 from curate.cluster.vectors import load_unit
 from curate.dedup import semantic
 from curate.embed.parts import EmbeddingPart
-from curate.errors import RunError
 from curate.identity import hash_uids
-from curate.runs import RunFolder
-from curate.settings import Dedup, DropShare
+from curate.settings import DropShare
 from curate.stages import shuffle, unchanged
 from curate.stages.base import Context, eligible, log, made
+from curate.stages.dedup_tasks import (
+    BackTask,
+    CompareTask,
+    Groups,
+    SpreadTask,
+    bring_back,
+    compare_bucket,
+    spread,
+)
 from curate.stages.families import folders_for
-from curate.stages.priority import score_of, with_priority
+from curate.stages.priority import score_of
 from curate.stages.shipped import Shipped, for_stage
 
 __all__ = ["VERSION", "run"]
@@ -37,82 +42,6 @@ VERSION = 1
 #: until the share is met within this tolerance, or this many rounds were made.
 SHARE_TOLERANCE = 0.005
 SHARE_ROUNDS = 6
-
-ROWS = pa.schema(
-    [
-        ("part", pa.int32()),
-        ("position", pa.int32()),
-        ("concept", pa.int32()),
-        ("subconcept", pa.int32()),
-        ("key", pa.uint64()),
-        ("tie", pa.uint64()),
-        ("pinned", pa.bool_()),
-        ("uid", pa.string()),
-    ]
-)
-FOUND = pa.schema(
-    [("part", pa.int32()), ("position", pa.int32()), ("pinned", pa.bool_()), *list(schema.DUPLICATES)]
-)
-
-
-@dataclass(frozen=True)
-class Groups:
-    """Which (concept, subconcept) goes to which bucket; subconcepts only where a concept is split.
-
-    changed : (k,) concepts that are compared; what was found in the others stays.
-    """
-
-    sizes: npt.NDArray[np.int64]
-    changed: npt.NDArray[np.bool_]
-    bucket: npt.NDArray[np.int32]
-    splits: dict[int, npt.NDArray[np.float32]]
-    first_split_bucket: dict[int, int]
-    n_buckets: int
-
-
-@dataclass(frozen=True)
-class SpreadTask:
-    """One part whose vectors go to buckets."""
-
-    run: RunFolder
-    part: str
-    index: int
-    families: tuple[str, ...]
-    on: str
-    prefer: str
-    seed: int
-    shipped: Shipped | None
-    groups: Groups
-    out: Path
-    stamp: str
-
-
-@dataclass(frozen=True)
-class CompareTask:
-    """One bucket to compare."""
-
-    bucket: int
-    files: tuple[Path, ...]
-    n_parts: int
-    settings: Dedup
-    epsilon: float
-    mode: Literal["greedy", "reference"]
-    seed: int
-    out: Path
-    stamp: str
-
-
-@dataclass(frozen=True)
-class BackTask:
-    """One part that takes what was found about its rows; of concepts that are not `changed`, from before."""
-
-    run: RunFolder
-    part: str
-    index: int
-    files: tuple[Path, ...]
-    changed: npt.NDArray[np.bool_]
-    out: Path
-    stamp: str
 
 
 def run(context: Context) -> bool:
@@ -155,7 +84,7 @@ def _bring_all_back(
         for part in context.parts
         if not made(out := run.part(run.duplicates, part.name), stamp)
     ]
-    context.map("dedup", "parts", _bring_back, tasks)
+    context.map("dedup", "parts", bring_back, tasks)
     run.keep_only(run.duplicates, [part.name for part in context.parts])
 
 
@@ -214,18 +143,18 @@ def _compare_changed(
     # What is scratch depends on the plan, and the plan on `memory`, which may differ when a run goes on.
     plan = [groups.bucket.tolist(), groups.changed.tolist(), sorted(groups.first_split_bucket.items())]
     stamp = storage.fingerprint(stamp, *plan)
-    spread = tuple(scratch / f"rows-{part.name}.arrow" for part in context.parts)
+    rows = tuple(scratch / f"rows-{part.name}.arrow" for part in context.parts)
     tasks = [
         SpreadTask(
             context.run, part.name, part.index, folders, context.recipe.cluster.on,
             settings.prefer, context.recipe.seed, before, groups, out, stamp,
         )
-        for part, out in zip(context.parts, spread, strict=True)
+        for part, out in zip(context.parts, rows, strict=True)
         if not made(out, stamp)
     ]  # fmt: skip
-    context.map("dedup", "parts", _spread, tasks)
+    context.map("dedup", "parts", spread, tasks)
     template = CompareTask(
-        0, spread, len(context.parts), settings, 0.5, settings.mode, context.recipe.seed, scratch, stamp
+        0, rows, len(context.parts), settings, 0.5, settings.mode, context.recipe.seed, scratch, stamp
     )
     if isinstance(settings.epsilon, DropShare):
         files, epsilon = _meet_share(context, template, groups, settings.epsilon.drop)
@@ -242,7 +171,7 @@ def _compare(context: Context, template: CompareTask, groups: Groups) -> tuple[t
         replace(template, bucket=bucket, stamp=stamp, out=template.out / f"found-{stamp[:8]}-{bucket}.arrow")
         for bucket in range(groups.n_buckets)
     ]
-    context.map("dedup", "buckets", _compare_bucket, [task for task in tasks if not made(task.out, stamp)])
+    context.map("dedup", "buckets", compare_bucket, [task for task in tasks if not made(task.out, stamp)])
     files = tuple(task.out for task in tasks)
     dropped = compared = 0
     for file in files:
@@ -322,98 +251,3 @@ def _fit_split(context: Context, concept: int, size: int) -> npt.NDArray[np.floa
     chosen.sort(key=lambda row: row[1])
     sample = load_unit(np.stack([row[2] for row in chosen]))
     return kmeans.fit(sample, wanted, seed=seed).centroids
-
-
-def _spread(task: SpreadTask) -> None:
-    frame = eligible(task.run, task.part, (*task.families, "filter")).with_row_index("position")
-    changed = pl.Series(task.groups.changed[frame["concept"].to_numpy()], dtype=pl.Boolean)
-    frame = frame.filter(pl.col("filter_reason").is_null() & changed)
-    frame = with_priority(frame, task.prefer, task.seed, "dedup", task.shipped)
-    vectors = EmbeddingPart(task.run.part(task.run.embeddings, task.part))
-    concept, position = frame["concept"].to_numpy(), frame["position"].cast(pl.Int64).to_numpy()
-    bucket, sub = task.groups.bucket[concept], np.zeros(len(frame), np.int32)
-    for large, centroids in task.groups.splits.items():
-        here = np.flatnonzero(concept == large)
-        sub[here], _ = kmeans.assign(load_unit(vectors.take(task.on, position[here])), centroids)
-        bucket[here] = task.groups.first_split_bucket[large] + sub[here]
-    columns = frame.with_columns(
-        pl.lit(task.index, pl.Int32).alias("part"),
-        pl.Series("subconcept", sub),
-        pl.col("position").cast(pl.Int32),
-    ).select(ROWS.names)
-    table = columns.to_arrow().cast(ROWS)
-    kind = ROWS.append(pa.field("vector", pa.list_(pa.float16(), vectors.dim)))
-
-    def take(rows: npt.NDArray[np.int64]) -> pa.Table:
-        half = vectors.take(task.on, position[rows])
-        lists = pa.FixedSizeListArray.from_arrays(pa.array(half.reshape(-1)), vectors.dim)
-        return table.take(rows).append_column("vector", lists)
-
-    shuffle.scatter(task.out, bucket, task.groups.n_buckets, take, kind, task.stamp)
-
-
-def _compare_bucket(task: CompareTask) -> None:
-    table = shuffle.gather(task.files, task.bucket)
-    rows = pl.DataFrame(table.drop_columns(["vector"])).with_row_index("at")
-    dim = table.schema.field("vector").type.list_size
-    vectors = table["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(-1, dim)
-    found = [
-        _compare_group(group, vectors, task)
-        for _, group in rows.group_by("concept", "subconcept", maintain_order=True)
-    ]
-    empty = pl.DataFrame(FOUND.empty_table())
-    merged = pl.concat([empty, *found]).sort("part", "position")
-    result = merged.to_arrow().cast(FOUND)
-    shuffle.scatter(task.out, merged["part"].to_numpy(), task.n_parts, result.take, FOUND, task.stamp)
-
-
-def _compare_group(group: pl.DataFrame, vectors: npt.NDArray[np.float16], task: CompareTask) -> pl.DataFrame:
-    """Compare the rows of one concept (or sub-concept; split further where it is still too large)."""
-    if len(group) > task.settings.max_concept:
-        group = group.sort("uid")
-        unit = load_unit(vectors[group["at"].to_numpy()])
-        ids = semantic.split_large(unit, task.settings.max_concept, seed=task.seed)
-        inner = group.with_columns(pl.Series("subconcept", group["subconcept"].to_numpy() * 1_000 + ids))
-        pieces = inner.group_by("subconcept", maintain_order=True)
-        return pl.concat([_compare_group(piece, vectors, task) for _, piece in pieces])
-    group = group.sort(~pl.col("pinned"), "key", "tie", "uid")
-    result = semantic.find_duplicates(
-        load_unit(vectors[group["at"].to_numpy()]),
-        threshold=semantic.threshold_of(task.epsilon),
-        mode=task.mode,
-        inclusive=task.settings.inclusive,
-        fixed=group["pinned"].to_numpy(),
-    )
-    found = pl.Series("found", result.duplicate_of)
-    index = pl.select(pl.when(found >= 0).then(found)).to_series()
-    return group.select(
-        "part", "position", "pinned", "uid", "concept", "subconcept",
-        pl.Series("max_similarity_earlier", result.max_similarity_earlier).fill_nan(None),
-        group["uid"].gather(index).alias("duplicate_of"),
-        pl.Series("similarity", result.similarity).fill_nan(None),
-    )  # fmt: skip
-
-
-def _bring_back(task: BackTask) -> None:
-    table = schema.DUPLICATES.empty_table()
-    if task.files:
-        rows = pl.DataFrame(shuffle.gather(task.files, task.index)).sort("position")
-        found = rows.select(schema.DUPLICATES.names)
-        if not task.changed.all():
-            found = _with_known(task, found)
-        table = found.to_arrow().cast(schema.DUPLICATES)
-    storage.write_parquet(task.out, table, schema.DUPLICATES, task.stamp)
-
-
-def _with_known(task: BackTask, found: pl.DataFrame) -> pl.DataFrame:
-    """Return what was found about a part's rows with what is known of the others, in the order of the part."""
-    frame = eligible(task.run, task.part, ("filter",)).filter(pl.col("filter_reason").is_null())
-    known = frame.select("uid", "concept").filter(~pl.Series(task.changed[frame["concept"].to_numpy()]))
-    if len(known):
-        before = pl.DataFrame(storage.read_table(task.out))
-        if not known["uid"].is_in(before["uid"].implode()).all():
-            raise RunError(f"{task.out}: a row is missing that was compared before; remove it and run again")
-        known = known.select("uid").join(before, on="uid", how="left", maintain_order="left", validate="1:1")
-        found = pl.concat([found, known.select(found.columns)])
-    every = frame.select("uid").join(found, on="uid", how="left", maintain_order="left", validate="1:1")
-    return every.select(schema.DUPLICATES.names)
