@@ -23,7 +23,7 @@ from curate.engines.base import Place
 from curate.errors import RunError
 from curate.settings import Recipe
 from curate.sources.base import Rows
-from curate.stages import base, copies, embed, embed_task, read
+from curate.stages import base, copies, embed, embed_task, read, read_task
 from curate.stages.base import Context, Progress, log
 from curate.stages.embed_model import model_of, open_model
 from curate.stages.embed_task import EmbedTask, Outcomes
@@ -169,7 +169,9 @@ def _stretches(task: EmbedTask, positions: Positions) -> Iterator[Rows]:
     """Yield the stretches of adjacent rows among `positions`, read without following a path."""
     start = task.part.start
     span = replace(task.part, start=start + int(positions[0]), stop=start + int(positions[-1]) + 1)
-    for rows, _ in read.read_batches(span, task.source, None, batch_bytes=task.batch_bytes, images=False):
+    for rows, _ in read_task.read_batches(
+        span, task.source, None, batch_bytes=task.batch_bytes, images=False
+    ):
         here = np.flatnonzero(np.isin(rows.row - start, positions))
         for places in np.split(here, np.flatnonzero(np.diff(here) > 1) + 1):
             if len(places):
@@ -183,7 +185,7 @@ def _with_images(task: EmbedTask, rows: Rows) -> Iterator[Rows]:
         return
     span = replace(task.part, start=int(rows.row[0]), stop=int(rows.row[-1]) + 1)
     share = max(1, task.batch_bytes // PARALLEL_STRETCHES)
-    for found, _ in read.read_batches(span, task.source, None, batch_bytes=share, images=True):
+    for found, _ in read_task.read_batches(span, task.source, None, batch_bytes=share, images=True):
         yield found
 
 

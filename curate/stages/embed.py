@@ -15,7 +15,7 @@ from curate.embed.parts import Vectors, write_part
 from curate.engines.base import Place
 from curate.errors import UsageError
 from curate.sources.base import Rows
-from curate.stages import copies, read
+from curate.stages import copies, read_task
 from curate.stages.base import Context, log
 from curate.stages.embed_captions import embed_captions
 from curate.stages.embed_model import model_of, open_model
@@ -176,7 +176,7 @@ def _batches(tasks: Sequence[EmbedTask]) -> Iterator["Unembedded"]:
         keys = keys_of(task)
         embed = keys["copy_of"].is_null().to_list()
         start = 0
-        for rows, _ in read.read_batches(
+        for rows, _ in read_task.read_batches(
             task.part, task.source, None, batch_bytes=task.batch_bytes, images=True
         ):
             yield from unembedded(rows, embed[start : start + len(rows)])

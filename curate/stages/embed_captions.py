@@ -14,7 +14,7 @@ import numpy.typing as npt
 from curate.embed.parts import Vectors, write_part
 from curate.engines.local import cpu_count
 from curate.sources.base import Rows
-from curate.stages import read
+from curate.stages import read_task
 from curate.stages.base import Context
 from curate.stages.embed_model import model_of, open_clip
 from curate.stages.embed_task import EmbedTask, Outcomes, keys_of, write_samples
@@ -48,7 +48,7 @@ def _pieces(
 ) -> Iterator[Vectors]:
     """Yield the vectors of a part, read batch by read batch; outcomes are noted on the way."""
     with ThreadPoolExecutor(cpu_count() if clip.device == "cpu" else 1) as pool:
-        for rows, _ in read.read_batches(
+        for rows, _ in read_task.read_batches(
             task.part, task.source, None, batch_bytes=task.batch_bytes, images=False
         ):
             start = len(outcomes.outcome)

@@ -13,7 +13,7 @@ from curate.embed.parts import Vectors, write_part
 from curate.embed.vectors import open_npy_files, why_unusable
 from curate.errors import EmbeddingError
 from curate.sources.base import Rows
-from curate.stages import read
+from curate.stages import read, read_task
 from curate.stages.base import Context
 from curate.stages.embed_task import EmbedTask, Outcomes, keys_of, write_samples
 
@@ -34,7 +34,7 @@ def _dimension(context: Context) -> int:
     """Return the length of the vectors; raises EmbeddingError if there is none."""
     npy = read.npy_of(context.recipe)
     if npy is not None:
-        return open_npy_files(read.npy_files(npy)).dim
+        return open_npy_files(read_task.npy_files(npy)).dim
     dims = [part.columns.vector_dim for part in context.parts if part.columns.vector_dim]
     if not any(part.rows for part in context.parts):
         return 1  # no row, no vector: any length will do
@@ -59,7 +59,7 @@ def _own_pieces(
     """Yield the usable vectors of a part; outcomes and lengths of its rows are noted on the way."""
     uids, copied = keys["uid"].to_list(), keys["copy_of"].is_not_null().to_numpy()
     start = 0
-    for rows, given in read.read_batches(
+    for rows, given in read_task.read_batches(
         task.part, task.source, task.npy, batch_bytes=task.batch_bytes, images=False
     ):
         if given is None or given.shape[1] != task.dim:

@@ -5,63 +5,31 @@ of one another. The embed stage turns it into `0_samples` once outcomes are know
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
-import numpy as np
-import pyarrow as pa
-
-from curate import identity, schema, storage
+from curate import storage
 from curate.errors import RecipeError, RunError, SourceError, UsageError
 from curate.settings import Recipe, Source
 from curate.sources import files, formats, paths
-from curate.sources.base import Columns, Reader, Rows, Shard
+from curate.sources.base import Columns, Shard
 from curate.sources.columns import check_columns
 from curate.stages import repeated_keys
 from curate.stages.base import PART_ROWS, Context, Part, log, made
 from curate.stages.changes import changes, files_of_rows
+from curate.stages.read_task import BadShard, ReadTask, npy_files, read_part, reader_of
 
 __all__ = [
     "VERSION",
-    "BadShard",
     "check_sources",
     "find_parts",
     "find_shards",
     "keys_path",
-    "read_batches",
-    "reader_of",
     "run",
     "with_parts",
 ]
 
 VERSION = 1
-CAPTION_CHARACTERS = 300
-
-
-@dataclass(frozen=True)
-class BadShard:
-    """A shard that cannot be read, and the rows it was known to have."""
-
-    name: str
-    rows: int | None
-    error: str
-
-
-@dataclass(frozen=True)
-class ReadTask:
-    """One part to read."""
-
-    part: Part
-    source: Source
-    npy: tuple[str, ...] | None
-    out: Path
-    stamp: str
-    batch_bytes: int
-
-
-def reader_of(source: Source, shard: Shard, columns: Columns) -> Reader:
-    """Return the reader of a shard's format."""
-    return formats.format_of(shard.format).reader(columns, "url" in source.allow)
 
 
 def find_parts(
@@ -198,7 +166,7 @@ def run(context: Context) -> bool:
         made_from = storage.fingerprint("read", VERSION, part.fingerprint, vectors_of(part, npy))
         if not made(out := keys_path(context, part), made_from):
             tasks.append(ReadTask(part, sources[part.shard.source], npy, out, made_from, batch))
-    failed = {error.name: error for error in context.map("read", "parts", _read_part, tasks) if error}
+    failed = {error.name: error for error in context.map("read", "parts", read_part, tasks) if error}
     bad += failed.values()
     _check_limit(bad, recipe)
     good = [part for part in parts if part.shard.name not in failed]
@@ -268,11 +236,6 @@ def _check_aligned(npy: Sequence[str], n_rows: int, recipe: Recipe) -> None:
     check_aligned(count, n_rows, vectors=f"embed.files {names}", rows=f"source {sources}")
 
 
-def npy_files(patterns: Sequence[str]) -> list[str]:
-    """Return the vector files that the patterns match, in name order."""
-    return [file.url for file in paths.expand(list(patterns), {}, extensions=(".npy",))]
-
-
 def npy_version(patterns: Sequence[str] | None) -> list[list[object]]:
     """Return what tells a change of the vector files: name, size and time of each."""
     if patterns is None:
@@ -289,75 +252,3 @@ def vectors_of(part: Part, npy: Sequence[str] | None) -> list[object]:
         return []
     versions = [(str(name), int(str(size)), str(version)) for name, size, version in npy_version(npy)]
     return files_of_rows(versions, npy_files(npy), part.first, part.rows)
-
-
-def _read_part(task: ReadTask) -> BadShard | None:
-    try:
-        storage.write_parquet(task.out, _keys(task), schema.KEYS, task.stamp)
-    except SourceError as error:
-        return BadShard(task.part.shard.name, task.part.rows, str(error))
-    return None
-
-
-def _keys(task: ReadTask) -> Iterator[pa.Table]:
-    for rows, vectors in read_batches(
-        task.part, task.source, task.npy, batch_bytes=task.batch_bytes, images=False
-    ):
-        captions = [identity.content_hash(caption) for caption in rows.caption]
-        images = _image_hashes(rows, vectors)
-        content = [identity.content_uid(*row) for row in zip(images, captions, rows.label, strict=True)]
-        caption_bytes = [len(c.encode("utf-8", "replace")) if c else 0 for c in rows.caption]
-        columns = {
-            "uid": content if rows.uid is None else list(rows.uid),
-            "content": content,
-            "row": rows.row,
-            "key": rows.key,
-            "image_hash": images,
-            "caption_hash": captions,
-            "bytes": [
-                len(image or b"") + size for image, size in zip(rows.image, caption_bytes, strict=True)
-            ],
-            "caption": [None if c is None else _storable(c[:CAPTION_CHARACTERS]) for c in rows.caption],
-            "caption_length": [None if c is None else len(c) for c in rows.caption],
-            "label": rows.label,
-            "outcome": rows.outcome,
-            "reason": rows.reason,
-        }
-        yield pa.table([pa.array(columns[f.name], f.type) for f in schema.KEYS], schema=schema.KEYS)
-
-
-def _storable(text: str) -> str:
-    """Return `text` with what UTF-8 cannot say replaced."""
-    return text.encode("utf-8", "replace").decode("utf-8")
-
-
-def _image_hashes(rows: Rows, vectors: np.ndarray | None) -> list[str | None]:
-    """Return the hash of each row's image as it stands: bytes, else path, else its vector."""
-    hashes = [
-        identity.content_hash(image if image is not None else ref)
-        for image, ref in zip(rows.image, rows.image_ref, strict=True)
-    ]
-    if vectors is None:
-        return hashes
-    return [
-        identity.digest(vector.tobytes()) if known is None else known
-        for known, vector in zip(hashes, vectors, strict=True)
-    ]
-
-
-def read_batches(
-    part: Part, source: Source, npy: Sequence[str] | None, *, batch_bytes: int, images: bool
-) -> Iterator[tuple[Rows, np.ndarray | None]]:
-    """Yield a part's rows with their own vectors (float32, as given), if it has any."""
-    from curate.embed.vectors import open_npy_files
-
-    files = None if npy is None else open_npy_files(npy_files(npy))
-    reader = reader_of(source, part.shard, part.columns)
-    for rows in reader.batches(
-        part.shard, images=images, batch_bytes=batch_bytes, start=part.start, stop=part.stop
-    ):
-        vectors = rows.vector
-        if files is not None:
-            begin = part.first + int(rows.row[0]) - part.start
-            vectors = files.read(begin, begin + len(rows))
-        yield rows, vectors

@@ -20,7 +20,7 @@ from curate.score.status import NO_LABEL, status_names
 from curate.settings import Pixels, Recipe, Source
 from curate.sources.base import Columns
 from curate.sources.formats import format_of
-from curate.stages import read
+from curate.stages import read, read_task
 from curate.stages.base import Context, Part, log
 from curate.stages.families.base import FamilyStage, Output, embedding_parts, require_memory
 from curate.stages.families.trained import (
@@ -70,7 +70,7 @@ def _has_image(recipe: Recipe, source: Source) -> bool:
         return False
     try:
         first = read.find_shards(source)[0]
-        present = read.reader_of(source, first, Columns()).schema(first)
+        present = read_task.reader_of(source, first, Columns()).schema(first)
     except SourceError:
         return True
     vector, ids_only = recipe.embed.column, recipe.embed.files is not None
@@ -243,7 +243,7 @@ def _wanted(context: Context, part: Part, wanted: Flags) -> Iterator[tuple[None,
     recipe, start = context.recipe, 0
     source = next(one for one in recipe.source if one.name == part.shard.source)
     batch_bytes = min(64_000_000, context.task_memory // 4)
-    for rows, _ in read.read_batches(part, source, None, batch_bytes=batch_bytes, images=True):
+    for rows, _ in read_task.read_batches(part, source, None, batch_bytes=batch_bytes, images=True):
         places = np.flatnonzero(wanted[start : start + len(rows)])
         for begin in range(0, len(places), DECODE_ROWS):
             some = places[begin : begin + DECODE_ROWS].tolist()
