@@ -54,7 +54,7 @@ def diff_runs(a: str | Path, b: str | Path, *, out: Path | None = None) -> dict[
             pass
     else:
         storage.write_parquet(out, tables, CHANGED, "diff")
-    found = {name: str(side.run.folder.path) for name, side in zip("ab", sides, strict=True)}
+    found = {name: side.run.folder.where for name, side in zip("ab", sides, strict=True)}
     result = {**found, **tally.result(LISTED)}
     result["concepts"] |= {} if why_not is None else {"why_not": why_not}
     only = {name: sorted(set(side.scores) - set(common)) for name, side in zip("ab", sides, strict=True)}
@@ -73,7 +73,7 @@ class _Side:
         self.scores: dict[str, Path] = {}
         for folder in map(run.folder.scores, stored_folders(self.recipe)):
             if run.folder.marker(folder) is not None and self.parts:
-                kinds = pl.read_parquet_schema(run.folder.part(folder, self.parts[0]))
+                kinds = pl.read_parquet_schema(storage.here(run.folder.part(folder, self.parts[0])))
                 self.scores |= {name: folder for name, kind in kinds.items() if kind.is_float()}
 
     def _decisions(self, part: str, columns: Sequence[str]) -> pa.Table:
@@ -111,7 +111,7 @@ def _matched(sides: Sequence[_Side], scores: Sequence[str]) -> Iterator[pl.DataF
                 rows = frame.with_columns(side=pl.lit(place, pl.Int8)).select(kind.names)
                 buckets.add(rows.to_arrow().cast(kind))
         for bucket in range(buckets.count):
-            yield _joined(buckets.frame(bucket), [side.run.folder.path for side in sides])
+            yield _joined(buckets.frame(bucket), [side.run.folder.where for side in sides])
 
 
 def _joined(frame: pl.DataFrame, paths: Sequence[Path]) -> pl.DataFrame:

@@ -37,7 +37,7 @@ log = logging.getLogger("curate")
 
 def html(run: "Run") -> str:
     """Return a run as HTML; of an unfinished one what there is. Never raises."""
-    name = escape(str(run.folder.path))
+    name = escape(run.folder.where)
     try:
         return (
             f'<div class="curate-run"><p><b>curate run</b> <code>{name}</code></p>{_body(run.folder)}</div>'

@@ -108,7 +108,7 @@ def check_run(path: str | Path) -> Checked:
                 violations.append(f"{file}: {wrong}")
     tables = Tables(run, frozenset(changed), frozenset(damaged))
     violations += broken_laws(tables)
-    return Checked(str(run.folder.path), files, tables.rows, changed, violations)
+    return Checked(run.folder.where, files, tables.rows, changed, violations)
 
 
 def _files(marker: Path) -> Iterator[tuple[Path, str | None]]:

@@ -397,12 +397,17 @@ def test_an_error_of_a_selection_puts_the_recipe_back(local, options, again):
     assert check_run(again).violations == []
 
 
-def test_the_commands_take_a_url(local, options, lake, again, tmp_path, monkeypatch):
-    for name, value in (("KEY", "a"), ("SECRET", "b")):
-        monkeypatch.setenv(f"AWS_{'ACCESS_KEY_ID' if name == 'KEY' else 'SECRET_ACCESS_KEY'}", value)
+@pytest.fixture
+def in_environment(options, monkeypatch):
+    """Let the environment say how buckets are reached, as on a machine where nobody was told."""
+    for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(f"AWS_{name}", "made-up")
     monkeypatch.setenv("AWS_ENDPOINT_URL", options["client_kwargs"]["endpoint_url"])
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
     s3fs.S3FileSystem.clear_instance_cache()  # which other processes would not have
+
+
+def test_the_commands_take_a_url(local, options, lake, again, in_environment, tmp_path, monkeypatch):
     machine(tmp_path, monkeypatch, "second")
     told = curate("inspect", again, "--json")
     assert told.code == 0, told.err
@@ -418,11 +423,37 @@ def test_the_commands_take_a_url(local, options, lake, again, tmp_path, monkeypa
                             storage_options=polars_options(options))  # fmt: skip
     assert len(frame) == 45
     assert curate("export", again, "--format", "uids", "--out", tmp_path / "kept.txt").code in (0, 2)
-    assert curate("diff", again, again, "--json").code == 0
     wrong = curate("inspect", f"{again}/nothing")
     assert wrong.code == 2 and "is not a run folder" in wrong.err
     refused = curate("run", recipe_file(tmp_path, local[0], again, options), "--dated")
     assert refused.code == 2 and "dated runs share files on one disk" in refused.err
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["diff", "URL", "OTHER", "--json"], ["diff", "OTHER", "URL"], ["plan", "URL"], ["plan", "URL", "--pairs", "3"],
+        ["inspect", "URL"], ["inspect", "URL", "--sql", "select * from budgets, centroids, scores limit 3"],
+        ["report", "URL"], ["report", "URL", "--concept", "0"], ["score", "URL", "color"],
+        ["explain", "URL", "s000007"], ["verify", "URL", "--digest"], ["select", "URL", "--method", "prototypes"],
+        ["export", "URL", "--format", "npy", "--out", "OUT"],
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_every_command_works_on_a_machine_that_has_nothing(
+    local, options, finished, in_environment, tmp_path, command
+):
+    names = {
+        "URL": f"s3://{finished}",
+        "OTHER": local[0].replace("in/*.parquet", "run"),
+        "OUT": tmp_path / "out.npy",
+    }
+    said = curate(*(names.get(word, word) for word in command))
+    expected = 2 if command[0] == "score" else 0
+    assert said.code == expected, said.err
+    assert (
+        "Traceback" not in said.err and str(copy.cache_folder()) not in said.out.replace("report.html", "")
+    ) or (command[0] == "report")
 
 
 def polars_options(options):

@@ -164,7 +164,13 @@ def stored_vector(run: RunFolder, uid: str, on: str = "image") -> Vector:
         if on == "text" and not vectors.has_text:
             raise UsageError(f"{run.where} has no vectors of captions; search the images")
         path = run.part(run.embeddings, part)
-        found = pl.scan_ipc(path).select("uid").with_row_index("place").filter(pl.col("uid") == uid).collect()
+        found = (
+            pl.scan_ipc(storage.here(path))
+            .select("uid")
+            .with_row_index("place")
+            .filter(pl.col("uid") == uid)
+            .collect()
+        )
         if len(found):
             place = int(found["place"][0])
             if not vectors.present(on, place // BATCH_ROWS)[place % BATCH_ROWS]:
