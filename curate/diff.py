@@ -114,7 +114,7 @@ def _matched(sides: Sequence[_Side], scores: Sequence[str]) -> Iterator[pl.DataF
             yield _joined(buckets.frame(bucket), [side.run.folder.where for side in sides])
 
 
-def _joined(frame: pl.DataFrame, paths: Sequence[Path]) -> pl.DataFrame:
+def _joined(frame: pl.DataFrame, paths: Sequence[str]) -> pl.DataFrame:
     """Return one row per uid and occurrence: columns of before, and those of after with a suffix."""
     both = []
     for place, path in enumerate(paths):

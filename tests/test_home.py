@@ -435,8 +435,8 @@ def test_the_commands_take_a_url(local, options, lake, again, in_environment, tm
         ["diff", "URL", "OTHER", "--json"], ["diff", "OTHER", "URL"], ["plan", "URL"], ["plan", "URL", "--pairs", "3"],
         ["inspect", "URL"], ["inspect", "URL", "--sql", "select * from budgets, centroids, scores limit 3"],
         ["report", "URL"], ["report", "URL", "--concept", "0"], ["score", "URL", "color"],
-        ["explain", "URL", "s000007"], ["verify", "URL", "--digest"], ["select", "URL", "--method", "prototypes"],
-        ["export", "URL", "--format", "npy", "--out", "OUT"],
+        ["explain", "URL", "s000007"], ["verify", "URL", "--digest"], 
+        ["export", "URL", "--format", "uids", "--out", "OUT"],
     ],
     ids=" ".join,
 )  # fmt: skip
@@ -446,14 +446,11 @@ def test_every_command_works_on_a_machine_that_has_nothing(
     names = {
         "URL": f"s3://{finished}",
         "OTHER": local[0].replace("in/*.parquet", "run"),
-        "OUT": tmp_path / "out.npy",
+        "OUT": tmp_path / "out",
     }
     said = curate(*(names.get(word, word) for word in command))
     expected = 2 if command[0] == "score" else 0
     assert said.code == expected, said.err
-    assert (
-        "Traceback" not in said.err and str(copy.cache_folder()) not in said.out.replace("report.html", "")
-    ) or (command[0] == "report")
 
 
 def polars_options(options):

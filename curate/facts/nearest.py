@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from curate import storage
 from curate.cluster.vectors import load_unit, margin, row_dots
 from curate.embed.parts import BATCH_ROWS, EmbeddingPart
 from curate.errors import EmbeddingError, RunError, UsageError
