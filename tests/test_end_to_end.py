@@ -162,6 +162,7 @@ def test_two_workers_write_the_same_bytes(sample_run, tmp_path):
     assert table_hashes(tmp_path / "run") == table_hashes(sample_run[0])
 
 
+@pytest.mark.long
 def test_shuffled_rows_in_another_split_get_the_same_decisions(sample_run, tmp_path):
     table = pa.concat_tables([pq.read_table(path) for path in sorted(sample_path().glob("*.parquet"))])
     shuffled = table.take(np.random.default_rng(7).permutation(table.num_rows))
@@ -172,6 +173,7 @@ def test_shuffled_rows_in_another_split_get_the_same_decisions(sample_run, tmp_p
     assert decisions_digest(tmp_path / "run") == decisions_digest(sample_run[0])
 
 
+@pytest.mark.long
 def test_real_data_needs_no_other_change_than_the_path(shared_data, tmp_path):
     for name in ("noto_emoji", "clothing"):
         source: Path = shared_data / name

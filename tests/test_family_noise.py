@@ -107,6 +107,7 @@ def test_the_sample_is_bounded_by_numbers_too(tmp_path, given, monkeypatch):
     np.testing.assert_allclose(got.table["noise_linear"].to_numpy(), linear, atol=1e-6)
 
 
+@pytest.mark.long
 def test_any_split_order_and_machine_give_the_same(tmp_path, given):
     loss, vectors = two_groups()
     base = Made(tmp_path / "base", given, loss, vectors)

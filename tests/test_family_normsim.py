@@ -61,6 +61,7 @@ def test_by_definition(tmp_path, vectors, target):
     assert [table.schema[name] for name in table.columns[1:3]] == [pl.Float32, pl.Float32]
 
 
+@pytest.mark.long
 def test_no_order_changes_a_bit(tmp_path, target):
     vectors = planted(2500, dim=64)
     given = np.random.default_rng(0).standard_normal((300, 64)).astype(np.float32)

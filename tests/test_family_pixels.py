@@ -131,6 +131,7 @@ def test_any_split_and_order_give_the_same_scores(tmp_path, base):
     assert Made(tmp_path, *pictures(), shards=5, order=order).table.equals(base.table)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("changes", [{"workers": 2}, {"memory": "4GB"}])
 def test_machine_settings_change_no_byte(tmp_path, base, changes):
     assert Made(tmp_path, *pictures(), **changes).bytes == base.bytes

@@ -363,6 +363,7 @@ def test_only_the_scores_it_reads_make_it_new(data, tmp_path):
     assert "filter" in pipeline.run(again, until="filter").worked
 
 
+@pytest.mark.long
 def test_workers_and_memory_give_the_same_bytes(data, tmp_path):
     pins = tmp_path / "pin.txt"
     pins.write_text("s000003\ns000008\n")

@@ -172,6 +172,7 @@ def test_killed_at_any_moment(undisturbed, drive, tmp_path, seed):
     assert_goes_on(drive, values | {"run": str(tmp_path / "run")}, expected, step=step)
 
 
+@pytest.mark.long
 def test_killed_again_and_again_with_other_memory_each_time(undisturbed, drive, tmp_path):
     values, expected, steps = undisturbed
     values = values | {"run": str(tmp_path / "run")}
@@ -343,7 +344,7 @@ def all_end(processes, seconds=5):
     ("after", "to_group", "workers"),
     [
         pytest.param("1_embeddings", False, 1, marks=pytest.mark.long),
-        ("1_embeddings", True, 1),
+        pytest.param("1_embeddings", True, 1, marks=pytest.mark.long),
         (".work/keys", True, 2),
     ],
 )

@@ -95,9 +95,10 @@ def test_scenes_of_one_concept_stay_apart_while_copies_do_not(tiny):
         assert np.median(copies) > np.quantile(others, 0.99)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("data", "shards", "least"),
-    [("fashion_mnist", 1, 0.8), pytest.param("clothing", 4, 0.5, marks=pytest.mark.long)],
+    [("fashion_mnist", 1, 0.8), ("clothing", 4, 0.5)],
 )
 def test_neighbours_agree_on_classes_of_real_pictures(tiny, data, shards, least):
     """Small galleries for speed, so lower bars than the full measurement in benchmarks/tiny_quality.py."""
