@@ -117,7 +117,9 @@ def assert_repaired(run, path, kind, content):
     assert path.exists() or kind.startswith((".work/copies", ".work/times")), path
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize(
+    "damage", [pytest.param(one, marks=pytest.mark.long) if one == "emptied" else one for one in DAMAGES]
+)
 def test_any_damage_is_noticed_and_made_anew(folder, run, damage):
     """Of each stage one kind of file after the other; stages notice on their own."""
     expected = tables(run)
@@ -185,7 +187,7 @@ UNFINISHED = {
 
 
 @pytest.mark.parametrize("mark", UNFINISHED)
-@pytest.mark.parametrize("damage", ["truncated", "bit flipped"])
+@pytest.mark.parametrize("damage", ["bit flipped", pytest.param("truncated", marks=pytest.mark.long)])
 def test_damage_to_what_an_interrupted_stage_left(folder, run, monkeypatch, mark, damage):
     expected = tables(run)
     real = RunFolder.mark

@@ -118,6 +118,7 @@ def test_bytes_do_not_depend_on_workers(shards, tmp_path):
     assert changed(tables(tmp_path / "1"), tables(tmp_path / "2")) == []
 
 
+@pytest.mark.long
 def test_bytes_of_shards_that_are_split_do_not_depend_on_the_memory(shards, tmp_path, tiny_memory):
     case = {"write": {"max_shard_size": 900, "columns": ["concept", "rank"]}}
     decide(recipe_of(shards["whole", True], tmp_path / "a", case))
@@ -128,6 +129,7 @@ def test_bytes_of_shards_that_are_split_do_not_depend_on_the_memory(shards, tmp_
     assert changed(tables(tmp_path / "a"), tables(tmp_path / "b")) == []
 
 
+@pytest.mark.long
 def test_the_digest_sees_decisions_and_nothing_else(shards, tmp_path):
     for out, changes in {"a": {}, "b": {"seed": 1}, "c": {"select": {"keep": 0.31}}, "d": {}}.items():
         recipe = recipe_of(shards["whole", True], tmp_path / out, {}, **changes)

@@ -84,7 +84,7 @@ def test_scratch_of_a_cluster_is_not_taken_for_that_of_one_machine(options, lake
     assert names_at(lake, url) == ["recipe.yaml"] and not (root / ".work/copies/other.arrow").exists()
 
 
-@pytest.mark.parametrize("many", [1, 65])
+@pytest.mark.parametrize("many", [1, pytest.param(65, marks=pytest.mark.long)])
 def test_a_url_is_no_pattern(options, lake, url, many):
     lake.pipe_file(f"{url}1/5_decisions/p0", b"of another run")
     root, _ = working(f"{url}[1]", options)

@@ -153,6 +153,7 @@ def test_as_the_local_engine(engine, tmp_path):
     assert list(engine.map(square, range(3))) == [0, 1, 4]
 
 
+@pytest.mark.long
 @needs_ray
 def test_items_are_taken_as_they_are_needed(engine):
     taken = []

@@ -190,6 +190,7 @@ def test_without_a_fix_nothing_changes():
     assert "nothing to do" in filtered("run").err
 
 
+@pytest.mark.long
 def test_vectors_of_a_part_of_several_batches(monkeypatch):
     with monkeypatch.context() as patch:
         for module in ("embed.parts", "retry", "stages.families.clip_score"):

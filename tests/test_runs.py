@@ -91,10 +91,10 @@ def test_the_second_run_does_nothing_and_says_so(world):
 @pytest.mark.parametrize(
     ("changes", "worked"),
     [
-        ({"select": {"keep": 0.2}}, EVERY[6:]),
+        pytest.param({"select": {"keep": 0.2}}, EVERY[6:], marks=pytest.mark.long),
         ({"dedup": {"epsilon": 0.02}}, EVERY[5:]),
         ({"filter": ["concept >= 0", "concept < 3"], "select": {"keep": 0.1}}, EVERY[4:]),
-        ({"cluster": {"concepts": 6}}, EVERY[2:3] + EVERY[4:]),
+        pytest.param({"cluster": {"concepts": 6}}, EVERY[2:3] + EVERY[4:], marks=pytest.mark.long),
         ({"write": {"max_shard_size": 800}}, EVERY[7:]),
         ({"memory": "3GB"}, ()),
         ({"workers": 2}, ()),
