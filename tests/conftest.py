@@ -22,3 +22,20 @@ def shared_data():
     if not folder.is_dir():
         pytest.skip("no shared data: set CURATE_SHARED_DATA to the folder that holds it")
     return folder
+
+
+@pytest.fixture(scope="module")
+def options():
+    """The options of a bucket `lake`, on a server that lives as long as the tests of one file."""
+    from buckets import bucket
+
+    with bucket() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def lake(options):
+    """The file system of that bucket."""
+    from buckets import lake_of
+
+    return lake_of(options)

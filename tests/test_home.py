@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 import pytest
 import s3fs
-from buckets import bucket, lake_of, no_secret_below, objects
+from buckets import no_secret_below, objects
 from builders import planted, recipe_values, write_shards
 from calls import curate
 from folders import TABLES, tables
@@ -29,17 +29,6 @@ from curate.runs import folder_of, open_run
 from curate.verify import check_run
 
 N = 90
-
-
-@pytest.fixture(scope="module")
-def options():
-    with bucket() as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def lake(options):
-    return lake_of(options)
 
 
 @pytest.fixture(scope="module")
@@ -337,6 +326,14 @@ def test_a_touched_working_copy_is_fetched_again(local, options, again):
     part.write_bytes(b"\0" * len(whole))
     assert pipeline.run(recipe).worked == ()
     assert storage.here(part).read_bytes() == whole
+
+
+@pytest.mark.parametrize("rows", [0, pytest.param(1, marks=pytest.mark.long)])
+def test_hardly_any_rows(options, url, tmp_path, rows):
+    source = write_shards(tmp_path / "in", planted(N)[:rows], shards=1)
+    recipe = recipe_at(url, source, options, cluster={"concepts": 1})
+    assert pipeline.run(recipe).manifest["counts"]["rows"] == rows
+    assert pipeline.run(recipe).worked == () and check_run(url).violations == []
 
 
 def test_growth_and_shrinking_are_followed_at_the_url(local, options, lake, url, tmp_path, monkeypatch):

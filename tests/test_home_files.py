@@ -6,7 +6,6 @@ import socket
 
 import numpy as np
 import pytest
-from buckets import bucket, lake_of
 from homes import lock_of, machine, names_at, working, write
 
 from curate import storage
@@ -14,17 +13,6 @@ from curate.errors import RunError
 from curate.home import copy, lock, room, store
 from curate.home.store import Home
 from curate.runs import RunFolder
-
-
-@pytest.fixture(scope="module")
-def options():
-    with bucket() as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def lake(options):
-    return lake_of(options)
 
 
 @pytest.fixture(autouse=True)

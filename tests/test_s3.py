@@ -11,7 +11,7 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 from botocore.exceptions import ClientError
-from buckets import SECRET, bucket, lake_of, no_secret_below, objects
+from buckets import SECRET, no_secret_below, objects
 from builders import planted, recipe_values, write_shards
 from calls import curate
 from fsspec.implementations.memory import MemoryFile, MemoryFileSystem
@@ -27,17 +27,6 @@ from curate.verify import decisions_digest
 
 fsspec_registry = importlib.import_module("fsspec.registry")  # fsspec.registry is a mapping in it
 N = 90
-
-
-@pytest.fixture(scope="module")
-def options():
-    with bucket() as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def lake(options):
-    return lake_of(options)
 
 
 @pytest.fixture(scope="module")
