@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 from torch.nn import functional
 
-from curate.train.ghost import gradient_norms
-from curate.train.resnet import ResNet
+from curate.scores.pixels.ghost import gradient_norms
+from curate.scores.pixels.resnet import ResNet
 
 TARGET = 2.0
 

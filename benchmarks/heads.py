@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from curate.train.protocol import HeadSettings, train_heads
-from curate.train.rows import ArrayRows
+from curate.scores.heads.batches import ArrayRows
+from curate.scores.heads.training import HeadSettings, train_heads
 
 BATCH = 1024
 

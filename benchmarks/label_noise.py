@@ -12,10 +12,10 @@ import numpy as np
 import polars as pl
 from sklearn.metrics import roc_auc_score
 
-from curate.embed.parts import EmbeddingPart
-from curate.train.protocol import HeadSettings, train_heads
-from curate.train.result import HeadScores
-from curate.train.rows import PartRows
+from curate.embedding.store import EmbeddingPart
+from curate.scores.heads.batches import PartRows
+from curate.scores.heads.result import HeadScores
+from curate.scores.heads.training import HeadSettings, train_heads
 
 SHARDS = ("train-00003", "train-00004", "train-00005")
 FLIPPED = 0.1
@@ -23,8 +23,8 @@ FLIPPED = 0.1
 
 def embed(data: Path, out: Path) -> Path:
     """Run the pipeline up to the embeddings."""
-    from curate.config import parse_recipe
-    from curate.pipeline import run
+    from curate.pipeline.runner import run
+    from curate.recipe.loading import parse_recipe
 
     shards = str(data / "train-0000[345]-*.parquet")
     source = {"path": shards, "image": "image", "caption": "caption", "label": "label"}

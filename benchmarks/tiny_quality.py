@@ -21,7 +21,7 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "data")]
-from curate.embed.torchvision_guard import import_open_clip
+from curate.embedding.torchvision_guard import import_open_clip
 
 Array = np.ndarray
 BATCH = 256
@@ -169,7 +169,7 @@ def write_card(folder: Path, figures: dict[str, Any]) -> None:
 def main() -> None:
     """Print the figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", type=Path, default=ROOT / "curate/embed/tiny")
+    parser.add_argument("--model", type=Path, default=ROOT / "curate/embedding/tiny")
     parser.add_argument("--shared", type=Path)
     parser.add_argument(
         "--card", action="store_true", help="write the figures into MODEL_CARD.md beside the model"

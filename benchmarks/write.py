@@ -16,10 +16,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from curate.sinks.parquet import KeptRows, plan, tasks, write_file
-from curate.sinks.schema import output_schema
 from curate.sources.base import Columns
 from curate.sources.parquet import ParquetReader, find
+from curate.writers.parquet import tasks, write_file
+from curate.writers.schema import output_schema
+from curate.writers.shard_plan import KeptRows, plan
 
 READER = ParquetReader(Columns())
 MAX_SHARD_SIZE = 500_000_000

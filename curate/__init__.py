@@ -9,22 +9,22 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from curate.config import load_recipe, parse_recipe
     from curate.errors import CurateError
-    from curate.pipeline import run
-    from curate.runs import Run, open_run
-    from curate.settings import Recipe
+    from curate.pipeline.runner import run
+    from curate.recipe import Recipe
+    from curate.recipe.loading import load_recipe, parse_recipe
+    from curate.runs.folder import Run, open_run
 
 __all__ = ["CurateError", "Recipe", "Run", "load_recipe", "open_run", "parse_recipe", "run"]
 
 _HOMES = {
     "CurateError": "errors",
-    "Recipe": "settings",
-    "Run": "runs",
-    "load_recipe": "config",
-    "open_run": "runs",
-    "parse_recipe": "config",
-    "run": "pipeline",
+    "Recipe": "recipe",
+    "Run": "runs.folder",
+    "load_recipe": "recipe.loading",
+    "open_run": "runs.folder",
+    "parse_recipe": "recipe.loading",
+    "run": "pipeline.runner",
 }
 
 

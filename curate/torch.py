@@ -13,10 +13,10 @@ import torch
 from torch.utils.data import WeightedRandomSampler
 
 from curate.errors import UsageError
-from curate.weight.loss import Method, check_settings
+from curate.weighting.loss import Method, check_settings
 
 if TYPE_CHECKING:
-    from curate.runs import Run
+    from curate.runs.folder import Run
 
 __all__ = ["LossReweighter", "RunSampler", "sampler"]
 
@@ -24,7 +24,7 @@ __all__ = ["LossReweighter", "RunSampler", "sampler"]
 class LossReweighter:
     """Weigh the samples of each batch by their losses; uniform for the first `burn_in` batches.
 
-    The same numbers as `curate.weight.loss.loss_weights` on the batch: mean 1 over its finite losses, NaN
+    The same numbers as `curate.weighting.loss.loss_weights` on the batch: mean 1 over its finite losses, NaN
     for a loss that is not finite, no gradient. Device and type are those of the losses; half precision
     is computed in float32.
 
@@ -152,7 +152,7 @@ def _weights(run: "str | Path | Run", dataset_uids: Sequence[str] | None) -> npt
     """Return the weight of each item of the data set, (n,) float64, 0 where it is not kept."""
     import polars as pl
 
-    from curate.runs import Run, open_run
+    from curate.runs.folder import Run, open_run
 
     opened = run if isinstance(run, Run) else open_run(run)
     decisions = opened.decisions().with_columns(

@@ -1,4 +1,4 @@
-"""Train the CLIP that ships with the package: `python data/train_tiny.py --shared ../shared/data --out curate/embed/tiny`.
+"""Train the CLIP that ships with the package: `python data/train_tiny.py --shared ../shared/data --out curate/embedding/tiny`.
 
 Symmetric InfoNCE on pictures and captions of the same instance (Radford et al. 2021, arXiv:2103.00020), float32, CPU.
 The result depends on the arguments, the package versions and the kind of processor alone. Without `--shared` it is
@@ -26,7 +26,7 @@ from tiny_pools import SIDE, WORDINGS, Pool, Tokenizer, clothing_pool, emoji_poo
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
-from curate.embed.torchvision_guard import import_open_clip
+from curate.embedding.torchvision_guard import import_open_clip
 
 LOG_100 = math.log(100.0)
 
@@ -206,7 +206,7 @@ def _arguments() -> argparse.Namespace:
         "--shared", type=Path, help="folder with fashion_mnist, clothing and noto_emoji; none: scenes only"
     )
     parser.add_argument(
-        "--out", type=Path, default=ROOT / "curate/embed/tiny", help="folder that holds tiny.json"
+        "--out", type=Path, default=ROOT / "curate/embedding/tiny", help="folder that holds tiny.json"
     )
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--batch", type=int, default=256)

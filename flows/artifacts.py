@@ -19,9 +19,9 @@ from prefect.artifacts import (
 )
 from prefect.exceptions import PrefectException
 
-from curate import storage
+from curate.io import storage
 from curate.progress import Meter
-from curate.runs import RunFolder
+from curate.runs.folder import RunFolder
 
 __all__ = ["CONCEPTS", "COUNTS", "PROGRESS", "REPORT", "Progress", "concept_rows", "counts_table", "publish"]
 

@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from curate import storage
 from curate.errors import RecipeError
-from curate.runs import RunFolder
-from curate.settings import Notify
+from curate.io import storage
+from curate.recipe import Notify
+from curate.runs.folder import RunFolder
 
 __all__ = ["check", "drifted", "message", "tell"]
 

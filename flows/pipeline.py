@@ -27,13 +27,15 @@ from prefect.exceptions import MissingContextError
 from prefect.logging.loggers import flow_run_logger
 from prefect.tasks import exponential_backoff
 
-from curate import pipeline, storage, store
-from curate.config import load_recipe, override, parse_recipe
 from curate.errors import CurateError, UsageError
+from curate.execution.context import Context
 from curate.flows import artifacts, notify
-from curate.runs import folder_of
-from curate.settings import Recipe
-from curate.stages.base import Context
+from curate.io import storage
+from curate.pipeline import runner
+from curate.recipe import Recipe
+from curate.recipe.loading import load_recipe, override, parse_recipe
+from curate.runs.dated import commit, dated_runs, new_run
+from curate.runs.folder import folder_of
 
 __all__ = ["RETRIES", "Stage", "curate", "is_transient", "main"]
 
@@ -81,7 +83,7 @@ def _tell(
 
 def _newest(root: str) -> Path:
     """Return the dated run that was worked on last; the root where there is none."""
-    return next(reversed(store.dated_runs(root)), Path(root))
+    return next(reversed(dated_runs(root)), Path(root))
 
 
 @flow(
@@ -102,8 +104,8 @@ def curate(
     """Run the stages of a recipe up to `until`, holding the run folder's lock until the end.
 
     recipe : a YAML file, or the settings themselves. overrides : settings such as ``select.keep=0.2``. dated : make
-    a new run in a dated folder below the run folder (`curate.store`), which is the latest after success. force,
-    refit : as in `curate.pipeline.run`. Returns the run folder, the stages that had work, and the counts (None
+    a new run in a dated folder below the run folder (`curate.runs.dated`), which is the latest after success. force,
+    refit : as in `curate.pipeline.runner.run`. Returns the run folder, the stages that had work, and the counts (None
     before the last stage). Raises what the pipeline raises.
     """
     settings = read_recipe(recipe, overrides)
@@ -112,7 +114,7 @@ def curate(
     with curate_log_to_run():
         settings = begin_dated(settings) if dated else settings
         shown = artifacts.Progress(stages)
-        with pipeline.opened(settings, force=force, refit=refit, progress=shown) as context:
+        with runner.opened(settings, force=force, refit=refit, progress=shown) as context:
             _OPEN[settings.run] = context
             try:
                 for stage in stages:
@@ -124,16 +126,16 @@ def curate(
         shown.end()
         if manifest is not None:
             artifacts.publish(context.run, manifest)
-            pipeline.check_limits(settings, manifest)
+            runner.check_limits(settings, manifest)
             if dated:
-                store.commit(root, settings.run)
+                commit(root, settings.run)
     return {"run": settings.run, "worked": worked, "counts": manifest and manifest["counts"]}
 
 
 def begin_dated(recipe: Recipe) -> Recipe:
     """Return the recipe of a dated run: a new one, or an interrupted one to go on with."""
-    pipeline.check_request(recipe)
-    return recipe.model_copy(update={"run": str(store.new_run(recipe.run, recipe))})
+    runner.check_request(recipe)
+    return recipe.model_copy(update={"run": str(new_run(recipe.run, recipe))})
 
 
 def read_recipe(recipe: Path | Mapping[str, Any], overrides: Sequence[str]) -> Recipe:
@@ -168,7 +170,7 @@ def stage_task(stage: Stage) -> Task[[str, Stage], bool]:
 @task(cache_policy=NO_CACHE)
 def _run_stage(run: str, stage: Stage) -> bool:
     """Run one stage in the run folder `run`; return whether it had anything to do."""
-    _OPEN[run], did = pipeline.run_stage(_OPEN[run], stage)
+    _OPEN[run], did = runner.run_stage(_OPEN[run], stage)
     return did
 
 

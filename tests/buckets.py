@@ -7,7 +7,7 @@ import pytest
 import s3fs
 from moto.server import ThreadedMotoServer
 
-from curate.sources import files
+from curate.io import filesystem
 
 KEY, SECRET = "AKIDMADEUPFORTESTS", "made/up+secret&for%tests"
 
@@ -37,7 +37,7 @@ def bucket():
 
 def lake_of(options):
     """Return the file system of the server."""
-    return files.filesystem("s3://lake", options)[0]
+    return filesystem.filesystem("s3://lake", options)[0]
 
 
 def objects(lake, folder):

@@ -3,8 +3,8 @@
 import os
 import time
 
-from curate.engines.local import LocalEngine
 from curate.errors import UsageError
+from curate.execution.engines.local import LocalEngine
 
 
 def add(tell, a, b):

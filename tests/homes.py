@@ -3,12 +3,12 @@
 import json
 import time
 
-from curate import storage
-from curate.home import copy
+from curate.io import storage
+from curate.io.remote import cache
 
 
 def machine(tmp_path, monkeypatch, name):
-    monkeypatch.setenv(copy.CACHE_VARIABLE, str(tmp_path / name))
+    monkeypatch.setenv(cache.CACHE_VARIABLE, str(tmp_path / name))
     return tmp_path / name
 
 
@@ -19,9 +19,9 @@ def lock_of(**changes):
 
 def working(url, options, *, shared=False):
     """Return the working copy of a URL on the machine of this moment, and its home."""
-    root = copy.working_copy(url)
-    copy.begin(root, url, storage_options=options, written_options={}, cache=10**9, shared=shared)
-    return root, copy.home_of(root)
+    root = cache.working_copy(url)
+    cache.begin(root, url, storage_options=options, written_options={}, cache=10**9, shared=shared)
+    return root, cache.home_of(root)
 
 
 def write(path, data, *, seal=False):

@@ -5,11 +5,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from curate.schema import OUTCOMES
-from curate.sinks.parquet import tasks, write_file
-from curate.sinks.plan import KeptRows, plan
-from curate.sinks.schema import NO_EXTRA, output_schema
 from curate.sources.base import Columns
 from curate.sources.parquet import ParquetReader, find
+from curate.writers.parquet import tasks, write_file
+from curate.writers.schema import NO_EXTRA, output_schema
+from curate.writers.shard_plan import KeptRows, plan
 
 BIG = 64 << 20
 READER = ParquetReader(Columns())

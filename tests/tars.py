@@ -5,7 +5,7 @@ import tarfile
 
 from curate.schema import OUTCOMES
 from curate.sources.base import Columns
-from curate.sources.webdataset import FORMAT, WebDatasetReader, find
+from curate.sources.tar.webdataset import FORMAT, WebDatasetReader, find
 
 BIG = 64 << 20
 

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 from builders import planted, recipe_values, write_shards
 
-from curate import pipeline, progress
-from curate.cli import show
-from curate.config import parse_recipe
+from curate import progress
+from curate.cli import output
+from curate.execution.units import rows_of_items
+from curate.pipeline.runner import run
 from curate.progress import Meter, Pace, memory_in_use, pace
-from curate.stages.units import rows_of_items
+from curate.recipe.loading import parse_recipe
 
 
 class Clock:
@@ -94,7 +95,7 @@ def test_memory_is_that_of_all_processes():
 
 def test_a_log_gets_a_line_every_half_minute_at_most(capsys):
     clock = Clock()
-    report = show._lines(clock)
+    report = output._lines(clock)
     for step in range(100):
         report("embed", step, 100, "rows")
         clock.now += 1
@@ -106,7 +107,7 @@ def test_a_log_gets_a_line_every_half_minute_at_most(capsys):
 
 def test_what_is_quick_or_finished_is_not_told(capsys):
     clock = Clock()
-    report = show._lines(clock)
+    report = output._lines(clock)
     report("read", 0, 5, "rows")
     clock.now += 29
     report("read", 4, 5, "rows")
@@ -116,9 +117,9 @@ def test_what_is_quick_or_finished_is_not_told(capsys):
 
 
 def test_quiet_says_nothing(capsys, monkeypatch):
-    monkeypatch.setattr(show, "LINE_EVERY_S", 0.0)
+    monkeypatch.setattr(output, "LINE_EVERY_S", 0.0)
     for quiet in (True, False):
-        with show.progress(quiet=quiet) as report:
+        with output.progress(quiet=quiet) as report:
             report("embed", 1, 2, "rows")
         assert bool(capsys.readouterr().err) is not quiet
 
@@ -156,7 +157,7 @@ def test_stages_count_rows_where_they_know_them(tmp_path):
     glob = write_shards(tmp_path / "in", planted(90), shards=2)
     reports = []
     values = recipe_values(glob, tmp_path / "run")
-    pipeline.run(parse_recipe(values), progress=lambda *report: reports.append(report))
+    run.run(parse_recipe(values), progress=lambda *report: reports.append(report))
     rows = {stage: total for stage, done, total, unit in reports if unit == "rows" and done == total}
     assert (
         rows.items()

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from calls import curate
 
-from curate import pipeline
-from curate.config import load_recipe, parse_recipe, read_yaml
+from curate.pipeline.runner import run
+from curate.recipe.loading import load_recipe, parse_recipe, read_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -96,7 +96,7 @@ def asked(tmp_path_factory):
     score = ["clip_score", {"heads": {"kind": "linear", "seeds": 2, "epochs": 3}}]
     values = recipe_values(glob, folder / "runs/first", score=score, select={"method": "random", "keep": 0.5})
     values["source"]["label"] = "label"
-    pipeline.run(parse_recipe(values))
+    run.run(parse_recipe(values))
     return folder, {f"s{i:06d}" for i in np.flatnonzero(wrong)}
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, TextIO
 
 import typer
 
-from curate.cli.show import ReaderGoneError, plain, write
+from curate.cli.output import ReaderGoneError, plain, write
 from curate.errors import CurateError
 
 __all__ = ["app", "main"]

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from curate.cli import app
-from curate.cli.show import emit, note, print_table, write
+from curate.cli.output import emit, note, print_table, write
 
 #: How many rows of a table people are shown; --json has all.
 SHOWN = 20
@@ -25,7 +25,7 @@ def diff(
     json_: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
     """Compare two runs: rows that came and went, decisions, concepts, weights, scores, settings."""
-    from curate.diff import diff_runs
+    from curate.analysis.diff import diff_runs
 
     found = diff_runs(a, b, out=out)
     if json_:

@@ -6,8 +6,8 @@ from typing import Annotated, Any
 import typer
 
 from curate.cli import app
-from curate.cli import flags as flag
-from curate.cli.show import emit, plain, print_table, write
+from curate.cli import options as flag
+from curate.cli.output import emit, plain, print_table, write
 
 
 @app.command()
@@ -23,7 +23,7 @@ def explain(
     json_: flag.Json = False,
 ) -> None:
     """Say why a sample was kept or dropped, and which budget would decide otherwise."""
-    from curate.explain import explain as explained
+    from curate.analysis.explain import explain as explained
 
     facts = explained(run, which)
     if json_:
@@ -38,7 +38,7 @@ def explain(
 
 
 def lines(facts: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what `curate.explain.explain` found, in sentences."""
+    """Yield what `curate.analysis.explain.explain` found, in sentences."""
     decision, sample = facts["decision"], facts["sample"]
     yield f"{facts['uid']}: {'kept' if decision['keep'] else 'dropped'} ({decision['reason']})"
     for name in ("caption", "label", "key"):

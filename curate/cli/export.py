@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Annotated
 
 from curate.cli import app
-from curate.cli import flags as flag
-from curate.cli.flags import Option
-from curate.cli.show import emit, logged, note, progress, write
+from curate.cli import options as flag
+from curate.cli.options import Option
+from curate.cli.output import emit, logged, note, progress, write
 
 
 @app.command()
@@ -36,7 +36,7 @@ def export(
     quiet: flag.Quiet = False,
 ) -> None:
     """Write what a run decided in another format; nothing is computed anew."""
-    from curate.export import export_recipe, export_run
+    from curate.pipeline.export import export_recipe, export_run
 
     names = None if columns is None else columns.split(",")
     given: dict[str, object] = {"write.columns": names, "write.max_shard_size": max_shard_size}

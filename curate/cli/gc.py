@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from curate.cli import app
-from curate.cli.show import bytes_text, emit, note, plain, write
+from curate.cli.output import bytes_text, emit, note, plain, write
 
 
 @app.command()
@@ -22,7 +22,7 @@ def gc(
     json_: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
     """Remove old dated runs, and parts in their store that no run lists any more; never the latest run."""
-    from curate.gc import gc as collect
+    from curate.runs.gc import gc as collect
 
     freed = collect(root, keep=keep, days=days, dry_run=dry_run)
     if json_:

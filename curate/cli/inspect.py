@@ -3,9 +3,9 @@
 from typing import Annotated, Any
 
 from curate.cli import app
-from curate.cli import flags as flag
-from curate.cli.flags import Option
-from curate.cli.show import emit, note
+from curate.cli import options as flag
+from curate.cli.options import Option
+from curate.cli.output import emit, note
 from curate.cli.verify import note_changed
 from curate.errors import UsageError
 
@@ -31,12 +31,12 @@ def inspect(
     json_: Annotated[bool, Option("--json", help="Print as JSON.")] = False,
 ) -> None:
     """Show what a run decided: counts, concepts, scores, duplicates, groups, weights, times; or ask it by SQL."""
-    from curate.runs import open_run
+    from curate.runs.folder import open_run
 
     _check_flags(sql, limit, csv=csv, json_=json_)
     opened = open_run(run)
     if sql is not None:
-        from curate.cli.answers import answer
+        from curate.cli.sql_output import answer
 
         shown = LIMIT if limit is None and not (csv or json_) else limit or None
         answer(opened.folder, sql, limit=shown, form="csv" if csv else "json" if json_ else "table")
@@ -45,7 +45,7 @@ def inspect(
     if json_:
         emit(facts)
         return
-    from curate.cli.facts_shown import show
+    from curate.cli.summary_output import show
 
     show(facts)
     if facts["missing"]:
@@ -64,9 +64,9 @@ def _check_flags(sql: str | None, limit: int | None, *, csv: bool, json_: bool) 
 
 def _facts(opened: Any, concepts: int) -> dict[str, Any]:  # noqa: ANN401  (a Run, imported late)
     """Return what the run says of itself: counts as in the manifest, what changed since it, and the rest."""
-    from curate.facts.overview import overview
-    from curate.stages.report import grouped
-    from curate.verify import changed_since
+    from curate.analysis.summary.overview import overview
+    from curate.analysis.verify.verify import changed_since
+    from curate.pipeline.stages.report import grouped
 
     facts = overview(opened.folder, concepts=concepts)
     counts = grouped(facts.pop("reasons")) if "reasons" in facts else None

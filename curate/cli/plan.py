@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from curate.cli import app
-from curate.cli import flags as flag
-from curate.cli.flags import Option
-from curate.cli.show import emit, note, plain, print_table, write
+from curate.cli import options as flag
+from curate.cli.options import Option
+from curate.cli.output import emit, note, plain, print_table, write
 from curate.errors import UsageError
 
 
@@ -33,7 +33,7 @@ def plan(
     json_: flag.Json = False,
 ) -> None:
     """Say what other shares, epsilons and temperatures would give; nothing is computed anew."""
-    from curate import plan as planning
+    from curate.analysis import plan as planning
 
     if pairs is not None:
         _show_pairs(run, pairs, epsilon, json_)
@@ -59,7 +59,7 @@ def plan(
 
 def _numbers(name: str, text: str | None) -> list[float]:
     """Return numbers or percentages from a list such as ``0.1,20%``, each once, in order."""
-    from curate.settings.values import parse_share
+    from curate.recipe.types import parse_share
 
     try:
         return sorted({parse_share(one) for one in (text or "").split(",") if one.strip()})
@@ -123,7 +123,7 @@ def _short(value: object) -> object:
 
 def _show_pairs(run: str, count: int, epsilon: str | None, json_: bool) -> None:
     """Print pairs around one epsilon."""
-    from curate import plan as planning
+    from curate.analysis import plan as planning
 
     given = _numbers("--epsilon", epsilon)
     if len(given) > 1:

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from curate.cli import app
-from curate.cli import flags as flag
-from curate.cli.show import emit, logged, progress, write
+from curate.cli import options as flag
+from curate.cli.output import emit, logged, progress, write
 
 if TYPE_CHECKING:
-    from curate.stages.base import Progress
+    from curate.execution.context import Progress
 
 
 @app.command()
@@ -33,20 +33,20 @@ def report(
 
 def _whole(run: str, show: "Progress") -> Path:
     """Write the page of the run as it is now; nothing but the report is made."""
-    from curate import pipeline, rescore
+    from curate.pipeline import rescore, runner
 
-    with pipeline.opened(rescore.chosen_recipe(run), progress=show) as context:
-        context = pipeline.require_done(context, "report")
+    with runner.opened(rescore.chosen_recipe(run), progress=show) as context:
+        context = runner.require_done(context, "report")
         context.run.unmark(context.run.report)
-        pipeline.run_stage(context, "report")
+        runner.run_stage(context, "report")
         return context.run.report / "report.html"
 
 
 def _of_concept(run: str, concept: int, show: "Progress") -> Path:
-    from curate.config import load_recipe
-    from curate.pipeline import worker_count
-    from curate.runs import open_run
-    from curate.stages.concept_page import write_concept_page
+    from curate.analysis.concept_page import write_concept_page
+    from curate.pipeline.runner import worker_count
+    from curate.recipe.loading import load_recipe
+    from curate.runs.folder import open_run
 
     recipe = load_recipe(open_run(run).folder.recipe)
     return write_concept_page(run, concept, workers=worker_count(recipe), progress=show)

@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from curate.cli import app
-from curate.cli import flags as flag
-from curate.cli.flags import Option
-from curate.cli.show import emit, logged, note, print_counts, print_table, progress
+from curate.cli import options as flag
+from curate.cli.options import Option
+from curate.cli.output import emit, logged, note, print_counts, print_table, progress
 from curate.errors import UsageError
 
 if TYPE_CHECKING:
-    from curate.rescore import Chosen
-    from curate.settings import Recipe
+    from curate.pipeline.rescore import Chosen
+    from curate.recipe import Recipe
 
 
 @app.command()
@@ -44,7 +44,7 @@ def score(
     quiet: flag.Quiet = False,
 ) -> None:
     """Add scores to a run and show them; decisions and shards stay as they are."""
-    from curate import rescore
+    from curate.pipeline import rescore
 
     names = columns.split(",") if columns is not None else None
     own = {"on": on, "higher_is": higher_is, "on_missing": on_missing, "columns": names, "name": name}
@@ -128,7 +128,7 @@ def select(
     quiet: flag.Quiet = False,
 ) -> None:
     """Decide anew which samples of a run are kept; nothing is embedded or scored again."""
-    from curate import rescore
+    from curate.pipeline import rescore
 
     settings: dict[str, object] = {
         "method": method, "by": by, "keep": keep, "count": count, "of": of, "at_most": at_most or None,
@@ -145,10 +145,10 @@ def select(
 
 def _show_chosen(recipe: "Recipe", chosen: "Chosen", json_: bool, quiet: bool) -> None:
     """Print what a selection came to, then fail if more rows are unusable than a written run may have."""
-    from curate.pipeline import check_limits
-    from curate.rescore import shards_differ
-    from curate.runs import folder_of
-    from curate.storage import here
+    from curate.io.storage import here
+    from curate.pipeline.rescore import shards_differ
+    from curate.pipeline.runner import check_limits
+    from curate.runs.folder import folder_of
 
     differ = shards_differ(recipe)
     if json_:

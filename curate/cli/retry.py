@@ -3,11 +3,11 @@
 from typing import TYPE_CHECKING
 
 from curate.cli import app
-from curate.cli import flags as flag
-from curate.cli.show import emit, logged, note, print_counts, print_table, progress
+from curate.cli import options as flag
+from curate.cli.output import emit, logged, note, print_counts, print_table, progress
 
 if TYPE_CHECKING:
-    from curate.retry import Retried
+    from curate.pipeline.retry import Retried
 
 
 @app.command()
@@ -23,9 +23,9 @@ def retry(
     Missing, broken, refused and too large images are looked for again. Exits with 0 even if some still
     fail, with 3 if more rows are unusable than limits.unusable allows.
     """
-    from curate.pipeline import check_limits
-    from curate.rescore import scored_recipe
-    from curate.retry import retry_run
+    from curate.pipeline.rescore import scored_recipe
+    from curate.pipeline.retry import retry_run
+    from curate.pipeline.runner import check_limits
 
     recipe = scored_recipe(run, (), set_ or [], flag.given({"workers": workers}))
     with progress(quiet=quiet) as report, logged(quiet=quiet):

@@ -7,12 +7,21 @@ from typing import Annotated, Any
 import typer
 
 from curate.cli import app
-from curate.cli import flags as flag
-from curate.cli.flags import Option
-from curate.cli.show import bytes_text, duration_text, emit, logged, note, print_counts, print_table, progress
-from curate.config import load_recipe, override, parse_recipe
+from curate.cli import options as flag
+from curate.cli.options import Option
+from curate.cli.output import (
+    bytes_text,
+    duration_text,
+    emit,
+    logged,
+    note,
+    print_counts,
+    print_table,
+    progress,
+)
 from curate.errors import UnusableLimitError, UsageError
-from curate.settings import Recipe
+from curate.recipe import Recipe
+from curate.recipe.loading import load_recipe, override, parse_recipe
 
 DryRun = Annotated[bool, Option("--dry-run", help="Say what there is to do and what it takes; do nothing.")]
 Force = Annotated[bool, Option("--force", help="Replace a run made from another source or model.")]
@@ -151,8 +160,8 @@ def demo(
     quiet: flag.Quiet = False,
 ) -> None:
     """Run the main job on the sample that ships with curate."""
-    from curate.demo import recipe_path, sample_path, what_was_found
-    from curate.runs import open_run
+    from curate.cli.demo import recipe_path, sample_path, what_was_found
+    from curate.runs.folder import open_run
 
     settings = {"run": out, "source.path": f"{sample_path()}/*.parquet"}
     _execute(load_recipe(recipe_path(), settings=settings), json_=json_, quiet=quiet)
@@ -200,24 +209,25 @@ def _execute(
     quiet: bool,
 ) -> None:
     """Run a recipe (or say what that takes) and print what came of it."""
-    from curate import pipeline, store
-    from curate.runs import open_run
+    from curate.pipeline import runner
+    from curate.runs.dated import commit, new_run
+    from curate.runs.folder import open_run
 
     if dry_run:
         _show_plan(recipe, json_)
         return
     root = recipe.run
     if dated:
-        pipeline.check_request(recipe)
-        recipe = recipe.model_copy(update={"run": str(store.new_run(root, recipe))})
+        runner.check_request(recipe)
+        recipe = recipe.model_copy(update={"run": str(new_run(root, recipe))})
     try:
         with progress(quiet=quiet) as report, logged(quiet=quiet):
-            outcome = pipeline.run(recipe, until=until, force=force, refit=refit, progress=report)
+            outcome = runner.run(recipe, until=until, force=force, refit=refit, progress=report)
     except UnusableLimitError:
         _show_result(recipe, open_run(recipe.run).manifest(), json_, quiet)
         raise
     if dated and outcome.manifest is not None:
-        store.commit(root, recipe.run)
+        commit(root, recipe.run)
     if not outcome.worked and not quiet:
         note(f"{recipe.run}: nothing to do, everything is up to date")
     if outcome.manifest is not None:
@@ -227,8 +237,8 @@ def _execute(
 
 
 def _show_result(recipe: Recipe, manifest: Mapping[str, Any], json_: bool, quiet: bool) -> None:
-    from curate.runs import folder_of
-    from curate.storage import here
+    from curate.io.storage import here
+    from curate.runs.folder import folder_of
 
     counts = manifest["counts"]
     for shard in manifest["bad_shards"]:
@@ -249,9 +259,9 @@ def _show_plan(recipe: Recipe, json_: bool) -> None:
     """Print what a run would read and about what it takes; nothing is written."""
     from tempfile import TemporaryDirectory
 
-    from curate.estimate import estimate
-    from curate.pipeline import check_request
-    from curate.stages.read import find_parts
+    from curate.pipeline.estimate import estimate
+    from curate.pipeline.runner import check_request
+    from curate.pipeline.stages.read import find_parts
 
     check_request(recipe)
     with TemporaryDirectory() as scratch:

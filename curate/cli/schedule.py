@@ -7,10 +7,10 @@ from typing import Annotated
 import typer
 
 from curate.cli import app
-from curate.cli import flags as flag
-from curate.cli.flags import Option
-from curate.cli.show import note
-from curate.config import load_recipe
+from curate.cli import options as flag
+from curate.cli.options import Option
+from curate.cli.output import note
+from curate.recipe.loading import load_recipe
 
 
 @app.command()
@@ -37,8 +37,8 @@ def schedule(
 
     # Only this command and the flow know Prefect.
     from curate.flows import notify, serve
-    from curate.pipeline import check_request
-    from curate.store import require_root
+    from curate.pipeline.runner import check_request
+    from curate.runs.dated import require_root
 
     check_request(loaded)
     require_root(loaded.run)

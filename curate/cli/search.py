@@ -6,9 +6,9 @@ from typing import Annotated, Any
 import typer
 
 from curate.cli import app
-from curate.cli import flags as flag
-from curate.cli.flags import Option
-from curate.cli.show import emit, note, print_table
+from curate.cli import options as flag
+from curate.cli.options import Option
+from curate.cli.output import emit, note, print_table
 
 MAX_TEXT = 60
 
@@ -34,8 +34,8 @@ def search(
     json_: Annotated[bool, Option("--json", help="Print as JSON.")] = False,
 ) -> None:
     """Find the samples of a run nearest to a text, an image, a vector or a sample, with what became of them."""
-    from curate.search import Query
-    from curate.search import search as find
+    from curate.analysis.search import Query
+    from curate.analysis.search import search as find
 
     found = find(run, Query(text, image, vector, uid), top=top, on=on, concept=concept, kept=kept)
     rows = found.to_dicts()

@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from curate.cli import app
-from curate.cli import flags as flag
-from curate.cli.show import emit, note, plain, write
+from curate.cli import options as flag
+from curate.cli.output import emit, note, plain, write
 from curate.errors import RunError
 
 __all__ = ["note_changed"]
@@ -23,7 +23,7 @@ def verify(
     json_: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
     """Check every file of a run against its recorded hash, every count, and what must hold of its tables."""
-    from curate.verify import check_run, decisions_digest
+    from curate.analysis.verify.verify import check_run, decisions_digest
 
     if digest and not json_:
         write(f"{decisions_digest(run)}\n")

@@ -22,10 +22,10 @@ from markupsafe import Markup
 from polars import selectors
 
 from curate.errors import RunError
-from curate.report import data, wording
-from curate.report.facts import Facts, Gallery, Groups, Sample, Score, StageFacts
+from curate.report import figures, formatting
+from curate.report.formatting import REASONS
 from curate.report.groups import compared
-from curate.report.wording import REASONS
+from curate.report.model import Facts, Gallery, Groups, Sample, Score, StageFacts
 from curate.schema import OUTCOMES
 
 __all__ = [
@@ -57,7 +57,7 @@ def render(facts: Facts) -> str:
     """
     _check_sums(facts)
     concepts = largest(facts.concepts) if facts.concepts.height else pl.DataFrame()
-    drawn = data.figures(facts, concepts)
+    drawn = figures.figures(facts, concepts)
     given: dict[str, Any] = {
         "facts": facts,
         "unusable": sum(n for reason, n in facts.reasons.items() if _kind(reason) == "unusable"),
@@ -74,10 +74,10 @@ def render(facts: Facts) -> str:
         "script": _scripts(SCRIPTS),
     }
     script_data = {
-        **drawn, "galleries": [data.gallery(one) for one in facts.galleries],
-        "duplicates": data.pairs(facts.duplicates), "mislabelled": data.shown(facts.mislabelled),
+        **drawn, "galleries": [figures.gallery(one) for one in facts.galleries],
+        "duplicates": figures.pairs(facts.duplicates), "mislabelled": figures.shown(facts.mislabelled),
         "typical": {str(concept): list(rows) for concept, rows in facts.typical.items()},
-        "whatif": data.what_if(facts.what_if), "run": facts.name, "pictures": facts.pictures,
+        "whatif": figures.what_if(facts.what_if), "run": facts.name, "pictures": facts.pictures,
     }  # fmt: skip
     return _page("page.html", given, script_data, facts.samples)
 
@@ -93,7 +93,7 @@ def render_concept(
 ) -> str:
     """Return a page of one concept. row : of the table of concepts. samples : those the gallery names."""
     given = {"name": name, "row": dict(row), "hardness": hardness, "script": _scripts(CONCEPT_SCRIPTS)}
-    found = {"galleries": [data.gallery(gallery)], "run": name, "pictures": pictures}
+    found = {"galleries": [figures.gallery(gallery)], "run": name, "pictures": pictures}
     return _page("concept.html", given, found, samples)
 
 
@@ -101,18 +101,19 @@ def _page(name: str, given: Mapping[str, Any], script_data: dict[str, Any], samp
     """Return a page with as many thumbnails as it has room for."""
     template = _environment().get_template(name)
     style = Markup(_file("style.css"))
-    columns, _ = data.samples(samples, 0)
+    columns, _ = figures.samples(samples, 0)
     fill = partial(template.render, **given, style=style, quantiles=QUANTILES, max_listed=MAX_LISTED)
-    text = data.as_json({**script_data, "samples": columns})
+    text = figures.as_json({**script_data, "samples": columns})
     bare = fill(data=Markup(text), nonce="", left_out=0)
-    columns, left_out = data.samples(samples, MAX_PAGE - len(bare.encode("utf-8", "replace")))
-    text = data.as_json({**script_data, "samples": columns})
+    columns, left_out = figures.samples(samples, MAX_PAGE - len(bare.encode("utf-8", "replace")))
+    text = figures.as_json({**script_data, "samples": columns})
     nonce = hashlib.blake2b(f"{text}{bare}".encode("utf-8", "replace"), digest_size=16).hexdigest()
     return fill(data=Markup(text), nonce=nonce, left_out=left_out)
 
 
 def _file(name: str) -> str:
-    return resources.files("curate.report").joinpath(name).read_text("utf-8")
+    folder = "templates" if name.endswith(".html") else "static"
+    return resources.files("curate.report").joinpath(folder, name).read_text("utf-8")
 
 
 def _scripts(names: Sequence[str]) -> Markup:
@@ -131,8 +132,13 @@ def _environment() -> jinja2.Environment:
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
         loader=jinja2.FunctionLoader(_file),
     )  # fmt: skip
-    said = {"count": wording.count, "number": wording.number, "share": wording.share, "cut": wording.cut}
-    environment.filters.update(**said, duration=wording.duration)
+    said = {
+        "count": formatting.count,
+        "number": formatting.number,
+        "share": formatting.share,
+        "cut": formatting.cut,
+    }
+    environment.filters.update(**said, duration=formatting.duration)
     return environment
 
 
@@ -207,7 +213,7 @@ def _score(row: Score) -> dict[str, Any]:
     }
     top = max((abs(value) for value in finite.values()), default=0.0)
     decimals = min(6, max(0, 3 - math.floor(math.log10(top)))) if top > 0 else 3
-    text = {name: wording.number(row.quantiles.get(name), decimals) for name in QUANTILES}
+    text = {name: formatting.number(row.quantiles.get(name), decimals) for name in QUANTILES}
     low, high = finite.get("min", 0.0), finite.get("max", 0.0)
     drawn = len(finite) == len(QUANTILES) and high > low
     place = {name: _percent(value - low, high - low) for name, value in finite.items()} if drawn else None

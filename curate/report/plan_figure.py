@@ -14,7 +14,7 @@ MOST_CONCEPTS = 300
 
 
 def page(plan: Mapping[str, Any]) -> str:
-    """Return a whole HTML page, script included, of what `curate.plan.plan` found."""
+    """Return a whole HTML page, script included, of what `curate.analysis.plan.plan` found."""
     text: str = figure(plan).to_html(include_plotlyjs=True, full_html=True)
     title = html.escape(f"Plan of {plan['run']}")
     head = f'<head><title>{title}</title><meta name="viewport" content="width=device-width">'

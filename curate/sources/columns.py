@@ -220,7 +220,7 @@ def vectors_of(
     """Return the given embeddings with rows of NaN where unusable, and why they are."""
     if name is None:
         return None, [None] * table.num_rows
-    from curate.embed.vectors import from_column
+    from curate.embedding.user_vectors import from_column
 
     vectors, _, reasons = from_column(table.column(name), name=name, dim=dim)
     return vectors, reasons

@@ -13,12 +13,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from curate.errors import SourceError
-from curate.sources import files, paths, references
+from curate.io import filesystem, paths
+from curate.io.filesystem import StorageOptions
+from curate.sources import references
 from curate.sources.arrow_types import has_view, is_list, plain_schema
 from curate.sources.base import Columns, Rows, Shard
 from curate.sources.columns import check_columns
-from curate.sources.files import StorageOptions
-from curate.sources.formats import Format
+from curate.sources.registry import Format
 from curate.sources.rows import Found, followed, rows_of
 
 __all__ = ["FORMAT", "ParquetReader", "find"]
@@ -147,7 +148,7 @@ class ParquetReader:
 @contextlib.contextmanager
 def _opened(shard: Shard) -> Iterator[pq.ParquetFile]:
     """Open a shard; whatever goes wrong while reading it becomes one line that names it."""
-    with files.open_binary(shard.url, shard.storage_options) as handle:
+    with filesystem.open_binary(shard.url, shard.storage_options) as handle:
         try:
             with pq.ParquetFile(
                 _native(handle), pre_buffer=False, buffer_size=BUFFER_BYTES, page_checksum_verification=True
@@ -173,7 +174,7 @@ def _native(handle: BinaryIO) -> Any:  # noqa: ANN401  (a path, or a file object
 
 def _explanation(shard: Shard, error: BaseException) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
-    with contextlib.suppress(SourceError), files.open_binary(shard.url, shard.storage_options) as handle:
+    with contextlib.suppress(SourceError), filesystem.open_binary(shard.url, shard.storage_options) as handle:
         head = handle.read(4)
         if head == b"":
             return "the file is empty (0 bytes)"

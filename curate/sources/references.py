@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from curate.errors import SourceError
-from curate.sources.files import StorageOptions, cause, is_remote, masked, open_remote, parent
+from curate.io.filesystem import StorageOptions, cause, is_remote, masked, open_remote, parent
 
 __all__ = ["follow", "refusal"]
 

@@ -1,0 +1,54 @@
+"""The page of one concept, for those that have no gallery in the report of their run."""
+
+from pathlib import Path
+
+from curate.analysis.summary import concept_figures, galleries
+from curate.analysis.summary.pass_over_parts import LIMITS, look_at_all
+from curate.errors import RunError, UsageError
+from curate.execution.context import Context, Progress, silent
+from curate.execution.engines.local import LocalEngine
+from curate.io import storage
+from curate.pipeline.stages import read, report
+from curate.recipe.loading import load_recipe
+from curate.report import page
+from curate.runs.folder import open_run
+
+__all__ = ["write_concept_page"]
+
+#: A page of its own has room for more samples than one of many galleries.
+PER_LIST, PAIRS = 48, 24
+
+
+def write_concept_page(
+    run: str | Path, concept: int, *, workers: int = 1, progress: Progress = silent
+) -> Path:
+    """Write `7_report/_concept-<N>.html` from the decisions of a run; return its path.
+
+    Nothing else of the run changes. Raises UsageError for a concept that there is not, RunError where nothing is
+    decided yet.
+    """
+    folder = open_run(run).folder
+    if folder.marker(folder.decisions) is None:
+        raise RunError(f"{folder.path}: 5_decisions is not there yet; first: curate run {folder.recipe}")
+    table = concept_figures.concept_table(folder)
+    row = next((row for row in table.iter_rows(named=True) if row["concept"] == concept), None)
+    if row is None:
+        have = f"0 to {table.height - 1:,}" if table.height else "no concepts"
+        raise UsageError(f"--concept {concept}: {folder.path} has {have}")
+    limits = {name: PER_LIST for name in ("hardest_kept", "easiest_dropped", "most_typical")}
+    limits |= {"typical": LIMITS["typical"], "duplicates": PAIRS}
+    with LocalEngine(workers) as engine:
+        context = read.with_parts(Context(load_recipe(folder.recipe), folder, engine, progress=progress))
+        asked = report.wanted(context, (), (concept,), limits)
+        picks = look_at_all(context, asked).picks
+        shelf = galleries.shelve(context, picks)
+        (gallery,) = galleries.galleries(picks, shelf, {concept: ()}, asked.hardness[0])
+        pictures = any(part.columns.image for part in context.parts)
+    text = page.render_concept(
+        str(folder.path), gallery, row, shelf.samples, hardness=asked.hardness[0], pictures=pictures
+    )
+    # The underscore says that it is none of the files the mark of the stage vouches for: it may come and go.
+    path = folder.report / f"_concept-{concept}.html"
+    with storage.atomic(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+    return path

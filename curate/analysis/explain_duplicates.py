@@ -1,0 +1,254 @@
+"""Read what dedup found in a finished run, and compare the rows of single concepts once more; nothing is written."""
+
+import heapq
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from curate.deduplication import thresholds as nearest
+from curate.deduplication.semantic import threshold_of
+from curate.embedding.store import EmbeddingPart
+from curate.errors import RunError
+from curate.execution import exchange
+from curate.execution.context import Context, eligible
+from curate.io import storage
+from curate.linalg import load_unit
+from curate.scores.registry import folders_for
+from curate.selection.priority import score_of, with_priority
+
+__all__ = ["Pair", "Rate", "duplicate_rates", "is_duplicate", "keeping", "pairs_around", "run_epsilon"]
+
+#: What a compared row takes while duplicates are joined with the rows they duplicate.
+_ROW_BYTES = 250
+
+Group = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Rate:
+    """What one epsilon drops of the rows compared: at least and at most; the same number where that is certain."""
+
+    epsilon: float
+    at_least: int
+    at_most: int
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A row and the most similar row before it, kept or not. group : its concept and subconcept."""
+
+    uid: str
+    other: str
+    similarity: float
+    group: Group
+
+
+def run_epsilon(context: Context) -> float | None:
+    """Return the epsilon that the duplicates of a run were found with; None where nothing was compared."""
+    found = context.facts(context.run.duplicates).get("epsilon")
+    return None if found is None else float(found)
+
+
+def is_duplicate(context: Context, similarity: float, epsilon: float) -> bool:
+    """Whether a similarity makes a duplicate at this epsilon."""
+    return bool(_over(np.array([similarity]), threshold_of(epsilon), context.recipe.dedup.inclusive)[0])
+
+
+def _compared(context: Context, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
+    """Yield columns of the compared rows, part by part, and whether each is pinned."""
+    run = context.run
+    for part in context.parts:
+        found = pl.DataFrame(storage.read_table(run.part(run.duplicates, part.name), ["uid", *columns]))
+        judged = pl.DataFrame(storage.read_table(run.part(run.scores("filter"), part.name)))
+        passed = judged.filter(pl.col("filter_reason").is_null())
+        if not passed["uid"].equals(found["uid"]):
+            raise RunError(
+                f"{run.where}: 4_duplicates is not of the rows that passed the filters; run it again"
+            )
+        yield found.with_columns(passed["pinned"])
+
+
+# --- what an epsilon drops -----------------------------------------------------------------------------------
+
+
+def duplicate_rates(context: Context, epsilons: Sequence[float]) -> list[Rate]:
+    """Return what each epsilon would drop.
+
+    In reference mode that is certain: every row was compared with all earlier ones of its concept, whatever the
+    epsilon. In greedy mode a row stays if all it resembles was dropped itself: the same number is the most that is
+    dropped. The least is what the pairs that the run found tell: the rows that resemble one which itself resembles
+    none, or one row of each pair. At the epsilon of the run it is what the run dropped.
+    """
+    settings, own = context.recipe.dedup, run_epsilon(context)
+    thresholds = [threshold_of(epsilon) for epsilon in epsilons]
+    least, most = np.zeros((2, len(thresholds)), np.int64)
+    dropped = 0
+    for rows in _buckets(context):
+        lost = rows["duplicate_of"].is_not_null()
+        dropped += int(lost.sum())
+        partners = rows.select("uid", partner=pl.when(~pl.col("pinned")).then("max_similarity_earlier"))
+        known = rows.filter(lost).join(partners, left_on="duplicate_of", right_on="uid", how="left")
+        similarity, partner = (
+            known[name].cast(pl.Float64).fill_null(-1).to_numpy() for name in ("similarity", "partner")
+        )
+        largest = (
+            rows.filter(~pl.col("pinned"))["max_similarity_earlier"].cast(pl.Float64).fill_null(-1).to_numpy()
+        )
+        for place, threshold in enumerate(thresholds):
+            most[place] += int(_over(largest, threshold, settings.inclusive).sum())
+            sure = _over(similarity, threshold, settings.inclusive) & ~_over(
+                partner, threshold, settings.inclusive
+            )
+            pairs = known.filter(pl.Series(_over(similarity, threshold, settings.inclusive)))[
+                "duplicate_of"
+            ].n_unique()
+            least[place] += max(int(sure.sum()), pairs)
+    if settings.mode == "reference":
+        least = most
+    return [
+        Rate(epsilon, dropped, dropped) if epsilon == own else Rate(epsilon, int(low), int(high))
+        for epsilon, low, high in zip(epsilons, least, most, strict=True)
+    ]
+
+
+def _over(similarity: npt.NDArray[np.float64], threshold: float, inclusive: bool) -> npt.NDArray[np.bool_]:
+    over: npt.NDArray[np.bool_] = similarity >= threshold if inclusive else similarity > threshold
+    return over
+
+
+def _buckets(context: Context) -> Iterator[pl.DataFrame]:
+    """Yield all compared rows in groups of whole concepts that fit into memory."""
+    sizes = storage.read_table(context.run.concepts / "concepts.parquet", ["n_assigned"])[
+        "n_assigned"
+    ].to_numpy()
+    bucket = exchange.plan_buckets(sizes, max(1, context.task_memory // 3 // _ROW_BYTES))
+    names = ("concept", "max_similarity_earlier", "duplicate_of", "similarity")
+    for index in range(int(bucket.max(initial=0)) + 1):
+        frames = [
+            frame.filter(pl.Series(bucket[frame["concept"].to_numpy()] == index))
+            for frame in _compared(context, names)
+        ]
+        if frames:
+            yield pl.concat(frames)
+
+
+# --- single concepts once more ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Members:
+    """The compared rows of one concept (or part of one) in the order of comparing, with their vectors."""
+
+    uid: list[str]
+    vectors: npt.NDArray[np.float32]
+    n_pinned: int
+
+
+def _members(context: Context, group: Group) -> _Members:
+    run, settings = context.run, context.recipe.dedup
+    folders = folders_for(context.recipe, score_of(settings.prefer))
+    frames, halves = [], []
+    for part in context.parts:
+        stored = EmbeddingPart(run.part(run.embeddings, part.name))
+        found = pl.DataFrame(
+            storage.read_table(run.part(run.duplicates, part.name), ["uid", "concept", "subconcept"])
+        )
+        found = found.filter((pl.col("concept") == group[0]) & (pl.col("subconcept") == group[1]))
+        if not len(found):
+            continue
+        frame = eligible(run, part.name, (*folders, "filter")).with_row_index("position")
+        frame = frame.filter(pl.col("concept") == group[0])
+        frame = frame.join(found.select("uid"), on="uid", how="semi", maintain_order="left")
+        frame = with_priority(frame, settings.prefer, context.recipe.seed, "dedup")
+        halves.append(stored.take(context.recipe.cluster.on, frame["position"].cast(pl.Int64).to_numpy()))
+        frames.append(frame.select("uid", "pinned", "key", "tie"))
+    every = pl.concat(frames).with_row_index("at").sort(~pl.col("pinned"), "key", "tie", "uid")
+    vectors = load_unit(np.concatenate(halves)[every["at"].to_numpy()])
+    return _Members(every["uid"].to_list(), vectors, int(every["pinned"].sum()))
+
+
+def keeping(context: Context, group: Group, uid: str) -> nearest.Keeping | None:
+    """Return the thresholds nearest to the run's at which a near-duplicate is kept; None where there are none."""
+    members = _members(context, group)
+    threshold = threshold_of(run_epsilon(context) or 0)
+    row = members.uid.index(uid)
+    return nearest.keeping_threshold(
+        members.vectors, row, threshold, context.recipe.dedup.mode, members.n_pinned
+    )
+
+
+def pairs_around(context: Context, epsilon: float, count: int) -> list[Pair]:
+    """Return the `count` pairs whose similarity is nearest to 1 - epsilon, as many on both sides where there are.
+
+    A pair is a row and the most similar row before it. The most similar pair comes first.
+    """
+    threshold = threshold_of(epsilon)
+    sides: dict[bool, list[tuple[float, str, Group, float]]] = {True: [], False: []}
+    for frame in _compared(context, ("concept", "subconcept", "max_similarity_earlier")):
+        known = frame.filter(pl.col("max_similarity_earlier").is_not_null() & ~pl.col("pinned"))
+        known = known.with_columns(gap=pl.col("max_similarity_earlier").cast(pl.Float64) - threshold)
+        over = pl.col("gap") >= 0 if context.recipe.dedup.inclusive else pl.col("gap") > 0
+        for side, rows in ((True, known.filter(over)), (False, known.filter(~over))):
+            first = rows.sort(pl.col("gap").abs(), "uid").head(count)
+            new = [
+                (
+                    abs(row["gap"]),
+                    row["uid"],
+                    (row["concept"], row["subconcept"]),
+                    row["max_similarity_earlier"],
+                )
+                for row in first.iter_rows(named=True)
+            ]
+            sides[side] = heapq.nsmallest(count, [*sides[side], *new])
+    half = max(count - min(count // 2, len(sides[False])), 0)
+    above = sides[True][:half]
+    chosen = [*above, *sides[False][: count - len(above)]]
+    found: list[Pair] = []
+    for group, uids, vectors in _vectors(context, sorted({row[2] for row in chosen})):
+        place = {uid: index for index, uid in enumerate(uids)}
+        for _, uid, of, similarity in chosen:
+            if of == group:
+                other = nearest.partner(vectors, place[uid], np.float32(similarity))
+                found.append(Pair(uid, uids[other] if other >= 0 else "", similarity, group))
+    return sorted(found, key=lambda pair: (-pair.similarity, pair.uid))
+
+
+def _vectors(
+    context: Context, groups: Sequence[Group]
+) -> Iterator[tuple[Group, list[str], npt.NDArray[np.float32]]]:
+    """Yield the compared rows of each group and their vectors, in any order; as many groups a pass as fit."""
+    run = context.run
+    sizes = storage.read_table(run.concepts / "concepts.parquet", ["n_assigned"])["n_assigned"].to_numpy()
+    dim = EmbeddingPart(run.part(run.embeddings, context.parts[0].name)).dim
+    room = context.task_memory // 3 // (6 * dim + _ROW_BYTES)
+    batch = exchange.plan_buckets(np.array([sizes[concept] for concept, _ in groups], np.int64), max(1, room))
+    for index in np.unique(batch).tolist():
+        wanted = [group for group, here in zip(groups, batch.tolist(), strict=True) if here == index]
+        yield from _vectors_at_once(context, wanted)
+
+
+def _vectors_at_once(
+    context: Context, groups: Sequence[Group]
+) -> Iterator[tuple[Group, list[str], npt.NDArray[np.float32]]]:
+    run = context.run
+    codes = pl.DataFrame(
+        groups, schema={"concept": pl.Int32, "subconcept": pl.Int32}, orient="row"
+    ).with_row_index("group")
+    frames, halves = [], []
+    for part, rows in zip(context.parts, _compared(context, ("concept", "subconcept")), strict=True):
+        judged = storage.read_table(run.part(run.scores("filter"), part.name), ["filter_reason"])[
+            "filter_reason"
+        ]
+        position = np.flatnonzero(judged.is_null().to_numpy())
+        rows = rows.with_columns(pl.Series("position", position))
+        rows = rows.join(codes, on=["concept", "subconcept"], how="inner", maintain_order="left")
+        stored = EmbeddingPart(run.part(run.embeddings, part.name))
+        halves.append(stored.take(context.recipe.cluster.on, rows["position"].to_numpy()))
+        frames.append(rows.select("uid", "group"))
+    every, half = pl.concat(frames), np.concatenate(halves)
+    for code, group in enumerate(groups):
+        here = (every["group"] == code).to_numpy()
+        yield group, every["uid"].filter(pl.Series(here)).to_list(), load_unit(half[here])

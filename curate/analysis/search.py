@@ -1,0 +1,155 @@
+"""Search a run by text, image, vector or sample: the query becomes a vector of the run's own kind."""
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from curate.analysis.nearest import nearest, stored_vector
+from curate.analysis.summary.tables import facts, require
+from curate.errors import EmbeddingError, ModelError, SourceError, UsageError
+from curate.io import storage
+from curate.linalg import unit_rows
+from curate.recipe import Embed
+from curate.recipe.loading import load_recipe
+from curate.runs.folder import RunFolder, open_run
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from curate.embedding.clip import Clip
+
+__all__ = ["Query", "query_vector", "search"]
+
+#: Address space a decoder may use for the image of a query.
+DECODER_BYTES = 1_000_000_000
+
+Vector = npt.NDArray[np.float32]
+
+
+@dataclasses.dataclass(frozen=True)
+class Query:
+    """What to look for: exactly one of a text, an image file, a `.npy` file of one vector, the uid of a sample."""
+
+    text: str | None = None
+    image: Path | None = None
+    vector: Path | None = None
+    uid: str | None = None
+
+    def __post_init__(self) -> None:
+        given = [one.name for one in dataclasses.fields(self) if getattr(self, one.name) is not None]
+        if len(given) != 1:
+            both = f"got {' and '.join(given)}" if given else "got none"
+            raise UsageError(f"search takes one of a text, --image, --vector and --uid, {both}")
+        if self.text is not None and not self.text.strip():
+            raise UsageError("the text to search for must not be empty")
+
+
+def search(
+    run: str | Path,
+    query: Query,
+    *,
+    top: int = 20,
+    on: str = "image",
+    concept: int | None = None,
+    kept: bool | None = None,
+) -> "pl.DataFrame":
+    """Return the samples of a run that are nearest to a query, the nearest first.
+
+    on : compare with the vectors of images, or of captions (`text`). concept, kept : only samples of a concept, only
+    kept (True) or dropped (False) ones. A sample searched for by its uid is not found itself. Columns: similarity
+    (cosine, float64), uid, concept, keep, reason, caption, label, shard, row.
+    """
+    if on not in ("image", "text"):
+        raise UsageError(f"--on must be image or text, got {on!r}")
+    if top < 1:
+        raise UsageError(f"--top must be at least 1, got {top}")
+    folder = open_run(run).folder
+    vector = query_vector(folder, query, on=on)
+    return nearest(folder, vector, top=top, on=on, concept=concept, kept=kept, without=query.uid)
+
+
+def query_vector(run: RunFolder, query: Query, *, on: str = "image") -> Vector:
+    """Return the vector of a query, (d,) float32 of unit length, by the model that made the vectors of the run."""
+    require(run, run.embeddings)
+    if query.uid is not None:
+        return stored_vector(run, query.uid, on)
+    if query.vector is not None:
+        return _given(query.vector)
+    embed = load_recipe(run.recipe).embed
+    if embed.own_vectors:
+        name = "column" if embed.column is not None else "files"
+        raise UsageError(
+            f"{run.where} has vectors of its own (embed.{name}), made by a model curate does not know: it cannot "
+            "read a text or an image; search with --vector FILE.npy or --uid UID"
+        )
+    data = None if query.image is None else _bytes(query.image)
+    clip = _model(run, embed)
+    found = (
+        clip.encode_texts([query.text or ""]) if data is None else _encoded(clip, embed, query.image, data)
+    )
+    if not np.isfinite(found).all():
+        raise EmbeddingError(f"the model gives no finite vector for {query.text or query.image}")
+    vector: Vector = found[0]
+    return vector
+
+
+def _given(path: Path) -> Vector:
+    """Return the one vector of a `.npy` file, scaled to length 1."""
+    try:
+        array: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        raise UsageError(f"--vector: there is no file {path}") from None
+    except (OSError, ValueError, EOFError):  # numpy's own words invite to unpickle
+        raise UsageError(f"--vector: {path} is no .npy file of numbers") from None
+    if not isinstance(array, np.ndarray) or array.dtype.kind != "f" or array.ndim not in (1, 2):
+        raise UsageError(f"--vector: {path} must hold one vector of floats")
+    rows = array[None, :] if array.ndim == 1 else array
+    if len(rows) != 1:
+        raise UsageError(f"--vector: {path} must hold one vector, got {len(rows):,}")
+    unit, valid = unit_rows(np.asarray(rows))
+    if not valid[0]:
+        raise EmbeddingError(f"--vector: {path} holds a vector that is zero or not finite")
+    vector: Vector = unit[0]
+    return vector
+
+
+def _model(run: RunFolder, embed: Embed) -> "Clip":
+    """Return the model of a run; raises ModelError where its weights cannot be had, or are not those of the run."""
+    from curate.embedding import clip as clips
+
+    noted = (facts(run, run.embeddings).get("space") or {}).get("weights")
+    file = None if embed.pretrained is None else Path(embed.pretrained)
+    if noted is not None and file is not None and file.is_file() and storage.hash_file(file) != noted:
+        raise ModelError(
+            f"{file} is not the checkpoint that {run.where} was embedded with; put that one back"
+        )
+    return clips.load(
+        embed.model,
+        embed.pretrained,
+        device=embed.device,
+        precision=embed.precision,
+        batch_size=embed.batch_size,
+    )
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"--image: cannot read {path}: {error.strerror or error}") from None
+
+
+def _encoded(clip: "Clip", embed: Embed, path: Path | None, data: bytes) -> Vector:
+    """Return the vector of an image, (1, d), decoded in a guarded process as those of the run were."""
+    from curate.embedding.decode_pool import DecodePool
+
+    with DecodePool(
+        clip.preprocess, workers=1, max_pixels=embed.max_pixels, memory_limit_bytes=DECODER_BYTES
+    ) as pool:
+        [(_, [decoded])] = list(pool.map([(None, [data])]))
+    if decoded.array is None:
+        raise SourceError(f"--image: {path}: {decoded.outcome}: {decoded.reason}")
+    return clip.encode_images(decoded.array[None])

@@ -1,0 +1,244 @@
+"""Checking all laws: part by part, then what needs all rows at once, then what they add up to."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from curate import schema
+from curate.analysis.verify import part_invariants
+from curate.analysis.verify.stage_tables import CHAIN, Tables, breach, read
+from curate.errors import CurateError
+from curate.execution.uid_buckets import UidBuckets
+from curate.io.remote.cache import here
+from curate.pipeline.stages.report import grouped
+from curate.sources.base import Columns
+from curate.sources.registry import format_of
+
+__all__ = ["broken_laws"]
+
+#: Which uids there are, and which are named: `row` and `occurrence`, `named` by a decision, `compared` and
+#: `points` (a duplicate's other row) with their concept.
+_LINKS = pa.schema([("uid", pa.string()), ("kind", pa.string()), ("number", pa.int64())])
+_LINK_BYTES = 300
+
+
+def broken_laws(tables: Tables) -> list[str]:
+    """Return every breach, one line each: `<file>: <rule>; <the first row that breaks it>`."""
+    found = list(_of_manifest(tables))
+    rows = sum(row["rows"] for row in tables.manifest["parts"])
+    with TemporaryDirectory(prefix="curate-verify-") as scratch:
+        links = UidBuckets(
+            Path(scratch), _LINKS, rows=2 * rows, row_bytes=_LINK_BYTES, memory=tables.recipe.memory
+        )
+        for part in dict.fromkeys((*tables.sampled, *tables.decided)):
+            found += _guarded(tables, _of_part(tables, part, links))
+        if tables.whole:
+            found += _of_uids(tables, links)
+    for law in (_of_concepts, _of_budgets, _of_totals) if tables.whole else ():
+        found += _guarded(tables, law(tables))
+    return [*found, *_guarded(tables, _of_shards(tables))]
+
+
+def _guarded(tables: Tables, lines: Iterator[str]) -> Iterator[str]:
+    """Yield breaches; a file that cannot be read is one of them, and ends the totals."""
+    try:
+        yield from lines
+    except CurateError as error:
+        tables.whole = False
+        yield str(error)
+
+
+def _of_manifest(tables: Tables) -> Iterator[str]:
+    """Check that the counts of the manifest add up, and its parts are those that are decided."""
+    where, counts = tables.run.manifest, tables.manifest["counts"]
+    total = counts["kept"] + sum(counts["dropped"].values()) + sum(counts["unusable"].values())
+    if counts["rows"] != total:
+        yield f"{where}: rows in must be kept + dropped + unusable = {total:,}, got {counts['rows']:,}"
+    rows = sum(row["rows"] for row in tables.manifest["parts"])
+    if counts["rows"] != rows:
+        yield f"{where}: counts.rows must be the rows of all parts = {rows:,}, got {counts['rows']:,}"
+    differ = {row["name"] for row in tables.manifest["parts"]} ^ set(tables.decided)
+    if differ and tables.changed.isdisjoint(CHAIN):
+        yield f"{where}: its parts must be those of 5_decisions; {min(differ)} is in one of them only"
+
+
+def _of_part(tables: Tables, part: str, links: UidBuckets) -> Iterator[str]:
+    """Check one part: its decisions, its samples, and the tables that have a row per usable sample."""
+    run, decisions = tables.run, pl.DataFrame(schema.DECISIONS.empty_table())
+    if part in tables.decided:
+        if not tables.has(path := tables.path(run.decisions, part)):
+            return
+        decisions = read(path, schema.DECISIONS)
+        yield from part_invariants.of_decisions(tables, part, decisions)
+        links.add(_rows_and_named(decisions))
+    if part in tables.sampled and tables.has(path := tables.path(run.samples, part)):
+        samples = read(path, schema.SAMPLES)
+        yield from part_invariants.of_samples(tables, part, samples)
+        if "select" in tables.current:
+            yield from part_invariants.same_rows(tables, part, samples, decisions)
+        usable = samples.filter((pl.col("outcome") == "ok") & pl.col("copy_of").is_null())["uid"]
+        yield from _of_usable(tables, part, usable, decisions, links)
+
+
+def _of_usable(
+    tables: Tables, part: str, usable: pl.Series, decisions: pl.DataFrame, links: UidBuckets
+) -> Iterator[str]:
+    yield from part_invariants.of_embeddings(tables, part, usable)
+    if "cluster" in tables.current:
+        yield from part_invariants.of_assignments(tables, part, usable)
+    yield from part_invariants.of_scores(tables, part, usable)
+    if "filter" in tables.current:
+        yield from part_invariants.of_filter(tables, part, usable, decisions)
+    if "dedup" in tables.current:
+        for one in part_invariants.of_duplicates(tables, part, usable, decisions):
+            if isinstance(one, pl.DataFrame):
+                links.add(_compared_and_points(one))
+            else:
+                yield one
+
+
+def _rows_and_named(decisions: pl.DataFrame) -> pa.Table:
+    rows = decisions.select("uid", kind=pl.lit("row"), number=pl.col("occurrence").cast(pl.Int64))
+    named = decisions.filter(pl.col("duplicate_of").is_not_null())
+    return _links(rows, named.select(uid="duplicate_of", kind=pl.lit("named"), number=pl.lit(0, pl.Int64)))
+
+
+def _compared_and_points(duplicates: pl.DataFrame) -> pa.Table:
+    number = pl.col("concept").cast(pl.Int64)
+    compared = duplicates.select("uid", kind=pl.lit("compared"), number=number)
+    points = duplicates.filter(pl.col("duplicate_of").is_not_null())
+    return _links(compared, points.select(uid="duplicate_of", kind=pl.lit("points"), number=number))
+
+
+def _links(*frames: pl.DataFrame) -> pa.Table:
+    return pl.concat(frames).to_arrow().cast(_LINKS)
+
+
+def _of_uids(tables: Tables, links: UidBuckets) -> Iterator[str]:
+    """Check that a row is there once, and what it is a duplicate of is there too."""
+    rules = {
+        (tables.run.decisions, "a uid and occurrence must be there once"): 0,
+        (tables.run.decisions, "duplicate_of must be a uid of the run"): 0,
+        (tables.run.duplicates, "duplicate_of must be a compared row of the same concept"): 0,
+    }
+    first: dict[object, str] = {}
+    for bucket in range(links.count):
+        kinds = links.frame(bucket).partition_by("kind", as_dict=True, include_key=False)
+        empty = pl.DataFrame(_LINKS.empty_table()).drop("kind")
+        rows, named, compared, points = (
+            kinds.get((kind,), empty) for kind in ("row", "named", "compared", "points")
+        )
+        wrong = (
+            rows.filter(rows.is_duplicated()),
+            named.join(rows, on="uid", how="anti"),
+            points.join(compared, on=["uid", "number"], how="anti"),
+        )
+        for rule, frame in zip(rules, wrong, strict=True):
+            rules[rule] += frame["uid"].n_unique()
+            if len(frame):
+                first[rule] = min([str(frame["uid"].min()), *([first[rule]] if rule in first else [])])
+    for (where, what), count in rules.items():
+        if count:
+            yield f"{where}: {what}; it is not so for {count:,} uids, such as {first[where, what]!r}"
+
+
+def _of_concepts(tables: Tables) -> Iterator[str]:
+    """Check that the table of concepts counts the rows assigned, and that each has a centroid."""
+    if "cluster" not in tables.current:
+        return
+    path = tables.run.concepts / "concepts.parquet"
+    frame = read(path, schema.CONCEPTS)
+    order = pl.Series(np.arange(len(frame), dtype=np.int32))
+    yield from breach(path, "concept must count from 0", frame["concept"].ne_missing(order), frame["concept"])
+    if "embed" in tables.current:
+        wrong = frame["n_assigned"].ne_missing(pl.Series(tables.assigned))
+        yield from breach(
+            path, "n_assigned must be the rows in 2_concepts/assignments", wrong, frame["n_assigned"]
+        )
+    centroids = tables.run.concepts / "centroids.parquet"
+    if tables.has(centroids) and (count := len(read(centroids, schema.CENTROIDS))) != len(frame):
+        yield f"{centroids}: must have one centroid per concept, {len(frame):,}, got {count:,}"
+
+
+def _of_budgets(tables: Tables) -> Iterator[str]:
+    """Check that budgets and counts of concepts are those of the decisions, and not more than the target."""
+    path = tables.run.decisions / "concepts.parquet"
+    if not {"cluster", "select"} <= tables.current or not tables.has(path):
+        return
+    frame = read(path, schema.DECISION_CONCEPTS)
+    if len(frame) != len(tables.kept):
+        yield f"{path}: must have one row per concept, {len(tables.kept):,}, got {len(frame):,}"
+        return
+    for name, counted in (("n_eligible", tables.eligible), ("kept", tables.kept)):
+        wrong = frame[name].ne_missing(pl.Series(counted))
+        yield from breach(path, f"{name} must be what the decisions say", wrong, frame[name])
+    over = frame["kept"] > frame["budget"]
+    yield from breach(path, "kept must be at most budget", over, frame["kept"])
+    budget, kept = int(frame["budget"].sum()), int(frame["kept"].sum())
+    if budget != kept:
+        yield f"{path}: budgets must add up to the rows kept, {kept:,}, got {budget:,}"
+    pinned = tables.facts(tables.run.decisions).get("pinned", 0)
+    target = frame["target"].sum() + pinned
+    if frame["target"].null_count() == 0 and kept > target + 0.5:
+        yield f"{path}: the rows kept must be at most the targets and pinned rows, {target:,.1f}, got {kept:,}"
+
+
+def _of_totals(tables: Tables) -> Iterator[str]:
+    """Check that the manifest and the marks say what the tables add up to."""
+    run, counts = tables.run, grouped(tables.reasons)
+    if tables.changed.isdisjoint(CHAIN) and counts != tables.manifest["counts"]:
+        names = [name for name in counts if counts[name] != tables.manifest["counts"].get(name)]
+        told = tables.manifest["counts"].get(names[0])
+        yield f"{run.manifest}: the decisions do not match its counts; {names[0]} is {told}, found {counts[names[0]]}"
+    known = {run.decisions: {"kept": counts["kept"], "eligible": int(tables.eligible.sum())}}
+    if "embed" in tables.current:
+        usable = tables.outcomes["ok"]
+        rows = sum(tables.outcomes.values())
+        known[run.embeddings] = {
+            "rows": rows,
+            "usable": usable,
+            "copies": tables.copies,
+            "unusable": rows - usable,
+        }
+    if {"embed", "cluster"} <= tables.current:
+        known[run.concepts] = {"samples": int(tables.assigned.sum()), "concepts": len(tables.assigned)}
+    if not {"cluster", "select"} <= tables.current:
+        del known[run.decisions]["eligible"]
+    for folder, numbers in known.items():
+        for name, number in numbers.items():
+            told = tables.facts(folder).get(name, number)
+            if told != number:
+                where = (
+                    "the decisions do not match its mark"
+                    if folder == run.decisions
+                    else "it does not match its mark"
+                )
+                yield f"{folder}: {where}; {name} is {told:,}, found {number:,}"
+
+
+def _of_shards(tables: Tables) -> Iterator[str]:
+    """Check that the shards hold as many rows as were kept when they were written."""
+    folder = tables.run.filtered
+    files = sorted(path for path in folder.rglob("*") if path.suffix in (".parquet", ".tar"))
+    if "write" in tables.changed or any(folder in path.parents for path in tables.damaged):
+        return
+    rows = sum(_count(path) for path in files)
+    kept, told = tables.manifest["counts"]["kept"], tables.facts(folder).get("rows")
+    if not rows == kept == told:
+        yield f"{folder}: must hold the rows that are kept, {kept:,} (its mark says {told}), got {rows:,}"
+
+
+def _count(path: Path) -> int:
+    """Return the rows of an output shard."""
+    if path.suffix == ".parquet":
+        try:
+            return int(pq.read_metadata(here(path)).num_rows)
+        except (OSError, pa.ArrowInvalid) as error:
+            raise CurateError(f"{path}: not a whole Parquet file ({error})") from error
+    tar = format_of("webdataset")
+    return sum(tar.reader(Columns(), False).count(shard) for shard in tar.find([str(here(path))]))

@@ -1,0 +1,162 @@
+"""What must hold inside one part: of each table, and between tables that have the same rows."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import polars as pl
+
+from curate import schema
+from curate.analysis.verify.stage_tables import TOLERANCE, Tables, breach, read, same_uids
+from curate.embedding.store import BATCH_ROWS, EmbeddingPart
+from curate.scores.registry import families_of, stage_of
+
+__all__ = [
+    "of_assignments",
+    "of_decisions",
+    "of_duplicates",
+    "of_embeddings",
+    "of_filter",
+    "of_samples",
+    "of_scores",
+    "same_rows",
+]
+
+
+def of_samples(tables: Tables, part: str, samples: pl.DataFrame) -> Iterator[str]:
+    """Check the samples of a part: as many as the manifest says, each with a uid and an outcome."""
+    path = tables.path(tables.run.samples, part)
+    rows = {row["name"]: row["rows"] for row in tables.manifest["parts"]}
+    if "read" not in tables.changed and rows.get(part, len(samples)) != len(samples):
+        yield f"{path}: must have {rows[part]:,} rows, as the manifest says, got {len(samples):,}"
+    outcome = samples["outcome"]
+    known = outcome.is_in(list(schema.OUTCOMES))
+    yield from breach(path, "outcome must be one of those in curate.schema.OUTCOMES", ~known, outcome)
+    yield from breach(path, "uid must not be null", samples["uid"].is_null(), samples["row"])
+    tables.outcomes.update(dict(outcome.value_counts().iter_rows()))
+    tables.copies += int(((outcome == "ok") & samples["copy_of"].is_not_null()).sum())
+
+
+def of_embeddings(tables: Tables, part: str, usable: pl.Series) -> Iterator[str]:
+    """Check the vectors of a part: those of the usable samples, each of length 1 (and so finite)."""
+    path = tables.path(tables.run.embeddings, part)
+    if not tables.has(path):
+        return
+    vectors = EmbeddingPart(path)
+    yield from same_uids(path, usable, pl.Series(vectors.uids(), dtype=pl.String))
+    for column in ("image", "text") if vectors.has_text else ("image",):
+        lengths = [np.empty(0)]
+        for batch in range(-(-len(vectors) // BATCH_ROWS)):
+            length = np.linalg.norm(vectors.half(column, batch).astype(np.float32), axis=1)
+            lengths.append(np.where(vectors.present(column, batch), length, 1.0))
+        length = np.concatenate(lengths)
+        wrong = pl.Series(~(np.abs(length - 1) <= TOLERANCE))
+        yield from breach(path, f"{column} vectors must have length 1", wrong, pl.Series(length))
+
+
+def of_assignments(tables: Tables, part: str, usable: pl.Series) -> Iterator[str]:
+    """Check the concepts of a part's samples, and count them."""
+    path, k = tables.path(tables.run.assignments, part), len(tables.assigned)
+    if not tables.has(path):
+        return
+    frame = read(path, schema.ASSIGNMENTS)
+    yield from same_uids(path, usable, frame["uid"])
+    concept, distance = frame["concept"], frame["distance"]
+    inside = concept.is_between(0, k - 1).fill_null(False)
+    yield from breach(path, f"concept must be from 0 to {k - 1}", ~inside, concept)
+    near = distance.is_between(-TOLERANCE, 2 + TOLERANCE)
+    yield from breach(path, "distance must be from 0 to 2", ~near, distance)
+    tables.assigned += np.bincount(concept.filter(inside).to_numpy(), minlength=k)
+
+
+def of_scores(tables: Tables, part: str, usable: pl.Series) -> Iterator[str]:
+    """Check every family of scores that is about these samples."""
+    behind = not tables.changed.isdisjoint(("read", "embed", "cluster"))
+    for family in families_of(tables.recipe):
+        folder = tables.run.scores(family.folder)
+        path = tables.path(folder, part)
+        older = behind and f"score/{family.folder}" not in tables.changed
+        if older or tables.run.marker(folder) is None or not tables.has(path):
+            continue
+        frame = read(path, stage_of(family.family).table(family))
+        yield from same_uids(path, usable, frame["uid"])
+        for name in (column for column in frame.columns if frame.schema[column].is_float()):
+            wrong = frame[name].is_not_null() & ~frame[name].fill_null(0).is_finite()
+            yield from breach(path, f"{name} must be finite or null", wrong, frame[name])
+
+
+def of_filter(tables: Tables, part: str, usable: pl.Series, decisions: pl.DataFrame) -> Iterator[str]:
+    """Check the verdicts of a part, and that what did not pass is not kept."""
+    path = tables.path(tables.run.scores("filter"), part)
+    if not tables.has(path):
+        return
+    frame = read(path, schema.FILTER)
+    yield from same_uids(path, usable, frame["uid"])
+    both = frame["pinned"] & frame["filter_reason"].is_not_null()
+    yield from breach(path, "a pinned row must pass", both, frame["filter_reason"])
+    if "select" in tables.current:
+        failed = frame.filter(pl.col("filter_reason").is_not_null())["uid"]
+        kept = decisions.filter("keep")["uid"]
+        rule = "a row that 3_scores/filter does not let pass must not be kept"
+        yield from breach(tables.path(tables.run.decisions, part), rule, kept.is_in(failed.implode()), kept)
+
+
+def of_duplicates(
+    tables: Tables, part: str, usable: pl.Series, decisions: pl.DataFrame
+) -> Iterator[str | pl.DataFrame]:
+    """Check what comparing found in a part; yields also a frame of its rows and whom they point at."""
+    path = tables.path(tables.run.duplicates, part)
+    if not tables.has(path):
+        return
+    frame = read(path, schema.DUPLICATES)
+    uid, other, similarity = frame["uid"], frame["duplicate_of"], frame["similarity"]
+    yield from breach(path, "must hold usable rows of this part", ~uid.is_in(usable.implode()), uid)
+    far = similarity.is_not_null() & ~similarity.fill_null(0).is_between(-1 - TOLERANCE, 1 + TOLERANCE)
+    yield from breach(path, "similarity must be from -1 to 1", far, similarity)
+    itself = (uid == other).fill_null(False)
+    yield from breach(path, "a row must not be a duplicate of itself", itself, uid)
+    yield frame.select("uid", "duplicate_of", "concept")
+    if "select" in tables.current:
+        near = decisions.filter(pl.col("reason") == "near_duplicate")["uid"]
+        found = near.is_in(frame.filter(other.is_not_null())["uid"].implode())
+        where = tables.path(tables.run.decisions, part)
+        yield from breach(where, "a near_duplicate must be one in 4_duplicates", ~found, near)
+
+
+def of_decisions(tables: Tables, part: str, frame: pl.DataFrame) -> Iterator[str]:
+    """Check the decisions of a part alone, and count them."""
+    path, k = tables.path(tables.run.decisions, part), len(tables.kept)
+    keep, reason, weight, concept = frame["keep"], frame["reason"], frame["weight"], frame["concept"]
+    kept = reason.is_in(list(schema.KEPT_REASONS))
+    yield from breach(path, "keep must be true for the reasons kept and pinned alone", keep != kept, reason)
+    yield from breach(
+        path, "weight must be 0 where a row is not kept", ~keep & weight.ne_missing(0.0), weight
+    )
+    odd = keep & weight.is_not_null() & ~((weight >= 0) & weight.is_finite()).fill_null(True)
+    yield from breach(path, "weight must be null or a number from 0", odd, weight)
+    tables.rows += len(frame)
+    tables.reasons.update(dict(reason.value_counts().iter_rows()))
+    if not {"cluster", "select"} <= tables.current:
+        return
+    inside = concept.is_between(0, k - 1).fill_null(False)
+    competes = kept | (reason == "over_budget") | reason.str.starts_with("cutoff:")
+    wrong = ~inside & (concept.is_not_null() | competes)
+    yield from breach(path, f"concept must be from 0 to {k - 1}", wrong, concept)
+    tables.eligible += np.bincount(concept.filter(competes & inside).to_numpy(), minlength=k)
+    tables.kept += np.bincount(concept.filter(keep & inside).to_numpy(), minlength=k)
+
+
+def same_rows(tables: Tables, part: str, samples: pl.DataFrame, decisions: pl.DataFrame) -> Iterator[str]:
+    """Check that samples and decisions of a part are the same rows, and that reasons fit outcomes."""
+    path = tables.path(tables.run.decisions, part)
+    if len(samples) != len(decisions):
+        yield f"{path}: must have the rows of 0_samples; {len(samples):,} are there, {len(decisions):,} are here"
+        return
+    for name in ("uid", "occurrence", "shard", "row"):
+        wrong = samples[name].ne_missing(decisions[name])
+        yield from breach(path, f"{name} must be that of 0_samples, in that order", wrong, decisions[name])
+    reason, outcome = decisions["reason"], samples["outcome"]
+    bad = outcome != "ok"
+    wrong = (bad & (reason != "unusable:" + outcome)) | (~bad & reason.str.starts_with("unusable:"))
+    yield from breach(path, "unusable rows must be those that are not ok in 0_samples", wrong, reason)
+    wrong = (~bad & samples["copy_of"].is_not_null()) != (reason == "exact_duplicate")
+    yield from breach(path, "exact_duplicate must be the rows with copy_of in 0_samples", wrong, reason)

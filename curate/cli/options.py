@@ -1,0 +1,106 @@
+"""Flags that several commands have, and the settings they stand for."""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, get_args
+
+import typer
+import yaml
+
+from curate.errors import UsageError
+from curate.recipe import FAMILIES, Select, Weight
+from curate.recipe.loading import read_yaml
+
+__all__ = [
+    "AtMost",
+    "By",
+    "Count",
+    "Json",
+    "Keep",
+    "Limit",
+    "Method",
+    "Option",
+    "Out",
+    "Quiet",
+    "RunPlace",
+    "Set",
+    "Text",
+    "WeightBy",
+    "Where",
+    "Workers",
+    "conditions",
+    "families",
+    "given",
+    "weighting",
+]
+
+Text = str | None
+Option = typer.Option
+
+
+def _choices(model: type[Select] | type[Weight]) -> str:
+    """Return the methods of a setting, for the help."""
+    return ", ".join(get_args(model.model_fields["method"].annotation))
+
+
+Set = Annotated[
+    list[str] | None,
+    Option("--set", metavar="NAME=VALUE", help="Override a setting: select.keep=0.2; repeatable."),
+]
+RunPlace = Annotated[str, typer.Argument(metavar="RUN", help="The run folder, or its URL.")]
+Out = Annotated[Text, Option("--out", help="The run folder, or a URL for it.")]
+Limit = Annotated[int | None, Option("--limit", min=1, help="Read only the first rows of each source.")]
+Json = Annotated[bool, Option("--json", help="Print the result as JSON.")]
+Quiet = Annotated[bool, Option("--quiet", "-q", help="No summary lines and no progress.")]
+AtMost = Annotated[bool, Option("--at-most", help="Keep what there is where that is less than asked for.")]
+Workers = Annotated[
+    int | None, Option("--workers", min=1, help="Worker processes; by default as many as fit.")
+]
+Keep = Annotated[Text, Option("--keep", help="Share to keep: 0.3 or 30%.")]
+Count = Annotated[int | None, Option("--count", help="Number of samples to keep.")]
+Method = Annotated[Text, Option("--method", help=f"{_choices(Select)}; density by default.")]
+By = Annotated[Text, Option("--by", help="The score column that a method such as hardest goes by.")]
+WeightBy = Annotated[
+    Text, Option("--weight", metavar="METHOD", help=f"Weigh what is kept: {_choices(Weight)}, or none.")
+]
+Where = Annotated[
+    list[str] | None,
+    Option(
+        "--where", help="Condition, such as 'clip_score >= 0.2' or '{by: el2n, bottom: 90%}'; repeatable."
+    ),
+]
+
+
+def given(flags: Mapping[str, object]) -> dict[str, object]:
+    """Return the settings of the flags that were given."""
+    return {name: value for name, value in flags.items() if value is not None}
+
+
+def conditions(texts: Sequence[str]) -> list[object]:
+    """Return what --where says: SQL as it is, a condition on one score as settings."""
+    return [_read("--where", text) if text.lstrip().startswith("{") else text for text in texts]
+
+
+def families(texts: Sequence[str]) -> list[object]:
+    """Return families of scores from words such as ``heads`` or ``{heads: {seeds: 3}}``."""
+    found = [_read("score", text) for text in texts]
+    for text, entry in zip(texts, found, strict=True):
+        if not isinstance(entry, str | dict):
+            raise UsageError(
+                f"score takes a family ({', '.join(FAMILIES)}), alone or with settings such as "
+                f"'{{heads: {{seeds: 3}}}}', got {text!r}"
+            )
+    return found
+
+
+def weighting(method: str | None) -> dict[str, object]:
+    """Return the settings that --weight stands for; `none` ends weighting."""
+    if method is None:
+        return {}
+    return {"weight": "none"} if method == "none" else {"weight.method": method}
+
+
+def _read(what: str, text: str) -> object:
+    try:
+        return read_yaml(text)
+    except yaml.YAMLError:
+        raise UsageError(f"{what}: {text!r} is not YAML; an example is '{{heads: {{seeds: 3}}}}'") from None

@@ -1,0 +1,198 @@
+"""How commands show things: log lines and progress on stderr, data on stdout."""
+
+import json
+import logging
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from curate.progress import Meter, bytes_text, duration_text
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+
+    from curate.execution.context import Progress
+
+__all__ = [
+    "ReaderGoneError",
+    "bytes_text",
+    "duration_text",
+    "emit",
+    "logged",
+    "note",
+    "plain",
+    "print_counts",
+    "print_table",
+    "progress",
+    "text_of_json",
+    "write",
+]
+
+#: Where stderr is no terminal, lines of progress are at least this far apart.
+LINE_EVERY_S = 30.0
+#: Characters JSON leaves as they are, though a terminal may obey them or refuse to show them.
+_CONTROLS = re.compile("[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+class ReaderGoneError(Exception):
+    """Nobody reads stdout any more (`| head`)."""
+
+
+def write(text: str) -> None:
+    """Write data to stdout. Raises ReaderGoneError where nobody reads it."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise ReaderGoneError from None
+
+
+def note(text: str) -> None:
+    """Write a line for people to stderr."""
+    sys.stderr.write(f"{plain(text)}\n")
+
+
+def plain(text: str) -> str:
+    r"""Return `text` as one line that a terminal shows and does not obey.
+
+    >>> plain("two\nlines \x1b[31mred")
+    'two lines \\x1b[31mred'
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() else " " if char.isspace() else ascii(char)[1:-1] for char in text
+    )
+
+
+@contextmanager
+def logged(*, quiet: bool = False) -> Iterator[None]:
+    """Send curate's log lines to stderr while inside: warnings always, one line per stage unless quiet.
+
+    To be entered after `progress`, which puts them above its bars.
+    """
+    logger = logging.getLogger("curate")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Lines())
+    handler.setLevel(logging.WARNING if quiet else logging.INFO)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+
+
+class _Lines(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        text = plain(record.getMessage())
+        return f"warning: {text}" if record.levelno >= logging.WARNING else text
+
+
+@contextmanager
+def progress(*, quiet: bool = False) -> Iterator["Progress"]:
+    """Give a progress function: bars on a terminal; elsewhere a line now and then, `LINE_EVERY_S` apart or more."""
+    if quiet:
+        yield lambda stage, done, total, unit: None
+    elif sys.stderr.isatty():
+        with _bars() as report:
+            yield report
+    else:
+        yield _lines(time.monotonic)
+
+
+def _lines(clock: Callable[[], float]) -> "Progress":
+    """Return a progress function that writes lines for a log; what takes less than `LINE_EVERY_S` writes none."""
+    meter, last = Meter(clock), clock()
+
+    def report(stage: str, done: int, total: int, unit: str) -> None:
+        nonlocal last
+        seen = meter.update(stage, done, total, unit)
+        if clock() - last >= LINE_EVERY_S and done < total:
+            last = clock()
+            note(seen.line())
+
+    return report
+
+
+@contextmanager
+def _bars() -> Iterator["Progress"]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+    from rich.progress import Progress as Bars
+
+    columns = (
+        TextColumn("{task.description:8}"),
+        BarColumn(20),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[unit]}"),
+        TextColumn("{task.fields[details]}"),
+    )
+    meter = Meter()
+    with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def report(stage: str, done: int, total: int, unit: str) -> None:
+            details = meter.update(stage, done, total, unit).details()
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage, total=total, unit=unit, details=details)
+            bars.update(tasks[stage], completed=done, total=total, unit=unit, details=details)
+            if done >= total:
+                bars.remove_task(tasks.pop(stage))
+
+        yield report
+
+
+def emit(value: object) -> None:
+    """Print a value as JSON on stdout."""
+    write(text_of_json(value, indent=2) + "\n")
+
+
+def text_of_json(value: object, *, indent: int | None = None) -> str:
+    r"""Return JSON in which nothing is left that a terminal may obey.
+
+    >>> text_of_json({"caption": "\u202eabc"})
+    '{"caption": "\\u202eabc"}'
+    """
+    text = json.dumps(value, indent=indent, ensure_ascii=False, default=str)
+    return _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def print_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print a table on stdout: text to the left, numbers to the right."""
+    cells = [[_cell(value) for value in row] for row in rows]
+    numeric = [
+        all(isinstance(row[i], int | float) or row[i] is None for row in rows) for i in range(len(header))
+    ]
+    widths = [max(len(line[i]) for line in [list(header), *cells]) for i in range(len(header))]
+    for line in [list(header), *cells]:
+        padded = [
+            text.rjust(width) if right else text.ljust(width)
+            for text, width, right in zip(line, widths, numeric, strict=True)
+        ]
+        write("  ".join(padded).rstrip() + "\n")
+
+
+def print_counts(counts: Mapping[str, Any], more: Mapping[str, float | None] | None = None) -> None:
+    """Print rows in, kept, dropped and unusable by reason, with their shares; then what `more` has."""
+    groups = [("rows in", counts["rows"]), ("kept", counts["kept"])]
+    groups += [("of these pinned", counts["pinned"])] if counts.get("pinned") else []
+    for group in ("dropped", "unusable"):
+        groups += [(f"{group}: {reason}", count) for reason, count in counts[group].items()]
+    groups += [(name, round(value)) for name, value in (more or {}).items() if value is not None]
+    lines = [[name, count, count / counts["rows"] if counts["rows"] else None] for name, count in groups]
+    print_table(["", "rows", "share"], lines)
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.4f}"
+    return plain(str(value))

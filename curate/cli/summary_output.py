@@ -1,0 +1,186 @@
+"""How `inspect` shows the facts of a run: one short table per subject, nothing for what there is none of."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from curate.cli.output import bytes_text, duration_text, note, print_table, write
+from curate.cli.sparkline import sparkline, unicode_stdout
+
+__all__ = ["show"]
+
+#: Which stage settles which reason, by how the reason begins.
+SETTLED = {
+    "exact_duplicate": "read",
+    "filter": "filter",
+    "excluded": "filter",
+    "not_listed": "filter",
+    "leak": "filter",
+    "near_duplicate": "dedup",
+}
+#: Groups that are listed, and characters of a caption.
+MAX_GROUPS, MAX_TEXT = 10, 40
+CONCEPT_COLUMNS = ("n_eligible", "complexity", "d_intra", "d_inter", "budget", "kept")
+
+Facts = Mapping[str, Any]
+
+
+def show(facts: Facts) -> None:
+    """Print all sections, warnings last and on stderr."""
+    _counts(facts)
+    for name, title in (
+        ("concepts", "largest"), ("most_complex", "most complex"), ("most_pruned", "least kept")
+    ):  # fmt: skip
+        _concepts(title, facts.get(name), facts["n_concepts"])
+    _scores(facts["scores"])
+    _duplicates(facts["duplicates"])
+    _groups(facts["groups"])
+    _weights(facts["weights"])
+    _reliability(facts["reliability"])
+    _times(facts["times"])
+    for shard in facts["bad_shards"]:
+        note(f"warning: {shard['error']}")
+    for text in facts["warnings"]:
+        note(f"warning: {text}")
+
+
+def _section(title: str, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    if rows:
+        write("\n")
+        print_table([title, *header], rows)
+
+
+def _percent(share: float | None) -> str:
+    """Return a share in percent; what is not quite none or all never looks so.
+
+    >>> _percent(0.3), _percent(0.00001), _percent(None)
+    (' 30.0 %', ' <0.1 %', '-')
+    """
+    if share is None:
+        return "-"
+    percent = 100 * share
+    near = "<0.1" if 0 < percent < 0.05 else ">99.9" if 99.95 <= percent < 100 else f"{percent:.1f}"
+    return f"{near:>5} %"
+
+
+def _counts(facts: Facts) -> None:
+    """Print rows in, kept, and the others by reason, with the stage that settled it."""
+    counts = facts["counts"]
+    if counts is None:
+        total = sum(facts["outcomes"].values())
+        rows = [[name, n, _percent(n / total)] for name, n in facts["outcomes"].items()]
+        if rows:
+            print_table(["outcome", "rows", "share"], [["rows in", total, _percent(1.0)], *rows])
+        return
+    lines: list[tuple[str, int, str]] = [("rows in", counts["rows"], ""), ("kept", counts["kept"], "")]
+    lines += [("of these pinned", counts["pinned"], "filter")] if counts["pinned"] else []
+    for group, default in (("dropped", "select"), ("unusable", "embed")):
+        for reason, n in counts[group].items():
+            lines.append((f"{group}: {reason}", n, SETTLED.get(reason.split(":")[0], default)))
+    total = max(counts["rows"], 1)
+    print_table(["", "rows", "share", "stage"], [[name, n, _percent(n / total), by] for name, n, by in lines])
+
+
+def _concepts(title: str, rows: Sequence[Facts] | None, total: int | None) -> None:
+    if not rows:
+        return
+    columns = [name for name in CONCEPT_COLUMNS if rows[0].get(name) is not None]
+    columns = columns if "n_eligible" in rows[0] else ["n_assigned"]
+    shown = []
+    for row in rows:
+        limit = " ".join(name for name in ("cap", "floor") if row.get(f"at_{name}"))
+        shares = [_percent(row["share"]), limit] if "share" in row else []
+        shown.append([row["concept"], *(row[name] for name in columns), *shares, _typical(row["typical"])])
+    names = {"n_eligible": "samples", "n_assigned": "samples"}
+    ends = ["share", "at", "typical sample"] if "share" in rows[0] else ["typical sample"]
+    write(f"\n{title} of {total:,} concepts\n")
+    print_table(["concept", *(names.get(name, name) for name in columns), *ends], shown)
+
+
+def _typical(sample: Facts | None) -> str:
+    """Return what says most about a sample: its caption, else its label, else its uid."""
+    text = "-" if sample is None else str(sample["caption"] or sample["label"] or sample["uid"])
+    text = " ".join(text.split())
+    return text if len(text) <= MAX_TEXT else f"{text[: MAX_TEXT - 3]}..."
+
+
+def _scores(scores: Sequence[Facts]) -> None:
+    """Print quantiles, how the samples are spread from the least value to the largest, and what is kept there."""
+    blocks = unicode_stdout()
+    rows = []
+    for row in scores:
+        quantiles = [value for name, value in row.items() if name[0] == "p" and name[1:].isdigit()]
+        kept = sparkline(row["kept"] or (), top=1.0, blocks=blocks)
+        rows.append(
+            [
+                row["score"],
+                row["n"],
+                row["missing"],
+                *quantiles,
+                sparkline(row["histogram"], blocks=blocks),
+                kept,
+            ]
+        )
+    if rows:
+        names = [name for name in scores[0] if name[0] == "p" and name[1:].isdigit()]
+        _section("score", ["n", "missing", *names, "spread", "kept share"], rows)
+
+
+def _duplicates(facts: Facts | None) -> None:
+    if facts is None:
+        return
+    noted = {name: facts.get(name) for name in ("compared", "dropped", "epsilon")}
+    rows = [[name, value] for name, value in noted.items() if value is not None]
+    rows += [["share", _percent(facts["share"])]] if facts.get("share") is not None else []
+    similarity = facts["similarity"]
+    rows += [
+        [f"{name} similarity of the dropped", value]
+        for name, value in similarity.items()
+        if value is not None
+    ]
+    _section("near-duplicates", ["value"], rows)
+
+
+def _groups(groups: Mapping[str, Sequence[Facts]]) -> None:
+    for by, found in groups.items():
+        rows = [
+            [
+                str(row["group"])[:MAX_TEXT],
+                row["rows"],
+                row["kept"],
+                _percent(row["share"]),
+                "!" if row["shrunk"] else "",
+            ]
+            for row in found[:MAX_GROUPS]
+        ]
+        title = by if len(found) <= MAX_GROUPS else f"{by} (first {MAX_GROUPS} of {len(found):,})"
+        _section(title, ["usable", "kept", "share", ""], rows)
+
+
+def _weights(facts: Facts | None) -> None:
+    if facts is None:
+        return
+    names = {"rows": "kept rows", "effective": "worth (effective sample size)"}
+    order = ["method", "rows", "effective", "least", "mean", "most"]
+    _section("weights", ["value"], [[names.get(n, n), facts[n]] for n in order if facts.get(n) is not None])
+
+
+def _reliability(families: Sequence[Facts]) -> None:
+    names = [name for name in ("seeds", "reliability", "reliability_of_mean", "accuracy")
+             if any(row.get(name) is not None for row in families)]  # fmt: skip
+    header = [name.replace("_", " ") for name in names]
+    _section("seeds agree", header, [[row["family"], *(row.get(name) for name in names)] for row in families])
+
+
+def _times(times: Mapping[str, Facts]) -> None:
+    rows = [
+        [
+            stage,
+            duration_text(one["seconds"]),
+            one["rows"],
+            round(one["rows_per_s"]),
+            bytes_text(one["peak_memory"]),
+        ]
+        for stage, one in times.items()
+        if {"seconds", "rows", "rows_per_s", "peak_memory"} <= one.keys()
+    ]
+    _section("stage", ["time", "rows", "rows/s", "largest process"], rows)

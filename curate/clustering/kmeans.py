@@ -1,0 +1,189 @@
+"""Spherical k-means (FAISS) and the assignment of vectors to the concepts it finds.
+
+Quality measured by the mean inner product of a vector with its centroid; larger is better.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import faiss
+import numpy as np
+import numpy.typing as npt
+
+from curate.errors import EmbeddingError
+from curate.linalg import distances, first_equal, load_unit, margin, row_dots, unit_rows
+
+__all__ = ["MAX_CONCEPTS", "SAMPLE_PER_CONCEPT", "Concepts", "assign", "auto_concepts", "fit"]
+
+#: Largest number of concepts chosen by itself.
+MAX_CONCEPTS = 100_000
+#: Vectors to train on per concept; more changes little, fewer than about 40 is too few.
+SAMPLE_PER_CONCEPT = 256
+
+_TILE = 1 << 24  # inner products held at a time: 64 MB
+_TILE_ROWS = 4096
+_ALL_POINTS = 1 << 30  # max_points_per_centroid: FAISS then never leaves points out
+
+Vectors = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Concepts:
+    """The concepts of a training sample, in the order of (members desc, first member).
+
+    centroids : (k, d) float32, unit rows. sizes : (k,) int64, members in the sample, at least 1 each.
+    p99 : (k,) float32, distance that 99 % of the sample's members do not exceed.
+    objective : mean inner product of the sample's vectors with their own centroid, in [-1, 1].
+    requested : number of concepts asked for. trained_on : number of vectors in the sample.
+    """
+
+    centroids: Vectors
+    sizes: npt.NDArray[np.int64]
+    p99: npt.NDArray[np.float32]
+    objective: float
+    requested: int
+    trained_on: int
+
+
+def auto_concepts(n_valid: int) -> int:
+    """Return the number of concepts for `n_valid` vectors: their square root, in [1, 100000].
+
+    >>> auto_concepts(0), auto_concepts(1_000_000), auto_concepts(10**12)
+    (1, 1000, 100000)
+    """
+    return max(1, min(MAX_CONCEPTS, round(math.sqrt(n_valid))))
+
+
+def fit(vectors: Vectors, n_concepts: int, *, seed: int, iterations: int = 25) -> Concepts:
+    """Return the concepts of `vectors`, found by spherical k-means.
+
+    vectors : (n, d) float32, C-contiguous unit rows, sorted by uid by the caller: the result depends
+    on the order of rows, and on nothing else but `seed` (not on the number of threads). All rows are
+    used and none is copied. Where there are no more distinct vectors than concepts asked for, each is
+    its own concept. After training, centroids are scaled to length 1, the sample is assigned once
+    more, and centroids that no row chose are dropped, so there may be fewer concepts than `requested`.
+    Raises EmbeddingError without vectors or with values that are not finite. About
+    2 n d k (iterations + 1) operations; Ctrl-C interrupts between blocks of rows.
+
+    >>> rows = np.eye(4, dtype=np.float32)[[0, 2, 2]]
+    >>> concepts = fit(rows, 8, seed=0)
+    >>> concepts.centroids.argmax(axis=1), concepts.sizes, concepts.objective
+    (array([2, 0]), array([2, 1]), 1.0)
+    """
+    _check(vectors)
+    if len(vectors) == 0:
+        raise EmbeddingError("cluster needs at least 1 usable vector, got 0")
+    if n_concepts < 1:
+        raise EmbeddingError(f"cluster.concepts must be at least 1, got {n_concepts}")
+    for start in range(0, len(vectors), _TILE_ROWS):
+        _check_finite(vectors[start : start + _TILE_ROWS], start)
+    distinct = np.unique(first_equal(vectors))
+    if len(distinct) <= n_concepts:
+        found = vectors[distinct]
+    else:
+        found = _train(vectors, n_concepts, seed, iterations)
+    centroids, valid = unit_rows(found)
+    concept, distance = assign(vectors, centroids[valid])
+    return _describe(centroids[valid], concept, distance, n_concepts)
+
+
+def assign(
+    vectors: npt.NDArray[np.float32] | npt.NDArray[np.float16], centroids: Vectors, *, tile: int = _TILE
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
+    """Return the nearest concept of each vector and the distance to its centroid.
+
+    vectors : (n, d) float32 unit rows, or float16 rows as stored, which pass through `load_unit` block
+    by block. centroids : (k, d) float32 unit rows. Returns ((n,) int32, (n,) float32 in [0, 2]):
+    the concept with the largest float64 inner product, the lowest id where equal, and 1 minus that
+    product. `tile` bounds how many products are held at a time and never changes a result.
+    Raises EmbeddingError where a vector is not finite.
+
+    >>> concept, distance = assign(np.eye(3, dtype=np.float32), np.eye(3, dtype=np.float32)[:2])
+    >>> concept, distance
+    (array([0, 1, 0], dtype=int32), array([0., 0., 1.], dtype=float32))
+    """
+    _check(vectors, centroids)
+    concept = np.empty(len(vectors), np.int32)
+    distance = np.empty(len(vectors), np.float32)
+    step = max(1, min(_TILE_ROWS, tile // len(centroids), len(vectors)))
+    products = np.empty((step, len(centroids)), np.float32)
+    for start in range(0, len(vectors), step):
+        rows = vectors[start : start + step]
+        block = load_unit(rows) if rows.dtype == np.float16 else rows.astype(np.float32, copy=False)
+        _check_finite(block, start)
+        np.matmul(block, centroids.T, out=products[: len(block)])
+        best, dots = _nearest(block, centroids, products[: len(block)])
+        concept[start : start + step] = best
+        distance[start : start + step] = distances(dots)
+    return concept, distance
+
+
+def _nearest(
+    block: Vectors, centroids: Vectors, products: Vectors
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """Return the nearest centroid of each row and the float64 inner product; overwrites `products`."""
+    every = np.arange(len(block))
+    best = products.argmax(axis=1)
+    largest = products[every, best]
+    dots = row_dots(block, centroids[best])
+    products[every, best] = -np.inf
+    close = np.flatnonzero(products.max(axis=1) >= largest - margin(block.shape[1]))
+    products[close, best[close]] = largest[close]
+    for row in close:
+        candidates = np.flatnonzero(products[row] >= largest[row] - margin(block.shape[1]))
+        exact = row_dots(block[row : row + 1], centroids[candidates])
+        best[row] = candidates[exact.argmax()]
+        dots[row] = exact.max()
+    return best, dots
+
+
+def _train(vectors: Vectors, n_concepts: int, seed: int, iterations: int) -> Vectors:
+    """Return the (n_concepts, d) centroids of FAISS, as they are; more vectors than concepts."""
+    kmeans = faiss.Kmeans(
+        vectors.shape[1],
+        n_concepts,
+        niter=iterations,
+        seed=seed % (1 << 31),
+        spherical=True,
+        max_points_per_centroid=_ALL_POINTS // n_concepts,
+        min_points_per_centroid=1,
+    )
+    kmeans.train(vectors)
+    return np.asarray(kmeans.centroids, np.float32)
+
+
+def _describe(
+    centroids: Vectors, concept: npt.NDArray[np.int32], distance: npt.NDArray[np.float32], requested: int
+) -> Concepts:
+    """Return the chosen centroids in their final order, with what the sample says of them."""
+    order = np.lexsort((distance, concept))
+    ids, starts, sizes = np.unique(concept[order], return_index=True, return_counts=True)
+    last99 = starts + (99 * sizes + 99) // 100 - 1
+    first_member = np.full(len(centroids), len(concept), np.int64)
+    np.minimum.at(first_member, concept, np.arange(len(concept)))
+    final = np.lexsort((first_member[ids], -sizes))
+    return Concepts(
+        centroids=centroids[ids[final]],
+        sizes=sizes[final].astype(np.int64),
+        p99=distance[order][last99[final]],
+        objective=1.0 - math.fsum(distance.tolist()) / len(distance),
+        requested=requested,
+        trained_on=len(concept),
+    )
+
+
+def _check(*arrays: npt.NDArray[np.floating[Any]]) -> None:
+    """Raise EmbeddingError unless all arrays have two dimensions and the same width."""
+    shapes = [array.shape for array in arrays]
+    if any(len(shape) != 2 for shape in shapes) or len({shape[-1] for shape in shapes}) != 1:
+        raise EmbeddingError(f"vectors and centroids must be (n, d) and (k, d), got {shapes}")
+    if len(arrays) == 2 and len(arrays[1]) == 0:
+        raise EmbeddingError("assign needs at least 1 centroid, got 0")
+
+
+def _check_finite(block: Vectors, start: int) -> None:
+    """Raise EmbeddingError naming the first row of `block` (rows from `start` on) that is not finite."""
+    finite = np.isfinite(block).all(axis=1)
+    if not finite.all():
+        raise EmbeddingError(f"vectors must be finite, row {start + int(finite.argmin())} is not")

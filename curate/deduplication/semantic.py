@@ -1,0 +1,281 @@
+"""Near-duplicates inside one concept (SemDeDup, Abbas et al. 2023, arXiv:2303.09540).
+
+All rules are stated in similarities as `curate.deduplication.similarity` defines them, numbers that depend on
+two rows alone, so no result depends on tiles, threads or BLAS kernels.
+"""
+
+import logging
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from curate.clustering.kmeans import assign, fit
+from curate.deduplication.similarity import EXCLUDED, most_similar, pair_similarities, reaching
+from curate.errors import CurateError, EmbeddingError, RecipeError
+from curate.linalg import first_equal
+
+__all__ = ["Duplicates", "find_duplicates", "split_large", "threshold_for_share", "threshold_of"]
+
+log = logging.getLogger(__name__)
+
+#: A smaller epsilon cannot tell rounding of the vectors from a difference.
+MIN_EPSILON = 1e-6
+
+_TILE = 1 << 24  # inner products held at a time: 64 MB
+_BLOCK_ROWS = 1024
+
+Vectors = npt.NDArray[np.float32]
+Indices = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Duplicates:
+    """What each row of a concept duplicates; all (n,), in the order of the rows given.
+
+    max_similarity_earlier : float32, similarity to the most similar earlier row, kept or not; NaN for
+    the first row. duplicate_of : int64, index of the row that this one duplicates, -1 where it is
+    kept. similarity : float32, similarity to that row, NaN where it is kept.
+    """
+
+    max_similarity_earlier: npt.NDArray[np.float32]
+    duplicate_of: Indices
+    similarity: npt.NDArray[np.float32]
+
+    @property
+    def keep(self) -> npt.NDArray[np.bool_]:
+        """Which rows are kept."""
+        return self.duplicate_of < 0
+
+
+def find_duplicates(
+    vectors: Vectors,
+    *,
+    threshold: float,
+    mode: Literal["greedy", "reference"] = "greedy",
+    inclusive: bool = False,
+    fixed: npt.NDArray[np.bool_] | None = None,
+    tile: int = _TILE,
+) -> Duplicates:
+    """Return which rows of one concept duplicate an earlier row.
+
+    vectors : (n, d) float32 unit rows, first to keep first (by the caller: preference, tie, uid).
+    A row is dropped if its similarity to any earlier KEPT row (greedy) or to any earlier row at all
+    (reference) is > threshold, or >= with `inclusive`. Greedy: duplicate_of is the most similar
+    kept earlier row, the earliest where equal. Reference: it is the most similar earlier row, which
+    may be dropped itself (a chain), and similarity equals max_similarity_earlier.
+    Rows equal by value (-0.0 = 0.0) are copies of the first of them, whatever the threshold: their
+    max_similarity_earlier is their product with themselves; duplicate_of is that first row, or in
+    greedy mode the row that the first one duplicates, if it is dropped.
+    fixed : (n,) rows that are kept whatever they are near, copies too; they must come before all others,
+    which may be their duplicates.
+    Cost: half of the product of all pairs; memory 4 `tile` bytes beside the vectors, a few times that
+    where nearly all rows are alike. `tile` (products held at a time) never changes a result.
+
+    >>> angles = np.radians([0, 20, 40])
+    >>> chain = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+    >>> find_duplicates(chain, threshold=np.cos(np.radians(25))).duplicate_of
+    array([-1,  0, -1])
+    >>> find_duplicates(chain, threshold=np.cos(np.radians(25)), mode="reference").duplicate_of
+    array([-1,  0,  1])
+    """
+    if mode not in ("greedy", "reference"):
+        raise RecipeError(f"dedup.mode must be greedy or reference, got {mode!r}")
+    if vectors.ndim != 2 or not np.isfinite(vectors).all():
+        raise EmbeddingError(f"vectors to compare must be (n, d) and finite, got shape {vectors.shape}")
+    n_fixed = _leading_rows(fixed, len(vectors))
+    first = first_equal(vectors)
+    originals = np.flatnonzero(first == np.arange(len(first)))
+    distinct = vectors if len(originals) == len(vectors) else vectors[originals]
+    n_distinct_fixed = int(np.searchsorted(originals, n_fixed))
+    found = _compare(distinct, _lowest_over(threshold, inclusive), mode == "greedy", tile, n_distinct_fixed)
+    if len(originals) < len(vectors):
+        found = _with_copies(found, vectors, first, originals, mode == "greedy")
+        found.duplicate_of[:n_fixed], found.similarity[:n_fixed] = -1, np.nan
+    return found
+
+
+def threshold_of(epsilon: float | str) -> float:
+    """Return the similarity above which rows are duplicates, 1 - epsilon in exact decimals, rounded once.
+
+    epsilon : in (0, 1). Raises RecipeError outside; warns below 1e-6, where rounding of the vectors
+    decides.
+
+    >>> threshold_of(0.07), 1 - 0.07
+    (0.93, 0.9299999999999999)
+    """
+    try:
+        exact = Fraction(str(epsilon))
+    except (ValueError, ZeroDivisionError) as error:
+        raise RecipeError(f"dedup.epsilon must be a number in (0, 1), got {epsilon!r}") from error
+    if not 0 < exact < 1:
+        raise RecipeError(f"dedup.epsilon must be in (0, 1), got {epsilon}")
+    if exact < Fraction(str(MIN_EPSILON)):
+        log.warning("dedup.epsilon %s is below %s: rounding of the vectors decides", epsilon, MIN_EPSILON)
+    return float(1 - exact)
+
+
+def threshold_for_share(max_similarities: npt.NDArray[np.float32], share: float | str) -> tuple[float, int]:
+    """Return the epsilon that drops nearest to `share` of the rows in reference mode, and how many it drops.
+
+    max_similarities : (n,) `max_similarity_earlier` of all concepts; NaN (no earlier row) is never
+    dropped but counts in n. share : in (0, 1). The number dropped is a step function of epsilon, so it
+    is exact for the epsilon returned but seldom equal to share * n: rows with equal similarities are dropped
+    together, only those above 1e-6 can be, and copies (similarity 1) always are. Of two counts equally
+    near, the smaller. Epsilon is the shortest decimal between two neighbouring similarities.
+
+    >>> threshold_for_share(np.array([np.nan, 0.5, 0.9, 0.9, 0.2], np.float32), 0.4)
+    (0.3, 2)
+    """
+    wanted = _fraction_of_rows(share) * len(max_similarities)
+    positive = max_similarities[max_similarities > MIN_EPSILON].astype(np.float64)
+    values, counts = np.unique(np.minimum(positive, 1.0), return_counts=True)
+    # A threshold in [edges[i], edges[i + 1]) drops dropped[i] rows.
+    edges = np.concatenate([[MIN_EPSILON], values, [1.0]])
+    dropped = np.concatenate([np.cumsum(counts[::-1])[::-1], [0]])
+    possible = np.flatnonzero(edges[1:] > edges[:-1])
+    gaps = [abs(int(dropped[place]) - wanted) for place in possible]
+    place = possible[len(gaps) - 1 - gaps[::-1].index(min(gaps))]
+    return _shortest_epsilon(edges[place], edges[place + 1]), int(dropped[place])
+
+
+def split_large(vectors: Vectors, max_rows: int, *, seed: int) -> npt.NDArray[np.int32]:
+    """Return sub-concept ids that cut a concept into groups of at most `max_rows` similar rows.
+
+    vectors : (n, d) float32 unit rows sorted by uid. Returns (n,) ids 0, 1, ...; all 0 if n <= max_rows.
+    k-means with 1.5 n / max_rows centroids, again inside each group that is still too large. Rows equal
+    by value stay together and count as one row, because the comparison collapses them.
+
+    >>> split_large(np.eye(3, dtype=np.float32), 3, seed=0)
+    array([0, 0, 0], dtype=int32)
+    >>> split_large(np.eye(3, dtype=np.float32)[[0, 1, 1, 2]], 1, seed=0)
+    array([0, 1, 1, 2], dtype=int32)
+    """
+    if max_rows < 1:
+        raise RecipeError(f"dedup.max_concept must be at least 1, got {max_rows}")
+    originals, original = np.unique(first_equal(vectors), return_inverse=True)
+    ids = np.zeros(len(originals), np.int32)
+    waiting, done = [np.arange(len(originals))], 0
+    while waiting:
+        rows = waiting.pop()
+        if len(rows) <= max_rows:
+            ids[rows] = done
+            done += 1
+            continue
+        group = _groups(vectors[originals[rows]], max_rows, seed)
+        waiting += [rows[group == j] for j in range(int(group.max()), -1, -1)]
+    return ids[original]
+
+
+def _leading_rows(fixed: npt.NDArray[np.bool_] | None, n: int) -> int:
+    """Return how many rows are fixed; raises CurateError unless they are the first ones."""
+    if fixed is None:
+        return 0
+    count = int(fixed.sum())
+    if fixed.shape != (n,) or not fixed[:count].all():
+        raise CurateError(
+            f"fixed rows must be the first of {n:,}, got a mask of {fixed.shape}, {count:,} set"
+        )
+    return count
+
+
+def _compare(rows: Vectors, lowest: np.float32, greedy: bool, tile: int, n_fixed: int) -> Duplicates:
+    """Return the duplicates among distinct rows, compared block by block with all rows before."""
+    n = len(rows)
+    found = Duplicates(np.full(n, np.nan, np.float32), np.full(n, -1), np.full(n, np.nan, np.float32))
+    step = max(1, min(_BLOCK_ROWS, n, tile // max(1, n)))
+    not_before = ~np.tri(step, k=-1, dtype=np.bool_)
+    for start in range(0, n, step):
+        block = rows[start : start + step]
+        here = np.arange(start, start + len(block))
+        products = np.empty((len(block), start + len(block)), np.float32)
+        np.matmul(block, rows[:start].T, out=products[:, :start])
+        np.matmul(block, block.T, out=products[:, start:])  # a matrix by itself costs half in NumPy
+        np.copyto(products[:, start:], EXCLUDED, where=not_before[: len(block), : len(block)])
+        nearest, largest = most_similar(rows, here, np.arange(start + len(block)), products)
+        found.max_similarity_earlier[here] = largest
+        lost = here[(largest >= lowest) & (here >= n_fixed)]
+        if greedy and len(lost):
+            lost, nearest, largest = _decide_greedily(rows, lost, products, found.keep, lowest)
+        elif len(lost):
+            nearest, largest = nearest[lost - start], largest[lost - start]
+        found.duplicate_of[lost], found.similarity[lost] = nearest[: len(lost)], largest[: len(lost)]
+    return found
+
+
+def _decide_greedily(
+    rows: Vectors, suspects: Indices, products: Vectors, keep: npt.NDArray[np.bool_], lowest: np.float32
+) -> tuple[Indices, Indices, npt.NDArray[np.float32]]:
+    """Return the suspects of one block that are dropped, the kept row each duplicates, and how similar.
+
+    products : similarity proposed of the block's rows to all rows up to the block's end.
+    keep : decisions on the rows before the block; True for all others.
+    """
+    stop = products.shape[1]
+    start = stop - len(products)
+    columns = np.concatenate([np.flatnonzero(keep[:start]), np.arange(start, stop)])
+    n_before = len(columns) - len(products)
+    over = reaching(rows, suspects, columns, products[np.ix_(suspects - start, columns)], lowest)
+    dropped = over[:, :n_before].any(axis=1)
+    kept_here = np.ones(stop - start, np.bool_)
+    kept_here[suspects[dropped] - start] = False
+    for place in np.flatnonzero(~dropped):
+        if (over[place, n_before:] & kept_here).any():
+            kept_here[suspects[place] - start] = False
+    lost = start + np.flatnonzero(~kept_here)
+    kept = columns[np.concatenate([np.ones(n_before, np.bool_), kept_here])]
+    nearest, similarity = most_similar(rows, lost, kept, products[np.ix_(lost - start, kept)])
+    return lost, nearest, similarity
+
+
+def _with_copies(
+    found: Duplicates, vectors: Vectors, first: Indices, originals: Indices, follow: bool
+) -> Duplicates:
+    """Return `found`, which is about the rows `originals`, with all copies of these rows put in."""
+    place = np.searchsorted(originals, first)
+    largest, similarity = found.max_similarity_earlier[place], found.similarity[place]
+    of = np.where(found.keep, -1, originals[found.duplicate_of])[place]
+    copy = np.flatnonzero(first != np.arange(len(first)))
+    largest[copy] = pair_similarities(vectors, copy, copy)
+    direct = copy[of[copy] < 0] if follow else copy
+    of[direct], similarity[direct] = first[direct], largest[direct]
+    return Duplicates(largest, of, similarity)
+
+
+def _lowest_over(threshold: float, inclusive: bool) -> np.float32:
+    """Return the smallest float32 similarity that makes a duplicate."""
+    nearest, exact = np.float32(threshold), float(threshold)
+    over = float(nearest) >= exact if inclusive else float(nearest) > exact
+    return nearest if over else np.nextafter(nearest, np.float32(np.inf))
+
+
+def _fraction_of_rows(share: float | str) -> Fraction:
+    """Return the share to drop as an exact number in (0, 1)."""
+    try:
+        exact = Fraction(str(share))
+    except (ValueError, ZeroDivisionError) as error:
+        raise RecipeError(f"dedup.epsilon.drop must be a number in (0, 1), got {share!r}") from error
+    if not 0 < exact < 1:
+        raise RecipeError(f"dedup.epsilon.drop must be in (0, 1), got {share}")
+    return exact
+
+
+def _shortest_epsilon(low: float, high: float) -> float:
+    """Return the shortest decimal epsilon in (0, 1) for which low <= 1 - epsilon < high."""
+    middle = Fraction(low) / 2 + Fraction(high) / 2
+    for digits in range(1, 40):
+        threshold = round(middle, digits)
+        if Fraction(low) <= threshold < Fraction(high) and 0 < threshold < 1:
+            break
+    return float(1 - threshold)
+
+
+def _groups(vectors: Vectors, max_rows: int, seed: int) -> npt.NDArray[np.int32]:
+    """Return k-means groups of `vectors`, or equal runs of rows where k-means does not part them."""
+    n_groups = -(-3 * len(vectors) // (2 * max_rows))
+    group, _ = assign(vectors, fit(vectors, n_groups, seed=seed, iterations=10).centroids)
+    if np.bincount(group).max() == len(vectors):
+        group = (np.arange(len(vectors)) // max_rows).astype(np.int32)
+    return group

@@ -1,0 +1,116 @@
+"""One part of the embeddings: uncompressed Arrow IPC that maps into NumPy without a copy."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from curate import schema
+from curate.io import storage
+from curate.linalg import load_unit
+
+__all__ = ["BATCH_ROWS", "EmbeddingPart", "write_part"]
+
+#: Rows of one record batch; fixed, so that the bytes of a part do not depend on how rows arrived.
+BATCH_ROWS = 8_192
+
+Half = npt.NDArray[np.float16]
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """Some usable samples in order: uids, image vectors, and text vectors with their mask."""
+
+    uid: list[str]
+    image: Half
+    text: Half | None = None
+    has_text: npt.NDArray[np.bool_] | None = None
+
+
+def write_part(path: Path, pieces: Iterable[Vectors], dim: int, stamp: str, *, text: bool) -> None:
+    """Write vectors, cut anew into batches of `BATCH_ROWS` rows."""
+    kind = schema.embeddings(dim, text=text)
+    storage.write_ipc(path, (_batch(piece, kind) for piece in _recut(pieces, dim, text=text)), kind, stamp)
+
+
+def _recut(pieces: Iterable[Vectors], dim: int, *, text: bool) -> Iterator[Vectors]:
+    uid: list[str] = []
+    image = np.empty((0, dim), np.float16)
+    words = np.empty((0, dim), np.float16)
+    known = np.empty(0, np.bool_)
+    for piece in pieces:
+        uid += piece.uid
+        image = np.concatenate([image, piece.image])
+        if text:
+            given = np.zeros_like(piece.image) if piece.text is None else piece.text
+            mask = np.zeros(len(piece.uid), np.bool_) if piece.has_text is None else piece.has_text
+            words, known = np.concatenate([words, given]), np.concatenate([known, mask])
+        while len(uid) >= BATCH_ROWS:
+            cut = BATCH_ROWS
+            yield Vectors(uid[:cut], image[:cut], words[:cut] if text else None, known[:cut])
+            uid, image, words, known = uid[cut:], image[cut:], words[cut:], known[cut:]
+    if uid:
+        yield Vectors(uid, image, words if text else None, known)
+
+
+def _batch(piece: Vectors, kind: pa.Schema) -> pa.RecordBatch:
+    columns = [pa.array(piece.uid, pa.string()), _lists(piece.image, kind.field("image").type, None)]
+    if piece.text is not None and piece.has_text is not None:
+        columns.append(_lists(piece.text, kind.field("text").type, ~piece.has_text))
+    return pa.RecordBatch.from_arrays(columns, schema=kind)
+
+
+def _lists(rows: Half, kind: pa.DataType, missing: npt.NDArray[np.bool_] | None) -> pa.Array:
+    flat = pa.array(np.ascontiguousarray(rows).reshape(-1))
+    mask = None if missing is None or not missing.any() else pa.array(missing)
+    return pa.FixedSizeListArray.from_arrays(flat, type=kind, mask=mask)
+
+
+class EmbeddingPart:
+    """The vectors of one part, mapped from the disk."""
+
+    def __init__(self, path: Path) -> None:
+        self._reader = storage.map_ipc(path)
+        self.dim = int(self._reader.schema.field("image").type.list_size)
+        self.has_text = "text" in self._reader.schema.names
+
+    @cached_property
+    def _batches(self) -> list[pa.RecordBatch]:
+        return [self._reader.get_batch(index) for index in range(self._reader.num_record_batches)]
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return sum(batch.num_rows for batch in self._batches)
+
+    def uids(self) -> list[str]:
+        """Return the uids in order."""
+        return [uid for batch in self._batches for uid in batch.column("uid").to_pylist()]
+
+    def half(self, column: str, batch: int) -> Half:
+        """Return one batch of stored vectors as a view of the file."""
+        values = self._batches[batch].column(column)
+        flat = values.values.slice(values.offset * self.dim, len(values) * self.dim)
+        return np.asarray(flat.to_numpy(zero_copy_only=True).reshape(-1, self.dim))
+
+    def blocks(self, column: str) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
+        """Yield (first position, float32 unit rows), block by block."""
+        for index in range(len(self._batches)):
+            yield index * BATCH_ROWS, load_unit(self.half(column, index))
+
+    def present(self, column: str, batch: int) -> npt.NDArray[np.bool_]:
+        """Return which rows of a batch have this vector."""
+        valid = self._batches[batch].column(column).is_valid()
+        return np.asarray(valid.to_numpy(zero_copy_only=False))
+
+    def take(self, column: str, positions: npt.NDArray[np.int64]) -> Half:
+        """Return stored vectors at `positions` (any order), as a copy."""
+        result = np.empty((len(positions), self.dim), np.float16)
+        batch = positions // BATCH_ROWS
+        for index in np.unique(batch):
+            here = batch == index
+            result[here] = self.half(column, int(index))[positions[here] - index * BATCH_ROWS]
+        return result

@@ -1,0 +1,177 @@
+"""What a file was when it was written: its size, time and hash, so that damage is noticed before it is used.
+
+A finished stage keeps these records in its marker. While a stage is not finished, every part of it (and every
+scratch file) has its record beside it, in a hidden file: its seal. A file with the recorded size and time is
+trusted; any other is read, and if its bytes are not the recorded ones it is removed, so that it is made anew.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from curate.hashing import digest
+from curate.io.remote import cache
+
+__all__ = [
+    "MARKER",
+    "SUFFIX",
+    "Record",
+    "checked",
+    "drop",
+    "hash_file",
+    "intact",
+    "judge",
+    "read",
+    "record_of",
+    "trusted",
+    "with_version",
+    "write",
+]
+
+#: `bytes`, `mtime_ns` and `hash` of a file; scratch has no hash, and is made anew when its time is another. A file of
+#: a run at a URL has the `version` of its object, and neither time nor hash where it is not on this machine.
+Record: TypeAlias = Mapping[str, Any]
+log = logging.getLogger("curate")
+
+#: The file by which a folder says that its stage is finished, with the records of the other files.
+MARKER = "_done.json"
+SUFFIX = ".seal"
+CHECK = "checksum"
+ITEMS = "list"
+
+
+def hash_file(path: Path) -> str:
+    """Return the blake2b-128 hash of a file's bytes."""
+    state = hashlib.blake2b(digest_size=16)
+    with cache.here(path).open("rb") as file:
+        while block := file.read(8 << 20):
+            state.update(block)
+    return state.hexdigest()
+
+
+def checked(value: Mapping[str, Any] | list[Any]) -> dict[str, Any]:
+    """Return `value` with the hash of all that it says, by which a flipped bit in its JSON is noticed.
+
+    A list goes under the name `list`.
+    """
+    value = {ITEMS: value} if isinstance(value, list) else value
+    plain = json.loads(json.dumps(value))  # keys as they will be read back
+    return {**value, CHECK: digest(json.dumps(plain, sort_keys=True))}
+
+
+def trusted(found: Any) -> Any:  # noqa: ANN401  (JSON may hold anything)
+    """Return what JSON with a checksum says, without it; None if it says something else than was written.
+
+    >>> trusted(checked({"rows": 3})), trusted(checked({"rows": 3}) | {"rows": 7}), trusted({"rows": 3})
+    ({'rows': 3}, None, {'rows': 3})
+    >>> trusted(checked([1, 2]))
+    [1, 2]
+    """
+    if not isinstance(found, dict) or CHECK not in found:
+        return found
+    value = {name: item for name, item in found.items() if name != CHECK}
+    if checked(value)[CHECK] != found[CHECK]:
+        return None
+    return value[ITEMS] if list(value) == [ITEMS] else value
+
+
+def record_of(path: Path, *, hashed: bool = True) -> Record:
+    """Return the record of a file as it is now."""
+    facts, noted = path.stat(), cache.state_of(path)
+    if noted is not None and not noted[1]:
+        return {"bytes": noted[0].size, "version": noted[0].version}
+    record: dict[str, Any] = {"bytes": facts.st_size, "mtime_ns": facts.st_mtime_ns}
+    record |= {} if noted is None else {"version": noted[0].version}
+    return record | ({"hash": hash_file(path)} if hashed else {})
+
+
+def with_version(path: Path, record: Record) -> Record:
+    """Return the record of a file with the version that it has at the URL of its run."""
+    noted = cache.state_of(path)
+    return record if noted is None else {**record, "version": noted[0].version}
+
+
+def judge(path: Path, record: Record) -> Record | None:
+    """Return the record of a file that is what `record` says, with its time as it is now; None if it is not.
+
+    Only a file with another time (one that was copied, or written to) is read; at a URL, one of another version.
+    """
+    try:
+        now = record_of(path, hashed=False)
+    except OSError:
+        return None
+    if now["bytes"] != record.get("bytes"):
+        return None
+    sign = "version" if "version" in now and "version" in record else "mtime_ns"
+    if sign in now and now[sign] == record.get(sign):
+        return record if "version" not in now else {**record, "version": now["version"]}
+    known = record.get("hash")
+    if known is None and "version" in now:  # made by a cluster and copied since: whole, as every object is
+        return now
+    return None if known is None or hash_file(path) != known else {**now, "hash": known}
+
+
+def _seal(path: Path) -> Path:
+    return path.with_name(f".{path.name}{SUFFIX}")
+
+
+def write(path: Path, record: Record) -> None:
+    """Put the seal of `path` beside it. It is not flushed: without its seal a file is as good as before."""
+    seal = _seal(path)
+    partial = seal.with_name(f"{seal.name}.partial-{secrets.token_hex(4)}")
+    try:
+        partial.write_text(json.dumps(checked(record)), encoding="utf-8")
+        partial.replace(seal)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def read(path: Path) -> Record | None:
+    """Return what the seal of a file says; None if it has none, or one that makes no sense."""
+    try:
+        found = trusted(json.loads(_seal(path).read_text(encoding="utf-8")))
+    except (FileNotFoundError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def intact(path: Path) -> bool:
+    """Whether a file is there and is what its seal says, if it has one; one that is not is removed."""
+    if not path.is_file():
+        return False
+    record = read(path)
+    if record is None:
+        return True
+    now = judge(path, record)
+    if now is None:
+        discard(path, tell="hash" in record)  # scratch was copied, perhaps, and costs little
+        return False
+    if now != record:
+        write(path, now)
+    return True
+
+
+def discard(path: Path, *, tell: bool = True) -> None:
+    """Remove a damaged file, and say so."""
+    if path.exists():
+        if tell:
+            log.warning("%s is not what was written there (damaged, or changed since); it is made anew", path)
+        cache.removed(path)
+        path.unlink()
+
+
+def drop(path: Path) -> None:
+    """Remove the seal of a file, or all seals below a folder."""
+    if not path.is_dir():
+        _seal(path).unlink(missing_ok=True)
+        return
+    for folder, _, names in os.walk(path):
+        for name in names:
+            if name.startswith(".") and name.endswith(SUFFIX):
+                Path(folder, name).unlink()

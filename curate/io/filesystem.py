@@ -1,0 +1,296 @@
+"""Files on the local disk or at any fsspec URL: opening, listing, and the versions that tell of a change.
+
+Whatever a file system raises becomes one line that names the file and holds no secret. What a remote one could
+not do just now is tried again (`retries`).
+"""
+
+import contextlib
+import datetime
+import errno
+import glob
+import os
+import re
+import stat
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import fsspec
+from fsspec import AbstractFileSystem
+from fsspec.core import url_to_fs
+
+from curate.errors import RecipeError, SourceError, UsageError
+from curate.io.retries import RetryingFile, again
+
+__all__ = [
+    "Entry",
+    "StorageOptions",
+    "cause",
+    "changed_at",
+    "entry_of",
+    "explained",
+    "filesystem",
+    "has_magic",
+    "is_local",
+    "is_remote",
+    "listing",
+    "local_path",
+    "lookup",
+    "masked",
+    "matching",
+    "open_binary",
+    "open_remote",
+    "parent",
+    "resolve_options",
+    "url_of",
+    "version_of",
+    "walk",
+]
+
+StorageOptions = Mapping[str, object] | None
+
+#: What remote file systems call the sign of a change, the surest first.
+SIGNS = (
+    "ETag", "etag", "md5Hash", "content_md5", "blob_id", "LastModified", "last_modified", "mtime",
+    "updated", "created",
+)  # fmt: skip
+
+_REMOTE = re.compile(r"^(?!file:|local:)[A-Za-z][A-Za-z0-9+.-]*://")
+_VARIABLE = re.compile(r"\$\{(\w+)\}")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file (size, version) or a folder, as its file system lists it."""
+
+    is_folder: bool
+    size: int
+    version: str
+
+
+def resolve_options(storage_options: StorageOptions) -> dict[str, Any]:
+    """Return `storage_options` with every ``${NAME}`` replaced by that environment variable.
+
+    Raises RecipeError naming a variable that is not set. The result holds secrets: never write it.
+    """
+
+    def resolved(value: object) -> object:
+        if isinstance(value, str):
+            return _VARIABLE.sub(lambda match: _variable(match[1]), value)
+        if isinstance(value, Mapping):
+            return {key: resolved(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [resolved(item) for item in value]
+        return value
+
+    return {key: resolved(value) for key, value in (storage_options or {}).items()}
+
+
+def _variable(name: str) -> str:
+    value = os.environ.get(name)
+    if value is None:
+        raise RecipeError(f"storage_options: the environment variable {name} is not set")
+    return value
+
+
+def masked(text: str, storage_options: StorageOptions) -> str:
+    """Return `text` in one line, without the values that came from the environment."""
+    for name in _VARIABLE.findall(str(storage_options or "")):
+        if secret := os.environ.get(name):
+            text = text.replace(secret, "***")
+    return " ".join(text.split())
+
+
+def cause(error: BaseException) -> str:
+    """Return what an error says, or its type where it says nothing; and how often it was tried."""
+    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return "; ".join((reason, *getattr(error, "__notes__", ())))
+
+
+@contextlib.contextmanager
+def explained(what: str, storage_options: StorageOptions) -> Iterator[None]:
+    """Turn any error of a file system into one line that names `what` and holds no secret."""
+    try:
+        yield
+    except (UsageError, SourceError):
+        raise
+    except FileNotFoundError:
+        raise SourceError(f"{what}: no such file or folder") from None
+    except ImportError as error:
+        raise UsageError(f"{what}: {masked(str(error), storage_options)}") from None
+    except Exception as error:  # noqa: BLE001  (each file system has its own errors; none may show a secret)
+        text = masked(f"{what}: cannot be read: {cause(error)} ({type(error).__name__})", storage_options)
+        raise SourceError(text) from None
+
+
+def is_remote(url: str) -> bool:
+    """Whether `url` is an address of anything but the local disk."""
+    return _REMOTE.match(url) is not None
+
+
+def local_path(url: str) -> str:
+    """Return the absolute path of a local file, ``..`` and links left as they are written."""
+    path = re.sub(r"^(?:file|local)://", "", url)
+    return os.path.normpath(Path(path).expanduser().absolute())
+
+
+def filesystem(url: str, storage_options: StorageOptions) -> tuple[AbstractFileSystem, str]:
+    """Return (file system, path in it) for a URL; listings it has kept from before are dropped."""
+    if not is_remote(url):
+        return fsspec.filesystem("file"), local_path(url)
+    try:
+        fs, path = url_to_fs(url, **resolve_options(storage_options))
+    except ValueError as error:
+        raise UsageError(f"{url}: {masked(str(error), storage_options)}") from None
+    except ImportError as error:
+        said = masked(str(error), storage_options)
+        raise UsageError(f"{url}: needs a package that is not installed: {said}{_extra(url)}") from None
+    fs.invalidate_cache()
+    return fs, path
+
+
+def _extra(url: str) -> str:
+    """Say which extra of curate brings the package for a URL, where one does."""
+    return "; pip install 'curate[s3]'" if url.split(":")[0].lower() in ("s3", "s3a") else ""
+
+
+def is_local(fs: AbstractFileSystem) -> bool:
+    """Whether a file system is the local disk."""
+    return "file" in ((fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol)
+
+
+def url_of(fs: AbstractFileSystem, path: str) -> str:
+    """Return what `filesystem` makes (fs, path) of."""
+    return path if is_local(fs) else str(fs.unstrip_protocol(path))
+
+
+def open_binary(url: str, storage_options: StorageOptions = None) -> BinaryIO:
+    """Open a file for reading, wherever it is; raises SourceError naming it if that fails."""
+    with explained(url, storage_options):
+        return open_remote(url, storage_options) if is_remote(url) else Path(local_path(url)).open("rb")
+
+
+def open_remote(url: str, storage_options: StorageOptions) -> BinaryIO:
+    """Open a file at a URL for reading; errors of opening are those of its file system, of reading SourceError."""
+    fs, path = filesystem(url, storage_options)
+    file = cast(BinaryIO, again(lambda: fs.open(path, "rb"), url))
+    return cast(BinaryIO, RetryingFile(file, url, lambda: explained(url, storage_options)))
+
+
+def version_of(url: str, storage_options: StorageOptions = None) -> str:
+    """Return the version of a file as it is now: size and time, or size and ETag."""
+    with explained(url, storage_options):
+        fs, path = filesystem(url, storage_options)
+        entry = lookup(fs, [path]).get(path)
+    if entry is None or entry.is_folder:
+        raise SourceError(f"{url}: the file is no longer there")
+    return entry.version
+
+
+def changed_at(url: str) -> str:
+    """Return when a local file was last changed, in content or name; "" for one that is not on this machine.
+
+    Unlike the time of a file, which `version_of` goes by, this one cannot be set back.
+    """
+    if is_remote(url):
+        return ""
+    try:
+        return str(Path(local_path(url)).stat().st_ctime_ns)
+    except OSError:
+        return ""
+
+
+def _ask(call: Callable[..., Any], path: str, **keywords: object) -> Any:  # noqa: ANN401  (as fsspec answers)
+    """Return what a file system says of a path, asked again after a transient error."""
+    return again(lambda: call(path, **keywords), path)
+
+
+def has_magic(path: str) -> bool:
+    """Whether a path is a glob."""
+    return any(character in path for character in "*?[")
+
+
+def parent(path: str) -> str:
+    """Return the folder of a path, as it is written."""
+    return path.rpartition("/")[0]
+
+
+def lookup(fs: AbstractFileSystem, paths: Sequence[str]) -> dict[str, Entry]:
+    """Return the entries of those `paths` that exist; many of one remote folder cost one listing."""
+    if is_local(fs):
+        entries = ((path, _local_entry(path)) for path in paths)
+        return {path: entry for path, entry in entries if entry is not None}
+    wanted = set(paths)
+    crowded = {folder for folder, n in Counter(map(parent, wanted)).items() if n > 4}
+    infos: dict[str, Any] = {}
+    for folder in crowded:
+        with contextlib.suppress(FileNotFoundError):
+            infos |= {info["name"]: info for info in _ask(fs.ls, folder, detail=True)}
+    for path in wanted:
+        if parent(path) not in crowded and not has_magic(path):
+            with contextlib.suppress(FileNotFoundError):
+                infos[path] = _ask(fs.info, path)
+    return {path: entry_of(infos[path]) for path in wanted if path in infos}
+
+
+def matching(fs: AbstractFileSystem, pattern: str) -> dict[str, Entry]:
+    """Return the files and folders that a glob matches, hidden ones too."""
+    if is_local(fs):
+        return lookup(fs, glob.glob(pattern, recursive=True))  # noqa: PTH207  (Path.glob follows no links)
+    return {path: entry_of(info) for path, info in _ask(fs.glob, pattern, detail=True).items()}
+
+
+def listing(fs: AbstractFileSystem, folder: str) -> dict[str, Entry]:
+    """Return what lies directly in a folder by name, folders and broken links too; hidden names are left out."""
+    if is_local(fs):
+        found = {
+            path.name: _local_entry(str(path)) for path in Path(folder).iterdir() if path.name[0] not in "._"
+        }
+        return {name: entry or Entry(False, 0, "nothing") for name, entry in found.items()}
+    names = ((info["name"].rstrip("/"), info) for info in _ask(fs.ls, folder, detail=True))
+    inside = ((path.rpartition("/")[2], info) for path, info in names if path != folder.rstrip("/"))
+    return {name: entry_of(info) for name, info in inside if name and name[0] not in "._"}
+
+
+def walk(fs: AbstractFileSystem, folder: str) -> dict[str, Entry]:
+    """Return all files below a folder, hidden ones (. and _) left out."""
+    if is_local(fs):
+        return lookup(fs, list(_walk_local(folder)))
+    found = _ask(fs.find, folder, detail=True)
+    inside = len(folder.rstrip("/"))
+    hidden = re.compile(r"/[._]")
+    return {path: entry_of(info) for path, info in found.items() if not hidden.search(path[inside:])}
+
+
+def _walk_local(folder: str) -> Iterator[str]:
+    seen: set[str] = set()
+    for here, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(here)
+        folders[:] = [] if real in seen else [name for name in folders if name[0] not in "._"]
+        if real not in seen:
+            yield from (os.path.join(here, name) for name in names if name[0] not in "._")  # noqa: PTH118
+        seen.add(real)
+
+
+def _local_entry(path: str) -> Entry | None:
+    try:
+        found = Path(path).stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return None
+        raise
+    return Entry(stat.S_ISDIR(found.st_mode), found.st_size, f"{found.st_size}-{found.st_mtime_ns}")
+
+
+def entry_of(info: Mapping[str, Any]) -> Entry:
+    """Return the entry for what a remote file system says of one path."""
+    size = int(info.get("size") or 0)
+    sign = next((info[key] for key in SIGNS if info.get(key)), "")
+    if isinstance(sign, datetime.datetime):
+        sign = sign.timestamp()
+    text = f"{sign:.6f}" if isinstance(sign, float) else str(sign).strip('"')
+    return Entry(info.get("type") == "directory", size, f"{size}-{text}")

@@ -1,0 +1,265 @@
+"""Where input files are: patterns to files, with their names, splits and content hashes.
+
+A pattern is a file, a folder, or a glob, on the local disk or at any fsspec URL; ``{000..999}`` and
+``{a,b}`` stand for several, ``::`` joins several.
+"""
+
+import itertools
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fsspec import AbstractFileSystem
+
+from curate.errors import SourceError, UsageError
+from curate.hashing import digest
+from curate.io.filesystem import (
+    Entry,
+    StorageOptions,
+    explained,
+    filesystem,
+    has_magic,
+    is_local,
+    is_remote,
+    local_path,
+    lookup,
+    matching,
+    parent,
+    url_of,
+    version_of,
+    walk,
+)
+from curate.io.storage import hash_file
+from curate.sources.base import Shard
+
+__all__ = ["FoundFile", "check_unchanged", "expand", "expand_braces", "fingerprint", "split_of"]
+
+MAX_BRACE_PATHS = 10_000_000
+SPLITS = frozenset({"train", "test", "validation", "val"})
+
+_BRACES = re.compile(r"\{([^{}]*)\}")
+_RANGE = re.compile(r"(\d+)\.\.(\d+)(?:\.\.(\d+))?")
+_NUMBERED = re.compile(r"^(?:.*-)?(\w+(?:\.\w+)*)-\d{5,}-of-\d{5,}(?:-\w+)?\.")
+
+
+@dataclass(frozen=True)
+class FoundFile:
+    """One file that a pattern matched.
+
+    url : where to open it (an absolute path for a local file). name : its path below the common folder of
+    all matches, but no deeper than where a wildcard stands: files that come into other folders later change
+    no name. version : size and time, or size and ETag: the fast sign of a change.
+    """
+
+    url: str
+    name: str
+    size: int
+    version: str
+
+
+def expand(
+    patterns: str | Sequence[str],
+    storage_options: StorageOptions = None,
+    *,
+    extensions: Sequence[str] = (".parquet",),
+) -> list[FoundFile]:
+    """Return the files that `patterns` match, each once, in bytewise order of their names.
+
+    A folder stands for all files below it that end in one of `extensions`; a file or a glob for what
+    it says. Hidden files (``.x``, in folders also ``_x``) are left out. Raises UsageError where a
+    pattern matches nothing and SourceError where only a part of a brace range exists.
+    """
+    texts = [patterns] if isinstance(patterns, str) else list(patterns)
+    found: dict[str, Entry] = {}
+    roots: set[str] = set()
+    for text in texts:
+        for pattern in _split(text):
+            with explained(pattern, storage_options):
+                found |= _matches(pattern, storage_options, tuple(extensions), roots)
+    names = _names(list(found), roots)
+    files = [FoundFile(url, names[url], entry.size, entry.version) for url, entry in found.items()]
+    return sorted(files, key=lambda file: file.name.encode())
+
+
+def expand_braces(pattern: str) -> list[str]:
+    """Return the paths that the braces of `pattern` stand for, in order.
+
+    >>> expand_braces("{train,val}-{08..10}.parquet")[1:4]
+    ['train-09.parquet', 'train-10.parquet', 'val-08.parquet']
+    """
+    pieces: list[list[str]] = []
+    end = 0
+    for match in _BRACES.finditer(pattern):
+        choices = _choices(match[1])
+        if choices is not None:
+            pieces += [[pattern[end : match.start()]], choices]
+            end = match.end()
+    pieces.append([pattern[end:]])
+    count = math.prod(map(len, pieces))
+    if count > MAX_BRACE_PATHS:
+        raise UsageError(f"{pattern}: stands for {count:,} paths, at most {MAX_BRACE_PATHS:,} are allowed")
+    return ["".join(parts) for parts in itertools.product(*pieces)]
+
+
+def fingerprint(file: FoundFile | Shard) -> str:
+    """Return 32 hex digits that change with the content of `file`.
+
+    A local file is hashed (blake2b-128); of a remote one name and version (size, ETag) are. Local
+    files of equal content have equal fingerprints.
+    """
+    if is_remote(file.url):
+        return digest(file.name, file.version)
+    with explained(file.url, None):
+        return hash_file(Path(file.url))
+
+
+def check_unchanged(shard: Shard) -> None:
+    """Raise SourceError unless the file of a shard has the version it had when it was found."""
+    now = version_of(shard.url, shard.storage_options)
+    if now != shard.version:
+        raise SourceError(
+            f"{shard.url}: the file changed since it was read (was {shard.version}, is {now}); run again"
+        )
+
+
+def split_of(name: str, url: str | None = None) -> str:
+    """Return the split a file belongs to, from its name or else from a folder it is in.
+
+    name : path below the common folder of all files. url : also look at the folder the file lies in.
+
+    >>> split_of("a/train-00000-of-00002.parquet"), split_of("val/0.parquet"), split_of("0.parquet")
+    ('train', 'val', 'train')
+    """
+    *folders, file = name.split("/")
+    numbered = _NUMBERED.match(file)
+    if numbered is not None and numbered[1] not in ("part", "data", "shard", "file", "chunk"):
+        return numbered[1]
+    if url is not None and not folders:
+        folders = url.split("/")[-2:-1]
+    for part in [file.split(".")[0], *reversed(folders)]:
+        if part.lower() in SPLITS:
+            return part
+    return "train"
+
+
+def _split(text: str) -> list[str]:
+    patterns = [part.strip() for part in text.split("::")]
+    if not all(patterns):
+        raise UsageError(f"{text!r}: a path must not be empty")
+    return patterns
+
+
+def _choices(inside: str) -> list[str] | None:
+    """Return what one pair of braces stands for, or None where the braces are ordinary characters."""
+    match = _RANGE.fullmatch(inside)
+    if match is None:
+        return inside.split(",") if "," in inside else None
+    first, last, step = int(match[1]), int(match[2]), int(match[3] or 1)
+    padded = any(len(text) > 1 and text.startswith("0") for text in match.group(1, 2))
+    width = max(len(match[1]), len(match[2])) if padded else 0
+    if abs(last - first) >= MAX_BRACE_PATHS or step < 1:
+        raise UsageError(
+            f"{{{inside}}}: a range has 1 to {MAX_BRACE_PATHS:,} numbers, and a step of 1 or more"
+        )
+    numbers = range(first, last + 1, step) if first <= last else range(first, last - 1, -step)
+    return [f"{number:0{width}d}" for number in numbers]
+
+
+def _matches(
+    pattern: str, storage_options: StorageOptions, extensions: tuple[str, ...], roots: set[str]
+) -> dict[str, Entry]:
+    """Return {url: entry} of the files one pattern (without ``::``) matches; add folders it says to `roots`."""
+    fs, _ = filesystem(pattern, storage_options)
+    to_path = local_path if is_local(fs) else fs._strip_protocol
+    paths = {text: to_path(text) for text in expand_braces(pattern)}
+    entries = lookup(fs, list(paths.values()))
+    found: dict[str, Entry] = {}
+    missing: list[str] = []
+    for text, path in paths.items():
+        entry = entries.get(path)
+        if entry is None:
+            files = _glob(fs, path, extensions) if has_magic(path) else {}
+            roots |= {url_of(fs, parent(re.split(r"[*?\[]", path)[0]))} if files else set()
+        elif entry.is_folder:
+            files = _below(fs, path, extensions, text)
+            roots.add(url_of(fs, path.rstrip("/")))
+        else:
+            files = {path: entry}
+        if not files:
+            missing.append(text)
+        found |= files
+    _check_missing(pattern, missing, len(paths))
+    return {url_of(fs, path): entry for path, entry in found.items()}
+
+
+def _check_missing(pattern: str, missing: Sequence[str], total: int) -> None:
+    """Raise if nothing was found, or not all that the braces name (of globs in ``{a,b}`` one is enough)."""
+    if len(missing) == total:
+        what = "matches nothing" if total > 1 or has_magic(pattern) else "no such file or folder"
+        raise UsageError(f"{pattern}: {what}")
+    ranged = any(_RANGE.fullmatch(inside) for inside in _BRACES.findall(pattern))
+    strict = [text for text in missing if ranged or not has_magic(text)]
+    if strict:
+        shown = ", ".join(strict[:3]) + (", ..." if len(strict) > 3 else "")
+        raise SourceError(f"{pattern}: {len(strict):,} of {total:,} do not exist: {shown}")
+
+
+def _glob(fs: AbstractFileSystem, pattern: str, extensions: tuple[str, ...]) -> dict[str, Entry]:
+    """Return the files a glob matches; folders count (with all below) only if nothing else matches."""
+    hidden = [mark for mark in ("/.", "/_") if mark not in pattern and (mark == "/." or "**" in pattern)]
+    inside = len(parent(re.split(r"[*?\[]", pattern)[0]))
+    entries = {
+        path: entry
+        for path, entry in matching(fs, pattern).items()
+        if not any(mark in path[inside:] for mark in hidden)
+    }
+    files = {path: entry for path, entry in entries.items() if not entry.is_folder}
+    if not files:
+        for path in entries:
+            files |= _with_extension(walk(fs, path), extensions)
+    return files
+
+
+def _below(fs: AbstractFileSystem, folder: str, extensions: tuple[str, ...], text: str) -> dict[str, Entry]:
+    """Return the files below a folder that have one of the extensions; UsageError if there is none."""
+    files = walk(fs, folder)
+    found = _with_extension(files, extensions)
+    if not found:
+        endings = Counter(Path(path).suffix.lower() or "(no extension)" for path in files)
+        holds = ", ".join(f"{n:,} {ending}" for ending, n in sorted(endings.items()))
+        wanted = " or ".join(extensions) if len(extensions) <= 4 else "data"
+        raise UsageError(f"{text}: no {wanted} file below this folder; it holds {holds or 'no files'}")
+    return found
+
+
+def _with_extension(files: dict[str, Entry], extensions: tuple[str, ...]) -> dict[str, Entry]:
+    return {path: entry for path, entry in files.items() if path.lower().endswith(extensions)}
+
+
+def _names(urls: Iterable[str], roots: Iterable[str] = ()) -> dict[str, str]:
+    """Return {url: path below the common folder, of `roots` too}; unique, with "/" between the parts."""
+    parts = {url: _parts(url) for url in urls}
+    folders = [*(path[:-1] for path in parts.values()), *map(_parts, roots)]
+    first, last = min(folders, default=[]), max(folders, default=[])
+    alike = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))
+    common = sum(1 for _ in alike)
+    names = {url: "/".join(filter(None, path[common:])) for url, path in parts.items()}
+    for url, name in names.items():
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise SourceError(f"{name!a}: the file name is not valid UTF-8") from None
+        if not name:
+            raise SourceError(f"{url}: names no file")
+    twice = [name for name, n in Counter(names.values()).items() if n > 1]
+    if twice:
+        raise UsageError(f"{twice[0]}: two files have this name below their common folder")
+    return names
+
+
+def _parts(url: str) -> list[str]:
+    protocol, _, path = url.rpartition("://")
+    return [protocol, *path.strip("/").split("/")]

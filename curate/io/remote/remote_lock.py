@@ -1,0 +1,137 @@
+"""One writer per URL: a lock object that is created only where there is none, and how to tell that its holder is dead.
+
+A store that cannot create an object on that condition keeps no lock; such a run is refused unless it is told that
+nobody else writes there.
+"""
+
+import contextlib
+import json
+import os
+import secrets
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from curate.errors import RunError
+from curate.io.lock import is_same_process, started_at
+from curate.io.remote.cache import work_under
+from curate.io.remote.store import LOCK, Home
+from curate.io.retries import again
+
+__all__ = ["BEAT_S", "EXPIRES_S", "held"]
+
+#: How often a holder says that it lives.
+BEAT_S = 15.0
+#: A holder that has said nothing for this long is watched for two more beats, and then taken to be dead.
+EXPIRES_S = 120.0
+#: How long after a takeover it is looked whether another process has done the same.
+SETTLE_S = 1.0
+
+
+@contextlib.contextmanager
+def held(home: Home) -> Iterator[None]:
+    """Hold a URL for writing; raises RunError naming who else holds it, or where the store keeps no lock."""
+    own = {"host": socket.gethostname(), "pid": os.getpid(), "started": started_at(os.getpid())}
+    own |= {"since": time.strftime("%Y-%m-%d %H:%M:%S"), "token": secrets.token_hex(8), "machine": _machine()}
+    _take(home, own)
+    work_under(home.copy.root, str(own["token"]))
+    stop = threading.Event()
+    beat = threading.Thread(target=_beat, args=(home, own, stop), daemon=True)
+    beat.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        beat.join(timeout=BEAT_S)
+        work_under(home.copy.root, None)
+        with contextlib.suppress(RunError):
+            if _holder(home).get("token") == own["token"]:
+                with home.explained("remove", LOCK):
+                    home.fs.rm_file(home.at(LOCK))
+
+
+def _take(home: Home, own: Mapping[str, object]) -> None:
+    while not _create(home, own):
+        holder = _holder(home)
+        if not holder:
+            continue  # given back this moment
+        if holder.get("token") == own["token"]:
+            break  # the answer was lost on its way, and the store asked once more
+        if _is_alive(home, holder):
+            raise RunError(
+                f"{home.url} is being written by process {holder.get('pid')} on {holder.get('host')} since "
+                f"{holder.get('since')}; wait for it or stop it"
+            )
+        if _holder(home) == holder:
+            with home.explained("remove", LOCK), contextlib.suppress(FileNotFoundError):
+                home.fs.rm_file(home.at(LOCK))
+        if _create(home, own):
+            time.sleep(SETTLE_S)
+            break
+    if _holder(home).get("token") != own["token"]:
+        raise RunError(f"{home.url}: another process took it at the same moment; run again")
+    if _create(home, own):
+        raise RunError(
+            f"{home.url}: this store keeps no lock (it writes an object anew where there is one); make sure that nobody "
+            "else writes there, and say so with --no-lock"
+        )
+
+
+def _create(home: Home, own: Mapping[str, object]) -> bool:
+    """Create the lock; False where there is one."""
+    text = json.dumps({**own, "beat": time.time()}).encode()
+    with home.explained("write", LOCK):
+        try:
+            home.fs.pipe_file(home.at(LOCK), text, mode="create")
+        except FileExistsError:
+            return False
+        except (NotImplementedError, TypeError, ValueError):
+            raise RunError(
+                f"{home.url}: this store keeps no lock; make sure that nobody else writes there, and say so with --no-lock"
+            ) from None
+    return True
+
+
+def _holder(home: Home) -> dict[str, Any]:
+    """Return what the lock says; empty if there is none."""
+    home.fs.invalidate_cache()
+    try:
+        found = json.loads(home.read(LOCK) or b"{}")
+    except ValueError:
+        return {"host": "a host that wrote no sense"}
+    return found if isinstance(found, dict) else {}
+
+
+def _is_alive(home: Home, holder: Mapping[str, Any]) -> bool:
+    if holder.get("machine") == _machine():
+        return is_same_process(holder)
+    beat = holder.get("beat")
+    if isinstance(beat, int | float) and abs(time.time() - beat) < EXPIRES_S:
+        return True
+    time.sleep(2 * BEAT_S)  # the clocks may differ
+    return _holder(home) not in (holder, {})
+
+
+def _machine() -> str:
+    """Return what tells apart machines, and containers, even of one name: processes are known by number inside."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return f"{socket.gethostname()} {uuid.getnode()}"
+
+
+def _beat(home: Home, own: Mapping[str, object], stop: threading.Event) -> None:
+    """Say from time to time that the holder lives, until another has taken its place."""
+    while not stop.wait(BEAT_S):
+        with contextlib.suppress(RunError):
+            if _holder(home).get("token") != own["token"]:
+                return
+            text = json.dumps({**own, "beat": time.time()}).encode()
+            with home.explained("write", LOCK):
+                again(partial(home.fs.pipe_file, home.at(LOCK), text), home.url)

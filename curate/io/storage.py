@@ -1,0 +1,297 @@
+"""Files of a run on a local disk: a final name means complete.
+
+Everything is written under ``.<name>.partial-<random>`` beside its place, flushed to the disk, and
+renamed. A part carries the fingerprint of what made it in its own schema metadata, so that a part left
+by an interrupted run can be told from a stale one without any other record; and it is sealed (`seals`),
+so that a damaged one can be told from a whole one.
+"""
+
+import contextlib
+import errno
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from curate.errors import RunError
+from curate.hashing import digest
+from curate.io import checksums
+from curate.io.checksums import hash_file
+from curate.io.remote import cache
+from curate.io.remote.cache import here, here_all
+from curate.schema import check
+
+__all__ = [
+    "atomic",
+    "atomic_folder",
+    "clear_partials",
+    "explained",
+    "explained_below",
+    "fingerprint",
+    "hash_file",
+    "here",
+    "here_all",
+    "keep",
+    "map_ipc",
+    "read_json",
+    "read_table",
+    "remove",
+    "stored_fingerprint",
+    "take_place",
+    "write_ipc",
+    "write_json",
+    "write_parquet",
+    "write_record",
+]
+
+PARTIAL = ".partial-"
+FINGERPRINT_KEY = b"curate.fingerprint"
+ROW_GROUP = 65_536
+HINTS = {
+    errno.ENOSPC: "the disk is full; free some space and run again, finished parts are kept",
+    errno.EDQUOT: "the quota is used up; free some space and run again, finished parts are kept",
+    errno.EFBIG: "the file would be larger than the system allows (ulimit -f); raise that and run again",
+    errno.EACCES: "no permission to write here",
+    errno.EPERM: "no permission to write here",
+    errno.EROFS: "the disk is read-only; choose another folder with --out",
+}
+
+
+def fingerprint(*parts: object) -> str:
+    """Return 32 hex digits that stand for `parts` (anything JSON can say, in canonical form)."""
+    return digest(json.dumps(parts, sort_keys=True, separators=(",", ":"), default=str))
+
+
+@contextlib.contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turn what the operating system says about `path` into one line that names it."""
+    try:
+        yield
+    except OSError as error:
+        other = error.filename if _is_elsewhere(error.filename, path) else None
+        raise RunError(f"cannot write {path}: {_reason(error)}{f' ({other})' if other else ''}") from error
+
+
+@contextlib.contextmanager
+def explained_below(folder: Path) -> Iterator[None]:
+    """Turn what the operating system refuses anywhere below `folder` into one line; other errors pass."""
+    try:
+        yield
+    except OSError as error:
+        name = error.filename2 or error.filename
+        if error.errno not in HINTS or not isinstance(name, str) or folder not in Path(name).parents:
+            raise
+        raise RunError(f"cannot write {name}: {_reason(error)}") from error
+
+
+def _reason(error: OSError) -> str:
+    return HINTS.get(error.errno or 0, error.strerror or str(error))
+
+
+def _is_elsewhere(name: object, path: Path) -> bool:
+    """Whether an error is about a file that is neither `path` nor beside it (a source, say)."""
+    return isinstance(name, str) and Path(name) != path and Path(name).parent not in (path, path.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def atomic(path: Path, *, seal: bool = False, hashed: bool = True) -> Iterator[Path]:
+    """Give a temporary path beside `path`; on success flush it and rename it to `path`.
+
+    seal : note beside it what it is, for `seals.intact`. hashed : False for scratch, whose hash is not worth
+    its time: its seal has size and time only.
+    """
+    partial = path.with_name(f".{path.name}{PARTIAL}{secrets.token_hex(4)}")
+    with explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield partial
+            _sync(partial)
+            record = checksums.record_of(partial, hashed=hashed) if seal else None
+            if record is not None:  # before the file is there, so that none is ever without
+                checksums.write(path, record)
+            else:
+                checksums.drop(path)
+            noted = cache.send(partial, path)
+            partial.replace(path)
+            if noted is not None:
+                noted()
+                if record is not None:
+                    checksums.write(path, checksums.with_version(path, record))
+            _sync(path.parent)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Give a new folder; on success it takes the place of the folder `path`, whole.
+
+    What stood there before is gone afterwards; if anything fails it stays as it was.
+    """
+    partial = path.with_name(f".{path.name}{PARTIAL}{secrets.token_hex(4)}")
+    with explained(path):
+        try:
+            partial.mkdir(parents=True)
+            yield partial
+            for file in partial.iterdir():
+                _sync(file)
+            _sync(partial)
+            take_place(partial, path)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def take_place(new: Path, path: Path) -> None:
+    """Let the folder `new` take the place of the folder `path`; if that fails, the old one is there again.
+
+    At a URL there is no such step: if it fails there, what was there has no mark any more and is made anew.
+    """
+    old = path.with_name(f".{path.name}{PARTIAL}{secrets.token_hex(4)}")
+    home = cache.home_of(path)
+    with explained(path):
+        noted = None if home is None else home.move(new, path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            path.replace(old)
+        try:
+            new.replace(path)
+        except BaseException:
+            if old.exists():
+                old.replace(path)
+            raise
+        if noted is not None:
+            noted()
+        _sync(path.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder, if it is there; at the URL of a run first."""
+    cache.removed(path)
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def keep(path: Path) -> None:
+    """Send a file that was written in place (a log) to the URL of its run, if it has one."""
+    home = cache.home_of(path)
+    if home is not None:
+        home.keep(path)
+
+
+def clear_partials(folder: Path) -> None:
+    """Remove what an interrupted run left half-written below `folder`."""
+    for path in list(folder.rglob(f".*{PARTIAL}*")):
+        if cache.HOME not in path.parts:
+            remove(path)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write `value` as indented JSON, atomically."""
+    with atomic(path) as partial:
+        partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def write_record(path: Path, value: Mapping[str, Any] | list[Any]) -> None:
+    """Write what a run has to remember, with a checksum of what it says: see `read_json`."""
+    write_json(path, checksums.checked(value))
+
+
+def read_json(path: Path) -> Any:  # noqa: ANN401  (JSON may hold anything)
+    """Return the JSON in `path`; None if it is not there, torn, or not what its checksum (if any) says."""
+    try:
+        return checksums.trusted(json.loads(here(path).read_text(encoding="utf-8")))
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def _stamped(schema: pa.Schema, stamp: str) -> pa.Schema:
+    return schema.with_metadata({**(schema.metadata or {}), FINGERPRINT_KEY: stamp.encode()})
+
+
+def write_parquet(path: Path, tables: pa.Table | Iterable[pa.Table], schema: pa.Schema, stamp: str) -> None:
+    """Write a table of a run: zstd, row groups of a fixed size, stamped with how it was made.
+
+    tables : one table, or several in order, each with the columns of `schema`.
+    """
+    stamped = _stamped(schema, stamp)
+    with (
+        atomic(path, seal=True) as partial,
+        pq.ParquetWriter(partial, stamped, compression="zstd") as writer,
+    ):
+        for table in _in_row_groups([tables] if isinstance(tables, pa.Table) else tables, schema):
+            writer.write_table(table.cast(stamped), row_group_size=ROW_GROUP)
+
+
+def _in_row_groups(tables: Iterable[pa.Table], schema: pa.Schema) -> Iterator[pa.Table]:
+    """Cut tables anew into full row groups, so that the bytes written do not depend on how they came."""
+    rest = schema.empty_table()
+    for table in tables:
+        rest = pa.concat_tables([rest, check(table, schema, "internal table")])
+        while rest.num_rows >= ROW_GROUP:
+            yield rest.slice(0, ROW_GROUP).combine_chunks()
+            rest = rest.slice(ROW_GROUP)
+    yield rest.combine_chunks()
+
+
+def write_ipc(
+    path: Path,
+    batches: Iterable[pa.RecordBatch],
+    schema: pa.Schema,
+    stamp: str,
+    *,
+    scratch: bool = False,
+) -> None:
+    """Write record batches as an uncompressed Arrow IPC file, which maps into NumPy without a copy."""
+    stamped = _stamped(schema, stamp)
+    with (
+        atomic(path, seal=True, hashed=not scratch) as partial,
+        pa.OSFile(str(partial), "wb") as sink,
+        pa.ipc.new_file(sink, stamped) as writer,
+    ):
+        for batch in batches:
+            writer.write_batch(batch.replace_schema_metadata(stamped.metadata))
+
+
+def map_ipc(path: Path) -> pa.ipc.RecordBatchFileReader:
+    """Open an Arrow IPC file as a memory map."""
+    try:
+        return pa.ipc.open_file(pa.memory_map(str(here(path)), "r"))
+    except (OSError, pa.ArrowInvalid) as error:
+        raise RunError(f"{path}: not a whole Arrow file ({error}); remove it and run again") from error
+
+
+def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
+    """Read a Parquet table of a run (or some of its columns), without its metadata."""
+    try:
+        return pq.read_table(here(path), columns=columns, partitioning=None).replace_schema_metadata(None)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise RunError(f"{path}: not a whole Parquet table ({error}); remove it and run again") from error
+
+
+def stored_fingerprint(path: Path) -> str | None:
+    """Return the fingerprint a part was stamped with; None if it is absent, torn or not stamped."""
+    try:
+        if path.suffix == ".arrow":
+            metadata: Mapping[bytes, bytes] | None = map_ipc(path).schema.metadata
+        else:
+            metadata = pq.read_schema(here(path)).metadata
+    except (OSError, pa.ArrowInvalid, RunError):
+        return None
+    return (metadata or {}).get(FINGERPRINT_KEY, b"").decode() or None

@@ -1,0 +1,365 @@
+"""The order of the stages, in one place. The command line and the flows both call this."""
+
+import contextlib
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+
+from curate.errors import RunError, UnusableLimitError, UsageError
+from curate.execution import context as base
+from curate.execution.context import PROCESS_BASE, Context, Progress
+from curate.execution.engines.base import Engine
+from curate.execution.engines.local import LocalEngine, cpu_count
+from curate.execution.engines.ray import RayEngine
+from curate.io import storage
+from curate.io.remote.cache import HOME
+from curate.pipeline.stages import cluster, dedup, embed, filter, read, report, score, select, write
+from curate.pipeline.time_limit import run_limited
+from curate.recipe import FAMILIES, Embed, Recipe, Source
+from curate.recipe.loading import read_yaml
+from curate.runs.folder import FORMAT_VERSION, MARKER, RunFolder, folder_of
+from curate.runs.logs import log_to, note_stage
+from curate.runs.undo import undone
+from curate.scores import registry as score_families
+from curate.scores.registry import families_of
+
+__all__ = ["STAGES", "Outcome", "check_request", "opened", "require_done", "run", "run_stage", "worker_count"]
+
+#: What each stage does; it returns whether anything was to do.
+STAGES: dict[str, Callable[[Context], bool]] = {
+    "read": read.run,
+    "embed": embed.run,
+    "cluster": cluster.run,
+    "score": score.run,
+    "filter": filter.run,
+    "dedup": dedup.run,
+    "select": select.run,
+    "write": write.run,
+    "report": report.run,
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a call did: the stages that had work, and the manifest (None before the last stage)."""
+
+    worked: tuple[str, ...]
+    manifest: Mapping[str, Any] | None
+
+
+def run(
+    recipe: Recipe,
+    *,
+    until: str = "report",
+    force: bool = False,
+    refit: bool = False,
+    progress: Progress = base.silent,
+) -> Outcome:
+    """Run all stages up to `until`; finished ones are not repeated.
+
+    force : a run folder made from another source or model is emptied first (otherwise refused).
+    refit : concepts are fitted anew. Raises UnusableLimitError, after everything is written, if more
+    rows are unusable than `limits.unusable` allows.
+    """
+    worked, stages = [], _up_to(until)
+    with opened(recipe, force=force, refit=refit, progress=progress) as context:
+        for stage in stages:
+            context, did = run_stage(context, stage)
+            worked += [stage] if did else []
+        manifest = storage.read_json(context.run.manifest) if until == "report" else None
+    if manifest is not None:
+        check_limits(recipe, manifest)
+    return Outcome(tuple(worked), manifest)
+
+
+def _up_to(until: str) -> list[str]:
+    names = list(STAGES)
+    if until not in names:
+        raise UsageError(f"--until must be one of {', '.join(names)}, got {until!r}")
+    return names[: names.index(until) + 1]
+
+
+@contextlib.contextmanager
+def opened(
+    recipe: Recipe,
+    *,
+    force: bool = False,
+    refit: bool = False,
+    undo: bool = False,
+    progress: Progress = base.silent,
+) -> Iterator[Context]:
+    """Open (or make) the run folder for writing: locked, checked against the recipe, with its engine.
+
+    undo : an error leaves recipe, scores and decisions as they were (`curate.runs.undo`).
+    """
+    check_request(recipe)
+    run = folder_of(recipe)
+    if run.path.exists() and not run.path.is_dir():
+        raise UsageError(f"{run.where} is a file, not a run folder; name another with --out")
+    if force or not run.recipe.exists():
+        read.check_sources(recipe)  # before a folder is made, or emptied
+    with (
+        storage.explained_below(run.path),
+        run.lock(there=recipe.remote.lock),
+        undone(run) if undo else contextlib.nullcontext(),
+    ):
+        _check_format(run)
+        _check_same(run, recipe, force=force)
+        storage.clear_partials(run.path)
+        _note_recipe(run, recipe)
+        try:
+            with log_to(run.logs), make_engine(recipe) as engine:
+                yield Context(on_engine(recipe, engine), run, engine, progress=progress, refit=refit)
+        except BaseException:
+            storage.clear_partials(run.path)  # of workers that were ended in the middle of a file
+            raise
+
+
+def check_request(recipe: Recipe) -> None:
+    """Raise UsageError for a column or condition that cannot be, before any work is done."""
+    score_families.check_recipe(recipe)
+    filter.check_recipe(recipe)
+    select.check_recipe(recipe)
+    write.check_recipe(recipe)
+
+
+def make_engine(recipe: Recipe) -> Engine:
+    """Return the engine that a recipe asks for; it starts nothing before its first map."""
+    if recipe.engine == "local":
+        return LocalEngine(worker_count(recipe))
+    asked = None if recipe.workers == "auto" else recipe.workers
+    here = min(worker_count(recipe), cpu_count())
+    return RayEngine(
+        recipe.ray.address,
+        workers=asked,
+        here=here,
+        retries=recipe.ray.retries,
+        folder=folder_of(recipe).path,
+    )
+
+
+def on_engine(recipe: Recipe, engine: Engine) -> Recipe:
+    """Return the recipe with the precision that `auto` means on the machines of a cluster, not on this one."""
+    embed = recipe.embed
+    if not isinstance(engine, RayEngine) or recipe.ray.address is None:
+        return recipe
+    if embed.own_vectors or embed.precision != "auto":
+        return recipe
+    on_gpu = embed.device.startswith("cuda") or (embed.device == "auto" and engine.gpus > 0)
+    update = {"precision": "float16" if on_gpu else "float32"}
+    return recipe.model_copy(update={"embed": embed.model_copy(update=update)})
+
+
+def worker_count(recipe: Recipe) -> int:
+    """Return the number of worker processes: as asked, else as many as cores and memory allow."""
+    if recipe.workers != "auto":
+        return recipe.workers
+    by_memory = (recipe.memory - PROCESS_BASE) // (PROCESS_BASE + 200_000_000)
+    return max(1, min(cpu_count(), by_memory))
+
+
+def _check_format(run: RunFolder) -> None:
+    """Raise RunError for a folder that a later curate has laid out in another way."""
+    manifest = storage.read_json(run.manifest)
+    made = manifest.get("format_version") if isinstance(manifest, dict) else None
+    if isinstance(made, int) and made > FORMAT_VERSION:
+        raise RunError(
+            f"{run.where} has format_version {made}, this curate knows {FORMAT_VERSION}: upgrade curate, or name another folder"
+        )
+
+
+def _check_same(run: RunFolder, recipe: Recipe, *, force: bool) -> None:
+    """Refuse a folder made from another source or model, saying what differs; with `force`, empty it."""
+    told = _made_with(run)
+    if not told:
+        strangers = [path.name for path in run.path.iterdir() if not path.name.startswith(".")]
+        if strangers:
+            raise UsageError(
+                f"{run.where} is not empty and no run folder (it holds {min(strangers)}); name another with --out"
+            )
+        return
+    now = read_yaml(recipe.to_yaml())
+    differs = min(([line for part in ("source", "embed") for line in _differences(before, now, part)]
+                   for before in told), key=len)  # fmt: skip
+    if differs and not force and any(any(run.path.glob(f"{depth}{MARKER}")) for depth in ("*/", "*/*/")):
+        raise UsageError(
+            f"{run.where} was made differently: {'; '.join(differs)}; name another folder, or replace it with --force"
+        )
+    if differs:
+        for path in run.path.iterdir():
+            if path not in (run.path / ".lock", run.path / HOME, run.recipe):
+                storage.remove(path)
+        storage.remove(run.recipe)  # last: without it, what an interruption leaves is no run folder
+
+
+def _made_with(run: RunFolder) -> list[dict[str, Any]]:
+    """Return the recipe a folder was last run with: as noted, and as `recipe.yaml` says.
+
+    Where the two differ, the file was damaged, or edited (because the source has moved, say).
+    """
+    noted = storage.read_json(run.work / "recipe.json")
+    told = [noted] if isinstance(noted, dict) else []
+    if run.recipe.exists():
+        with contextlib.suppress(yaml.YAMLError, UnicodeDecodeError):
+            told.append(read_yaml(run.recipe_text()))
+    return [one for one in told if isinstance(one, dict) and isinstance(one.get("source"), dict | list)]
+
+
+def _note_recipe(run: RunFolder, recipe: Recipe) -> None:
+    """Write the recipe into the folder, for people, and once more with a checksum."""
+    text = recipe.to_yaml()
+    if storage.read_json(run.work / "recipe.json") != (values := read_yaml(text)):
+        storage.write_record(run.work / "recipe.json", values)
+    if not run.recipe.exists() or storage.here(run.recipe).read_bytes() != text.encode():
+        with storage.atomic(run.recipe) as partial:
+            partial.write_text(text, encoding="utf-8")
+
+
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any], part: str) -> list[str]:
+    """Say which settings of a part of two recipes differ, those of where and how aside.
+
+    A setting that one of them has not is no difference while the other has its default: a run made before there
+    was such a setting is no other run.
+    """
+    old, new = _at(before, part), _at(now, part)
+    fields = (Source if part == "source" else Embed).model_fields
+
+    def differ(key: str) -> bool:
+        name = key.rpartition(".")[2]
+        if name in ("device", "storage_options") or old.get(key) == new.get(key):
+            return False
+        default = None if name not in fields else fields[name].get_default(call_default_factory=True)
+        default = list(default) if isinstance(default, tuple) else default  # as YAML has it
+        return not ((key not in old and new[key] == default) or (key not in new and old[key] == default))
+
+    return [f"{part}.{key} was {old.get(key)!r}, is {new.get(key)!r}" for key in old | new if differ(key)]
+
+
+def _at(recipe: Mapping[str, Any], part: str) -> dict[str, Any]:
+    """Return the settings of a part of a recipe; those of several sources by their place."""
+    value = recipe.get(part) or {}
+    if isinstance(value, list) and len(value) > 1:
+        return {f"{place}.{key}": item for place, one in enumerate(value) for key, item in one.items()}
+    return dict(value[0] if isinstance(value, list) else value)
+
+
+def run_stage(context: Context, stage: str) -> tuple[Context, bool]:
+    """Run one stage; return the context for the next and whether anything was to do."""
+    started = time.monotonic()
+    if stage != "read" and not context.parts:
+        context = read.with_parts(context)
+    seconds = (context.recipe.limits.time or {}).get(stage)
+    if seconds is None or isinstance(context.run, _Settled):  # where nothing may be done, nothing takes long
+        did = STAGES[stage](context)
+    else:
+        did = run_limited(context, stage, seconds)
+    if stage == "read":
+        context = read.with_parts(context)
+    if did:
+        _note_time(context, stage, time.monotonic() - started)
+    if stage == "report" and (did or not _is_current(context)):
+        write_manifest(context)
+    return context, did
+
+
+class _Settled(RunFolder):
+    """A run folder in which no stage may change anything."""
+
+    def unmark(self, folder: Path) -> NoReturn:
+        """Refuse: a stage that takes its mark away has something to do."""
+        name = "0_samples" if folder == self.work / "keys" else str(folder.relative_to(self.path))
+        first = f"run {self.recipe}"
+        if folder.parent == self.scores(""):
+            first = f"score {self.path}" + (f" {folder.name}" if folder.name in FAMILIES else "")
+        raise UsageError(
+            f"{self.path}: {name} is not there or not up to date with the source and the recipe; "
+            f"first: curate {first}"
+        )
+
+    def publish(self, new: Path, folder: Path) -> NoReturn:
+        """Refuse: the stage had something to do."""
+        self.unmark(folder)
+
+
+def require_done(context: Context, stage: str) -> Context:
+    """Return the context with its parts; raises UsageError if a stage before `stage` has anything to do."""
+    settled = replace(context, run=_Settled(context.run.path))
+    for earlier in _up_to(stage)[:-1]:
+        settled, _ = run_stage(settled, earlier)
+    return replace(context, parts=settled.parts)
+
+
+def _note_time(context: Context, stage: str, seconds: float) -> None:
+    """Remember how long a stage took and the most memory any process held, for the manifest."""
+    path = context.run.work / "times.json"
+    times = storage.read_json(path) or {}
+    scale = 1 if sys.platform == "darwin" else 1024
+    peaks = [
+        resource.getrusage(who).ru_maxrss * scale for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    ]
+    rows = sum(part.rows for part in context.parts)
+    times[stage] = {
+        "seconds": round(seconds, 3),
+        "rows": rows,
+        "rows_per_s": round(rows / max(seconds, 1e-9), 1),
+    }
+    times[stage]["peak_memory"] = max(peaks)
+    times[stage] |= {"worked": worked} if (worked := context.worked.get(stage)) else {}
+    storage.write_record(path, times)
+    note_stage(stage, times[stage])
+
+
+def _is_current(context: Context) -> bool:
+    """Whether the manifest is about the stages as they are now."""
+    manifest = storage.read_json(context.run.manifest)
+    if not isinstance(manifest, dict):
+        return False
+    noted = {name: facts["fingerprint"] for name, facts in manifest["stages"].items()}
+    return noted == {name: context.run.stamp(folder) for name, folder in _folders(context).items()}
+
+
+def _folders(context: Context) -> dict[str, Path]:
+    """Return the folder that each stage marks."""
+    scores = [f"score/{one.folder}" for one in families_of(context.recipe)]
+    names = ["read", "embed", "cluster", *scores, "filter", "dedup", "select", "write", "report"]
+    return {name: context.run.stage(name) for name in names}
+
+
+def write_manifest(context: Context) -> dict[str, Any]:
+    """Write the manifest: what went in and out, from what, by what, and how long it took."""
+    run = context.run
+    counts = report.count_reasons(context)
+    manifest = {
+        "format_version": FORMAT_VERSION,
+        "written": round(time.time(), 3),
+        "counts": counts,
+        "bad_shards": context.facts(run.work / "keys").get("bad_shards", []),
+        "embedding_space": context.facts(run.embeddings).get("space"),
+        "stages": {
+            name: {"fingerprint": run.stamp(folder), **context.facts(folder)}
+            for name, folder in _folders(context).items()
+        },
+        "times": storage.read_json(run.work / "times.json") or {},
+        "parts": [{"name": p.name, "shard": p.shard.name, "rows": p.rows} for p in context.parts],
+        "versions": report.versions(),
+    }
+    storage.write_record(run.manifest, manifest)
+    return manifest
+
+
+def check_limits(recipe: Recipe, manifest: Mapping[str, Any]) -> None:
+    """Raise UnusableLimitError if more rows of a finished run are unusable than the recipe allows."""
+    counts = manifest["counts"]
+    unusable, rows = sum(counts["unusable"].values()), counts["rows"]
+    if rows and unusable / rows > recipe.limits.unusable:
+        worst = max(counts["unusable"], key=counts["unusable"].get)
+        raise UnusableLimitError(
+            f"finished, but {unusable:,} of {rows:,} rows ({unusable / rows:.1%}) are unusable, mostly {worst}; "
+            f"limits.unusable allows {recipe.limits.unusable:.1%} (0_samples says why, row by row)"
+        )

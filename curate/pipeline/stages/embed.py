@@ -1,0 +1,205 @@
+"""Stage `embed`: vectors for every sample, by a CLIP model or as given, and the outcome of every row.
+
+Writes `0_samples` (all rows, now with outcomes) and `1_embeddings` (usable samples, copies once).
+"""
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+
+from curate.embedding.store import Vectors, write_part
+from curate.errors import UsageError
+from curate.execution.context import Context, log
+from curate.execution.engines.base import Place
+from curate.io import storage
+from curate.pipeline.stages import copies, read_task
+from curate.pipeline.stages.embed_captions import embed_captions
+from curate.pipeline.stages.embed_model import model_of, open_model
+from curate.pipeline.stages.embed_own import embed_own
+from curate.pipeline.stages.embed_task import (
+    VERSION,
+    EmbedTask,
+    Outcomes,
+    is_made,
+    keys_of,
+    retries,
+    space_of,
+    task_of,
+    write_samples,
+)
+from curate.sources.base import Rows
+
+if TYPE_CHECKING:
+    from curate.embedding.batching import Embedded, Unembedded
+    from curate.embedding.clip import Clip
+    from curate.embedding.decode_pool import DecodePool
+
+__all__ = ["run", "take", "unembedded"]
+
+#: Rows handed to the decoders at a time.
+DECODE_ROWS = 64
+#: Rows that a holder of a cluster embeds before it answers (more where a part has more).
+GROUP_ROWS = 8_192
+
+
+def run(context: Context) -> bool:
+    """Embed all parts that are not embedded yet; return whether anything was to do."""
+    recipe, run = context.recipe, context.run
+    space = space_of(recipe.embed)
+    read_stamp = run.stamp(run.work / "keys")
+    present = {part.name for part in context.parts}
+    again = {name: said for name, said in retries(run).items() if name in present}
+    stamp = storage.fingerprint(
+        "embed", VERSION, space, recipe.cluster.on, recipe.dedup.exact, recipe.seed, read_stamp,
+        *([again] if again else []),
+    )  # fmt: skip
+    if run.is_done(run.embeddings, stamp) and run.is_done(run.samples, stamp):
+        return False
+    run.unmark(run.samples)
+    run.unmark(run.embeddings)
+    found = copies.find(context)
+    tasks = [task_of(context, part, found, space) for part in context.parts]
+    todo = [task for task in tasks if not is_made(task)]
+    if todo and recipe.embed.own_vectors:
+        embed_own(context, todo)
+    elif todo and _captions_only(context):
+        embed_captions(context, todo)
+    elif todo:
+        _embed_by_model(context, todo)
+    names = [part.name for part in context.parts]
+    run.keep_only(run.samples, names)
+    run.keep_only(run.embeddings, names)
+    context.worked["embed"] = {"parts": len(todo), "rows": sum(task.part.rows for task in todo)}
+    facts = _count(context) | {"space": space, "parts_made": len(todo)}
+    run.mark(run.embeddings, stamp, facts)
+    run.mark(run.samples, stamp, facts)
+    log.info(
+        "embed: %s rows in, %s usable, %s copies, %s unusable",
+        *(f"{facts[name]:,}" for name in ("rows", "usable", "copies", "unusable")),
+    )
+    return True
+
+
+def _captions_only(context: Context) -> bool:
+    """Whether the samples have no images; raises UsageError where some have, and where concepts cannot be made."""
+    images = {part.columns.image is not None for part in context.parts if part.rows}
+    if images == {True, False}:
+        raise UsageError(
+            "source.image must be null for all sources or for none: vectors of images and captions differ"
+        )
+    if images == {False} and context.recipe.cluster.on == "text":
+        raise UsageError(
+            "cluster.on must be image where source.image is null: the vector of a caption stands in its place"
+        )
+    return images == {False}
+
+
+def _embed_by_model(context: Context, tasks: Sequence[EmbedTask]) -> None:
+    """Run the model over all parts: in one stream here, or in groups of parts where holders of a cluster are."""
+    total, done = sum(task.part.rows for task in tasks), 0
+    context.progress("embed", 0, total, "images")
+    for rows in _on_holders(context, tasks) if context.engine.remote else _here(context, tasks):
+        done += rows
+        context.progress("embed", done, total, "images")
+
+
+def _here(context: Context, tasks: Sequence[EmbedTask]) -> Iterator[int]:
+    with open_model(model_of(context), Place()) as (clip, pool):
+        yield from _embed_parts(tasks, clip, pool)
+
+
+def _on_holders(context: Context, tasks: Sequence[EmbedTask]) -> Iterator[int]:
+    """Embed groups of parts where the engine holds the model; a group that is sent again makes what is not there."""
+    groups: list[list[EmbedTask]] = [[]]
+    for task in tasks:
+        if sum(one.part.rows for one in groups[-1]) >= GROUP_ROWS:
+            groups.append([])
+        groups[-1].append(task)
+    yield from context.engine.hold(partial(open_model, model_of(context)), _embed_group, groups)
+
+
+def _embed_group(held: tuple["Clip", "DecodePool"], tasks: Sequence[EmbedTask]) -> int:
+    for _ in _embed_parts([task for task in tasks if not is_made(task)], *held):
+        pass
+    return sum(task.part.rows for task in tasks)
+
+
+def _embed_parts(tasks: Sequence[EmbedTask], clip: "Clip", pool: "DecodePool") -> Iterator[int]:
+    """Write parts from one stream, so that the model never waits between them; yield rows as they are done."""
+    from curate.embedding.batching import embed_rows
+
+    results = embed_rows(_batches(tasks), clip, pool)
+    for task in tasks:
+        keys, outcomes = keys_of(task), Outcomes([], [], [], [])
+        uids: list[str] = keys["uid"].to_list()
+        pieces: list[Vectors] = []
+        while len(outcomes.outcome) < task.part.rows:
+            result = next(results)
+            pieces.append(take(task, result, uids[len(outcomes.outcome) :], outcomes))
+            yield len(result.outcome)
+        path = task.run.part(task.run.embeddings, task.part.name)
+        write_part(path, pieces, clip.dim, task.stamp, text=task.text)
+        write_samples(task, keys, outcomes)
+
+
+def take(task: EmbedTask, result: "Embedded", uids: list[str], outcomes: Outcomes) -> Vectors:
+    """Note the outcomes of a batch and return its vectors; `uids` begins at the batch's first row."""
+    rows: Rows = result.tag
+    place = len(outcomes.outcome)
+    _note(task, rows, result, outcomes)
+    ok = np.array([outcome == "ok" for outcome in outcomes.outcome[place:]], bool)
+    wanted = np.flatnonzero(ok & result.has_image)
+    chosen = [uids[row] for row in wanted.tolist()]
+    return Vectors(chosen, result.image[wanted], result.text[wanted], result.has_text[wanted])
+
+
+def _note(task: EmbedTask, rows: Rows, decoded: "Embedded", outcomes: Outcomes) -> None:
+    """Add the outcomes of a batch: what reading found comes before what decoding found."""
+    for row in range(len(rows)):
+        outcome, reason = rows.outcome[row], rows.reason[row]
+        if outcome == "ok":
+            outcome, reason = decoded.outcome[row], decoded.reason[row]
+        if outcome == "ok" and task.on == "text" and not (rows.caption[row] or "").strip():
+            outcome, reason = "no_caption", "concepts are made of captions, and there is none"
+        outcomes.outcome.append(outcome)
+        outcomes.reason.append(reason)
+    outcomes.width += decoded.width
+    outcomes.height += decoded.height
+
+
+def _batches(tasks: Sequence[EmbedTask]) -> Iterator["Unembedded"]:
+    """Yield the rows of all parts in small batches, for the decoders."""
+    for task in tasks:
+        keys = keys_of(task)
+        embed = keys["copy_of"].is_null().to_list()
+        start = 0
+        for rows, _ in read_task.read_batches(
+            task.part, task.source, None, batch_bytes=task.batch_bytes, images=True
+        ):
+            yield from unembedded(rows, embed[start : start + len(rows)])
+            start += len(rows)
+
+
+def unembedded(rows: Rows, embed: list[bool]) -> Iterator["Unembedded"]:
+    """Yield rows in small batches, for the decoders; embed : which of them are no copies."""
+    from curate.embedding.batching import Unembedded
+
+    for first in range(0, len(rows), DECODE_ROWS):
+        some = rows.slice(first, min(first + DECODE_ROWS, len(rows)))
+        images = [i if o == "ok" else None for i, o in zip(some.image, some.outcome, strict=True)]
+        yield Unembedded(some, images, some.caption, embed[first : first + len(some)])
+
+
+def _count(context: Context) -> dict[str, int]:
+    """Return how many rows there are, and how many of them are usable, copies, and unusable."""
+    rows = usable = copied = 0
+    for part in context.parts:
+        path = context.run.part(context.run.samples, part.name)
+        frame = pl.DataFrame(storage.read_table(path, ["outcome", "copy_of"]))
+        ok = frame["outcome"] == "ok"
+        rows, usable = rows + len(frame), usable + int(ok.sum())
+        copied += int((ok & frame["copy_of"].is_not_null()).sum())
+    return {"rows": rows, "usable": usable, "copies": copied, "unusable": rows - usable}

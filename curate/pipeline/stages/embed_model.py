@@ -1,0 +1,78 @@
+"""The model of a run and the processes that decode for it: opened in this process, or by a holder of the engine."""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from curate.errors import ModelError
+from curate.execution.context import Context
+from curate.execution.engines.base import Place
+from curate.recipe import Embed
+
+if TYPE_CHECKING:
+    from curate.embedding.clip import Clip
+    from curate.embedding.decode_pool import DecodePool
+
+__all__ = ["ModelTask", "model_of", "open_clip", "open_model"]
+
+
+@dataclass(frozen=True)
+class ModelTask:
+    """What opening the model of a recipe takes. decoders : None is as many as keep the model busy."""
+
+    embed: Embed
+    decoders: int | None
+    decoder_memory: int
+
+
+def model_of(context: Context) -> ModelTask:
+    """Return the model of the recipe."""
+    recipe = context.recipe
+    decoders = None if recipe.workers == "auto" or context.engine.remote else context.engine.workers
+    return ModelTask(recipe.embed, decoders, max(1_000_000_000, recipe.memory // 2))
+
+
+@contextlib.contextmanager
+def open_clip(model: ModelTask, place: Place) -> Iterator["Clip"]:
+    """Give the model, loaded."""
+    from curate.embedding import clip
+
+    embed = model.embed
+    yield clip.load(
+        embed.model,
+        embed.pretrained,
+        device=_device(embed.device, place),
+        precision=embed.precision,
+        batch_size=embed.batch_size,
+    )
+
+
+@contextlib.contextmanager
+def open_model(model: ModelTask, place: Place) -> Iterator[tuple["Clip", "DecodePool"]]:
+    """Give the model, and the processes that decode for it."""
+    from curate.embedding.batching import default_decode_workers
+    from curate.embedding.decode_pool import DecodePool
+
+    with open_clip(model, place) as clip:
+        workers = model.decoders or default_decode_workers(clip.device, place.cores)
+        with DecodePool(
+            clip.preprocess, workers=workers, max_pixels=model.embed.max_pixels,
+            memory_limit_bytes=model.decoder_memory,
+        ) as pool:  # fmt: skip
+            yield clip, pool
+
+
+def _device(asked: str, place: Place) -> str:
+    """Return the device for a model at a place; on a cluster a holder sees its own GPU alone.
+
+    >>> [_device("auto", Place(gpu)) for gpu in (None, False, True)], _device("cuda:3", Place(gpu=True))
+    (['auto', 'cpu', 'cuda'], 'cuda')
+    """
+    if place.gpu is None:
+        return asked
+    if asked.startswith("cuda") and not place.gpu:
+        raise ModelError(f"embed.device {asked!r} cannot be used: the cluster has no GPU")
+    if asked == "auto" or asked.startswith("cuda"):
+        return "cuda" if place.gpu else "cpu"
+    return asked

@@ -1,0 +1,147 @@
+"""What giving vectors to one part takes, and the table of samples that comes of it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+import curate.embedding
+from curate import schema
+from curate.execution.context import Context, Part, made
+from curate.io import storage
+from curate.pipeline.stages import copies, read
+from curate.recipe import Embed, Source
+from curate.runs.folder import RunFolder
+
+__all__ = [
+    "VERSION",
+    "EmbedTask",
+    "Outcomes",
+    "content_of",
+    "is_made",
+    "keys_of",
+    "retries",
+    "space_of",
+    "task_of",
+    "write_samples",
+]
+
+VERSION = 1
+#: The fingerprint of a part is that of its content, and behind it that of which rows are copies.
+FINGERPRINT_LENGTH = 32
+
+
+@dataclass(frozen=True)
+class EmbedTask:
+    """One part to give vectors to."""
+
+    run: RunFolder
+    part: Part
+    source: Source
+    keys: Path
+    copies: copies.Copies
+    exact: bool
+    npy: tuple[str, ...] | None
+    dim: int
+    text: bool
+    on: str
+    batch_bytes: int
+    stamp: str
+
+
+@dataclass
+class Outcomes:
+    """What became of the rows of a part, collected batch by batch."""
+
+    outcome: list[str]
+    reason: list[str | None]
+    width: list[int | None]
+    height: list[int | None]
+
+
+def retries(run: RunFolder) -> dict[str, str]:
+    """Return what stands for the retries of each part that had one: they are in the part's fingerprint."""
+    found = storage.read_json(run.work / "retries.json")
+    return found if isinstance(found, dict) else {}
+
+
+def space_of(embed: Embed) -> dict[str, object]:
+    """Return what decides the numbers in a vector: model, weights, precision; or where vectors are from."""
+    if embed.column is not None:
+        both = {"column": embed.column, "text_column": embed.text_column}
+        return {name: column for name, column in both.items() if column is not None}
+    if embed.files is not None:
+        return {"files": embed.files}
+    space: dict[str, object] = {"model": embed.model, "pretrained": embed.pretrained}
+    space |= {"precision": _precision(embed), "max_pixels": embed.max_pixels, "batch_size": embed.batch_size}
+    shipped = Path(curate.embedding.__file__).parent / "tiny" / "model.safetensors"
+    weights = shipped if embed.model == "tiny" else embed.pretrained
+    if weights is not None and Path(weights).is_file():
+        space["weights"] = storage.hash_file(Path(weights))
+    return space
+
+
+def _precision(embed: Embed) -> str:
+    """Return the precision `auto` stands for, without importing torch where there is no GPU driver."""
+    if embed.precision != "auto":
+        return embed.precision
+    driver = any(Path("/dev").glob("nvidia[0-9]*"))
+    on_gpu = embed.device.startswith("cuda") or (embed.device == "auto" and driver)
+    if on_gpu and embed.device == "auto":
+        import torch
+
+        on_gpu = torch.cuda.is_available()
+    return "float16" if on_gpu else "float32"
+
+
+def task_of(context: Context, part: Part, found: copies.Copies, space: object) -> EmbedTask:
+    """Return what giving vectors to a part takes."""
+    recipe = context.recipe
+    source = next(source for source in recipe.source if source.name == part.shard.source)
+    npy = read.npy_of(recipe)
+    words = recipe.embed.text_column
+    if not recipe.embed.own_vectors:
+        words = next((p.columns.caption for p in context.parts if p.columns.caption), None)
+    text = words is not None
+    content = storage.fingerprint(
+        "embed", VERSION, space, part.fingerprint, text, recipe.cluster.on, recipe.dedup.exact,
+        read.vectors_of(part, npy), *([retried] if (retried := retries(context.run).get(part.name)) else []),
+    )  # fmt: skip
+    stamp = content + found.fingerprint_of(part)
+    return EmbedTask(
+        context.run, part, source, read.keys_path(context, part), found, recipe.dedup.exact, npy, 0, text,
+        recipe.cluster.on, min(64_000_000, context.task_memory // 4), stamp,
+    )  # fmt: skip
+
+
+def content_of(path: Path) -> str:
+    """Return what stands for the vectors of a part, whichever of its rows are copies; empty if it is not there."""
+    return (storage.stored_fingerprint(path) or "")[:FINGERPRINT_LENGTH]
+
+
+def is_made(task: EmbedTask) -> bool:
+    """Whether both tables of the part are there as they would be made now."""
+    run, name = task.run, task.part.name
+    return made(run.part(run.samples, name), task.stamp) and made(run.part(run.embeddings, name), task.stamp)
+
+
+def keys_of(task: EmbedTask) -> pl.DataFrame:
+    """Return what is known of the rows of a part before decoding, with which rows are copies."""
+    keys = pl.DataFrame(storage.read_table(task.keys))
+    return copies.of_part(task.copies, task.part, keys, exact=task.exact)
+
+
+def write_samples(task: EmbedTask, keys: pl.DataFrame, outcomes: Outcomes) -> None:
+    """Write the samples table of a part."""
+    shard = task.part.shard
+    frame = keys.with_columns(
+        source=pl.lit(shard.source),
+        split=pl.lit(shard.split),
+        shard=pl.lit(shard.name),
+        outcome=pl.Series(outcomes.outcome, dtype=pl.String),
+        reason=pl.Series(outcomes.reason, dtype=pl.String),
+        width=pl.Series(outcomes.width, dtype=pl.Int32),
+        height=pl.Series(outcomes.height, dtype=pl.Int32),
+    )
+    table = frame.select(schema.SAMPLES.names).to_arrow().cast(schema.SAMPLES)
+    storage.write_parquet(task.run.part(task.run.samples, task.part.name), table, schema.SAMPLES, task.stamp)

@@ -1,0 +1,245 @@
+"""Stage `filter`: which samples are excluded, leak, or fail a condition, and which of these first.
+
+Reasons by precedence: `excluded` > `leak:<name>` > `filter:<condition>` > `no_score:<status>`. Pinned samples pass.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+
+from curate import schema
+from curate.deduplication.semantic import threshold_of
+from curate.errors import RecipeError, UsageError
+from curate.execution.context import Context, eligible, log, made
+from curate.filtering import uid_lists as lists
+from curate.filtering.conditions import Rule, find_rules
+from curate.io import storage
+from curate.recipe import BY_SCORE, Recipe, ScoreFilter
+from curate.runs.folder import RunFolder
+from curate.scores.registry import folders_for, require_score, score_columns
+
+__all__ = ["VERSION", "check_conditions", "check_recipe", "failed_condition", "needed_scores", "run"]
+
+VERSION = 2
+
+#: What counts of a part are about: rows that are out, and pinned rows with what they would be out for.
+_COUNTS = ("failed", "excluded", "leaked", "pinned", "pinned_although")
+
+
+@dataclass(frozen=True)
+class FilterTask:
+    """One part to filter.
+
+    leaks : (set, column, similarity above which it is a leak). needed : score columns and where each says why
+    it is null.
+    """
+
+    run: RunFolder
+    part: str
+    families: tuple[str, ...]
+    leaks: tuple[tuple[str, str, float], ...]
+    conditions: tuple[str | Rule, ...]
+    needed: Mapping[str, str]
+    lists: lists.Lists
+    out: Path
+    stamp: str
+
+
+def run(context: Context) -> bool:
+    """Judge every usable sample; return whether anything was to do."""
+    recipe, folder = context.recipe, context.run.scores("filter")
+    needed, leaks = needed_scores(recipe), _leaks(recipe)
+    read = [*columns_of(recipe.filter), *needed, *(column for _, column, _ in leaks)]
+    folders = folders_for(recipe, read)
+    stamp = _stamp(context, folders, needed, leaks)
+    if context.run.is_done(folder, stamp):
+        return False
+    context.run.unmark(folder)
+    scratch = context.run.work / "filter"
+    listed, facts = lists.prepare(context, scratch)
+    rules = iter(find_rules(context, [one for one in recipe.filter if isinstance(one, ScoreFilter)]))
+    conditions = tuple(one if isinstance(one, str) else next(rules) for one in recipe.filter)
+    template = FilterTask(context.run, "", folders, leaks, conditions, needed, listed, folder, stamp)
+    todo = [replace(template, part=p.name, out=context.run.part(folder, p.name)) for p in context.parts]
+    counts = context.map("filter", "parts", _filter_part, todo)
+    context.run.keep_only(folder, [part.name for part in context.parts])
+    facts |= {name: sum(count[name] for count in counts) for name in _COUNTS}
+    context.run.mark(folder, stamp, facts)
+    storage.remove(scratch)
+    _tell(recipe, facts, anything=bool(recipe.filter or needed or leaks))
+    return True
+
+
+def _stamp(
+    context: Context, folders: Sequence[str], needed: Mapping[str, str], leaks: Sequence[object]
+) -> str:
+    """Return what the verdicts depend on: of the scores only those that are read."""
+    recipe, run = context.recipe, context.run
+    conditions = [one if isinstance(one, str) else one.model_dump(mode="json") for one in recipe.filter]
+    scored = [run.stamp(run.scores(folder)) for folder in folders]
+    return storage.fingerprint(
+        "filter", VERSION, conditions, needed, leaks, lists.version(recipe), recipe.seed,
+        run.stamp(run.concepts), scored,
+    )  # fmt: skip
+
+
+def _tell(recipe: Recipe, facts: Mapping[str, int], *, anything: bool) -> None:
+    if anything or recipe.exclude or recipe.only:
+        log.info(
+            "filter: %s samples failed (%s excluded, %s too near an evaluation set)",
+            f"{facts['failed']:,}", f"{facts['excluded']:,}", f"{facts['leaked']:,}",
+        )  # fmt: skip
+    if recipe.pin:
+        log.info("filter: %s samples pinned", f"{facts['pinned']:,}")
+    if facts["pinned_although"]:
+        log.warning(
+            "filter: %s pinned samples stay that a condition, a leak or a missing score would have dropped",
+            f"{facts['pinned_although']:,}",
+        )
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Raise UsageError or RecipeError for what the tables cannot answer: conditions, preferences, lists."""
+    fields = {field.name: field.type for table in (schema.SAMPLES, schema.ASSIGNMENTS) for field in table}
+    fields |= {name: column.kind for name, column in score_columns(recipe).items()}
+    frame = pl.DataFrame(pa.schema(list(fields.items())).empty_table())
+    check_conditions(frame, [one for one in recipe.filter if isinstance(one, str)])
+    for one in recipe.filter:
+        if isinstance(one, ScoreFilter):
+            require_score(recipe, one.by, f"filter {str(one)!r}")
+    places = ("row", "occurrence")  # would make decisions hang on where a row is stored
+    numbers = [name for name, kind in frame.schema.items() if kind.is_numeric() and name not in places]
+    for setting in ("select", "dedup"):
+        prefer = str(getattr(recipe, setting).prefer)
+        if prefer.startswith("score:") and prefer.removeprefix("score:") not in numbers:
+            have = ", ".join(numbers)
+            raise UsageError(f"{setting}.prefer: no column of numbers for {prefer!r}; there are {have}")
+    lists.check_recipe(recipe)
+
+
+def needed_scores(recipe: Recipe) -> dict[str, str]:
+    """Return the score columns without which a sample cannot be compared or ranked, and why each is null.
+
+    The value is the name of the status column, "" where there is none.
+    """
+    select, dedup = recipe.select, recipe.dedup
+    preferences = [select.prefer] if select.method not in BY_SCORE else []
+    preferences += [dedup.prefer] if dedup.epsilon is not None else []
+    names = {p.removeprefix("score:") for p in preferences if p.startswith("score:")}
+    if select.method in BY_SCORE and select.on_null == "drop":
+        names |= set(select.columns)
+    known = score_columns(recipe)
+    return {name: known[name].status if name in known else "" for name in sorted(names)}
+
+
+def _leaks(recipe: Recipe) -> tuple[tuple[str, str, float], ...]:
+    """Return the evaluation sets: the name, the column of similarities, and above which one is a leak."""
+    found = []
+    for one in recipe.dedup.against:
+        epsilon = recipe.dedup.epsilon if one.epsilon is None else one.epsilon
+        if not isinstance(epsilon, float):
+            raise RecipeError(f"dedup.against {one.name}: needs an epsilon that is a number, got {epsilon}")
+        found.append((one.name, f"similarity_to_{one.name}", threshold_of(epsilon)))
+    return tuple(found)
+
+
+def columns_of(conditions: Sequence[str | ScoreFilter]) -> list[str]:
+    """Return the columns that conditions read."""
+    names: list[str] = []
+    for one in conditions:
+        names += pl.sql_expr(one).meta.root_names() if isinstance(one, str) else [one.by]
+    return names
+
+
+def check_conditions(frame: pl.DataFrame, conditions: Sequence[str]) -> None:
+    """Raise UsageError or RecipeError for a condition that cannot be evaluated on these columns."""
+    for condition in conditions:
+        try:
+            passes = pl.sql_expr(condition)
+            kind = frame.select(passes.alias("passes")).schema["passes"]
+        except pl.exceptions.ColumnNotFoundError as error:
+            missing = re.search(r'find column "(.*?)";', str(error))
+            name = repr(missing[1]) if missing else "of a name in it"
+            have = ", ".join(frame.columns)
+            raise UsageError(f"filter {condition!r}: no column {name}; there are {have}") from None
+        except pl.exceptions.PolarsError as error:
+            said = str(error).partition(" This error occurred")[0]
+            raise RecipeError(f"filter {condition!r}: {' '.join(said.split())[:200]}") from None
+        if kind != pl.Boolean:
+            raise RecipeError(f"filter {condition!r} must be true or false, it gives {kind}")
+        if _joins_rows(json.loads(passes.meta.serialize(format="json"))):
+            raise RecipeError(f"filter {condition!r} must look at one row alone, without totals or windows")
+
+
+def _joins_rows(node: object, key: str = "") -> bool:
+    """Whether an expression (as JSON) needs other rows: its result would depend on how shards are cut."""
+    if isinstance(node, dict):
+        return any(
+            name in ("Agg", "Over", "Explode") or _joins_rows(inner, name) for name, inner in node.items()
+        )
+    if isinstance(node, list):
+        return any(_joins_rows(inner, key) for inner in node)
+    return node == "Len" and key in ("expr", "left", "right", "input")
+
+
+def failed_condition(
+    frame: pl.DataFrame, conditions: Sequence[str | Rule], needed: Mapping[str, str]
+) -> pl.Series:
+    """Return the reason each row is out: the first condition it fails, or the score it lacks; else null.
+
+    needed : score columns, each with its column of statuses ("" for none). A condition that is null does not
+    pass. A reason is ``filter:<condition>`` or ``no_score:<status>``. Returns (n,) strings.
+    """
+    reason = pl.lit(None, pl.String)
+    for column, status in reversed(list(needed.items())):
+        why = pl.col(status) if status in frame.columns else pl.lit("null")
+        lacks = pl.format("no_score:{}", why)
+        reason = pl.when(pl.col(column).is_null()).then(lacks).otherwise(reason)
+    for condition in reversed(conditions):
+        passes = pl.sql_expr(condition) if isinstance(condition, str) else pl.lit(condition.passes(frame))
+        reason = pl.when(~passes.fill_null(False)).then(pl.lit(f"filter:{condition}")).otherwise(reason)
+    # The first column gives literal conditions such as "1 = 1", which have one row, the length of the frame.
+    return frame.select(frame.columns[0], filter_reason=reason)["filter_reason"]
+
+
+def _filter_part(task: FilterTask) -> dict[str, int]:
+    frame = eligible(task.run, task.part, task.families)
+    uids = frame["uid"].to_list()
+    out = lists.listed(task.lists.exclude, uids)
+    if task.lists.only is not None:
+        out |= ~lists.listed(task.lists.only, uids)
+    excluded = pl.Series(out, dtype=pl.Boolean)
+    pinned = pl.Series("pinned", lists.listed(task.lists.pin, uids), pl.Boolean)
+    leaked = pl.lit(None, pl.String)
+    for name, column, threshold in reversed(task.leaks):
+        near = (pl.col(column).cast(pl.Float64) > threshold).fill_null(False)
+        leaked = pl.when(near).then(pl.lit(f"leak:{name}")).otherwise(leaked)
+    judged = frame.select(
+        "uid",
+        pinned,
+        failed=failed_condition(frame, task.conditions, task.needed),
+        leak=leaked,
+        excluded=excluded,
+    ).with_columns(
+        reason=pl.when("excluded").then(pl.lit("excluded")).otherwise(pl.coalesce("leak", "failed"))
+    )
+    table = judged.select("uid", filter_reason=pl.when(~pl.col("pinned")).then("reason"), pinned="pinned")
+    if not made(task.out, task.stamp):
+        rows = table.to_arrow().cast(schema.FILTER)
+        storage.write_parquet(task.out, rows, schema.FILTER, task.stamp)
+    return _counts(table, judged["reason"])
+
+
+def _counts(table: pl.DataFrame, reason: pl.Series) -> dict[str, int]:
+    out = table["filter_reason"]
+    numbers: list[Any] = [
+        out.is_not_null().sum(), (out == "excluded").sum(), out.str.starts_with("leak:").sum(),
+        table["pinned"].sum(), (table["pinned"] & reason.is_not_null()).sum(),
+    ]  # fmt: skip
+    return dict(zip(_COUNTS, map(int, numbers), strict=True))

@@ -1,0 +1,124 @@
+"""Reading the rows of a part: what workers do for the stage `read`, and how the stages after it read the source again."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from curate import hashing, schema
+from curate.errors import SourceError
+from curate.execution.context import Part
+from curate.io import paths, storage
+from curate.recipe import Source
+from curate.sources import registry
+from curate.sources.base import Columns, Reader, Rows, Shard
+
+__all__ = ["BadShard", "ReadTask", "npy_files", "read_batches", "read_part", "reader_of"]
+
+CAPTION_CHARACTERS = 300
+
+
+@dataclass(frozen=True)
+class BadShard:
+    """A shard that cannot be read, and the rows it was known to have."""
+
+    name: str
+    rows: int | None
+    error: str
+
+
+@dataclass(frozen=True)
+class ReadTask:
+    """One part to read."""
+
+    part: Part
+    source: Source
+    npy: tuple[str, ...] | None
+    out: Path
+    stamp: str
+    batch_bytes: int
+
+
+def reader_of(source: Source, shard: Shard, columns: Columns) -> Reader:
+    """Return the reader of a shard's format."""
+    return registry.format_of(shard.format).reader(columns, "url" in source.allow)
+
+
+def npy_files(patterns: Sequence[str]) -> list[str]:
+    """Return the vector files that the patterns match, in name order."""
+    return [file.url for file in paths.expand(list(patterns), {}, extensions=(".npy",))]
+
+
+def read_part(task: ReadTask) -> BadShard | None:
+    """Write the keys of a part; return the shard if it cannot be read."""
+    try:
+        storage.write_parquet(task.out, _keys(task), schema.KEYS, task.stamp)
+    except SourceError as error:
+        return BadShard(task.part.shard.name, task.part.rows, str(error))
+    return None
+
+
+def _keys(task: ReadTask) -> Iterator[pa.Table]:
+    for rows, vectors in read_batches(
+        task.part, task.source, task.npy, batch_bytes=task.batch_bytes, images=False
+    ):
+        captions = [hashing.content_hash(caption) for caption in rows.caption]
+        images = _image_hashes(rows, vectors)
+        content = [hashing.content_uid(*row) for row in zip(images, captions, rows.label, strict=True)]
+        caption_bytes = [len(c.encode("utf-8", "replace")) if c else 0 for c in rows.caption]
+        columns = {
+            "uid": content if rows.uid is None else list(rows.uid),
+            "content": content,
+            "row": rows.row,
+            "key": rows.key,
+            "image_hash": images,
+            "caption_hash": captions,
+            "bytes": [
+                len(image or b"") + size for image, size in zip(rows.image, caption_bytes, strict=True)
+            ],
+            "caption": [None if c is None else _storable(c[:CAPTION_CHARACTERS]) for c in rows.caption],
+            "caption_length": [None if c is None else len(c) for c in rows.caption],
+            "label": rows.label,
+            "outcome": rows.outcome,
+            "reason": rows.reason,
+        }
+        yield pa.table([pa.array(columns[f.name], f.type) for f in schema.KEYS], schema=schema.KEYS)
+
+
+def _storable(text: str) -> str:
+    """Return `text` with what UTF-8 cannot say replaced."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _image_hashes(rows: Rows, vectors: np.ndarray | None) -> list[str | None]:
+    """Return the hash of each row's image as it stands: bytes, else path, else its vector."""
+    hashes = [
+        hashing.content_hash(image if image is not None else ref)
+        for image, ref in zip(rows.image, rows.image_ref, strict=True)
+    ]
+    if vectors is None:
+        return hashes
+    return [
+        hashing.digest(vector.tobytes()) if known is None else known
+        for known, vector in zip(hashes, vectors, strict=True)
+    ]
+
+
+def read_batches(
+    part: Part, source: Source, npy: Sequence[str] | None, *, batch_bytes: int, images: bool
+) -> Iterator[tuple[Rows, np.ndarray | None]]:
+    """Yield a part's rows with their own vectors (float32, as given), if it has any."""
+    from curate.embedding.user_vectors import open_npy_files
+
+    files = None if npy is None else open_npy_files(npy_files(npy))
+    reader = reader_of(source, part.shard, part.columns)
+    for rows in reader.batches(
+        part.shard, images=images, batch_bytes=batch_bytes, start=part.start, stop=part.stop
+    ):
+        vectors = rows.vector
+        if files is not None:
+            begin = part.first + int(rows.row[0]) - part.start
+            vectors = files.read(begin, begin + len(rows))
+        yield rows, vectors

@@ -1,0 +1,316 @@
+"""Stage `select`: how many samples each concept may keep, which ones, and one decision per row read.
+
+Rows are ranked per bucket of concepts (`ranks`), a rule is found over all of them (`choice`), and the decision
+of a row then follows from its own numbers (`rules`). Weights come last (`weigh`).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from curate import schema
+from curate.errors import BudgetError, CurateError, UsageError
+from curate.execution.context import Context, eligible, log, made
+from curate.io import storage
+from curate.pipeline.stages import representatives as stand_ins
+from curate.recipe import Recipe, Select
+from curate.runs.folder import RunFolder
+from curate.scores.registry import folders_for, require_score
+from curate.selection import methods as choice
+from curate.selection import previous, ranks, unscored
+from curate.selection.order import order_of
+from curate.selection.ranks import Ranked
+from curate.selection.rules import Choice
+from curate.selection.shares import n_keep
+from curate.selection.span import Cuts
+from curate.weighting import stage_weights
+
+__all__ = ["VERSION", "Funnel", "check_recipe", "classes_of", "run"]
+
+VERSION = 2
+
+
+@dataclass(frozen=True)
+class Funnel:
+    """How many rows each step took; `input` less all that was taken is `eligible`."""
+
+    input: int
+    unusable: int
+    exact_duplicate: int
+    filtered: int
+    near_duplicate: int
+    eligible: int
+
+    @property
+    def usable(self) -> int:
+        """Rows that could be read and embedded, copies included."""
+        return self.input - self.unusable
+
+    def __str__(self) -> str:
+        """Say what each step took."""
+        return (
+            f"{self.input:,} rows in, {self.unusable:,} unusable, {self.exact_duplicate:,} exact duplicates, "
+            f"{self.filtered:,} filtered, {self.near_duplicate:,} near-duplicates"
+        )
+
+
+@dataclass(frozen=True)
+class DecideTask:
+    """One part to decide."""
+
+    run: RunFolder
+    part: str
+    index: int
+    ranked: Ranked
+    choice: Choice
+    control: Cuts
+    stand_ins: tuple[Path, ...]
+    cutoff: str
+    out: Path
+    stamp: str
+
+
+def run(context: Context) -> bool:
+    """Allocate, rank, decide and weigh; return whether anything was to do.
+
+    Raises BudgetError if fewer rows are eligible than asked for.
+    """
+    recipe, folder = context.recipe, context.run.decisions
+    stamp, before = previous.for_stage(context, folder, _fingerprint(context))
+    if context.run.is_done(folder, stamp):
+        return False
+    scratch = context.run.work / "select"
+    order = replace(order_of(recipe, classes_of(context)), shipped=before)
+    ranked = ranks.rank_rows(context, order, stamp, scratch)
+    funnel = _funnel(context, int(ranked.concepts["n_eligible"].sum()))
+    wanted = _wanted(recipe.select, funnel, int(ranked.concepts["n_pinned"].sum()))
+    nulls = unscored.statuses(context, order, ranked)
+    chosen = choice.choose(context, ranked, order, wanted, scratch)
+    if before is not None and (order.drawn or chosen.n_null):
+        chosen = replace(chosen, choice=replace(chosen.choice, known=False))
+    wanted, weights, new = chosen.kept, None, scratch / "decisions"
+    tables = _decide_all(context, chosen, funnel, stamp, scratch, new)
+    if recipe.weight is not None:
+        weights = stage_weights.run(context, recipe.weight, tables, chosen.concepts, wanted, stamp, new)
+    context.run.keep_only(new, [part.name for part in context.parts])
+    kept = _kept(context, new, len(chosen.concepts))
+    if kept.sum() != wanted:
+        raise BudgetError(
+            f"select: {kept.sum():,} rows kept where {wanted:,} were asked for; please report this"
+        )
+    effective = kept.astype(np.float64) if weights is None else weights.effective_by_concept
+    table = chosen.concepts.with_columns(pl.Series("effective", effective))
+    _write_concepts(new / "concepts.parquet", table, kept, recipe.select.method, stamp)
+    share = wanted / max(funnel.usable, 1)
+    facts = {"kept": wanted, "of_usable": share, "concepts_kept": int((kept > 0).sum()), **vars(funnel)}
+    facts |= {"pinned": int(ranked.concepts["n_pinned"].sum()), "weights": weights and weights.facts}
+    if chosen.n_null:
+        facts["without_score"] = {"rows": chosen.n_null, "kept": chosen.kept_null, "statuses": nulls}
+    if before is not None:
+        facts |= {"shipped_before": before.before, "shipped": previous.flips(context, new, before)}
+    context.run.mark(new, stamp, facts)
+    context.run.publish(new, folder)  # the decisions before are there until these are, whatever fails
+    storage.remove(scratch)
+    log.info("select: %s eligible, %s kept (%.1f %% of usable), %s of %s concepts",
+             f"{funnel.eligible:,}", f"{wanted:,}", 100 * share, (kept > 0).sum(), len(kept))  # fmt: skip
+    if chosen.n_null:
+        log.info("select: %s rows have no %s, %s of them are kept",
+                 f"{chosen.n_null:,}", recipe.select.by, f"{chosen.kept_null:,}")  # fmt: skip
+    if before is not None and before.path is not None:
+        log.info("select: of %s rows shipped before, %s are kept, %s dropped now (%s by the budget), %s gone",
+                 *(f"{n:,}" for n in facts["shipped"].values()))  # fmt: skip
+    return True
+
+
+def _fingerprint(context: Context) -> str:
+    """Return what the decisions depend on: settings, filters, duplicates, and the scores that are read."""
+    recipe, run = context.recipe, context.run
+    weight = recipe.weight
+    columns = [*recipe.select.columns, *([weight.column] if weight and weight.column else [])]
+    scores = [run.stamp(run.scores(folder)) for folder in folders_for(recipe, columns)]
+    return storage.fingerprint(
+        "select", VERSION, recipe.select.model_dump(exclude={"shipped"}), weight and weight.model_dump(), recipe.seed,
+        run.stamp(run.scores("filter")), run.stamp(run.duplicates), scores,
+    )  # fmt: skip
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Raise UsageError for a method or weight that needs a score the recipe does not have."""
+    order_of(recipe)
+    previous.check_recipe(recipe)
+    if recipe.weight is not None and recipe.weight.column is not None:
+        require_score(recipe, recipe.weight.column, "weight.by")
+    if recipe.weight is not None and recipe.weight.method == "inverse" and recipe.select.method == "weighted":
+        raise UsageError(
+            "weight.method inverse needs the probability of each row to be kept, which select.method weighted "
+            "does not have in closed form; use another of the two"
+        )
+
+
+def classes_of(context: Context) -> tuple[str, ...]:
+    """Return all labels of the run in order, if they have quotas."""
+    select = context.recipe.select
+    if select.method != "quotas" or select.per != "label":
+        return ()
+    found: set[str] = set()
+    for part in context.parts:
+        labels = storage.read_table(context.run.part(context.run.samples, part.name), ["label"])["label"]
+        found |= set(pl.Series(labels.unique()).drop_nulls().to_list())
+    if not found and any(part.rows for part in context.parts):
+        raise CurateError("select.per label needs labels, and no sample has one; set source.label")
+    return tuple(sorted(found))
+
+
+def _decide_all(
+    context: Context, chosen: choice.Chosen, funnel: Funnel, stamp: str, scratch: Path, new: Path
+) -> tuple[Path, ...]:
+    """Write one decision per row read; return the tables: in `new`, or scratch ones where weights are still to come."""
+    run = context.run
+    final = context.recipe.weight is None
+    control = choice.random_control(chosen.ranked, chosen.kept)
+    named = stand_ins.find(context, funnel.exact_duplicate, funnel.near_duplicate, scratch, stamp)
+    template = DecideTask(
+        run, "", 0, chosen.ranked, chosen.choice, control, named, context.recipe.select.cutoff, scratch, stamp
+    )
+    tables = tuple(
+        run.part(new, part.name) if final else scratch / f"decided-{part.name}.parquet"
+        for part in context.parts
+    )
+    tasks = [
+        replace(template, part=part.name, index=part.index, out=out)
+        for part, out in zip(context.parts, tables, strict=True)
+        if not made(out, stamp)
+    ]
+    context.map("select", "parts", _decide, tasks)
+    return tables
+
+
+def _funnel(context: Context, n_eligible: int) -> Funnel:
+    run = context.run
+    totals = np.zeros(5, np.int64)
+    for part in context.parts:
+        samples = pl.DataFrame(storage.read_table(run.part(run.samples, part.name), ["outcome", "copy_of"]))
+        ok = samples["outcome"] == "ok"
+        copies = ok & samples["copy_of"].is_not_null()
+        reason = storage.read_table(run.part(run.scores("filter"), part.name))["filter_reason"]
+        found = storage.read_table(run.part(run.duplicates, part.name))["duplicate_of"]
+        failed = len(reason) - reason.null_count
+        totals += [len(samples), (~ok).sum(), copies.sum(), failed, len(found) - found.null_count]
+    n_input, unusable, copied, filtered, near = totals.tolist()
+    funnel = Funnel(n_input, unusable, copied, filtered, near, n_eligible)
+    if funnel.input - sum(totals[1:].tolist()) != n_eligible:
+        raise BudgetError(
+            f"select: rows do not add up: {funnel}, but {n_eligible:,} eligible; please report this"
+        )
+    return funnel
+
+
+def _wanted(settings: Select, funnel: Funnel, n_pinned: int) -> int:
+    """Return the exact number of rows to keep; raises BudgetError if fewer are eligible, or more are pinned."""
+    if settings.count is not None:
+        wanted, asked = settings.count, f"select.count {settings.count:,}"
+    else:
+        base: int = getattr(funnel, settings.of)
+        wanted = n_keep(settings.keep or 0, base)
+        asked = f"select.keep {settings.keep:g} of {base:,} {settings.of} rows = {wanted:,}"
+    if n_pinned > wanted:
+        raise BudgetError(f"{asked}, but {n_pinned:,} rows are pinned; ask for more, or pin fewer")
+    if wanted <= funnel.eligible:
+        return wanted
+    if settings.at_most:
+        log.warning("select: %s asked for, all %s eligible rows are kept", asked, f"{funnel.eligible:,}")
+        return funnel.eligible
+    raise BudgetError(
+        f"{asked}, but only {funnel.eligible:,} rows are eligible ({funnel}); "
+        "ask for fewer, or accept what there is with --at-most"
+    )
+
+
+def _decide(task: DecideTask) -> None:
+    samples = pl.DataFrame(storage.read_table(task.run.part(task.run.samples, task.part)))
+    verdict = _verdicts(task)
+    final = pl.DataFrame(
+        storage.read_table(task.run.part(task.run.duplicates, task.part), ["uid", "duplicate_of"])
+    )
+    named = stand_ins.of_part(task.stand_ins, task.index)
+    copied = pl.col("copy_of").is_not_null()
+    broken = pl.col("outcome") != "ok"
+    frame = (
+        samples.select("uid", "occurrence", "shard", "row", "outcome", "copy_of")
+        .with_columns(joined=pl.when(~broken & ~copied).then(pl.col("uid")))
+        .join(verdict, left_on="joined", right_on="uid", how="left", maintain_order="left", validate="m:1")
+        .join(final, left_on="joined", right_on="uid", how="left", maintain_order="left", validate="m:1")
+        .with_columns(position=pl.int_range(pl.len(), dtype=pl.Int32))
+        .join(named, on="position", how="left", maintain_order="left", validate="1:1")
+        .with_columns(
+            reason=pl.when(broken).then(pl.format("unusable:{}", pl.col("outcome")))
+            .when(copied).then(pl.lit("exact_duplicate"))
+            .when(pl.col("filter_reason").is_not_null()).then(pl.col("filter_reason"))
+            .when(pl.col("duplicate_of").is_not_null()).then(pl.lit("near_duplicate"))
+            .when(pl.col("chosen") & pl.col("pinned")).then(pl.lit("pinned"))
+            .when(pl.col("chosen")).then(pl.lit("kept"))
+            .when(pl.col("cut_off")).then(pl.lit(f"cutoff:{task.cutoff}"))
+            .otherwise(pl.lit("over_budget")),
+            duplicate_of=pl.when(~broken & copied).then(pl.coalesce("stand_in", "copy_of"))
+            .otherwise(pl.col("duplicate_of")),
+        )
+        .with_columns(keep=pl.col("reason").is_in(schema.KEPT_REASONS))
+        .with_columns(weight=pl.col("keep").cast(pl.Float32), random_control=pl.col("random_control").fill_null(False))
+    )  # fmt: skip
+    table = frame.select(schema.DECISIONS.names).to_arrow().cast(schema.DECISIONS)
+    storage.write_parquet(task.out, table, schema.DECISIONS, task.stamp)
+
+
+def _verdicts(task: DecideTask) -> pl.DataFrame:
+    """Return one row per usable sample of a part: concept, distance, rank, and what the rule says of it."""
+    frame = eligible(task.run, task.part, ("filter",)).with_row_index("position")
+    rows = task.ranked.part(task.index)
+    chosen, probability, cut_off = task.choice.of(rows)
+    said = pl.DataFrame(
+        {
+            "position": rows["position"],
+            "rank": rows["rank"],
+            "chosen": chosen,
+            "cut_off": cut_off,
+            "inclusion_prob": probability.astype(np.float32),
+            "random_control": task.control.holds(rows["control"], rows["tie"]),
+        },
+        schema_overrides={"position": pl.Int32, "rank": pl.Int32},
+    ).with_columns(pl.col("inclusion_prob").fill_nan(None))
+    return (
+        frame.select(
+            "uid", "concept", "distance", "filter_reason", "pinned", pl.col("position").cast(pl.Int32)
+        )
+        .join(said, on="position", how="left", maintain_order="left", validate="1:1")
+        .with_columns(pl.col("chosen", "cut_off", "random_control").fill_null(False))
+        .drop("position")
+    )
+
+
+def _kept(context: Context, folder: Path, n_concepts: int) -> npt.NDArray[np.int64]:
+    """Return how many rows of each concept the written decisions keep."""
+    kept = np.zeros(n_concepts, np.int64)
+    for part in context.parts:
+        path = context.run.part(folder, part.name)
+        frame = pl.DataFrame(storage.read_table(path, ["keep", "concept"])).filter("keep")
+        kept += np.bincount(frame["concept"].to_numpy(), minlength=n_concepts)
+    return kept
+
+
+def _write_concepts(
+    path: Path, table: pl.DataFrame, kept: npt.NDArray[np.int64], method: str, stamp: str
+) -> None:
+    """Write the table of concepts; without density budgets, a concept's budget is what it kept."""
+    table = table.with_columns(pl.Series("kept", kept))
+    if method != "density":
+        unknown: Mapping[str, pl.DataType] = {"probability": pl.Float64(), "target": pl.Float64()}
+        table = table.with_columns(pl.lit(None, kind).alias(name) for name, kind in unknown.items())
+        table = table.with_columns(
+            budget=pl.col("kept"), at_cap=pl.col("kept") == pl.col("n_eligible"), at_floor=pl.lit(False)
+        )
+    rows = table.select(schema.DECISION_CONCEPTS.names).to_arrow().cast(schema.DECISION_CONCEPTS)
+    storage.write_parquet(path, rows, schema.DECISION_CONCEPTS, stamp)

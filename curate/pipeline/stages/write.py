@@ -1,0 +1,239 @@
+"""Stage `write`: the filtered shards, from the source's own bytes and the decisions."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from curate import schema
+from curate.errors import RunError, UsageError
+from curate.execution.context import Context, log
+from curate.io import publish, storage
+from curate.pipeline.stages import report
+from curate.recipe import Recipe, Write
+from curate.scores.base import require_memory
+from curate.scores.registry import score_columns
+from curate.sources.registry import ShardReader
+from curate.writers import parquet, webdataset
+from curate.writers.dataset_card import CardFacts, card, published_path, published_recipe
+from curate.writers.schema import output_schema
+from curate.writers.selected_rows import Kept
+from curate.writers.shard_plan import OutputFile, plan
+from curate.writers.weight_groups import Group, weight_groups
+
+__all__ = ["VERSION", "Shards", "check_recipe", "dropped_shards", "planned_card", "run", "write_shards"]
+
+VERSION = 2
+CARD = "README.md"
+#: What a weight takes while rows are grouped by it.
+_WEIGHT_BYTES = 48
+
+
+@dataclass(frozen=True)
+class Shards:
+    """What was written: rows, data files, bytes of all files."""
+
+    rows: int
+    files: int
+    bytes: int
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Raise UsageError for an added column that the tables do not have."""
+    have = list(schema.DECISIONS.names)
+    have += [name for name in score_columns(recipe) if name not in have]
+    for name in recipe.write.columns:
+        if name not in have:
+            raise UsageError(f"write.columns: no column {name!r}; there are {', '.join(have)}")
+
+
+def run(context: Context) -> bool:
+    """Write the kept rows as shards; return whether anything was to do."""
+    settings, folder = context.recipe.write, context.run.filtered
+    decisions = context.run.stamp(context.run.decisions)
+    where = {"path", "dropped", "storage_options"}
+    stamp = storage.fingerprint("write", VERSION, settings.model_dump(exclude=where), decisions)
+    copy = None if settings.path is None else _place(context, "write.path", settings.path)
+    if copy is not None:
+        publish.require_own_folder(copy)
+    worked = not context.run.is_done(folder, stamp)
+    if worked:
+        with storage.atomic_folder(folder) as new:
+            written = write_shards(context, settings, new)
+            context.run.mark(new, stamp, vars(written))
+        log.info("write: %s rows in %s files", f"{written.rows:,}", f"{written.files:,}")
+    if copy is not None:
+        publish.copy_folder(copy, folder, stamp)
+    return _write_dropped(context, settings, decisions) or worked
+
+
+def write_shards(context: Context, settings: Write, folder: Path) -> Shards:
+    """Write the kept rows into a new folder, in any format, with a card; raise RunError if rows are missing."""
+    written = _write_parquet if settings.format == "parquet" else _write_tars
+    files, rows, table = written(context, settings, folder)
+    _write_card(context, settings, folder, files, table)
+    wanted = int(context.facts(context.run.decisions)["kept"])
+    if rows != wanted:
+        raise RunError(f"write: {rows:,} rows written, {wanted:,} are kept; please report this")
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    return Shards(rows, len(files), size)
+
+
+def dropped_shards(context: Context, settings: Write, folder: Path) -> Shards:
+    """Write the rows that are not kept into a new folder, as Parquet with a column `reason`."""
+    files, rows, _ = _write_parquet(context, settings, folder, dropped=True)
+    wanted = sum(part.rows for part in context.parts) - int(context.facts(context.run.decisions)["kept"])
+    if rows != wanted:
+        raise RunError(f"write.dropped: {rows:,} rows written, {wanted:,} are dropped; please report this")
+    return Shards(rows, len(files), sum(path.stat().st_size for path in folder.iterdir()))
+
+
+def planned_card(context: Context, settings: Write) -> str:
+    """Return the card that shards with these settings have, without writing them."""
+    kept = Kept(context, settings.columns)
+    if settings.format == "parquet":
+        table = output_schema(ShardReader(), (shard for shard, _ in kept.shards()), kept.schema())
+        return _card(context, settings, plan(kept.all_rows(), settings.max_shard_size, empty=True), table)
+    groups = _planned_tars(kept, settings, _weight_groups(kept, settings))
+    return _card(context, settings, [file for group in groups for file in group], None)
+
+
+def _place(context: Context, what: str, where: str) -> publish.Place:
+    return publish.Place(what, where, context.run.work, context.recipe.write.storage_options)
+
+
+def _write_dropped(context: Context, settings: Write, decisions: str) -> bool:
+    if settings.dropped is None:
+        return False
+    place = _place(context, "write.dropped", settings.dropped)
+    stamp = storage.fingerprint("dropped", VERSION, settings.max_shard_size, decisions)
+    if publish.is_current(place, stamp):
+        return False
+    written = publish.write_folder(place, stamp, partial(dropped_shards, context, settings))
+    log.info("write: %s dropped rows in %s", f"{written.rows:,}", place.where)
+    return True
+
+
+def _write_parquet(
+    context: Context, settings: Write, folder: Path, *, dropped: bool = False
+) -> tuple[list[OutputFile], int, pa.Schema]:
+    """Plan every file, then write them all into a new folder; return the files, their rows and their schema."""
+    kept = Kept(context, ("reason",) if dropped else settings.columns, dropped=dropped)
+    reader = ShardReader()
+    if dropped:
+        _require_no_reason(kept, reader)
+    files = plan(kept.all_rows(), settings.max_shard_size, empty=True)
+    table = output_schema(reader, (shard for shard, _ in kept.shards()), kept.schema())
+    batch = min(parquet.BATCH_BYTES, context.task_memory // 4)
+    tasks = parquet.tasks(files, kept.by_name, reader, folder, table, batch_bytes=batch)
+    return files, sum(context.map("write", "files", parquet.write_file, tasks)), table
+
+
+def _require_no_reason(kept: Kept, reader: ShardReader) -> None:
+    for shard, _ in kept.shards():
+        if "reason" in reader.schema(shard).names:
+            raise UsageError(
+                f"write.dropped: {shard.url} has a column 'reason' of its own, which the dropped rows get; "
+                "leave out write.dropped (5_decisions has the reasons)"
+            )
+
+
+def _write_tars(
+    context: Context, settings: Write, folder: Path
+) -> tuple[list[OutputFile], int, pa.Schema | None]:
+    kept = Kept(context, settings.columns, overhead=webdataset.ROW_OVERHEAD)
+    reader = ShardReader()
+    webdataset.check_columns(reader, (shard for shard, _ in kept.shards()), settings.columns)
+    groups = _weight_groups(kept, settings)
+    planned = _planned_tars(kept, settings, groups)
+    batch = min(webdataset.BATCH_BYTES, context.task_memory // 4)
+    tasks: list[webdataset.TarTask] = []
+    for rows, files in zip(_by_weight(kept, groups), planned, strict=True):
+        tasks += webdataset.tasks(files, rows.by_name, kept.roles, reader, folder, batch_bytes=batch)
+    written = context.map("write", "files", webdataset.write_tar, tasks)
+    _tell(written)
+    facts = iter(written)
+    named = [
+        (group.factor, [(file, next(facts)) for file in files])
+        for group, files in zip(groups, planned, strict=True)
+    ]
+    webdataset.write_lists(folder, named)
+    return [file for files in planned for file in files], sum(one.rows for one in written), None
+
+
+def _weight_groups(kept: Kept, settings: Write) -> list[Group]:
+    """Return the groups of rows by weight; one of all rows where none are asked for."""
+    if settings.weight_groups is None:
+        return [Group(0.0, float("inf"), 1.0)]
+    n_kept = int(kept.context.facts(kept.context.run.decisions)["kept"])
+    require_memory(kept.context, "write.weight_groups", n_kept, _WEIGHT_BYTES)
+    weights = np.concatenate([np.empty(0, np.float32), *(weight for _, weight in kept.uids())])
+    groups = weight_groups(weights, settings.weight_groups)
+    log.info("write: %s groups by weight", len(groups))
+    return groups or [Group(0.0, float("inf"), 1.0)]
+
+
+def _by_weight(kept: Kept, groups: Sequence[Group]) -> Iterable[Kept]:
+    return [kept] if len(groups) == 1 else [kept.weighing(group.low, group.high) for group in groups]
+
+
+def _planned_tars(kept: Kept, settings: Write, groups: Sequence[Group]) -> list[list[OutputFile]]:
+    return webdataset.plan((rows.all_rows() for rows in _by_weight(kept, groups)), settings.max_shard_size)
+
+
+def _tell(written: Iterable[webdataset.TarFacts]) -> None:
+    """Warn about what could not be written as it stands."""
+    totals: Counter[str] = Counter()
+    for one in written:
+        totals.update({"renamed": one.renamed, "without_image": one.without_image})
+    if totals["renamed"]:
+        log.warning(
+            "write: %s samples got a new key, because one tar had theirs twice", f"{totals['renamed']:,}"
+        )
+    if totals["without_image"]:
+        log.warning(
+            "write: the images of %s samples cannot be read any more; they are written without",
+            f"{totals['without_image']:,}",
+        )
+
+
+def _write_card(
+    context: Context, settings: Write, folder: Path, files: Sequence[OutputFile], table: pa.Schema | None
+) -> None:
+    with storage.atomic(folder / CARD) as new:
+        new.write_text(_card(context, settings, files, table), encoding="utf-8")
+
+
+def _card(context: Context, settings: Write, files: Sequence[OutputFile], table: pa.Schema | None) -> str:
+    rows: Counter[str] = Counter()
+    for file in files:
+        rows[file.split] += file.n_rows
+    recipe = context.recipe.model_copy(update={"write": settings}).model_dump(mode="json")
+    return card(
+        CardFacts(
+            {split: (_pattern(split, settings, many=len(rows) > 1), count) for split, count in rows.items()},
+            table, report.count_reasons(context), published_recipe(recipe), _provenance(context),
+        )
+    )  # fmt: skip
+
+
+def _pattern(split: str, settings: Write, *, many: bool) -> str:
+    """Return which files of the folder hold a split."""
+    if settings.format == "parquet":
+        return f"{split}-*.parquet"
+    return f"{split}/*.tar" if many else "*.tar"
+
+
+def _provenance(context: Context) -> Mapping[str, object]:
+    shards = {part.shard.name for part in context.parts}
+    return {
+        "source": ", ".join(published_path(path) for one in context.recipe.source for path in one.patterns),
+        "shards read": f"{len(shards):,}",
+        "embedding space": context.facts(context.run.embeddings).get("space"),
+        "decisions": context.run.stamp(context.run.decisions),
+        "versions": ", ".join(f"{name} {version}" for name, version in report.versions().items()),
+    }

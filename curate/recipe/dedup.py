@@ -1,0 +1,120 @@
+"""Which samples are alike: concepts, copies and near-duplicates, and rows too near an evaluation set."""
+
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+from typing import Annotated, Any, Literal, Self
+
+import pydantic
+from pydantic import BeforeValidator, Field, model_validator
+
+from curate.recipe.source import Source
+from curate.recipe.types import KeepShare, Paths, Preference, Settings, Share, count_or_auto, listed
+
+__all__ = ["Against", "Cluster", "Dedup", "DropShare"]
+
+
+class Cluster(Settings):
+    """Concepts: spherical k-means; `auto` is sqrt(N), at most 100,000.
+
+    given : in its place, a clustering that is there: files of sorted clusters as SemDeDup writes them.
+    drift_warn, drift_refit : shares from which data that has grown since the fit is warned about, and from
+    which --refit is proposed (`curate.clustering.drift`).
+    """
+
+    concepts: Annotated[Literal["auto"] | int, BeforeValidator(count_or_auto)] = "auto"
+    on: Literal["image", "text"] = "image"
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    given: Paths | None = None
+    drift_warn: Share = 0.03
+    drift_refit: Share = 0.1
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if self.given is not None and self.concepts != "auto":
+            raise ValueError("takes one of concepts and given: given clusters have their own number")
+        if self.drift_warn > self.drift_refit:
+            raise ValueError(
+                f"needs drift_warn up to drift_refit, got {self.drift_warn:g} and {self.drift_refit:g}"
+            )
+        return self
+
+
+class DropShare(Settings):
+    """An epsilon given by the share of compared samples it is to drop."""
+
+    drop: KeepShare
+
+
+def _epsilon(value: object) -> object:
+    if value in (None, "none"):
+        return None
+    if isinstance(value, float) and 0 < value < 1:
+        return value
+    if isinstance(value, Mapping) and set(value) == {"drop"}:
+        try:
+            return DropShare.model_validate(value)
+        except pydantic.ValidationError as error:
+            raise ValueError(f"is not a share: drop {error.errors()[0]['ctx']['error']!s}") from None
+    raise ValueError(f"must be none, a number in (0, 1), or a share such as {{drop: 0.2}}, got {value!r}")
+
+
+class Against(Source):
+    """Vectors that no kept sample may be near: an evaluation set; a source, or vectors in .npy files.
+
+    name : stands in the reason (`leak:<name>`); by default what the path is called. epsilon : similarity
+    above 1 - epsilon is a leak; None takes `dedup.epsilon`.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")] = "auto"
+    epsilon: Annotated[float, Field(gt=0, lt=1)] | None = None
+
+    @property
+    def family(self) -> str:
+        """The kind of score family."""
+        return "against"
+
+    @property
+    def folder(self) -> str:
+        """The folder below 3_scores."""
+        return f"against-{self.name}"
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """No other score."""
+        return ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, values: Any) -> Any:  # noqa: ANN401  (what stands in a recipe)
+        values = {"path": values} if isinstance(values, str) else values
+        if not isinstance(values, Mapping) or values.get("name", "auto") != "auto":
+            return values
+        path = values.get("path")
+        first = path[0] if isinstance(path, list | tuple) and path else path
+        name = PurePosixPath(str(first)).name.partition(".")[0]
+        kept = "".join(c if c.isascii() and (c.isalnum() or c in "_.-") else "_" for c in name)
+        return {**values, "name": kept or "reference"}
+
+
+class Dedup(Settings):
+    """Copies (`exact`) and near-duplicates: similarity above 1 - epsilon within a concept."""
+
+    exact: bool = True
+    epsilon: Annotated[float | DropShare | None, BeforeValidator(_epsilon)] = None
+    prefer: Preference = "hardest"
+    mode: Literal["greedy", "reference"] = "greedy"
+    inclusive: bool = False
+    max_concept: Annotated[int, Field(ge=2)] = 50_000
+    against: Annotated[tuple[Against, ...], BeforeValidator(listed)] = ()
+
+    @model_validator(mode="after")
+    def _how_near(self) -> Self:
+        names = [one.name for one in self.against]
+        if len(set(names)) < len(names):
+            raise ValueError(f"needs sets of different names in against, got {', '.join(names)}; set name")
+        for one in self.against:
+            if one.epsilon is None and not isinstance(self.epsilon, float):
+                raise ValueError(
+                    f"needs an epsilon for what is against {one.name}: a number, here or as dedup.epsilon"
+                )
+        return self

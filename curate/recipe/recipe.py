@@ -1,0 +1,146 @@
+"""The whole recipe."""
+
+from typing import Annotated, Literal, Self
+
+import yaml
+from pydantic import AfterValidator, BeforeValidator, Field, field_serializer, model_validator
+
+from curate.recipe.dedup import Cluster, Dedup
+from curate.recipe.limits import StageTimes
+from curate.recipe.notify import Notify
+from curate.recipe.scores import ClipScore, Family, dumped, tagged
+from curate.recipe.select import ScoreFilter, Select, Weight
+from curate.recipe.source import Embed, Source
+from curate.recipe.types import (
+    Bytes,
+    Settings,
+    Share,
+    StorageOptions,
+    Target,
+    count_or_auto,
+    default_memory,
+    enough_memory,
+    listed,
+    none_word,
+)
+
+__all__ = ["Limits", "Ray", "Recipe", "Remote", "Write"]
+
+
+def _weight(value: object) -> object:
+    """Return `none` as None and a method alone as its settings."""
+    value = none_word(value)
+    return {"method": value} if isinstance(value, str) else value
+
+
+def _cluster(value: str) -> str:
+    """Return the address of a cluster, not that of a Ray client: a run is part of the cluster it works on."""
+    if "://" in value:
+        raise ValueError(f"must be auto or host:port of a cluster this machine belongs to, got {value!r}")
+    return value
+
+
+class Write(Settings):
+    """The filtered shards: format, size, extra columns, and a second place (or URL) to copy them to.
+
+    weight_groups : with tars, the number of groups by weight (none: rows stay in their order). dropped : a
+    folder for the rows that are not kept, as Parquet with the reason. storage_options : to open URLs with.
+    """
+
+    format: Literal["parquet", "webdataset"] = "parquet"
+    max_shard_size: Annotated[Bytes, Field(ge=1)] = 500_000_000
+    path: Target | None = None
+    columns: Annotated[tuple[str, ...], BeforeValidator(listed)] = ()
+    weight_groups: Annotated[int, Field(ge=1, le=1000)] | None = None
+    dropped: Target | None = None
+    storage_options: StorageOptions = Field(default_factory=dict, repr=False)
+
+    @model_validator(mode="after")
+    def _places(self) -> Self:
+        if self.weight_groups is not None and self.format != "webdataset":
+            raise ValueError(f"takes weight_groups with format webdataset, got {self.format}")
+        if self.dropped is not None and self.dropped == self.path:
+            raise ValueError(f"needs path and dropped in folders of their own, got {self.path} for both")
+        return self
+
+
+class Remote(Settings):
+    """How a run folder at a URL is reached: run: s3://bucket/runs/laion.
+
+    storage_options : to open the URL with. cache : what its files may take on each machine that works on it. lock :
+    whether the URL is held while it is written; false where nobody else writes there and the store keeps no lock.
+    """
+
+    storage_options: StorageOptions = Field(default_factory=dict, repr=False)
+    cache: Annotated[Bytes, Field(ge=10**8)] = 50 * 10**9
+    lock: bool = True
+
+
+class Ray(Settings):
+    """The cluster of `engine: ray`. address : `auto` or `host:port` of one that is there; null starts one here.
+
+    retries : processes or machines that may die with one piece of work before the run fails.
+    """
+
+    address: Annotated[str, Field(min_length=1), AfterValidator(_cluster)] | None = None
+    retries: Annotated[int, Field(ge=0, le=100)] = 3
+
+
+class Limits(Settings):
+    """How much may go wrong before a run counts as failed, and how long a stage may take.
+
+    time : a duration for every stage, or {stage: duration}; a stage beyond it is ended.
+    """
+
+    unusable: Share = 0.05
+    bad_shards: Annotated[int, Field(ge=0)] = 0
+    time: StageTimes | None = None
+
+
+class Recipe(Settings):
+    """A whole recipe. `run`, `remote`, `memory`, `engine`, `ray` and `workers` never change a result."""
+
+    run: Target
+    source: Annotated[tuple[Source, ...], BeforeValidator(listed), Field(min_length=1)]
+    embed: Embed = Field(default_factory=lambda: Embed.model_validate({}))
+    cluster: Cluster = Cluster()
+    score: Annotated[tuple[Family, ...], BeforeValidator(tagged)] = (ClipScore(),)
+    filter: Annotated[tuple[str | ScoreFilter, ...], BeforeValidator(listed)] = ()
+    pin: Annotated[tuple[str, ...], BeforeValidator(listed)] = ()
+    exclude: Annotated[tuple[str, ...], BeforeValidator(listed)] = ()
+    only: Annotated[tuple[str, ...], BeforeValidator(listed)] = ()
+    dedup: Dedup = Dedup()
+    select: Select
+    weight: Annotated[Weight | None, BeforeValidator(_weight)] = None
+    write: Write = Write()
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    remote: Remote = Field(default_factory=Remote)
+    memory: Annotated[Bytes, AfterValidator(enough_memory)] = Field(default_factory=default_memory)
+    engine: Literal["local", "ray"] = "local"
+    ray: Ray = Ray()
+    workers: Annotated[Literal["auto"] | int, BeforeValidator(count_or_auto)] = "auto"
+    limits: Limits = Limits()
+    notify: Notify | None = None
+
+    @model_validator(mode="after")
+    def _names(self) -> Self:
+        names = [source.name for source in self.source]
+        if len(set(names)) < len(names):
+            raise ValueError(f"needs sources of different names, got {', '.join(names)}; set source.name")
+        return self
+
+    @model_validator(mode="after")
+    def _families(self) -> Self:
+        folders = [family.folder for family in self.score]
+        twice = next((name for name in folders if folders.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"score must name each family once, got {twice} twice")
+        return self
+
+    @field_serializer("score")
+    def _as_written(self, score: tuple[Family, ...]) -> list[object]:
+        return [dumped(family) for family in score]
+
+    def to_yaml(self) -> str:
+        """Return the recipe with every setting filled in, without secrets; `${ENV}` stays as it is."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

@@ -1,0 +1,120 @@
+"""What the scripts of the page draw and compute from, as JSON that may stand in a script element."""
+
+import base64
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from curate.report.model import Facts, Gallery, Pair, Sample, Shown, WhatIf
+
+__all__ = ["as_json", "figures", "gallery", "samples", "what_if"]
+
+
+def as_json(value: object) -> str:
+    r"""Return JSON that may stand in a script element: it has no <, > or &.
+
+    >>> as_json({"a": "</script>"})
+    '{"a":"\\u003c/script\\u003e"}'
+    """
+    # Lone surrogates, which no file can hold, become question marks.
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+    text = text.encode("utf-8", "replace").decode()
+    for char in "<>&\u2028\u2029":
+        text = text.replace(char, f"\\u{ord(char):04x}")
+    return text
+
+
+def samples(shown: Sequence[Sample], room: int) -> tuple[dict[str, list[Any]], int]:
+    """Return the shown samples as columns, with thumbnails as far as `room` bytes go; and how many had no room."""
+    images: list[str | None] = []
+    for sample in shown:
+        size = len(sample.image or "")
+        images.append(sample.image if size <= room else None)
+        room -= size if size <= room else 0
+    left_out = sum(
+        image is None and sample.image is not None for image, sample in zip(images, shown, strict=True)
+    )
+    names = ("uid", "shard", "row", "caption", "label", "reason")
+    return {**{name: [getattr(one, name) for one in shown] for name in names}, "image": images}, left_out
+
+
+def gallery(one: Gallery) -> dict[str, Any]:
+    """Return the lists of a concept's gallery, by places of samples."""
+    return {
+        "concept": one.concept,
+        "why": list(one.why),
+        "hardest_kept": shown(one.hardest_kept),
+        "easiest_dropped": shown(one.easiest_dropped),
+        "most_typical": shown(one.most_typical),
+        "duplicates": pairs(one.duplicates),
+    }
+
+
+def shown(some: Iterable[Shown]) -> list[list[object]]:
+    """Return samples of a list with their notes."""
+    return [[one.sample, one.note] for one in some]
+
+
+def pairs(some: Iterable[Pair]) -> list[list[object]]:
+    """Return pairs of samples with their notes."""
+    return [[one.kept, one.dropped, one.note] for one in some]
+
+
+def figures(facts: Facts, concepts: pl.DataFrame) -> dict[str, Any]:
+    """Return the numbers of every figure that has something to show."""
+    found: dict[str, Any] = {}
+    if not concepts.is_empty() and not facts.layout.is_empty():
+        drawn = concepts.join(facts.layout, on="concept", how="inner", maintain_order="left")
+        names = ["concept", "x", "y", "n_eligible", "kept", "budget", "share", "complexity"]
+        found["map"] = _finite(drawn.select(names)).to_dict(as_series=False)
+        found["map"]["typical"] = [list(facts.typical.get(c, ())) for c in drawn["concept"].to_list()]
+    drawable = [score for score in facts.scores if score.edges]
+    if drawable:
+        found["scores"] = {
+            score.name: {
+                "edges": [float(f"{edge:.7g}") for edge in score.edges], "kept": list(score.kept),
+                "dropped": list(score.dropped), "cuts": [[value, rule] for value, rule in score.cuts],
+                "means": score.means,
+            }
+            for score in drawable
+        }  # fmt: skip
+    names_, square = facts.correlation
+    if len(names_) > 1:
+        found["correlation"] = {"names": list(names_), "square": [list(row) for row in square]}
+    if facts.weights.get("counts"):
+        found["weights"] = {name: facts.weights[name] for name in ("edges", "counts")}
+    return found
+
+
+def _finite(frame: pl.DataFrame) -> pl.DataFrame:
+    floats = [name for name, kind in frame.schema.items() if kind.is_float()]
+    return frame.with_columns(pl.when(pl.col(floats).is_finite()).then(pl.col(floats)))
+
+
+def what_if(facts: WhatIf | None) -> Mapping[str, Any] | None:
+    """Return what budgets are computed from: arrays as base64 of little-endian numbers, exact to the last bit."""
+    if facts is None:
+        return None
+    kinds = {
+        "concept": "<i4",
+        "free": "<i4",
+        "pinned": "<i4",
+        "complexity": "<f8",
+        "rank": "<i4",
+        "kept": "<i4",
+    }
+    arrays = {
+        name: base64.b64encode(facts.concepts[name].to_numpy().astype(kind).tobytes()).decode()
+        for name, kind in kinds.items()
+    }
+    largest = np.iinfo(np.int32).max
+    if int(facts.concepts["free"].max() or 0) > largest:  # type: ignore[arg-type]
+        return None
+    return {
+        **arrays, "base": facts.base, "eligible": facts.eligible, "of": facts.of, "keep": facts.keep,
+        "temperature": facts.temperature, "floor": facts.min_per_concept, "method": facts.method,
+        "command": facts.command,
+    }  # fmt: skip

@@ -1,0 +1,158 @@
+"""Family `file`: scores of the user's own, from Parquet files with a uid column and columns of numbers."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pyarrow.types as pt
+
+from curate import schema
+from curate.errors import SourceError, UsageError
+from curate.execution.context import Context
+from curate.io import paths, storage
+from curate.io.filesystem import is_remote
+from curate.recipe import External, Recipe
+from curate.scores.base import FamilyStage, Output, table
+from curate.scores.columns import Direction
+from curate.scores.uid_join import EXAMPLES, Joined, bring_back, join
+from curate.sources.arrow_types import is_text, plain_type
+
+__all__ = ["STAGE"]
+
+
+# --- what the files hold ----------------------------------------------------------------------------------
+
+
+def _files(settings: External) -> list[Path]:
+    try:
+        found = paths.expand([settings.file], {}, extensions=(".parquet",))
+    except (UsageError, SourceError) as error:
+        raise UsageError(f"score: file {error}") from error
+    for file in found:
+        if is_remote(file.url):
+            raise UsageError(f"score: file {file.url} is not on this machine; copy it first")
+    return [Path(file.url) for file in found]
+
+
+def _schema(file: Path) -> pa.Schema:
+    try:
+        return pq.read_schema(file)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise UsageError(f"score: {file} is no Parquet file: {' '.join(str(error).split())}") from error
+
+
+def _columns(settings: External, file: Path) -> tuple[str, ...]:
+    """Return the score columns of a file. Raises UsageError for one that is not there or holds no numbers."""
+    found = _schema(file)
+    have = ", ".join(f"{field.name} ({field.type})" for field in found)
+    asked = () if settings.columns == "auto" else tuple(dict.fromkeys(settings.columns))
+    for name in (settings.on, *asked):
+        if found.names.count(name) != 1:
+            count = "more than one column" if name in found.names else "no column"
+            raise UsageError(f"score: {file}: {count} {name!r}; there are {have}")
+    kind = plain_type(found.field(settings.on).type)
+    if not (is_text(kind) or pt.is_integer(kind)):
+        raise UsageError(
+            f"score: {file}: column {settings.on!r} must hold uids, text or whole numbers, it is {kind}"
+        )
+    for name in asked:
+        if not _is_number(found.field(name).type):
+            raise UsageError(
+                f"score: {file}: column {name!r} must hold numbers or truth values, it is {found.field(name).type}"
+            )
+    names = asked or tuple(f.name for f in found if f.name != settings.on and _is_number(f.type))
+    if not names:
+        raise UsageError(f"score: {file}: no column of numbers besides {settings.on!r}; there are {have}")
+    return names
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    kind = plain_type(kind)
+    return bool(pt.is_integer(kind) or pt.is_floating(kind) or pt.is_decimal(kind) or pt.is_boolean(kind))
+
+
+def _table(settings: External) -> pa.Schema:
+    names = _columns(settings, _files(settings)[0])
+    return table(dict.fromkeys(names, pa.float32()), f"{settings.folder}_status")
+
+
+def _directions(settings: External) -> Mapping[str, Direction]:
+    return dict.fromkeys(_columns(settings, _files(settings)[0]), settings.higher_is)
+
+
+def _check(recipe: Recipe, settings: External) -> None:
+    first, *others = _files(settings)
+    names = _columns(settings, first)
+    for file in others:
+        if (found := _columns(settings, file)) != names:
+            raise UsageError(
+                f"score: {file} has the columns {', '.join(found)}, {first.name} has {', '.join(names)}; name the "
+                "ones to take in columns"
+            )
+    own = {
+        *schema.SAMPLES.names,
+        *schema.ASSIGNMENTS.names,
+        *schema.FILTER.names,
+        f"{settings.folder}_status",
+    }
+    for name in names:
+        if name in own:
+            raise UsageError(
+                f"score: {first}: curate has a column {name!r} of its own; rename that one, or name the ones to "
+                "take in columns"
+            )
+
+
+def _inputs(context: Context, settings: External) -> list[object]:
+    return [storage.hash_file(file) for file in _files(settings)]
+
+
+# --- the scores of each sample ---------------------------------------------------------------
+
+
+def _compute(context: Context, settings: External, output: Output) -> dict[str, Any]:
+    if not context.parts:
+        return {"scored": 0}
+    scratch = context.run.work / f"score-{settings.folder}"
+    storage.remove(scratch)  # what an interruption left was made for other buckets, perhaps
+    columns = tuple(output.schema.names[1:-1])
+    files, found = join(context, _files(settings), settings.on, columns, output.stamp, scratch)
+    _refuse(settings, found)
+    bring_back(context, files, output)
+    storage.remove(scratch)
+    nonfinite = {name: sum(one.nonfinite[i] for one in found) for i, name in enumerate(columns)}
+    return {
+        "scored": sum(one.scored for one in found),
+        "missing": sum(one.absent for one in found),
+        "extra": sum(one.extra for one in found),
+        "nonfinite": nonfinite,
+        "warnings": [
+            f"{count:,} values of {name} are not finite (as float32); they count as missing"
+            for name, count in nonfinite.items()
+            if count
+        ],
+    }
+
+
+def _refuse(settings: External, found: Sequence[Joined]) -> None:
+    """Raise SourceError for a uid that stands twice in the file, or is not there."""
+    repeated, absent = sum(one.repeated for one in found), sum(one.absent for one in found)
+    if repeated:
+        raise SourceError(
+            f"{settings.file}: {repeated:,} uids (column {settings.on!r}) have more than one row, such as "
+            f"{_first(one.repeats for one in found)}; each must have one"
+        )
+    if absent and settings.on_missing == "error":
+        raise SourceError(
+            f"{settings.file}: {absent:,} of {sum(one.samples for one in found):,} samples have no row, such as "
+            f"{_first(one.absences for one in found)}; add them, or set on_missing: null"
+        )
+
+
+def _first(uids: Iterable[Iterable[str]]) -> str:
+    return ", ".join(sorted(uid for several in uids for uid in several)[:EXAMPLES])
+
+
+STAGE = FamilyStage(table=_table, compute=_compute, inputs=_inputs, directions=_directions, check=_check)

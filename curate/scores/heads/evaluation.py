@@ -1,0 +1,152 @@
+"""One pass over all samples in a fixed order, by models that did not see them; and how work is spread.
+
+A batch to look at, or a group of heads, is computed by one torch thread, so that the number of workers changes
+no bit of a result.
+"""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from curate.execution.engines.local import cpu_count
+from curate.scores.heads.accumulators import Tally
+from curate.scores.heads.logits import Observed, error_vectors, observe
+from curate.scores.heads.model import Group
+
+__all__ = ["Each", "Looker", "fixed_threads", "spread_over"]
+
+LOOK_ROWS, LOOK_CELLS = 2_048, 1 << 21  # rows of a batch to look at, and its logits
+
+Job = Iterator[None]
+Each = Callable[[Callable[[int], Job], int], None]
+
+
+class Looker:
+    """What a look needs: labels and folds in training order, the heads, and the sums it adds to.
+
+    label : (n,) codes. folds : (n, seeds), the model of a seed that scores the sample.
+    """
+
+    def __init__(
+        self,
+        label: torch.Tensor,
+        folds: npt.NDArray[np.uint8],
+        groups: Sequence[Group],
+        tally: Tally,
+        *,
+        rows: int = LOOK_ROWS,
+    ) -> None:
+        self.label, self.folds, self.tally = label, folds, tally
+        self.n_classes = groups[0].n_classes
+        self._members = [(group, inside) for group in groups for inside in range(len(group.seeds))]
+        self._step = max(1, min(rows, max(256, LOOK_CELLS // self.n_classes)))
+        self._lock, self._space = threading.Lock(), threading.local()
+
+    def block(self, each: Each, x: torch.Tensor, start: int, *, epoch: int, scored: bool, last: bool) -> None:
+        """Look at the rows from place `start` on; say if the epoch is `scored`, and the `last` to be."""
+        starts = range(0, len(x), self._step)
+
+        def one(index: int) -> Job:
+            rows = x[starts[index] : starts[index] + self._step]
+            begin = start + starts[index]
+            return self._batch(rows, slice(begin, begin + len(rows)), epoch=epoch, scored=scored, last=last)
+
+        each(one, len(starts))
+
+    def _batch(self, x: torch.Tensor, at: slice, *, epoch: int, scored: bool, last: bool) -> Job:
+        squares = torch.linalg.vector_norm(x, dim=1, dtype=torch.float64).square()
+        total = torch.zeros(len(x), self.n_classes, device=x.device) if last else None
+        bad = np.zeros(len(self._members), np.int64)
+        for place in range(len(self._members)):
+            seen = self._seed(x, squares, at, place, epoch, scored=scored, total=total)
+            bad[place] = len(x) - int(seen.finite.sum())
+            yield
+        if total is not None:
+            self.tally.pred[at] = total.argmax(dim=1).cpu().numpy()
+        with self._lock:
+            self.tally.n_bad += bad
+
+    def _room(self, name: str, rows: int, columns: int, device: torch.device) -> torch.Tensor:
+        """Return a matrix to write to, the same memory for all batches of a worker."""
+        space = getattr(self._space, name, None)
+        if space is None or space.numel() < rows * columns:
+            space = torch.empty(rows * columns, device=device)
+            setattr(self._space, name, space)
+        return space[: rows * columns].view(rows, columns)
+
+    def _seed(
+        self,
+        x: torch.Tensor,
+        squares: torch.Tensor,
+        at: slice,
+        place: int,
+        epoch: int,
+        *,
+        scored: bool,
+        total: torch.Tensor | None,
+    ) -> Observed:
+        """Look with one seed, rows sorted by fold; add to the sums, and probabilities to `total`."""
+        group, inside = self._members[place]
+        fold, y = self.folds[at, place], self.label[at]
+        bounds, there, back = [len(x)], None, None
+        if group.n_folds > 1:
+            bounds = np.cumsum(np.bincount(fold, minlength=group.n_folds)).tolist()
+            there = torch.from_numpy(np.argsort(fold, kind="stable")).to(x.device)
+            back = torch.argsort(there)
+            y, squares = y[there], squares[there]
+            x = torch.index_select(x, 0, there, out=self._room("rows", len(x), x.shape[1], x.device))
+        logits = self._room("logits", len(x), self.n_classes, x.device)
+        hidden = group.held_out(x, bounds, inside, logits)
+        by_fold = observe(logits, y, brief=not scored)
+        seen = by_fold if back is None else by_fold.taken(back)
+        self.tally.look(at, place, epoch, seen)
+        if not scored:
+            return seen
+        errors = error_vectors(by_fold, y) if group.needs_errors or total is not None else None
+        grand = group.gradient_squares(errors, by_fold.el2n, squares, hidden, bounds, inside).sqrt()
+        self.tally.score(at, place, seen, (grand if back is None else grand[back]).cpu().numpy())
+        if total is not None and errors is not None:
+            errors[torch.arange(len(y), device=y.device), y] += 1.0
+            errors.nan_to_num_(0.0)
+            total += errors if back is None else errors.index_select(0, back)
+        return seen
+
+
+@contextmanager
+def fixed_threads(n: int = 1) -> Iterator[None]:
+    """Let torch compute with n threads inside: sums then do not hang on the machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def spread_over(wanted: int | None, device: torch.device) -> Iterator[Each]:
+    """Give a function that runs jobs 0 .. n - 1 side by side; a job is a generator and can be left at a yield."""
+    n_workers = wanted or cpu_count()
+    stop = threading.Event()
+
+    def run(job: Job) -> None:
+        with torch.inference_mode():
+            for _ in job:
+                if stop.is_set():
+                    return
+
+    with ThreadPoolExecutor(n_workers if device.type == "cpu" else 1) as pool:
+
+        def each(job: Callable[[int], Job], n: int) -> None:
+            for done in [pool.submit(run, job(index)) for index in range(n)]:
+                done.result()
+
+        try:
+            yield each
+        finally:
+            stop.set()

@@ -1,0 +1,110 @@
+"""The scores of all samples of the input, and how far the seeds agree."""
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from curate.scores.heads.accumulators import Doubles, Tally
+from curate.scores.heads.folds import Labelled
+from curate.scores.reliability import mean_spearman, same_ranking, spearman_brown
+from curate.scores.status import NONFINITE, Codes
+
+__all__ = ["HeadScores", "collect"]
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class HeadScores:
+    """One value per sample in the order of the input, NaN (pred_label and n_obs: -1 and 0) unless `status` is ok (code 0).
+
+    el2n, grand, loss : mean over seeds of the held-out value, `*_std` its deviation over seeds. entropy, p_label :
+    means too. neg_aum : minus the mean margin over seeds and epochs. forgetting : events, summed over seeds;
+    all epochs for a run that never learned the sample. early_agreement : moving average of p_label.
+    pred_label : class of the largest mean probability, a place in `classes`. n_obs : observations behind the means.
+
+    el2n_by_seed : (seeds, rows) of a hash sample of at most 100,000 rows, whose places in the input are `sample`.
+    accuracy : of each seed in `seeds`, out of fold. reliability : mean Spearman between two seeds' el2n, and
+    `reliability_of_mean` what Spearman and Brown project for the mean of all. grand_el2n : Spearman of the two
+    columns; above 0.999 one of them is idle.
+    """
+
+    el2n: Floats
+    el2n_std: Floats
+    grand: Floats
+    grand_std: Floats
+    loss: Floats
+    loss_std: Floats
+    entropy: Floats
+    neg_aum: Floats
+    forgetting: Floats
+    early_agreement: Floats
+    p_label: Floats
+    pred_label: npt.NDArray[np.int32]
+    n_obs: npt.NDArray[np.int32]
+    status: Codes
+    classes: list[str | int]
+    seeds: list[int]
+    accuracy: Doubles
+    sample: npt.NDArray[np.int64]
+    el2n_by_seed: Floats
+    reliability: float
+    reliability_of_mean: float
+    grand_el2n: float
+
+    def column_names(self) -> list[str]:
+        """Return the names of the float columns."""
+        plain = [one.name for one in fields(self) if one.type in (Floats, "Floats")]
+        return [name for name in plain if name != "el2n_by_seed"]
+
+
+def collect(data: Labelled, tally: Tally, seeds: list[int], *, trained: bool) -> HeadScores:
+    """Return the scores from the sums; where nothing was `trained`, what hangs on epochs is NaN."""
+    seen = tally.el2n.n_obs > 0
+    status = data.status.copy()
+    status[data.rows[~seen]] = NONFINITE
+    obs = np.maximum(tally.el2n.n_obs, 1)
+    sums = tally.sums
+    nothing = np.full(len(obs), np.nan)
+    values = {
+        "el2n": tally.el2n.means(),
+        "el2n_std": tally.el2n.std(),
+        "grand": tally.grand.means(),
+        "grand_std": tally.grand.std(),
+        "loss": tally.loss.means(),
+        "loss_std": tally.loss.std(),
+        "entropy": sums["entropy"] / obs,
+        "neg_aum": -sums["margin"] / np.maximum(sums["looks"], 1),
+        "p_label": sums["p_label"] / obs,
+        "forgetting": tally.forgetting() if trained else nothing,
+        "early_agreement": sums["early"] / np.where(sums["weight"] > 0, sums["weight"], 1)
+        if trained
+        else nothing,
+    }
+    columns = {name: _spread(value, seen, data).astype(np.float32) for name, value in values.items()}
+    n_sample = tally.el2n_by_seed.shape[1]
+    one = mean_spearman(tally.el2n_by_seed, data.hashes[:n_sample])
+    return HeadScores(
+        **columns,
+        pred_label=_spread(tally.pred, seen, data, -1).astype(np.int32),
+        n_obs=_spread(tally.el2n.n_obs, seen, data, 0).astype(np.int32),
+        status=status,
+        classes=data.classes,
+        seeds=list(seeds),
+        accuracy=tally.right.mean(axis=0) if len(data.rows) else np.full(len(seeds), np.nan),
+        sample=data.rows[:n_sample],
+        el2n_by_seed=tally.el2n_by_seed.astype(np.float32),
+        reliability=one,
+        reliability_of_mean=spearman_brown(one, len(seeds)) if seeds else float("nan"),
+        grand_el2n=same_ranking(values["el2n"][:n_sample], values["grand"][:n_sample]),
+    )
+
+
+def _spread(
+    value: npt.NDArray[Any], seen: npt.NDArray[np.bool_], data: Labelled, rest: float = np.nan
+) -> npt.NDArray[Any]:
+    full = np.full(len(data.status), rest, value.dtype)
+    full[data.rows[seen]] = value[seen]
+    return full

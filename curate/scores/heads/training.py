@@ -1,0 +1,228 @@
+"""Score samples by heads that are trained without them: seeds, folds, epochs, and one pass to look.
+
+Results hang on the uids, labels, vectors, settings and kind of processor alone. Training goes through blocks in hash
+order; groups of seeds, and batches to look at, are computed by one torch thread each, so that the number of
+workers changes no bit.
+"""
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from curate.errors import CurateError, RecipeError
+from curate.scores.heads.accumulators import Tally
+from curate.scores.heads.batches import Batches, Normalise, Rows
+from curate.scores.heads.evaluation import LOOK_ROWS, Looker, fixed_threads, spread_over
+from curate.scores.heads.factory import Kind, make_group, split_seeds
+from curate.scores.heads.folds import Ints, Label, Labelled, assign_folds, labelled, row_hashes
+from curate.scores.heads.model import Group
+from curate.scores.heads.result import HeadScores, collect
+
+__all__ = ["BAD_SHARE", "HeadSettings", "SeedsFailed", "check_epochs", "train_heads"]
+
+BAD_SHARE = Fraction(1, 100)
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class HeadSettings:
+    """How heads are trained. All but `device`, `workers`, `memory` and `look_rows` decide results.
+
+    epochs : the last of them is scored, or those in `score_epochs` (1, 2, ...); margins are over all.
+    cross_fit : number of folds, each scored by a head that never saw it; 0 scores what was trained on.
+    batch : None takes the largest power of two in [32, 1024] that gives 50 steps an epoch.
+    rate : step per mean squared length of the inputs. min_class : None takes max(2, cross_fit).
+    first_seed : seeds are first_seed, first_seed + 1, ...; seed : what all random numbers hang on.
+    """
+
+    kind: Kind = "mlp"
+    hidden: int = 512
+    n_seeds: int = 10
+    epochs: int = 5
+    cross_fit: int = 5
+    score_epochs: tuple[int, ...] | None = None
+    batch: int | None = None
+    rate: float = 1.0
+    momentum: float = 0.9
+    normalise: Normalise = "standardize"
+    min_class: int | None = None
+    seed: int = 0
+    first_seed: int = 0
+    device: str = "cpu"
+    workers: int | None = None
+    memory: int = 1 << 30
+    look_rows: int = LOOK_ROWS
+
+    def __post_init__(self) -> None:
+        check_epochs("heads", self.epochs, self.scored, self.cross_fit)
+        if self.kind not in ("linear", "mlp"):
+            raise RecipeError(f"heads.kind must be linear or mlp, got {self.kind!r}")
+        if self.normalise not in ("standardize", "l2"):
+            raise RecipeError(f"heads.normalise must be standardize or l2, got {self.normalise!r}")
+        for name in ("n_seeds", "hidden", "batch", "workers", "look_rows"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise RecipeError(f"heads.{name} must be at least 1, got {value}")
+        if not self.rate > 0:
+            raise RecipeError(f"heads.rate must be > 0, got {self.rate}")
+        if not 0 <= self.momentum < 1:
+            raise RecipeError(f"heads.momentum must be in [0, 1), got {self.momentum}")
+
+    @property
+    def scored(self) -> tuple[int, ...]:
+        """The epochs after which samples are scored, counted from 1."""
+        return (self.epochs,) if self.score_epochs is None else self.score_epochs
+
+    @property
+    def smallest_class(self) -> int:
+        """Classes of fewer samples are not scored."""
+        return max(2, self.cross_fit) if self.min_class is None else self.min_class
+
+    def batch_for(self, n: int) -> int:
+        """Return the rows of a minibatch for n samples."""
+        return self.batch or 1 << max(5, min(10, max(1, n // 50).bit_length() - 1))
+
+
+def check_epochs(family: str, epochs: int, scored: tuple[int, ...], cross_fit: int) -> None:
+    """Raise RecipeError unless there are epochs, some of them scored, and a number of folds that can be."""
+    if epochs == 0:
+        raise RecipeError(
+            f"{family}.epochs must be at least 1, got 0: scores of untrained weights (GraNd at initialisation) "
+            "follow the length of the input and are known not to find hard samples"
+        )
+    if epochs < 0:
+        raise RecipeError(f"{family}.epochs must be at least 1, got {epochs}")
+    if not scored or not all(1 <= epoch <= epochs for epoch in scored):
+        raise RecipeError(f"{family}.score_epochs must be in [1, {epochs}] and not empty, got {scored}")
+    if cross_fit != 0 and not 2 <= cross_fit <= 255:
+        raise RecipeError(f"{family}.cross_fit must be 0 or in [2, 255], got {cross_fit}")
+
+
+class SeedsFailed(Exception):
+    """Some seeds left the finite numbers."""
+
+    def __init__(self, seeds: list[int]) -> None:
+        super().__init__(seeds)
+        self.seeds = seeds
+
+
+def train_heads(
+    rows: Rows, uids: Iterable[str], labels: Sequence[Label], settings: HeadSettings | None = None
+) -> HeadScores:
+    """Return scores of all samples, in the order of the input; higher is harder.
+
+    rows : n unit vectors, in memory (`ArrayRows`) or in files (`PartRows`). uids : n different names.
+    labels : n labels, None where there is none. A seed in which weights, or more than 1 % of the samples, are
+    not finite is left out and the others are trained again without it; CurateError if none is left.
+    Costs 4 n d C (linear) per epoch, seed and fold.
+    """
+    settings = HeadSettings() if settings is None else settings
+    hashes = row_hashes(uids, settings.seed)
+    if len(hashes) != len(rows):
+        raise CurateError(f"there must be one uid per vector, got {len(hashes)} for {len(rows)} vectors")
+    data = labelled(hashes, labels, rows.status, min_class=settings.smallest_class)
+    seeds = list(range(settings.first_seed, settings.first_seed + settings.n_seeds))
+    if not len(data.rows):
+        return collect(data, Tally(0, len(seeds), settings.epochs), seeds, trained=True)
+    with fixed_threads():
+        batches = Batches(
+            rows,
+            data.rows,
+            data.hashes,
+            normalise=settings.normalise,
+            memory=settings.memory,
+            device=settings.device,
+        )
+        while seeds:
+            try:
+                return collect(data, _Training(batches, data, seeds, settings).run(), seeds, trained=True)
+            except SeedsFailed as failure:
+                log.warning("heads: seeds %s left the finite numbers and are left out", failure.seeds)
+                seeds = [seed for seed in seeds if seed not in failure.seeds]
+    raise CurateError(
+        f"heads: every seed left the finite numbers; heads.rate {settings.rate} may be too large"
+    )
+
+
+class _Training:
+    """The state of one call: groups of heads, folds, and the sums."""
+
+    def __init__(self, batches: Batches, data: Labelled, seeds: list[int], settings: HeadSettings) -> None:
+        self.batches, self.data, self.seeds, self.settings = batches, data, seeds, settings
+        self.code = torch.from_numpy(data.code).to(batches.device)
+        self.folds = self._folds()
+        self.tally = Tally(len(batches), len(seeds), settings.epochs)
+        split = split_seeds(settings.kind, len(seeds), settings.cross_fit, len(data.classes))
+        self.groups = [self._group([seeds[place] for place in places]) for places in split]
+        self.batch = settings.batch_for(len(batches))
+
+    def _folds(self) -> npt.NDArray[np.uint8]:
+        folds = np.zeros((len(self.batches), len(self.seeds)), np.uint8)
+        if self.settings.cross_fit:
+            for place, seed in enumerate(self.seeds):
+                folds[:, place] = assign_folds(
+                    self.data.hashes, self.data.code, self.settings.cross_fit, self.settings.seed, seed
+                )
+        return folds
+
+    def _group(self, seeds: list[int]) -> Group:
+        chosen = self.settings
+        return make_group(
+            chosen.kind,
+            seeds,
+            chosen.cross_fit,
+            self.batches.dim,
+            len(self.data.classes),
+            hidden=chosen.hidden,
+            seed=chosen.seed,
+            momentum=chosen.momentum,
+            device=self.batches.device,
+        )
+
+    def run(self) -> Tally:
+        """Train and look, epoch by epoch; return the sums."""
+        chosen = self.settings
+        looker = Looker(self.code, self.folds, self.groups, self.tally, rows=chosen.look_rows)
+        with spread_over(chosen.workers, self.batches.device) as each:
+            for epoch in range(1, chosen.epochs + 1):
+                for x, places in self.batches.shuffled(chosen.seed, epoch):
+                    each(partial(self._learn, x=x, places=places), len(self.groups))
+                self._check(
+                    [seed for group in self.groups for seed, good in group.finite().items() if not good]
+                )
+                self.tally.n_bad[:] = 0
+                for start in self.batches.starts:
+                    looker.block(
+                        each,
+                        self.batches.block(start),
+                        start,
+                        epoch=epoch,
+                        scored=epoch in chosen.scored,
+                        last=epoch == max(chosen.scored),
+                    )
+                limit = BAD_SHARE * len(self.batches)
+                self._check([s for s, bad in zip(self.seeds, self.tally.n_bad, strict=True) if bad > limit])
+        return self.tally
+
+    def _check(self, failed: list[int]) -> None:
+        if failed:
+            raise SeedsFailed(failed)
+
+    def _learn(self, index: int, x: torch.Tensor, places: Ints) -> Iterator[None]:
+        group = self.groups[index]
+        mine = [self.seeds.index(seed) for seed in group.seeds]
+        fold = torch.from_numpy(self.folds[places][:, mine]).to(x.device)
+        label = self.code[torch.from_numpy(places).to(x.device)]
+        share = (1 - 1 / self.settings.cross_fit) if self.settings.cross_fit else 1.0
+        rate = self.settings.rate / (self.batches.mean_square * self.batch * share)
+        for start in range(0, len(x), self.batch):
+            rows = slice(start, start + self.batch)
+            group.step(x[rows], label[rows], fold[rows], rate)
+            yield

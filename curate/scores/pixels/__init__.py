@@ -1,0 +1,1 @@
+"""Hardness scores from small networks trained on the images themselves."""

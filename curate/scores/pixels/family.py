@@ -1,0 +1,259 @@
+"""Family `pixels`: how hard a sample is for small ResNets trained on the images, as in Data Diet.
+
+Images are decoded once, into a scratch file that training maps; it and the checkpoint, from which a run that was
+killed goes on, are gone when the tables are written. A sample whose image cannot be decoded (the vectors of such
+a run are given) has the status `no_image`.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from curate.embedding.decode import Decoded, Preprocess
+from curate.embedding.store import EmbeddingPart
+from curate.errors import SourceError, UsageError
+from curate.execution.context import Context, Part, log
+from curate.io import checksums, storage
+from curate.pipeline.stages import read, read_task
+from curate.recipe import Pixels, Recipe, Source
+from curate.scores.base import FamilyStage, Output, embedding_parts, require_memory
+from curate.scores.heads.labels import (
+    Labels,
+    check_labels,
+    columns,
+    device_of,
+    facts,
+    label_inputs,
+    read_labels,
+    trained_table,
+)
+from curate.scores.status import NO_LABEL, status_names
+from curate.sources.base import Columns
+from curate.sources.registry import format_of
+
+if TYPE_CHECKING:
+    from curate.scores.heads.result import HeadScores
+    from curate.scores.pixels.training import PixelSettings
+
+__all__ = ["NO_IMAGE", "STAGE", "pixel_settings"]
+
+VERSION = 1
+#: The status of a sample with a vector but without an image that can be decoded.
+NO_IMAGE = "no_image"
+#: Rows handed to the decoders at a time.
+DECODE_ROWS = 64
+#: As `heads`; networks vote besides.
+_ROW_BYTES, _SEED_BYTES = 400, 8
+
+Images = npt.NDArray[np.uint8]
+Flags = npt.NDArray[np.bool_]
+
+
+def _check(recipe: Recipe, settings: Pixels) -> None:
+    check_labels(recipe, settings)
+    if not recipe.embed.own_vectors:
+        return
+    for source in recipe.source:
+        if not _has_image(recipe, source):
+            raise UsageError(
+                "score: pixels needs images, and embed gives vectors of which no column of images is known "
+                f"({source.name}): name it with source.image, or take heads"
+            )
+
+
+def _has_image(recipe: Recipe, source: Source) -> bool:
+    """Return whether the first shard of a source has a column of images; one that cannot be read is not judged."""
+    if source.image is None:
+        return False
+    try:
+        first = read.find_shards(source)[0]
+        present = read_task.reader_of(source, first, Columns()).schema(first)
+    except SourceError:
+        return True
+    vector, ids_only = recipe.embed.column, recipe.embed.files is not None
+    guess = format_of(first.format).columns
+    return guess(present, image=source.image, vector=vector, ids_only=ids_only).image is not None
+
+
+def _compute(context: Context, settings: Pixels, output: Output) -> dict[str, Any]:
+    from curate.scores.pixels.training import train_pixels
+
+    parts = embedding_parts(context)
+    row_bytes = _ROW_BYTES + _SEED_BYTES * settings.seeds
+    require_memory(context, "score: pixels", sum(map(len, parts)), row_bytes)
+    labels = read_labels(context, settings)
+    context.engine.close()  # idle workers would hold memory that training can use
+    folder = context.run.work / "pixels"
+    checkpoint = folder / f"checkpoint-{output.stamp[:16]}.pt"
+    for stale in set(folder.glob("checkpoint-*")) - {checkpoint}:
+        storage.remove(stale)
+    rows = np.flatnonzero(labels.codes >= 0)
+    images, decoded = _images(context, settings, labels, folder)
+    seen = Labels(np.where(decoded, labels.codes[rows], -1).astype(np.int32), labels.names, labels.source)
+    log.info("score: pixels: %s networks on %s images", settings.seeds, f"{int(decoded.sum()):,}")
+    uids = _some(parts, labels.codes >= 0)
+    scores = train_pixels(images, uids, seen, pixel_settings(context, settings), checkpoint=checkpoint)
+    del images
+    names = status_names(scores.status)
+    names[~decoded] = NO_IMAGE
+    status = status_names(np.full(len(labels), NO_LABEL))
+    status[rows] = names
+    spread = {name: _spread(value, rows, len(labels)) for name, value in columns(scores, "pixels_").items()}
+    output.write_all(spread | {"pixels_status": status})
+    storage.remove(folder)
+    return _facts(scores, labels, settings, status)
+
+
+def _facts(
+    scores: "HeadScores", labels: Labels, settings: Pixels, status: npt.NDArray[np.object_]
+) -> dict[str, Any]:
+    known = facts(scores, labels, settings)
+    names, counts = np.unique(status.astype(str), return_counts=True)
+    known["status"] = {str(name): int(n) for name, n in zip(names, counts, strict=True)}
+    lost = known["status"].get(NO_IMAGE, 0)
+    if lost:
+        known["warnings"].append(
+            f"{lost:,} samples have a vector but no image that can be decoded, and no score"
+        )
+    return known
+
+
+def _spread(values: npt.NDArray[Any], rows: npt.NDArray[np.int64], n: int) -> npt.NDArray[Any]:
+    """Return the values of some rows as a column over all: NaN, None or 0 elsewhere."""
+    rest = {"f": np.nan, "O": None}.get(values.dtype.kind, 0)
+    full = np.full(n, rest, values.dtype)
+    full[rows] = values
+    return full
+
+
+def pixel_settings(context: Context, settings: Pixels) -> "PixelSettings":
+    """Return the settings of `train_pixels`; what the engine and the memory allow does not matter to it."""
+    from curate.scores.pixels.training import PixelSettings
+
+    return PixelSettings(
+        width=settings.width,
+        blocks=settings.blocks,
+        n_seeds=settings.seeds,
+        epochs=settings.epochs,
+        cross_fit=settings.folds,
+        score_epochs=settings.score_epochs,
+        batch=settings.batch,
+        rate=settings.rate,
+        momentum=settings.momentum,
+        decay=settings.decay,
+        augment=settings.augment,
+        grand=settings.grand,
+        min_class=settings.min_class,
+        seed=context.recipe.seed,
+        first_seed=settings.first_seed,
+        device=device_of(settings.device, "pixels.device"),
+    )
+
+
+def _some(parts: Sequence[EmbeddingPart], wanted: Flags) -> Iterator[str]:
+    start = 0
+    for part in parts:
+        for uid, chosen in zip(part.uids(), wanted[start : start + len(part)], strict=True):
+            if chosen:
+                yield uid
+        start += len(part)
+
+
+# --- one decoding pass ------------------------------------------------------------------------------
+
+
+def _images(context: Context, settings: Pixels, labels: Labels, folder: Path) -> tuple[Images, Flags]:
+    """Return the images of the samples with a label, mapped from a file, and which could be decoded."""
+    size, n = settings.size, int((labels.codes >= 0).sum())
+    if n == 0:
+        return np.empty((0, size, size, 3), np.uint8), np.empty(0, np.bool_)
+    path, note = folder / "images.npy", folder / "images.json"
+    stamp = storage.fingerprint(
+        "pixels", VERSION, size, context.recipe.embed.max_pixels, context.run.stamp(context.run.samples),
+        labels.source,
+    )  # fmt: skip
+    made = storage.read_json(note) or {}
+    if made.get("stamp") != stamp or not checksums.intact(path):
+        storage.remove(note)
+        made = {"stamp": stamp, "lost": _decode(context, settings, labels, path, n)}
+        storage.write_record(note, made)
+    decoded = np.ones(n, np.bool_)
+    decoded[made["lost"]] = False
+    return np.load(storage.here(path), mmap_mode="r", allow_pickle=False), decoded
+
+
+def _decode(context: Context, settings: Pixels, labels: Labels, path: Path, n: int) -> list[int]:
+    """Write the images one after the other; return the places of those that could not be decoded (black)."""
+    from curate.embedding.batching import default_decode_workers
+    from curate.embedding.decode_pool import DecodePool
+
+    recipe, size = context.recipe, settings.size
+    workers = default_decode_workers("cpu") if recipe.workers == "auto" else context.engine.here
+    limit = max(1_000_000_000, recipe.memory // 2)
+    lost: list[int] = []
+    header = {"descr": "|u1", "fortran_order": False, "shape": (n, size, size, 3)}
+    with (
+        DecodePool(
+            Preprocess((size, size)), workers=workers, max_pixels=recipe.embed.max_pixels,
+            memory_limit_bytes=limit,
+        ) as pool,
+        storage.atomic(path, seal=True) as partial,
+        partial.open("wb") as file,
+    ):  # fmt: skip
+        np.lib.format.write_array_header_1_0(file, header)
+        for place, row in enumerate(_rows(pool.map(_encoded(context, labels)), context, n)):
+            if row.array is None:
+                lost.append(place)
+            file.write(bytes(3 * size * size) if row.array is None else row.array.tobytes())
+    return lost
+
+
+def _rows(batches: Iterable[tuple[None, list[Decoded]]], context: Context, n: int) -> Iterator[Decoded]:
+    done = 0
+    context.progress("score", 0, n, "images")
+    for _, rows in batches:
+        yield from rows
+        done += len(rows)
+        context.progress("score", done, n, "images")
+
+
+def _encoded(context: Context, labels: Labels) -> Iterator[tuple[None, list[bytes | None]]]:
+    """Yield the encoded images of the samples with a label, in small batches, in the order of the embeddings."""
+    first = 0
+    for part in context.parts:
+        usable = _usable_rows(context, part)
+        wanted = np.zeros(len(usable), np.bool_)
+        stop = first + int(usable.sum())
+        wanted[usable] = labels.codes[first:stop] >= 0
+        yield from _wanted(context, part, wanted)
+        first = stop
+
+
+def _usable_rows(context: Context, part: Part) -> Flags:
+    """Return which rows of a part have a vector: all that its embeddings hold, copies once."""
+    table = storage.read_table(context.run.part(context.run.samples, part.name), ["outcome", "copy_of"])
+    ok = np.array(table["outcome"].to_pylist(), object) == "ok"
+    return np.asarray(ok & table["copy_of"].is_null().to_numpy(), np.bool_)
+
+
+def _wanted(context: Context, part: Part, wanted: Flags) -> Iterator[tuple[None, list[bytes | None]]]:
+    recipe, start = context.recipe, 0
+    source = next(one for one in recipe.source if one.name == part.shard.source)
+    batch_bytes = min(64_000_000, context.task_memory // 4)
+    for rows, _ in read_task.read_batches(part, source, None, batch_bytes=batch_bytes, images=True):
+        places = np.flatnonzero(wanted[start : start + len(rows)])
+        for begin in range(0, len(places), DECODE_ROWS):
+            some = places[begin : begin + DECODE_ROWS].tolist()
+            yield None, [rows.image[row] if rows.outcome[row] == "ok" else None for row in some]
+        start += len(rows)
+
+
+STAGE = FamilyStage(
+    table=lambda settings: trained_table("pixels", "pixels_"),
+    compute=_compute,
+    inputs=label_inputs,
+    check=_check,
+)

@@ -1,0 +1,139 @@
+"""Ranks by distance: in each concept first the rows that are far from each other, for method diversity."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from curate.embedding.store import EmbeddingPart
+from curate.errors import BudgetError, RunError
+from curate.execution import exchange
+from curate.execution.context import Context, made
+from curate.io import storage
+from curate.linalg import load_unit
+from curate.selection.diversity import select_diverse
+from curate.selection.keys import rank_within
+from curate.selection.ranks import ROW_BYTES, VECTOR_BYTES, Ranked, RankTask, scatter_back
+
+__all__ = ["diversified"]
+
+#: Keys of rows that do not go ahead (`select.ranking.ahead`) begin here.
+_BEHIND = np.uint64(1 << 63)
+
+
+@dataclass(frozen=True)
+class DiverseTask:
+    """One ranked bucket whose concepts are put into an order that keeps rows far from each other."""
+
+    ranked: Path
+    rows: RankTask
+    embeddings: tuple[Path, ...]
+    on: str
+    start: Literal["medoid", "isolated"]
+    shipped: bool
+    budget: npt.NDArray[np.int64]
+    out: Path
+    stamp: str
+
+
+def diversified(context: Context, ranked: Ranked, budget: npt.NDArray[np.int64], scratch: Path) -> Ranked:
+    """Return the rows ranked anew: in each concept first the pinned ones, then `budget` rows far apart.
+
+    Shipped rows, if they go ahead, are taken first; others then by how far they are from these and each other.
+    budget : (k,) rows that each concept keeps besides the pinned ones.
+    """
+    select, run = context.recipe.select, context.run
+    stamp = storage.fingerprint(ranked.stamp, "diverse", budget.tolist())
+    embeddings = tuple(run.part(run.embeddings, part.name) for part in context.parts)
+    spread = tuple(scratch / f"rows-{part.name}.arrow" for part in context.parts)
+    tasks = []
+    for bucket, path in enumerate(ranked.files):
+        out = path.with_name(f"diverse-{path.name}")
+        rows = RankTask(bucket, spread, len(context.parts), out, out, stamp)
+        tasks.append(
+            DiverseTask(
+                ranked=path,
+                rows=rows,
+                embeddings=embeddings,
+                on=context.recipe.cluster.on,
+                start=select.start,
+                shipped=bool(select.shipped),
+                budget=budget,
+                out=out,
+                stamp=stamp,
+            )
+        )
+    _require_room(context, ranked.concepts)
+    context.map("select", "buckets", _diverse_bucket, [task for task in tasks if not made(task.out, stamp)])
+    return Ranked(tuple(task.out for task in tasks), ranked.concepts, stamp)
+
+
+def _require_room(context: Context, concepts: pl.DataFrame) -> None:
+    """Raise RunError where one concept does not fit: its rows are compared with each other in memory."""
+    largest = concepts["n_eligible"].max()
+    if not largest:
+        return
+    first = context.run.part(context.run.embeddings, context.parts[0].name)
+    fits = context.task_memory // (VECTOR_BYTES * EmbeddingPart(first).dim + ROW_BYTES)
+    if isinstance(largest, int) and largest > fits:
+        raise RunError(
+            f"select.method diversity compares the rows of a concept in memory; the largest has {largest:,} rows "
+            f"and {fits:,} fit: raise cluster.concepts or memory, or use fewer workers"
+        )
+
+
+def _diverse_bucket(task: DiverseTask) -> None:
+    from threadpoolctl import threadpool_limits  # ten times faster than on several threads
+
+    rows = pl.DataFrame(exchange.gather(task.rows.files, task.rows.bucket))
+    before = rank_within(
+        rows["concept"].to_numpy(), rows["key"].to_numpy(), rows["tie"].to_numpy(), rows["uid"].to_numpy()
+    )
+    rank = np.zeros(len(rows), np.int32)
+    vectors = _vectors(rows, task)
+    concept = rows["concept"].to_numpy()
+    by_concept = np.argsort(concept, kind="stable")
+    starts = np.flatnonzero(np.diff(concept[by_concept], prepend=-1))
+    with threadpool_limits(1):
+        for here in np.split(by_concept, starts[1:]) if len(rows) else ():
+            budget = int(task.budget[concept[here[0]]])
+            first = rows["key"].to_numpy()[here] < _BEHIND if task.shipped else np.zeros(len(here), np.bool_)
+            rank[here] = _diverse_ranks(rows[here], vectors[here], before[here], budget, task.start, first)
+    scatter_back(rows, rank, task.rows.n_parts, task.out, task.stamp)
+
+
+def _diverse_ranks(
+    rows: pl.DataFrame,
+    vectors: npt.NDArray[np.float32],
+    before: npt.NDArray[np.int32],
+    budget: int,
+    start: Literal["medoid", "isolated"],
+    first: npt.NDArray[np.bool_],
+) -> npt.NDArray[np.int32]:
+    """Return ranks of one concept: pinned rows, then those taken in their order, then the others as before."""
+    pinned = rows["pinned"].to_numpy()
+    free = np.flatnonzero(~pinned)
+    taken = np.zeros(len(rows), np.int64)
+    if budget:
+        unit = vectors if len(free) == len(rows) else vectors[free]
+        tie, uid = rows["tie"].to_numpy()[free], rows["uid"].to_numpy()[free]
+        taken[free] = select_diverse(unit, tie, uid, budget, start, first=first[free])
+        if int((taken > 0).sum()) != budget:
+            raise BudgetError(f"select: {int((taken > 0).sum()):,} rows taken of a concept's {budget:,}")
+    group = np.where(pinned, 0, np.where(taken > 0, 1, 2))
+    ranks = np.empty(len(rows), np.int32)
+    ranks[np.lexsort((before, taken, group))] = np.arange(1, len(rows) + 1)
+    return ranks
+
+
+def _vectors(rows: pl.DataFrame, task: DiverseTask) -> npt.NDArray[np.float32]:
+    part, position = rows["part"].to_numpy(), rows["position"].to_numpy().astype(np.int64)
+    first = EmbeddingPart(task.embeddings[0])
+    result = np.empty((len(rows), first.dim), np.float32)
+    for index in np.unique(part).tolist():
+        here = np.flatnonzero(part == index)
+        result[here] = load_unit(EmbeddingPart(task.embeddings[index]).take(task.on, position[here]))
+    return result

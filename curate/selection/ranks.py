@@ -1,0 +1,210 @@
+"""Regroup the rows that reach selection by bucket of concepts, rank them inside, and bring the ranks back.
+
+What a method needs besides the rank (a score, a random draw, a class) travels along as an extra column.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import pyarrow as pa
+
+from curate.embedding.store import EmbeddingPart
+from curate.execution import exchange
+from curate.execution.context import Context, eligible, made
+from curate.hashing import hash_uids
+from curate.io import storage
+from curate.runs.folder import RunFolder
+from curate.selection.keys import rank_within
+from curate.selection.order import Order, with_order
+
+__all__ = ["ROW_BYTES", "VECTOR_BYTES", "RankTask", "Ranked", "candidates", "rank_rows", "scatter_back"]
+
+ROW_BYTES = 280
+
+#: Per dimension, where vectors are compared: those of the bucket, and two copies of a concept's in float32; the
+#: stored ones in half precision.
+VECTOR_BYTES = 14
+
+ROWS = pa.schema(
+    [
+        ("part", pa.int32()),
+        ("position", pa.int32()),
+        ("concept", pa.int32()),
+        ("distance", pa.float32()),
+        ("key", pa.uint64()),
+        ("tie", pa.uint64()),
+        ("control", pa.uint64()),
+        ("pinned", pa.bool_()),
+        ("uid", pa.string()),
+    ]
+)
+#: What a method may need besides: the score it goes by (null: there is none), a score that cuts the noisiest
+#: off, a random draw, and the group that has a quota.
+EXTRAS = {"score": pa.float64(), "cutoff": pa.float64(), "draw": pa.uint64(), "group": pa.int32()}
+#: What need not travel back to the parts.
+INSIDE = ("distance", "uid")
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """The ranked rows, one file per bucket with a record batch per part, and a row of facts per concept.
+
+    stamp : what they were made from, and how concepts were put into buckets.
+    """
+
+    files: tuple[Path, ...]
+    concepts: pl.DataFrame
+    stamp: str
+
+    def blocks(self, *columns: str) -> Iterator[dict[str, npt.NDArray[Any]]]:
+        """Yield columns of all rows, block by block; null scores are NaN."""
+        for path in self.files:
+            reader = storage.map_ipc(path)
+            for index in range(reader.num_record_batches):
+                batch = reader.get_batch(index)
+                yield {name: batch.column(name).to_numpy(zero_copy_only=False) for name in columns}
+
+    def part(self, index: int) -> dict[str, npt.NDArray[Any]]:
+        """Return all columns of the rows of one part."""
+        table = exchange.gather(self.files, index)
+        return {name: table[name].to_numpy() for name in table.column_names}
+
+
+@dataclass(frozen=True)
+class SpreadTask:
+    """One part whose eligible rows go to buckets."""
+
+    run: RunFolder
+    part: str
+    index: int
+    order: Order
+    bucket: npt.NDArray[np.int32]
+    out: Path
+    stamp: str
+
+
+@dataclass(frozen=True)
+class RankTask:
+    """One bucket to rank."""
+
+    bucket: int
+    files: tuple[Path, ...]
+    n_parts: int
+    out: Path
+    stats: Path
+    stamp: str
+
+
+def candidates(
+    run: RunFolder, part: str, folders: tuple[str, ...]
+) -> tuple[pl.DataFrame, npt.NDArray[np.int32]]:
+    """Return the rows of a part that reach selection: usable, through every filter, and no duplicates.
+
+    And their positions in the part's embeddings. Scores that are not finite are null.
+    """
+    frame = eligible(run, part, (*folders, "filter"))
+    found = pl.DataFrame(storage.read_table(run.part(run.duplicates, part), ["uid", "duplicate_of"]))
+    dropped = found.filter(pl.col("duplicate_of").is_not_null())
+    stays = frame["filter_reason"].is_null() & ~frame["uid"].is_in(dropped["uid"].implode())
+    return frame.filter(stays), np.flatnonzero(stays.to_numpy()).astype(np.int32)
+
+
+def rank_rows(context: Context, order: Order, stamp: str, scratch: Path) -> Ranked:
+    """Rank the eligible rows of every concept."""
+    run = context.run
+    assigned = storage.read_table(run.concepts / "concepts.parquet", ["n_assigned"])["n_assigned"].to_numpy()
+    bucket = exchange.plan_buckets(assigned, _bucket_rows(context, order, int(assigned.sum())))
+    n_buckets = int(bucket.max(initial=0)) + 1
+    # What is scratch depends on the buckets, and they on `memory` and workers, which may differ when a run goes on.
+    stamp = storage.fingerprint(stamp, bucket.tolist())
+    spread = tuple(scratch / f"rows-{part.name}.arrow" for part in context.parts)
+    tasks = [
+        SpreadTask(run, part.name, part.index, order, bucket, out, stamp)
+        for part, out in zip(context.parts, spread, strict=True)
+        if not made(out, stamp)
+    ]
+    context.map("select", "parts", _spread, tasks)
+    ranks = [
+        RankTask(b, spread, len(context.parts), scratch / f"ranks-{b}-of-{n_buckets}.arrow",
+                 scratch / f"stats-{b}-of-{n_buckets}.parquet", stamp)
+        for b in range(n_buckets)
+    ]  # fmt: skip
+    context.map("select", "buckets", _rank_bucket, [task for task in ranks if not _ranked(task)])
+    stats = pl.concat([pl.DataFrame(storage.read_table(task.stats)) for task in ranks])
+    every = pl.DataFrame({"concept": np.arange(len(assigned), dtype=np.int32)})
+    concepts = every.join(stats, on="concept", how="left").sort("concept")
+    return Ranked(
+        tuple(task.out for task in ranks),
+        concepts.with_columns(pl.col("n_eligible", "n_pinned", "d_intra").fill_null(0)),
+        stamp,
+    )
+
+
+def _ranked(task: RankTask) -> bool:
+    """Whether a bucket is there, with its facts: another run may have been ended between the two."""
+    return made(task.out, task.stamp) and made(task.stats, task.stamp)
+
+
+def _bucket_rows(context: Context, order: Order, total: int) -> int:
+    """Return how many rows a bucket may have: what fits, and for long work some buckets for every worker."""
+    room = context.task_memory // 3
+    if not order.diverse or not context.parts:
+        return max(1, room // ROW_BYTES)
+    first = context.run.part(context.run.embeddings, context.parts[0].name)
+    fits = room // (ROW_BYTES + VECTOR_BYTES * EmbeddingPart(first).dim)
+    return max(1, min(fits, total // (4 * context.engine.workers)))
+
+
+def _kind(extras: tuple[str, ...]) -> pa.Schema:
+    return pa.schema([*ROWS, *((name, EXTRAS[name]) for name in extras)])
+
+
+def _spread(task: SpreadTask) -> None:
+    found, position = candidates(task.run, task.part, task.order.folders)
+    frame = with_order(found, task.order)
+    control = hash_uids(frame["uid"].to_list(), task.order.seed, "select", "control")
+    table = frame.with_columns(
+        pl.lit(task.index, pl.Int32).alias("part"),
+        pl.Series("position", position, pl.Int32),
+        pl.Series("control", control, pl.UInt64),
+    )
+    kind = _kind(task.order.extras)
+    rows = table.select(kind.names).to_arrow().cast(kind)
+    groups = task.bucket[frame["concept"].to_numpy()]
+    exchange.scatter(task.out, groups, int(task.bucket.max(initial=0)) + 1, rows.take, kind, task.stamp)
+
+
+def _rank_bucket(task: RankTask) -> None:
+    rows = pl.DataFrame(exchange.gather(task.files, task.bucket))
+    rank = rank_within(
+        rows["concept"].to_numpy(), rows["key"].to_numpy(), rows["tie"].to_numpy(), rows["uid"].to_numpy()
+    )
+    groups = rows.group_by("concept").agg(
+        pl.len().alias("n_eligible"), pl.col("pinned").sum().alias("n_pinned"),
+        pl.col("uid").min().alias("smallest_uid"), "distance",
+    )  # fmt: skip
+    exact = [math.fsum(values) / len(values) for values in groups["distance"].to_list()]
+    stats = groups.drop("distance").with_columns(pl.Series("d_intra", exact, pl.Float64)).sort("concept")
+    stats = stats.with_columns(pl.col("n_eligible", "n_pinned").cast(pl.Int64))
+    table = stats.select("concept", "n_eligible", "n_pinned", "d_intra", "smallest_uid").to_arrow()
+    storage.write_parquet(task.stats, table, table.schema, task.stamp)
+    scatter_back(rows, rank, task.n_parts, task.out, task.stamp)
+
+
+def scatter_back(
+    rows: pl.DataFrame, rank: npt.NDArray[np.int32], n_parts: int, out: Path, stamp: str
+) -> None:
+    """Write the rows of a bucket with their ranks, (n,) from 1 in each concept: one record batch per part."""
+    names = [name for name in rows.columns if name not in INSIDE]
+    back = rows.select(names).with_columns(pl.Series("rank", rank)).sort("part", "position")
+    extras = tuple(name for name in EXTRAS if name in names)
+    kind = pa.schema([field for field in _kind(extras) if field.name not in INSIDE])
+    kind = kind.append(pa.field("rank", pa.int32()))
+    ranked = back.select(kind.names).to_arrow().cast(kind)
+    exchange.scatter(out, back["part"].to_numpy(), n_parts, ranked.take, kind, stamp)

@@ -1,0 +1,60 @@
+"""Why rows lack the score that a method goes by: how many per status, or an error where that is asked for."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import polars as pl
+
+from curate.errors import CurateError
+from curate.execution.context import Context
+from curate.runs.folder import RunFolder
+from curate.scores.registry import score_columns
+from curate.selection.methods import free_rows
+from curate.selection.order import Order
+from curate.selection.ranks import Ranked, candidates
+
+__all__ = ["statuses"]
+
+
+@dataclass(frozen=True)
+class NullTask:
+    """One part whose rows without a score are counted. needed : the columns, and where each says why."""
+
+    run: RunFolder
+    part: str
+    folders: tuple[str, ...]
+    needed: Mapping[str, str]
+
+
+def statuses(context: Context, order: Order, ranked: Ranked) -> dict[str, int]:
+    """Return how many rows lack the score they are to be selected by, per status of that score.
+
+    Raises CurateError where on_null says that this is an error.
+    """
+    if order.by is None or not any(len(rows["tie"]) for rows in free_rows(ranked, "tie", scored=False)):
+        return {}
+    known = score_columns(context.recipe)
+    needed = {name: known[name].status for name in (order.by[0], *(order.cutoff or ())[:1])}
+    tasks = [NullTask(context.run, part.name, order.folders, needed) for part in context.parts]
+    total: Counter[str] = Counter()
+    for found in context.map("select", "parts", _nulls_of_part, tasks):
+        total.update(found)
+    counts = dict(sorted(total.items()))
+    if context.recipe.select.on_null == "error":
+        listed = ", ".join(f"{name}: {count:,}" for name, count in counts.items())
+        raise CurateError(
+            f"select: {total.total():,} rows have no {' or '.join(needed)} ({listed}), and select.on_null is error"
+        )
+    return counts
+
+
+def _nulls_of_part(task: NullTask) -> dict[str, int]:
+    frame = candidates(task.run, task.part, task.folders)[0].filter(~pl.col("pinned"))
+    counts: Counter[str] = Counter()
+    for column, status in task.needed.items():
+        lacks = frame.filter(pl.col(column).is_null())
+        names = lacks[status] if status else pl.repeat("null", len(lacks), eager=True)
+        counts.update(dict(names.value_counts().iter_rows()))
+        frame = frame.filter(pl.col(column).is_not_null())
+    return dict(counts)

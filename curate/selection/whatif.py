@@ -1,0 +1,140 @@
+"""What other settings would keep, from the table of concepts alone: budgets, shares, temperatures, cost."""
+
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from curate.clustering.complexity import Kind
+from curate.errors import BudgetError
+from curate.selection.budget import softmax
+from curate.selection.density import DensityBudgets, density_budgets
+from curate.selection.shares import n_keep
+
+__all__ = ["Density", "Spread", "counts_of", "floor_sums", "share_for", "spread"]
+
+Floats = npt.NDArray[np.float64]
+Counts = npt.NDArray[np.integer[Any]]
+
+
+def floor_sums(sizes: Counts, highest: int) -> npt.NDArray[np.int64]:
+    """Return the rows that floors of 0, 1, ... take: sum of min(floor, size), up to where all is taken.
+
+    sizes : (k,). Returns (m + 1,) for floors 0..m, where m is the smaller of `highest` and the largest size.
+
+    >>> floor_sums(np.array([3, 1, 0]), 9)
+    array([0, 2, 3, 4])
+    """
+    floors = np.arange(min(highest, int(sizes.max(initial=0))) + 1)
+    ordered = np.sort(sizes).astype(np.int64)
+    below = np.searchsorted(ordered, floors, side="right")  # concepts that the floor takes whole
+    taken = np.concatenate([[0], np.cumsum(ordered)])
+    result: npt.NDArray[np.int64] = taken[below] + floors * (len(ordered) - below)
+    return result
+
+
+@dataclass(frozen=True)
+class Density:
+    """What density pruning reads of the concepts, and its settings.
+
+    free : (k,) rows that compete, pinned ones left out. d_intra, d_inter, uid_rank : (k,), as in
+    `density_budgets`.
+    """
+
+    free: npt.NDArray[np.int64]
+    d_intra: Floats
+    d_inter: Floats
+    uid_rank: Counts
+    temperature: float
+    min_per_concept: int
+    kind: Kind = "inter*intra"
+
+    @property
+    def total(self) -> int:
+        """The number of rows that compete."""
+        return int(self.free.sum())
+
+    def floor(self, count: int) -> int:
+        """Return the floor per concept that `count` rows can pay, as `density_budgets` lowers it."""
+        sums = floor_sums(self.free, self.min_per_concept)
+        paid = int(np.searchsorted(sums, count, side="right")) - 1
+        return self.min_per_concept if paid == len(sums) - 1 else paid
+
+    def at(self, count: int, temperature: float | None = None) -> DensityBudgets:
+        """Return the budgets of `count` rows, without the warning where the floor is lowered."""
+        return density_budgets(
+            self.free, self.d_intra, self.d_inter, n_keep=count,
+            temperature=self.temperature if temperature is None else temperature,
+            min_per_concept=self.floor(count), kind=self.kind, smallest_uid_rank=self.uid_rank,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How unevenly a temperature divides the rows over concepts.
+
+    largest, smallest : shares aimed at, before sizes and floors bound them. effective : exp(entropy) of the
+    shares, from 1 (one concept gets everything) to the number of concepts (all equal).
+    """
+
+    temperature: float
+    largest: float
+    smallest: float
+    effective: float
+
+    @property
+    def ratio(self) -> float:
+        """Return largest to smallest share; infinite where the smallest is 0."""
+        return self.largest / self.smallest if self.smallest else math.inf
+
+
+def spread(complexity: Floats, temperature: float) -> Spread:
+    """Return how unevenly `temperature` divides the rows over concepts of this complexity, (k,).
+
+    >>> even, uneven = spread(np.array([0.1, 0.2]), np.inf), spread(np.array([0.1, 0.2]), 0.1)
+    >>> even.effective, round(uneven.ratio, 3), round(uneven.effective, 3)
+    (2.0, 2.718, 1.79)
+    """
+    share = softmax(complexity, temperature)
+    if len(share) == 0:
+        return Spread(temperature, 0.0, 0.0, 0.0)
+    some = share[share > 0]
+    entropy = -math.fsum((some * np.log(some)).tolist())
+    return Spread(temperature, float(share.max()), float(share.min()), math.exp(entropy))
+
+
+def share_for(count: int, base: int) -> float:
+    """Return the shortest share in (0, 1] that keeps exactly `count` of `base` rows, nearest to count / base.
+
+    Raises BudgetError where there is none: more rows than the base, or a base of no rows.
+
+    >>> share_for(3, 10), share_for(1234, 100_000), share_for(0, 10)
+    (0.3, 0.01234, 0.02)
+    """
+    if base < 1 or not 0 <= count <= base:
+        raise BudgetError(f"no share keeps {count:,} of {base:,} rows")
+    low, high = Fraction(2 * count - 1, 2 * base), Fraction(2 * count + 1, 2 * base)
+    middle = Fraction(count, base) if count else high / 2
+    for digits in range(1, 40):
+        share = round(middle, digits)
+        if low <= share < high and 0 < share <= 1 and n_keep(float(share), base) == count:
+            return float(share)
+    raise BudgetError(f"no share keeps {count:,} of {base:,} rows")
+
+
+def counts_of(
+    shares: list[float], base: int, eligible: int, pinned: int, *, at_most: bool = False
+) -> list[int | None]:
+    """Return how many rows each share keeps; None where that is more than are eligible, or fewer than are pinned.
+
+    at_most : where it is more than are eligible, all of them.
+
+    >>> counts_of([0.1, 0.5, 1.0], 10, 8, 2)
+    [None, 5, None]
+    """
+    wanted = [n_keep(share, base) for share in shares]
+    wanted = [min(count, eligible) for count in wanted] if at_most else wanted
+    return [count if pinned <= count <= eligible else None for count in wanted]

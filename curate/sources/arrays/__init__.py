@@ -1,0 +1,1 @@
+"""Arrays beside tables, or instead of them: npy files, clip-retrieval folders, DataComp metadata."""

@@ -1,0 +1,1 @@
+"""What img2dataset writes: tars, Parquet or loose files, with failed downloads as rows."""

@@ -1,0 +1,1 @@
+"""WebDataset tars, read with a counting reader of our own."""

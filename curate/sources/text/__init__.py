@@ -1,0 +1,1 @@
+"""Lines of text: JSON lines, CSV, TSV."""

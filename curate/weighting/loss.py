@@ -1,0 +1,176 @@
+"""Weigh samples by their loss (Sow et al. 2025, "Dynamic loss-based sample reweighting"; focal: Lin et al. 2017).
+
+Losses are clipped to two quantiles, laid out on [-delta, delta], shaped by a method and made into weights by a
+softmax with temperature r: the larger r, the more equal. `curate.torch.LossReweighter` does the same per batch.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from curate.errors import CurateError, RecipeError
+from curate.weighting.effective_size import effective_sample_size
+
+__all__ = [
+    "METHODS",
+    "LossWeights",
+    "cap_weights",
+    "check_settings",
+    "focal_weights",
+    "loss_weights",
+    "shape",
+]
+
+Method = Literal["linupper", "quadratic", "extremes", "focal"]
+METHODS = ("linupper", "quadratic", "extremes", "focal")
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """weight : (n,), mean 1 over the rows that have one, NaN where `valid` (n,) is False.
+
+    effective : the effective sample size.
+    """
+
+    weight: Floats
+    valid: npt.NDArray[np.bool_]
+    effective: float
+
+    @property
+    def status(self) -> npt.NDArray[np.str_]:
+        """The status of each row, ok or nonfinite, (n,)."""
+        return np.where(self.valid, "ok", "nonfinite")
+
+
+def loss_weights(
+    loss: npt.NDArray[np.floating[Any]],
+    method: Method = "linupper",
+    *,
+    r: float = 1.0,
+    delta: float = 1.0,
+    gamma: float = 2.0,
+    clip: tuple[float, float] | None = (0.01, 0.99),
+    max_weight: float | None = None,
+) -> LossWeights:
+    """Return one weight per sample from its loss, with mean 1.
+
+    loss : (n,), larger is harder. method: linupper grows up to the middle of the range and is flat above
+    (outliers get no more than the middle), quadratic prefers the middle, extremes both ends; focal is
+    (1 - p)^gamma with p = exp(-loss), the probability of the own label under cross entropy, and uses
+    neither r, delta nor clip. Rows whose loss is NaN or infinite get no weight and count nowhere; equal
+    losses and a single row get weight 1. Cost: one sort.
+
+    >>> loss_weights(np.array([0.0, 1.0, 2.0, 4.0]), clip=None).weight.round(4)
+    array([0.4947, 0.8157, 1.3448, 1.3448])
+    """
+    check_settings(method, r, delta, gamma, clip, max_weight)
+    valid = np.isfinite(loss)
+    weight = np.full(len(loss), np.nan)
+    known = loss[valid].astype(np.float64)
+    if method == "focal":
+        weight[valid] = focal_weights(np.exp(-np.maximum(known, 0.0)), gamma, max_weight)
+    elif len(known):
+        lower, upper = np.quantile(known, clip) if clip else (known.min(), known.max())
+        value = shape(np.clip(known, lower, upper), method, float(lower), float(upper), delta) / r
+        with np.errstate(under="ignore"):
+            raw = np.exp(value - value.max())
+        weight[valid] = _to_mean_one(raw, max_weight)
+    return LossWeights(weight, valid, effective_sample_size(weight))
+
+
+def focal_weights(p_label: Floats, gamma: float = 2.0, max_weight: float | None = None) -> Floats:
+    """Return (1 - p_label)^gamma scaled to mean 1; 1 for all where every row is certain.
+
+    p_label : (n,) in [0, 1], the probability of the own label.
+
+    >>> focal_weights(np.array([0.0, 0.5]), gamma=1.0)
+    array([1.33333333, 0.66666667])
+    """
+    if not ((p_label >= 0) & (p_label <= 1)).all():
+        raise CurateError("probabilities of labels must be in [0, 1]")
+    check_settings("focal", 1.0, 1.0, gamma, None, max_weight)
+    return _to_mean_one((1.0 - p_label) ** gamma, max_weight)
+
+
+def shape(loss: Floats, method: Method, lower: float, upper: float, delta: float = 1.0) -> Floats:
+    """Return f(h) for losses in [lower, upper], h = 2 delta (loss - lower) / (upper - lower) - delta.
+
+    linupper min(h + delta, delta), quadratic 1 - h^2 / delta^2, extremes |h|; all 0 where lower = upper.
+
+    >>> shape(np.array([0.0, 1.0, 2.0, 4.0]), "linupper", 0.0, 4.0)
+    array([0. , 0.5, 1. , 1. ])
+    """
+    scale = 1.0 if math.isfinite(upper - lower) else 0.5
+    width = upper * scale - lower * scale
+    if not width > 0:
+        return np.zeros(len(loss))
+    h: Floats = 2 * delta * ((loss * scale - lower * scale) / width) - delta
+    value: Floats = 1 - (h / delta) ** 2
+    if method == "linupper":
+        value = np.minimum(h + delta, delta)
+    elif method == "extremes":
+        value = np.abs(h)
+    return value
+
+
+def cap_weights(weight: Floats, cap: float) -> Floats:
+    """Return weights of mean 1, none above `cap`: rows over it get the cap, the others are scaled up.
+
+    weight : (n,) >= 0 with mean 1. cap : >= 1. Scaling can push others over the cap, which are then fixed
+    too, until none is; done at once on sorted weights. Where all others are 0, they share what is left.
+
+    >>> cap_weights(np.array([0.5, 0.5, 3.0]), 2.0), cap_weights(np.array([0.0, 2.0]), 1.5)
+    (array([0.5, 0.5, 2. ]), array([0.5, 1.5]))
+    """
+    if not cap >= 1:
+        raise RecipeError(f"weight.max_weight must be at least 1, got {cap}")
+    n = len(weight)
+    if n == 0 or weight.max() <= cap:
+        return weight
+    descending = -np.sort(-weight)
+    rest = np.cumsum(descending[::-1])[::-1]  # the sum of the others, were the first c rows fixed
+    left = n - cap * np.arange(n)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        scale = left / rest
+        fits = (rest == 0) | (descending * scale <= cap)
+    first = int(fits.argmax()) if fits.any() else n
+    if first == n:
+        return np.ones(n)
+    if rest[first] == 0:
+        return np.where(weight > 0, cap, left[first] / (n - first))
+    capped: Floats = np.minimum(weight * scale[first], cap)
+    return capped
+
+
+def check_settings(
+    method: str,
+    r: float,
+    delta: float,
+    gamma: float,
+    clip: tuple[float, float] | None,
+    max_weight: float | None,
+) -> None:
+    """Raise RecipeError unless the settings of a reweighting are in their ranges."""
+    if method not in METHODS:
+        raise RecipeError(f"weight.method must be one of {', '.join(METHODS)}, got {method!r}")
+    for name, value in (("r", r), ("delta", delta)):
+        if not (value > 0 and math.isfinite(value)):
+            raise RecipeError(f"weight.{name} must be a finite number > 0, got {value}")
+    if not (gamma >= 0 and math.isfinite(gamma)):
+        raise RecipeError(f"weight.gamma must be a finite number >= 0, got {gamma}")
+    if clip is not None and not 0 <= clip[0] < clip[1] <= 1:
+        raise RecipeError(f"weight.clip must be two quantiles in [0, 1], the lower first, got {clip}")
+    if max_weight is not None and not max_weight >= 1:
+        raise RecipeError(f"weight.max_weight must be at least 1, got {max_weight}")
+
+
+def _to_mean_one(raw: Floats, max_weight: float | None) -> Floats:
+    total = math.fsum(raw.tolist())
+    if total == 0 or raw.min() == raw.max():
+        return np.ones(len(raw))
+    weight: Floats = raw * (len(raw) / total)
+    return weight if max_weight is None else cap_weights(weight, max_weight)

@@ -1,0 +1,159 @@
+"""How much each kept sample counts: read the decisions of all parts, weigh the kept rows together, write them back."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from curate import schema
+from curate.errors import CurateError
+from curate.execution.context import Context, log
+from curate.io import storage
+from curate.recipe import Weight
+from curate.scores.base import require_memory
+from curate.scores.registry import folders_for
+from curate.selection.methods import with_density
+from curate.selection.shares import n_keep
+from curate.weighting.concept import concept_weights
+from curate.weighting.effective_size import effective_by_group, effective_sample_size
+from curate.weighting.inverse import inverse_inclusion
+from curate.weighting.loss import loss_weights
+
+__all__ = ["Weights", "run"]
+
+#: What a kept row takes here: 24 for what is read, up to 90 while its weight is found (measured).
+ROW_BYTES = 120
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The effective sample size of each concept, (k,), and what the manifest says of the weights."""
+
+    effective_by_concept: Floats
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The kept rows of all parts, part after part; all (n,). ends : where each part's rows end."""
+
+    concept: npt.NDArray[np.int32]
+    distance: npt.NDArray[np.float32]
+    inclusion: Floats
+    score: Floats
+    ends: npt.NDArray[np.int64]
+
+
+def run(
+    context: Context,
+    settings: Weight,
+    tables: Sequence[Path],
+    concepts: pl.DataFrame,
+    n_kept: int,
+    stamp: str,
+    folder: Path,
+) -> Weights:
+    """Weigh the `n_kept` kept rows of decided tables, and write the decisions with their weights into `folder`."""
+    require_memory(context, "weight", n_kept, ROW_BYTES)
+    kept = _kept(context, tables, settings)
+    weight = _weights(context, settings, kept, concepts)
+    starts = np.concatenate([[0], kept.ends[:-1]]).astype(np.int64)
+    for part, table, start, stop in zip(context.parts, tables, starts, kept.ends, strict=True):
+        out = context.run.part(folder, part.name)
+        _write(table, out, weight[start:stop].astype(np.float32), stamp)
+    effective, none = effective_sample_size(weight), int(np.isnan(weight).sum())
+    facts = {
+        "method": settings.method, "effective": effective, "rows": len(weight), "nonfinite": none,
+        "smallest": _end(weight, np.nanmin), "largest": _end(weight, np.nanmax),
+    }  # fmt: skip
+    log.info(
+        "select: weights by %s, effective sample size %.1f of %s", settings.method, effective, len(weight)
+    )
+    if none:
+        log.warning("select: %s kept rows have no weight: no finite %s", f"{none:,}", settings.column)
+    return Weights(effective_by_group(weight, kept.concept, len(concepts)), facts)
+
+
+def _end(weight: Floats, which: Any) -> float | None:  # noqa: ANN401  (a NumPy reduction)
+    return float(which(weight)) if np.isfinite(weight).any() else None
+
+
+def _kept(context: Context, tables: Sequence[Path], settings: Weight) -> Kept:
+    """Read what weights are made of, of the kept rows only."""
+    column = settings.column
+    parts = [_kept_part(context, part.name, table, column)
+             for part, table in zip(context.parts, tables, strict=True)]  # fmt: skip
+    ends = np.cumsum([len(part) for part in parts], dtype=np.int64)
+    frame = pl.concat([_EMPTY, *parts])
+    return Kept(
+        frame["concept"].to_numpy(), frame["distance"].to_numpy(), frame["inclusion_prob"].to_numpy(),
+        frame["score"].to_numpy(), ends,
+    )  # fmt: skip
+
+
+_EMPTY = pl.DataFrame(
+    schema={"concept": pl.Int32, "distance": pl.Float32, "inclusion_prob": pl.Float64, "score": pl.Float64}
+)
+
+
+def _kept_part(context: Context, part: str, table: Path, column: str | None) -> pl.DataFrame:
+    names = ["uid", "keep", "concept", "distance", "inclusion_prob"]
+    frame = pl.DataFrame(storage.read_table(table, names)).filter("keep")
+    score = pl.lit(None, pl.Float64)
+    if column == "distance":
+        score = pl.col("distance").cast(pl.Float64)
+    elif column is not None:
+        (folder,) = folders_for(context.recipe, [column])
+        path = context.run.part(context.run.scores(folder), part)
+        scores = pl.DataFrame(storage.read_table(path, ["uid", column])).rename({column: "by"})
+        frame = frame.join(scores, on="uid", how="left", maintain_order="left", validate="m:1")
+        score = pl.col("by").cast(pl.Float64)
+    kept = frame.select(
+        "concept", "distance", pl.col("inclusion_prob").cast(pl.Float64), score.alias("score")
+    )
+    return kept.with_columns(pl.col("inclusion_prob", "score").fill_null(float("nan")))
+
+
+def _weights(context: Context, settings: Weight, kept: Kept, concepts: pl.DataFrame) -> Floats:
+    """Return the weight of each kept row, (n,) with mean 1; NaN where it has none."""
+    if len(kept.concept) == 0:
+        return np.empty(0)
+    if settings.method == "concept":
+        return _by_concept(context, settings, kept, concepts)
+    if settings.method == "inverse":
+        if np.isnan(kept.inclusion).any():
+            raise CurateError(
+                "weight.method inverse needs the probability with which each row was kept; this selection "
+                f"(method {context.recipe.select.method}) has none in closed form"
+            )
+        return inverse_inclusion(kept.inclusion, np.ones(len(kept.concept), np.bool_))
+    return loss_weights(
+        kept.score, settings.method, r=settings.r, delta=settings.delta, gamma=settings.gamma,
+        clip=settings.clip, max_weight=settings.max_weight,
+    ).weight  # fmt: skip
+
+
+def _by_concept(context: Context, settings: Weight, kept: Kept, concepts: pl.DataFrame) -> Floats:
+    """Return budget / size per concept: what density pruning would keep of the kept rows, by what there is."""
+    sizes = np.bincount(kept.concept, minlength=len(concepts)).astype(np.int64)
+    wanted = max(1, n_keep(settings.budget, len(kept.concept)))  # a share of few rows may round to none
+    _, plan = with_density(context, concepts, sizes, wanted)
+    if settings.temperature is None:
+        return concept_weights(kept.concept, sizes, plan.budget)
+    return concept_weights(kept.concept, sizes, plan.budget, kept.distance, settings.temperature)
+
+
+def _write(table: Path, out: Path, weight: npt.NDArray[np.float32], stamp: str) -> None:
+    """Write the decisions of a part with the weights of its kept rows; null where one has none."""
+    frame = pl.DataFrame(storage.read_table(table))
+    full = np.zeros(len(frame), np.float32)
+    full[frame["keep"].to_numpy()] = weight
+    frame = frame.with_columns(pl.Series("weight", full).fill_nan(None))
+    rows = frame.select(schema.DECISIONS.names).to_arrow().cast(schema.DECISIONS)
+    storage.write_parquet(out, rows, schema.DECISIONS, stamp)

@@ -1,0 +1,290 @@
+"""`curate search`: the nearest samples against brute force, by text, image, vector and uid, and clear refusals."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from builders import planted, recipe_values, write_shards
+from calls import curate
+
+from curate import open_run
+from curate.analysis import nearest as nearby
+from curate.analysis.search import Query, search
+from curate.cli.demo import sample_path
+from curate.embedding import store
+from curate.errors import UsageError
+from curate.linalg import load_unit, row_dots, unit_rows
+from curate.pipeline import runner
+from curate.recipe.loading import parse_recipe
+
+N = 300
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory):
+    """A finished run on own vectors of images and captions; s000290 to s000299 are copies of the first ten."""
+    folder = tmp_path_factory.mktemp("own")
+    vectors = planted(N, copies=10)
+    words = [None if i % 5 == 0 else row.tolist() for i, row in enumerate(planted(N, seed=1))]
+    extra = {"words": words, "caption": [f"caption {i % (N - 10)}\n\x1b[31m" for i in range(N)]}
+    glob = write_shards(folder / "in", vectors, extra=extra)
+    values = recipe_values(glob, folder / "run", embed={"column": "embedding", "text_column": "words"})
+    runner.run(parse_recipe(values))
+    np.save(folder / "query.npy", planted(1, seed=7)[0].astype(np.float32))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory):
+    """A run on thirty pictures by the model that ships, up to its concepts."""
+    folder = tmp_path_factory.mktemp("seen")
+    values = {
+        "run": str(folder / "run"), "workers": 1, "memory": "2GB", "select": {"keep": 0.5},
+        "source": {"path": f"{sample_path()}/train-00000-*.parquet", "limit": 30}, "embed": {"model": "tiny"},
+        "cluster": {"concepts": 3},
+    }  # fmt: skip
+    runner.run(parse_recipe(values), until="cluster")
+    return folder
+
+
+def stored(run, column="image"):
+    """All vectors of a run as (uids, unit rows), those that are null left out."""
+    frame = pl.concat([pl.read_ipc(path) for path in sorted(run.folder.embeddings.glob("part-*"))])
+    frame = frame.filter(pl.col(column).is_not_null())
+    return frame["uid"].to_list(), load_unit(frame[column].to_numpy())
+
+
+def brute(run, query, column="image", allowed=None):
+    """Every (uid, similarity) in order, one float64 product after the other."""
+    uids, vectors = stored(run, column)
+    dots = row_dots(vectors, query[None, :])
+    found = [
+        (uid, dot) for uid, dot in zip(uids, dots.tolist(), strict=True) if allowed is None or uid in allowed
+    ]
+    return sorted(found, key=lambda one: (-one[1], one[0]))
+
+
+def query_of(own):
+    return unit_rows(np.load(own / "query.npy")[None, :])[0][0]
+
+
+def answers(found):
+    return list(found.select("uid", "similarity").iter_rows())
+
+
+@pytest.mark.parametrize("top", [1, 17, N])
+@pytest.mark.parametrize("column", ["image", "text"])
+def test_the_nearest_are_those_of_brute_force(own, top, column):
+    run = open_run(own / "run")
+    found = search(own / "run", Query(vector=own / "query.npy"), top=top, on=column)
+    wanted = brute(run, query_of(own), column)[:top]
+    assert answers(found) == wanted
+    assert len(found) == min(top, N - 10 if column == "image" else len(stored(run, "text")[0]))
+
+
+def test_only_those_of_a_concept_or_decision(own):
+    run = open_run(own / "run")
+    scores = run.decisions().filter(pl.col("concept").is_not_null())
+    for keep in (True, False):
+        uids = set(scores.filter(pl.col("keep") == keep)["uid"])
+        found = search(own / "run", Query(vector=own / "query.npy"), kept=keep)
+        assert answers(found) == brute(run, query_of(own), allowed=uids)[:20]
+        assert set(found["keep"]) == {keep}
+    uids = set(run.scores().filter(pl.col("concept") == 2)["uid"])
+    found = search(own / "run", Query(vector=own / "query.npy"), concept=2, top=N)
+    assert answers(found) == brute(run, query_of(own), allowed=uids)
+
+
+def test_equal_ones_go_by_uid(tmp_path):
+    vectors = np.tile(planted(1), (40, 1))
+    vectors[:5] = planted(5, seed=3)
+    order = np.random.default_rng(0).permutation(40)
+    glob = write_shards(tmp_path / "in", vectors, order=order)
+    values = recipe_values(glob, tmp_path / "run", dedup={"exact": False})
+    runner.run(parse_recipe(values), until="embed")
+    found = search(tmp_path / "run", Query(uid="s000020"), top=10)
+    same = [f"s{i:06d}" for i in range(5, 40) if i != 20][:10]
+    assert found["uid"].to_list() == same
+    assert found["similarity"].n_unique() == 1
+
+
+def test_what_is_told_of_a_sample(own):
+    run = open_run(own / "run")
+    found = search(own / "run", Query(uid="s000007"), top=30)
+    columns = ["uid", "concept", "keep", "reason", "shard", "row"]
+    decided = run.decisions().filter(pl.col("occurrence") == 0).select(columns)
+    captions = run.samples().select("uid", "caption")
+    wanted = found.select("uid").join(decided, on="uid", how="left", maintain_order="left").join(
+        captions, on="uid", how="left", maintain_order="left"
+    )  # fmt: skip
+    # A near-duplicate has no concept in the decisions; its assignment has one.
+    both = found.join(run.scores().select("uid", assigned="concept"), on="uid", how="left")
+    assert both["concept"].to_list() == both["assigned"].to_list()
+    names = ["uid", "keep", "reason", "caption", "shard", "row"]
+    assert found.select(names).rows() == wanted.select(names).rows()
+    assert "s000007" not in found["uid"]
+
+
+def test_more_like_a_copy_is_more_like_its_first(own):
+    first, copy = (
+        open_run(own / "run")
+        .samples()
+        .filter(pl.col("copy_of").is_not_null())
+        .select("copy_of", "uid")
+        .row(0)
+    )
+    found = search(own / "run", Query(uid=copy), top=3)
+    assert found["uid"][0] == first
+    assert found["similarity"][0] == pytest.approx(1.0)
+
+
+def test_the_command_shows_and_says_as_data(own):
+    said = curate("search", own / "run", "--uid", "s000001", "--top", "3")
+    assert (said.code, said.err) == (0, "")
+    header, *lines = said.out.splitlines()
+    assert header.split() == ["similarity", "uid", "concept", "decision", "caption", "where"]
+    assert len(lines) == 3
+    assert "\x1b" not in said.out
+    rows = json.loads(curate("search", own / "run", "--uid", "s000001", "--top", "3", "--json").out)
+    for row, line in zip(rows, lines, strict=True):
+        assert line.split()[:4] == [
+            f"{row['similarity']:.4f}",
+            row["uid"],
+            str(row["concept"]),
+            row["reason"],
+        ]
+        assert line.endswith(f"{row['shard']}:{row['row']}")
+
+
+def test_a_text_finds_what_the_model_says(seen):
+    from curate.embedding import clip as clips
+
+    clip = clips.load("tiny", device="cpu", precision="float32")
+    said = curate("search", seen / "run", "a red stop sign", "--json", "--top", "30")
+    assert said.code == 0, said.err
+    [query] = clip.encode_texts(["a red stop sign"])
+    found = [(row["uid"], row["similarity"]) for row in json.loads(said.out)]
+    wanted = brute(open_run(seen / "run"), query)
+    assert [uid for uid, _ in found] == [uid for uid, _ in wanted]
+    assert [value for _, value in found] == pytest.approx([value for _, value in wanted], abs=1e-6)
+    assert all(row["reason"] is None for row in json.loads(said.out)), "nothing is decided yet"
+
+
+def test_an_image_finds_itself(seen, tmp_path):
+    run = open_run(seen / "run")
+    sample = (
+        run.samples().filter((pl.col("outcome") == "ok") & pl.col("copy_of").is_null()).row(4, named=True)
+    )
+    shard = next(sample_path().glob(f"{sample['shard']}"))
+    picture = pq.read_table(shard, columns=["image"])["image"][sample["row"]].as_py()
+    file = tmp_path / "picture"
+    file.write_bytes(picture["bytes"])
+    found = search(seen / "run", Query(image=file), top=1)
+    assert found["uid"].to_list() == [sample["uid"]]
+    assert found["similarity"][0] == pytest.approx(1.0, abs=1e-3), "stored in half precision"
+
+
+def test_weights_that_are_gone_or_others(seen, tmp_path):
+    import shutil
+
+    from curate.recipe.loading import read_yaml
+
+    run = shutil.copytree(seen / "run", tmp_path / "run")
+    recipe = read_yaml((run / "recipe.yaml").read_text(encoding="utf-8"))
+    recipe["embed"] |= {"model": "ViT-B-32", "pretrained": str(tmp_path / "weights.pt")}
+    (run / "recipe.yaml").write_text(json.dumps(recipe), encoding="utf-8")
+    said = curate("search", run, "a cat")
+    assert said.code == 1
+    assert f"pretrained '{tmp_path / 'weights.pt'}' is neither a file nor weights of 'ViT-B-32'" in said.error
+    (tmp_path / "weights.pt").write_bytes(b"other weights")
+    said = curate("search", run, "a cat")
+    assert said.code == 1
+    assert "is not the checkpoint that" in said.error
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ((), "search takes one of a text, --image, --vector and --uid, got none"),
+        (
+            ("a cat", "--uid", "x"),
+            "search takes one of a text, --image, --vector and --uid, got text and uid",
+        ),
+        (("  ",), "the text to search for must not be empty"),
+        (("a cat",), "has vectors of its own (embed.column), made by a model curate does not know"),
+        (("--image", "x.png"), "has vectors of its own"),
+        (("--uid", "nobody"), "has no sample with the uid 'nobody'"),
+        (("--uid", "s000020", "--on", "text"), "s000020 has no caption, so no vector of one"),
+        (("--uid", "s000001", "--on", "words"), "--on must be image or text, got 'words'"),
+        (("--uid", "s000001", "--top", "0"), "--top must be at least 1, got 0"),
+        (("--uid", "s000001", "--concept", "8"), "--concept must be one of the 8 concepts, got 8"),
+        (("--vector", "none.npy"), "--vector: there is no file none.npy"),
+        (("--vector", "text.npy"), "--vector: text.npy is no .npy file of numbers"),
+        (("--vector", "objects.npy"), "--vector: objects.npy is no .npy file of numbers"),
+        (("--vector", "two.npy"), "--vector: two.npy must hold one vector, got 2"),
+        (("--vector", "whole.npy"), "--vector: whole.npy must hold one vector of floats"),
+        (("--vector", "zero.npy"), "--vector: zero.npy holds a vector that is zero or not finite"),
+        (("--vector", "short.npy"), "the query has 3 numbers, the vectors of run have 16"),
+    ],
+)
+def test_what_cannot_be_searched_for(own, monkeypatch, flags, said):
+    monkeypatch.chdir(own)
+    Path("text.npy").write_text("hello", encoding="utf-8")
+    np.save("objects.npy", np.array([{}], object))
+    np.save("two.npy", np.ones((2, 16), np.float32))
+    np.save("whole.npy", np.ones(16, np.int64))
+    np.save("zero.npy", np.zeros(16, np.float32))
+    np.save("short.npy", np.ones(3, np.float32))
+    answer = curate("search", "run", *flags)
+    assert answer.code in (1, 2)
+    assert said in answer.error
+
+
+def test_images_that_are_none(seen, tmp_path):
+    (tmp_path / "no.png").write_bytes(b"<html>")
+    said = curate("search", seen / "run", "--image", tmp_path / "no.png")
+    assert said.code == 1
+    assert "no.png: broken_image: not an image: an HTML page" in said.error
+    said = curate("search", seen / "run", "--image", tmp_path / "nothing.png")
+    assert said.code == 2
+    assert "--image: cannot read" in said.error
+
+
+def test_a_run_that_is_not_embedded_or_decided(own, seen, tmp_path):
+    (tmp_path / "recipe.yaml").write_bytes((own / "run/recipe.yaml").read_bytes())
+    said = curate("search", tmp_path, "--uid", "s000001")
+    assert said.code == 1
+    assert "1_embeddings is not there yet; finish the run first" in said.error
+    uid = open_run(seen / "run").samples().filter(pl.col("outcome") == "ok")["uid"][0]
+    said = curate("search", seen / "run", "--uid", uid, "--kept")
+    assert said.code == 1
+    assert "5_decisions is not there yet" in said.error
+
+
+def test_an_unusable_sample_has_no_vector(tmp_path):
+    rows = planted(20).astype(np.float32)
+    rows[3] = 0
+    glob = write_shards(tmp_path / "in", rows, shards=1)
+    recipe = recipe_values(glob, tmp_path / "run", limits={"unusable": 1.0})
+    runner.run(parse_recipe(recipe), until="embed")
+    with pytest.raises(UsageError, match="s000003 has no vector: its outcome is bad_vector"):
+        search(tmp_path / "run", Query(uid="s000003"))
+
+
+def test_blocks_of_a_part_are_one_search(tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "BATCH_ROWS", 16)
+    monkeypatch.setattr(nearby, "BATCH_ROWS", 16)
+    vectors = planted(100)
+    glob = write_shards(tmp_path / "in", vectors, shards=2)
+    runner.run(parse_recipe(recipe_values(glob, tmp_path / "run")), until="embed")
+    run = open_run(tmp_path / "run")
+    with pa.memory_map(str(next(run.folder.embeddings.glob("part-*")))) as file:
+        assert pa.ipc.open_file(file).num_record_batches == 4
+    query = unit_rows(planted(1, seed=9).astype(np.float32))[0][0]
+    found = nearby.nearest(run.folder, query, top=7)
+    assert answers(found) == brute(run, query)[:7]
+    assert found["concept"].null_count() == 7, "there are no concepts yet"

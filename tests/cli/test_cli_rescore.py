@@ -1,0 +1,502 @@
+"""The commands `score` and `select` on a finished run, and the flags of `filter` for scores."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from builders import planted, write_shards
+from calls import curate, own
+from folders import changed, leftovers, tables, times
+
+from curate import open_run
+from curate.analysis.verify.verify import verify_run
+from curate.errors import RunError, UsageError
+from curate.io import storage
+from curate.pipeline import rescore, runner
+from curate.recipe.loading import load_recipe
+from curate.runs.folder import RunFolder
+
+N = 150
+UIDS = [f"s{i:06d}" for i in range(N)]
+DENSITY = ["--method", "density"]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A folder with a source and a finished run of it."""
+    folder = tmp_path_factory.mktemp("made")
+    label = ["a", "b", "c"] * (N // 3)
+    glob = write_shards(folder / "in", planted(N, near=10), extra={"label": label})
+    assert own(glob, folder / "run", "--set", "source.uid=id", "--set", "cluster.concepts=8").code == 0
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def run(made, tmp_path, monkeypatch):
+    """A copy of that run, called `run`, in a folder of its own."""
+    shutil.copytree(made / "run", tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    return "run"
+
+
+def own_scores(rows=N, name="mine.parquet"):
+    """Write scores of the user's own for the first rows: the higher, the later; return the file."""
+    pq.write_table(pa.table({"uid": UIDS[:rows], "mine": np.arange(rows, dtype=np.float64)}), name)
+    return name
+
+
+def kept(run="run"):
+    return set(open_run(run).decisions().filter("keep")["uid"])
+
+
+def written(run="run"):
+    return {
+        uid
+        for path in Path(run, "6_filtered").glob("*.parquet")
+        for uid in pq.read_table(path)["id"].to_pylist()
+    }
+
+
+def whole(run="run"):
+    """Everything of a run that an error must leave as it was: tables, marks, recipe, manifest, page."""
+    names = ("recipe.yaml", "manifest.json", "7_report/report.html")
+    marks = {str(path): path.read_bytes() for path in Path(run).rglob("_done.json")}
+    return tables(run) | marks | {name: Path(run, name).read_bytes() for name in names}
+
+
+# --- select ---
+
+
+def test_select_decides_anew_and_touches_nothing_else(run):
+    before, manifest = tables(run), Path("run/manifest.json").read_bytes()
+    said = curate("select", "run", "--keep", "0.5")
+    assert said.code == 0
+    assert len(kept()) == 75
+    assert {name.split("/")[0] for name in changed(before, tables(run))} == {"5_decisions"}
+    assert Path("run/manifest.json").read_bytes() == manifest
+    assert said.out.splitlines()[1].split() == ["rows", "in", "150", "1.0000"]
+    assert said.out.splitlines()[2].split() == ["kept", "75", "0.5000"]
+    assert said.err.splitlines()[-1] == (
+        "run/6_filtered is still that of the earlier decision; write it anew with --write"
+    )
+    recipe = load_recipe("run/recipe.yaml")
+    assert (recipe.select.keep, recipe.run) == (0.5, "run"), "the run is where it was found"
+    assert leftovers(run) == []
+    assert not Path("run/.work/undo").exists()
+
+
+def test_a_score_decides_as_its_numbers_say(run):
+    assert curate("select", "run", "--method", "hardest", "--by", "distance", "--count", "20", "-q").code == 0
+    scores = open_run("run").scores()
+    assert kept() == set(scores.top_k(20, by="distance")["uid"])
+    assert curate("select", "run", "--method", "easiest", "--of", "input", "--keep", "10%").code == 0
+    assert kept() == set(scores.bottom_k(15, by="distance")["uid"]), "by stays, count gives way to keep"
+
+
+def test_select_with_write_is_what_a_fresh_run_gives(made, run):
+    said = curate(
+        "select", "run", "--method", "random", "--keep", "0.4", "--where", "distance < 0.5", "--write"
+    )
+    assert said.code == 0
+    assert said.err.splitlines()[-2:] == ["shards: run/6_filtered", "open: run/7_report/report.html"]
+    assert written() == kept()
+    fresh = own(
+        f"{made}/in/*.parquet", "fresh", "--set", "source.uid=id", "--set", "cluster.concepts=8", "--method",
+        "random", "--where", "distance < 0.5", keep="0.4",
+    )  # fmt: skip
+    assert fresh.code == 0
+    assert len(open_run("fresh").decisions().filter(pl.col("reason") == "filter:distance < 0.5")) > 0
+    digests = {curate("verify", name, "--digest").out for name in ("run", "fresh")}
+    assert len(digests) == 1
+    assert changed(tables("run"), tables("fresh")) == []
+
+
+def test_nothing_to_do_says_so(run):
+    before = times(run)
+    said = curate("select", "run")
+    assert said.code == 0
+    assert "run: nothing to do, everything is up to date" in said.err
+    assert "--write" not in said.err
+    after = times(run)
+    assert [name for name in changed(before, after) if name[0] in "0123456"] == []
+
+
+def test_verify_and_inspect_tell_of_shards_of_an_earlier_decision(made, run):
+    warning = "warning: select changed after the shards and the report were written; "
+    assert warning not in curate("verify", "run").err + curate("inspect", "run").err
+    assert curate("select", "run", "--count", "30", "-q").code == 0
+    said = curate("verify", "run")
+    assert (said.code, said.err) == (0, f"{warning}to write them anew: curate run run/recipe.yaml\n")
+    assert json.loads(curate("verify", "run", "--json").out)["changed"] == ["select"]
+    said = curate("inspect", "run")
+    assert said.out.splitlines()[2].split()[:2] == ["kept", "30"]
+    assert said.err.startswith(warning)
+    facts = json.loads(curate("inspect", "run", "--json").out)
+    assert facts["counts"]["kept"] == 30
+    assert facts["counts"]["dropped"] == {"over_budget": 120}
+    assert facts["changed"] == ["select"]
+    assert len(written()) == 45
+    assert curate("run", "run/recipe.yaml", "-q").code == 0
+    assert written() == kept()
+    assert curate("verify", "run").err == ""
+    assert open_run("run").manifest()["counts"] == facts["counts"]
+
+
+def test_the_decision_before_fits_the_shards_again(run):
+    assert curate("select", "run", "--method", "prototypes", "-q").code == 0
+    assert verify_run("run")["changed"] == ["select"]
+    assert curate("select", "run", *DENSITY, "-q").code == 0
+    assert verify_run("run")["changed"] == []
+
+
+def test_verify_checks_new_decisions_against_their_own_mark(run):
+    assert curate("select", "run", "--count", "30", "-q").code == 0
+    marker = Path("run/5_decisions/_done.json")
+    told = storage.read_json(marker)
+    told["facts"]["kept"] = 31
+    storage.write_record(marker, told)
+    with pytest.raises(RunError, match="decisions do not match"):
+        verify_run("run")
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [["--count", "151"], ["--where", "distance < 0.01", "--keep", "0.9", *DENSITY, "--write"]],
+    ids=["select", "filter and select"],
+)
+def test_a_selection_that_fails_leaves_the_run_as_it_was(run, flags):
+    before = whole(run)
+    said = curate("select", "run", *flags)
+    assert said.code == 1
+    assert "rows are eligible" in said.error
+    assert changed(before, whole(run)) == []
+    assert not Path("run/.work/undo").exists()
+    assert verify_run("run")["changed"] == []
+    assert curate("run", "run/recipe.yaml", "-q", "--out", "run").code == 0
+    assert changed(before, whole(run)) in ([], ["recipe.yaml"]), "the run goes on as before"
+
+
+@pytest.mark.parametrize("stage", ["dedup", "write", "report"])
+@pytest.mark.parametrize(
+    "error", [RunError("the disk is full"), KeyboardInterrupt()], ids=["error", "Ctrl-C"]
+)
+def test_an_error_anywhere_leaves_the_run_as_it_was(run, monkeypatch, stage, error):
+    before, mark = whole(run), runner.STAGES[stage]
+
+    def fail(context):
+        mark(context)
+        raise error
+
+    monkeypatch.setitem(runner.STAGES, stage, fail)
+    recipe = rescore.chosen_recipe("run", ["filter=['distance < 0.5']", "select.keep=0.1"])
+    with pytest.raises(type(error)):
+        rescore.select_run(recipe, write=True)
+    assert changed(before, whole(run)) == []
+    assert leftovers(run) == []
+
+
+def test_what_a_killed_process_held_is_not_brought_back(run):
+    shutil.copytree("run/5_decisions", "run/.work/undo/5_decisions")
+    assert curate("select", "run", "--count", "30", "-q").code == 0
+    assert not Path("run/.work/undo").exists()
+    assert curate("select", "run", "--count", "151", "-q").code == 1
+    assert len(kept()) == 30
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["select", "nope"], "nope is not a run folder: it has no recipe.yaml"),
+        (["score", "nope"], "nope is not a run folder: it has no recipe.yaml"),
+        (["select", "run", "--bogus"], "No such option: --bogus"),
+        (["select", "run", "--method", "best"], "select.method must be 'density', 'random'"),
+        (["select", "run", "--keep", "1.4"], "select.keep must be in (0, 1], got 1.4"),
+        (["select", "run", "--keep", "0.3", "--count", "3"], "select takes keep (a share) or count"),
+        (["select", "run", "--method", "hardest"], "select needs by (a score column) for method hardest"),
+        (["select", "run", "--by", "distance"], "select takes by with the methods hardest"),
+        (["select", "run", "--method", "hardest", "--by", "el2n"],
+         "run has no score 'el2n'; first: curate score run heads"),
+        (["select", "run", "--weight", "linupper"], "run has no score 'loss'; first: curate score run heads"),
+        (["select", "run", "--weight", "heavy"], "weight.method must be 'concept'"),
+        (["select", "run", "--method", "hardest", "--by", "nosuch"], "select.by: no score 'nosuch'"),
+        (["select", "run", "--where", "nosuch > 1"], "filter 'nosuch > 1': no column 'nosuch'"),
+        (["select", "run", "--where", "{by: distance"], "--where: '{by: distance' is not YAML"),
+        (["select", "run", "--set", "cluster.concepts=4"], "run: 2_concepts is not there or not up to date"),
+        (["select", "run", "--set", "score=[heads]"], "run: 3_scores/heads is not there or not up to date"),
+        (["select", "run", "--set", "embed.column=x"], "run was made differently: embed.column was"),
+        (["select", "run", "--set", "run=other"], "run is run here and cannot be set, got 'other'"),
+        (["score", "run", "--set", "run=other"], "run is run here and cannot be set, got 'other'"),
+        (["score", "run", "--bogus"], "No such option: --bogus"),
+        (["score", "run", "headz"], "score: 'headz' is no family of scores; did you mean 'heads'?"),
+        (["score", "run", "zzz"], "score: 'zzz' is no family of scores; there are clip_score, pair"),
+        (["score", "run", "file"], "score: file needs file; give it as --file FILE"),
+        (["score", "run", "normsim"], "score: normsim needs target; give it as '{normsim: {target: ...}}'"),
+        (["score", "run", "{heads: {seeds: 0}}"], "score.heads.seeds must be at least 1, got 0"),
+        (["score", "run", "{a: 1, b: 2}"], "score must list families (clip_score, pair"),
+        (["score", "run", "{a: 1"], "score: '{a: 1' is not YAML"),
+        (["score", "run", "7"], "score takes a family (clip_score, pair"),
+        (["score", "run", "noise"], "score: noise needs the column 'loss'"),
+        (["score", "run", "--on", "uid"], "--on goes with --file FILE"),
+        (["score", "run", "--higher-is", "harder"], "--higher-is goes with --file FILE"),
+    ],
+)  # fmt: skip
+def test_wrong_usage(run, arguments, message):
+    before = whole(run)
+    said = curate(*arguments)
+    assert said.code == 2
+    assert said.error.startswith(message)
+    assert said.out == ""
+    assert changed(before, whole(run)) == []
+
+
+def test_switching_methods_keeps_what_still_fits(run):
+    by = ["select.method=window", "select.by=distance", "select.offset=3"]
+    assert curate("select", "run", *(word for item in by for word in ("--set", item)), "-q").code == 0
+    recipe = rescore.chosen_recipe("run", settings={"select.drop_hardest": "10%"})
+    assert (recipe.select.offset, recipe.select.drop_hardest) == (None, 0.1)
+    recipe = rescore.chosen_recipe("run", settings={"select.method": "top"})
+    assert (recipe.select.by, recipe.select.offset) == ("distance", 3)
+    for way in ({"settings": {"select.method": "density"}}, {"overrides": ["select.method=density"]}):
+        assert rescore.chosen_recipe("run", **way).select.by is None
+    with pytest.raises(UsageError, match="takes by with the methods"):
+        rescore.chosen_recipe("run", ["select.by=distance"], {"select.method": "density"})
+
+
+def test_weights_are_told_by_their_effective_size(run):
+    said = curate("select", "run", "--weight", "concept", "--keep", "1", "--json", "-q")
+    assert (said.code, said.err) == (0, "")
+    told = json.loads(said.out)
+    weight = open_run("run").decisions().filter("keep")["weight"].cast(pl.Float64)
+    assert told["effective"] == pytest.approx(weight.sum() ** 2 / (weight**2).sum(), rel=1e-5)
+    assert told["effective"] < N
+    assert told["counts"]["kept"] == N
+    assert (told["run"], told["worked"], told["shards_are_earlier"]) == ("run", ["select"], True)
+    assert "effective sample size" in curate("select", "run").out
+    said = curate("select", "run", "--weight", "none", "-q")
+    assert "effective" not in said.out
+    assert load_recipe("run/recipe.yaml").weight is None
+
+
+def test_weights_by_a_column_forget_it_with_another_method(run):
+    before = rescore.chosen_recipe("run", ["weight.by=distance"], {"weight.method": "linupper"})
+    assert before.weight.by == "distance"
+    Path("run/recipe.yaml").write_text(before.to_yaml())
+    assert rescore.chosen_recipe("run", settings={"weight.method": "extremes"}).weight.by == "distance"
+    assert rescore.chosen_recipe("run", settings={"weight.method": "inverse"}).weight.by is None
+
+
+def test_too_many_unusable_rows_are_told_after_all_is_written(run):
+    text = Path("run/recipe.yaml").read_text()
+    assert curate("select", "run", "--count", "9", "--write", "-q").code == 0
+    vectors = planted(40).astype(np.float32)
+    vectors[:20] = np.nan
+    glob = write_shards(Path("bad"), vectors)
+    assert own(glob, "broken", "--set", "limits.unusable=1", keep="0.2").code == 0
+    said = curate("select", "broken", "--keep", "0.1", "--set", "limits.unusable=0.1", "--write")
+    assert said.code == 3
+    assert "limits.unusable allows 10.0%" in said.error
+    assert verify_run("broken")["changed"] == []
+    assert text != Path("run/recipe.yaml").read_text()
+
+
+# --- an unfinished, a busy and an outdated run ---
+
+
+def test_an_unfinished_run_is_scored_but_not_decided(made):
+    assert own(f"{made}/in/*.parquet", "new", "--dry-run").code == 0
+    shutil.copy(made / "run/recipe.yaml", "recipe.yaml")
+    assert curate("run", "recipe.yaml", "--out", "new", "--until", "embed", "-q").code == 0
+    said = curate("select", "new", "--keep", "0.2")
+    assert said.code == 2
+    assert said.error == (
+        "new: 2_concepts is not there or not up to date with the source and the recipe; "
+        "first: curate run new/recipe.yaml"
+    )
+    assert load_recipe("new/recipe.yaml").select.keep == 0.3
+    assert json.loads(curate("score", "new", "--json", "-q").out)["worked"] == ["cluster", "score"]
+    assert not Path("new/5_decisions").exists()
+    said = curate("select", "new", "--keep", "0.2")
+    assert said.code == 0
+    assert len(kept("new")) == 30
+    assert "new/6_filtered" in said.err
+    assert curate("select", "new", "--write", "-q").code == 0
+    assert written("new") == kept("new")
+
+
+@pytest.mark.parametrize(
+    "command", [["select", "run", "--count", "3"], ["score", "run", "--set", "memory=3GB"]]
+)
+def test_a_run_that_is_being_written_is_left_alone(run, command):
+    before = whole(run)
+    with RunFolder(Path("run")).lock():
+        said = curate(*command)
+    assert said.code == 1
+    assert "run is being written by process" in said.error
+    assert changed(before, whole(run)) == []
+
+
+@pytest.mark.parametrize(
+    "command", [["select", "run", "--count", "3"], ["score", "run", "--set", "memory=3GB"]]
+)
+def test_a_source_that_changed_is_told(made, run, command):
+    shutil.copytree(made / "in", "in")
+    text = Path("run/recipe.yaml").read_text().replace(f"{made}/in", f"{Path.cwd()}/in")
+    Path("run/recipe.yaml").write_text(text)
+    assert curate("select", "run", "-q").code == 0
+    before = whole(run)
+    shutil.copy("in/train-00000-of-00003.parquet", "in/train-00009-of-00003.parquet")
+    said = curate(*command)
+    assert said.code == 2
+    assert said.error.startswith("run: 0_samples is not there or not up to date with the source")
+    assert changed(before, whole(run)) == []
+
+
+# --- score ---
+
+
+def test_score_shows_what_there_is(run):
+    said = curate("score", "run")
+    assert said.code == 0
+    header, line = said.out.splitlines()
+    assert header.split() == [
+        "family",
+        "column",
+        "higher",
+        "is",
+        "scored",
+        "missing",
+        "because",
+        "reliability",
+    ]
+    assert line.split() == ["clip_score", "clip_score", "better", "0", "150", "no_text", "150", "-"]
+    assert said.err.splitlines()[-1] == (
+        "decide with: curate select run --method hardest --by distance --keep 0.5"
+    )
+    told = json.loads(curate("score", "run", "--json", "-q").out)
+    assert told == {
+        "run": "run", "worked": [],
+        "scores": [{"family": "clip_score", "column": "clip_score", "higher_is": "better", "scored": 0,
+                    "missing": {"no_text": 150}, "reliability": None}],
+    }  # fmt: skip
+
+
+def test_a_file_of_scores_is_added_and_decides(run):
+    before = tables(run)
+    flags = ["--file", own_scores(), "--higher-is", "easier", "--columns", "mine", "--name", "ours"]
+    said = curate("score", "run", *flags)
+    assert said.code == 0
+    added = changed(before, tables(run))
+    assert added
+    assert all(name.startswith("3_scores/ours/") for name in added)
+    assert said.out.splitlines()[-1].split() == ["ours", "mine", "easier", "150", "0", "-"]
+    assert verify_run("run")["changed"] == [], "a new family leaves shards and decisions what they are"
+    assert curate("select", "run", "--method", "hardest", "--by", "mine", "--count", "7", "-q").code == 0
+    assert kept() == set(UIDS[:7]), "the hardest of an easier score are the smallest"
+    assert open_run("run").scores().sort("uid")["mine"].to_list() == list(range(N))
+
+
+def test_scores_that_cannot_be_had_leave_the_run_as_it_was(run):
+    before, file = whole(run), own_scores(100)
+    said = curate("score", "run", "--file", file)
+    assert said.code in (1, 2)
+    assert "50" in said.error
+    assert changed(before, whole(run)) == []
+    said = curate("score", "run", "--file", file, "--on-missing", "null", "--json", "-q")
+    [mine] = [row for row in json.loads(said.out)["scores"] if row["column"] == "mine"]
+    assert (mine["scored"], sum(mine["missing"].values())) == (100, 50)
+
+
+def test_scores_made_anew_are_told(run):
+    assert curate("score", "run", "--file", own_scores(), "-q").code == 0
+    assert curate("run", "run/recipe.yaml", "-q").code == 0
+    assert verify_run("run")["changed"] == []
+    pq.write_table(pa.table({"uid": UIDS, "mine": np.ones(N)}), "mine.parquet")
+    assert curate("score", "run", "-q").code == 0
+    assert verify_run("run")["changed"] == ["score/mine"]
+    assert "warning: score/mine changed after the shards" in curate("inspect", "run").err
+    assert curate("run", "run/recipe.yaml", "-q").code == 0
+    assert verify_run("run")["changed"] == []
+
+
+def test_scores_that_cannot_be_made_anew_stay_as_they_were(run):
+    assert curate("score", "run", "--file", own_scores(), "-q").code == 0
+    assert curate("run", "run/recipe.yaml", "-q").code == 0
+    before = whole(run)
+    own_scores(100)
+    assert curate("score", "run").code in (1, 2)
+    assert changed(before, whole(run)) == []
+    assert verify_run("run")["changed"] == []
+
+
+def test_families_are_added_kept_or_replaced(run):
+    def folders(*entries):
+        return rescore.scored_recipe("run", entries).score
+
+    recipe = rescore.scored_recipe("run", [{"heads": {"seeds": 3}}, "pair"])
+    assert [family.folder for family in recipe.score] == ["clip_score", "heads", "pair"]
+    Path("run/recipe.yaml").write_text(recipe.to_yaml())
+    assert folders() == recipe.score
+    assert folders("heads", "pair", "clip_score") == recipe.score, "named alone they keep their settings"
+    heads = folders({"heads": {"kind": "linear"}})[1]
+    assert (heads.kind, heads.seeds) == ("linear", 10), "settings replace settings"
+    with pytest.raises(UsageError, match="must name each family once, got pair twice"):
+        folders("pair", "pair")
+    [*_, first, second] = folders({"file": "a.parquet"}, {"file": "a.parquet", "name": "b"})
+    assert (first.folder, second.folder) == ("a", "b")
+
+
+# --- filter, in one line ---
+
+
+def plan(made, *flags):
+    """Return the recipe that `filter` makes of these flags."""
+    said = own(f"{made}/in/*.parquet", "new", "--dry-run", "--json", *flags)
+    assert said.code == 0, said.err
+    return json.loads(said.out)["recipe"]
+
+
+def test_filter_takes_scores(made):
+    flags = ["--score", "heads", "--score", "{fuse: {columns: {el2n: 1, distance: 2}}}"]
+    recipe = plan(made, *flags, "--method", "hardest", "--by", "fused", "--weight", "inverse")
+    assert [one if isinstance(one, str) else next(iter(one)) for one in recipe["score"]] == [
+        "clip_score", "heads", "fuse",
+    ]  # fmt: skip
+    assert (recipe["select"]["method"], recipe["select"]["by"]) == ("hardest", "fused")
+    assert recipe["weight"]["method"] == "inverse"
+    assert plan(made)["select"]["method"] == "density"
+    assert plan(made, "--where", "{by: distance, bottom: 90%}")["filter"][0]["bottom"] == 0.9
+    assert plan(made, "--weight", "linupper", "--set", "weight.by=distance")["weight"]["by"] == "distance"
+
+
+def test_filter_takes_lists_and_evaluation_sets(made):
+    np.save("held_out.npy", planted(5).astype(np.float32))
+    pq.write_table(pa.table({"uid": UIDS[:2]}), "pin.parquet")
+    pq.write_table(pa.table({"uid": UIDS[2:4]}), "not.parquet")
+    flags = ["--pin", "pin.parquet", "--exclude", "not.parquet", "--against", "held_out.npy"]
+    recipe = plan(made, *flags, "--epsilon", "0.1")
+    assert (recipe["pin"], recipe["exclude"]) == (["pin.parquet"], ["not.parquet"])
+    assert [one["name"] for one in recipe["dedup"]["against"]] == ["held_out"]
+    said = own(f"{made}/in/*.parquet", "new", "--against", "held_out.npy", "--dry-run")
+    assert (said.code, "needs an epsilon for what is against held_out" in said.error) == (2, True)
+
+
+def test_filter_takes_the_files_that_a_shell_makes_of_a_glob(made):
+    files = sorted((made / "in").glob("*.parquet"))
+    small = ["--vectors", "embedding", "--workers", "1", "--set", "memory=2GB", "--set", "source.uid=id"]
+    assert curate("filter", *files, "--out", "several", "--keep", "0.3", "-q", *small).code == 0
+    assert own(f"{made}/in/*.parquet", "glob", "--set", "source.uid=id").code == 0
+    assert kept("several") == kept("glob")
+    assert len(kept("glob")) == 45
+
+
+def test_filter_by_a_score_in_one_line(made):
+    flags = ["--score", f"{{file: {own_scores()}}}", "--method", "hardest", "--by", "mine"]
+    said = own(f"{made}/in/*.parquet", "one", "--set", "source.uid=id", *flags, keep="10%")
+    assert said.code == 0, said.err
+    assert kept("one") == set(UIDS[-15:])
+    assert written("one") == kept("one")

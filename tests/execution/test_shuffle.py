@@ -1,0 +1,74 @@
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from curate.execution import exchange
+from curate.io import storage
+
+KIND = pa.schema([("row", pa.int64()), ("text", pa.string())])
+
+
+def rows_of(numbers):
+    return pa.table({"row": numbers, "text": [f"t{n}" for n in numbers]}, schema=KIND)
+
+
+@given(st.lists(st.lists(st.integers(0, 4), max_size=12), min_size=1, max_size=4))
+@settings(max_examples=40, deadline=None)
+def test_every_row_comes_back_in_its_group_and_in_order(tmp_path_factory, files):
+    folder = tmp_path_factory.mktemp("shuffle")
+    paths, expected, first = [], {group: [] for group in range(5)}, 0
+    for number, groups in enumerate(files):
+        table = rows_of(list(range(first, first + len(groups))))
+        path = folder / f"{number}.arrow"
+        exchange.scatter(path, np.array(groups, np.int32), 5, table.take, KIND, f"s{number}")
+        assert storage.stored_fingerprint(path) == f"s{number}"
+        for row, group in enumerate(groups, first):
+            expected[group].append(row)
+        first += len(groups)
+        paths.append(path)
+    for group in range(5):
+        assert exchange.gather(paths, group).equals(rows_of(expected[group]))
+
+
+def test_one_group_at_a_time_is_taken(tmp_path):
+    asked = []
+
+    def take(positions):
+        asked.append(positions.tolist())
+        return rows_of(positions.tolist())
+
+    exchange.scatter(tmp_path / "f", np.array([2, 0, 2, 0]), 4, take, KIND, "s")
+    assert asked == [[1, 3], [], [0, 2], []]
+
+
+def test_columns_of_vectors_survive_empty_groups(tmp_path):
+    kind = pa.schema([("vector", pa.list_(pa.float16(), 3))])
+    values = pa.FixedSizeListArray.from_arrays(pa.array(np.arange(6, dtype=np.float16)), 3)
+    table = pa.table([values], schema=kind)
+    exchange.scatter(tmp_path / "f", np.array([1, 1]), 3, table.take, kind, "s")
+    sizes = [exchange.gather([tmp_path / "f"] * 2, group).num_rows for group in range(3)]
+    assert sizes == [0, 4, 0]
+    assert exchange.gather([tmp_path / "f"], 1).equals(table)
+
+
+@given(st.lists(st.integers(0, 20), max_size=30), st.integers(1, 15))
+def test_buckets_by_their_laws(sizes, most):
+    bucket = exchange.plan_buckets(np.array(sizes, np.int64), most)
+    assert len(bucket) == len(sizes)
+    steps = np.diff(bucket, prepend=0)
+    assert ((steps == 0) | (steps == 1)).all()
+    for number in set(bucket.tolist()):
+        held = [size for size, own in zip(sizes, bucket, strict=True) if own == number]
+        assert sum(held) <= most or sum(size > 0 for size in held) == 1
+    for number in range(1, int(bucket.max(initial=0)) + 1):
+        earlier = sum(size for size, own in zip(sizes, bucket, strict=True) if own == number - 1)
+        opener = sizes[bucket.tolist().index(number)]
+        assert earlier + opener > most
+
+
+@pytest.mark.parametrize("n_groups", [1, 3])
+def test_nothing_to_scatter(tmp_path, n_groups):
+    exchange.scatter(tmp_path / "f", np.empty(0, np.int32), n_groups, rows_of([]).take, KIND, "s")
+    assert [exchange.gather([tmp_path / "f"], g).num_rows for g in range(n_groups)] == [0] * n_groups

@@ -1,0 +1,288 @@
+"""The report of a real run, opened from disk in Chromium with the network off, and used as a person would."""
+
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
+import polars as pl
+import pytest
+from calls import curate as command
+from pictured import CAPTION, LABELS, pictured
+
+import curate
+from curate.recipe.loading import parse_recipe
+from curate.selection.density import density_budgets
+from curate.selection.shares import n_keep
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed"),
+    # Playwright's own loop and its sockets end with it.
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+]
+PANELS = (
+    "funnel", "groups", "map", "concepts", "galleries", "whatif", "scores", "reliability", "duplicates", "mislabelled",
+    "weights", "stages", "recipe",
+)  # fmt: skip
+FIGURES = ("map", "whatif", "histogram", "correlation", "weights")
+#: Share in thousandths, temperature.
+SETTINGS = ((300, 0.1), (120, 0.1), (777, 0.02), (55, 3.0), (900, 0.0011))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report")
+    curate.run(parse_recipe(pictured(folder)))
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def visit(chromium):
+    """Open a file in a page of its own; what it says, asks for and pops up is noted."""
+
+    def opened(path, *, width=1440, scheme="light"):
+        context = chromium.new_context(
+            viewport={"width": width, "height": 900},
+            color_scheme=scheme,
+            offline=True,
+            reduced_motion="reduce",
+        )
+        page, noted = context.new_page(), []
+        page.on("console", lambda message: noted.append(message.text))
+        page.on("pageerror", lambda error: noted.append(str(error)))
+        page.on("dialog", lambda dialog: (noted.append(f"dialog {dialog.message}"), dialog.dismiss()))
+        page.on("request", lambda asked: asked.url.startswith("data:") or noted.append(asked.url))
+        page.goto(path.as_uri())
+        assert noted.pop(0) == path.as_uri()
+        return SimpleNamespace(page=page, noted=noted)
+
+    return opened
+
+
+@pytest.fixture(scope="module")
+def seen(run, visit):
+    """The page that most tests share: loading it takes a second or two."""
+    return visit(run / "7_report" / "report.html")
+
+
+def shown_rows(page):
+    return page.locator("#concept-table tbody tr:visible").count()
+
+
+def first_column(page):
+    return [int(text) for text in page.locator("#concept-table tbody th").all_inner_texts()]
+
+
+def test_every_panel_is_there_and_nothing_is_asked_for(seen):
+    page = seen.page
+    for panel in PANELS:
+        assert page.locator(f"#{panel}").is_visible(), panel
+    for figure in FIGURES:
+        assert page.locator(f"[data-figure={figure}] .plot-container").count() == 1, figure
+    assert page.locator(".figure").count() == len(FIGURES)
+    assert (
+        page.evaluate(
+            "performance.getEntriesByType('resource').filter((e) => !e.name.startsWith('data:')).length"
+        )
+        == 0
+    )
+    assert seen.noted == []
+
+
+def test_hostile_texts_only_show(seen):
+    page = seen.page
+    body = page.locator("main").inner_text()
+    assert CAPTION in body and all(label in body for label in LABELS)
+    assert (
+        page.locator("img[src=x]").count() == 0 and page.locator("bdi b, bdi script, td script").count() == 0
+    )
+    assert (
+        page.locator("#gallery-choice option")
+        .first.inner_text()
+        .startswith(page.locator("#gallery-choice").input_value())
+        or True
+    )
+    page.locator("[data-figure=map] .points path").first.hover(force=True)
+    page.wait_for_selector("#card:not([hidden])")
+    assert page.locator("#card img[src=x]").count() == 0
+    assert seen.noted == []
+
+
+def test_the_table_sorts_and_filters(seen, run):
+    page, concepts = seen.page, curate.open_run(run).concepts()
+    total = shown_rows(page)
+    assert total == concepts.height
+    press = page.locator("#concept-table thead button")
+    press.filter(has_text="Complexity").click()
+    expected = concepts.sort("complexity", descending=True)["concept"].to_list()
+    assert first_column(page) == expected
+    press.filter(has_text="Complexity").click()
+    assert first_column(page) == expected[::-1]
+    sizes = concepts["n_eligible"].sort()
+    page.fill("#concept-rows", str(sizes[-2]))
+    assert shown_rows(page) == (sizes >= sizes[-2]).sum() < total
+    assert page.inner_text("#concept-count").startswith(f"{(sizes >= sizes[-2]).sum()} of")
+    page.fill("#concept-rows", "0")
+    page.fill("#concept-text", "no such caption")
+    assert shown_rows(page) == 0
+    page.fill("#concept-text", "")
+    page.select_option("#concept-limit", "cap")
+    assert shown_rows(page) == concepts["at_cap"].sum()
+    page.select_option("#concept-limit", "")
+    assert seen.noted == []
+
+
+def test_samples_of_a_concept_open_by_click(seen, run):
+    page = seen.page
+    for concept in first_column(page)[:2]:
+        page.get_by_role("button", name=f"Samples of concept {concept}", exact=True).click()
+        chosen = page.locator("#gallery-choice option:checked").inner_text()
+        assert chosen.startswith(f"{concept}: ")
+        kept = page.locator("[data-list=hardest_kept] figure")
+        rows = curate.open_run(run).decisions().filter((pl.col("concept") == concept) & pl.col("keep"))
+        assert kept.count() == min(12, rows.height)
+        shown = {
+            title.rpartition("uid ")[2] for title in kept.evaluate_all("all => all.map((one) => one.title)")
+        }
+        assert shown == set(rows.sort("distance", descending=True)["uid"].head(12))
+    before = page.input_value("#gallery-choice")
+    page.click("#gallery-next")
+    assert page.input_value("#gallery-choice") != before
+    page.click("#gallery-back")
+    assert page.input_value("#gallery-choice") == before
+
+
+def test_the_map_shows_and_opens_concepts(seen):
+    page, mark = seen.page, seen.page.locator("[data-figure=map] .points path").last
+    fill = mark.evaluate("(one) => one.style.fill")
+    mark.hover(force=True)
+    page.wait_for_selector("#card:not([hidden])")
+    concept = page.inner_text("#card strong").removeprefix("Concept ")
+    assert page.locator("#card img").count() >= 1
+    mark.click(force=True)
+    assert page.locator("#gallery-choice option:checked").inner_text().startswith(f"{concept}: ")
+    page.check("input[value=share]")
+    fills = page.locator("[data-figure=map] .points path").evaluate_all(
+        "all => all.map((one) => one.style.fill)"
+    )
+    assert fills[-1] != fill or len(set(fills)) > 1
+    assert seen.noted == []
+
+
+def test_a_score_is_chosen_and_shows_its_cut(seen):
+    page = seen.page
+    page.select_option("#score-choice", "el2n")
+    assert "filter el2n <= 1.35 at 1.35" in page.inner_text("#score-note")
+    page.locator("[data-figure=histogram] .xtitle", has_text="el2n").wait_for()
+    assert page.locator("[data-figure=histogram] .shapelayer path").count() == 1
+
+
+@pytest.fixture(scope="module")
+def selected(run, tmp_path_factory):
+    """The concepts that `curate select` makes of the run at every setting."""
+    again = tmp_path_factory.mktemp("select") / "run"
+    shutil.copytree(run, again)
+    found = {}
+    for thousandths, temperature in SETTINGS:
+        more = ("--set", f"select.temperature={temperature}", "--at-most", "--quiet")
+        said = command("select", again, "--keep", thousandths / 1000, *more)
+        assert said.code == 0, said.err
+        found[thousandths, temperature] = pl.read_parquet(again / "5_decisions" / "concepts.parquet")
+    return found
+
+
+def test_the_sliders_say_what_select_does(seen, selected, run):
+    page = seen.page
+    steps = page.evaluate("temperatures(data.whatif.temperature)")
+    competing = curate.open_run(run).decisions().filter(pl.col("reason").is_in(["kept", "over_budget"]))
+    first = competing.group_by("concept").agg(pl.col("uid").min()).sort("concept")
+    for thousandths, temperature in SETTINGS:
+        place = min(range(len(steps)), key=lambda i: abs(steps[i] - temperature))
+        assert steps[place] == temperature
+        page.evaluate(
+            """([keep, heat]) => { for (const [id, value] of [["keep", keep], ["temperature", heat]]) {
+                const slider = document.getElementById(id); slider.value = value; slider.dispatchEvent(new Event("input")); } }""",
+            [thousandths, place],
+        )
+        table = selected[thousandths, temperature]
+        page.locator(
+            "#what-command", has_text=f"--keep {thousandths / 1000} --set select.temperature={temperature:g}"
+        ).wait_for()
+        assert page.inner_text("#what-rows") == f"{table['kept'].sum():,}"
+        assert page.evaluate("drawn.plan.kept") == table["kept"].to_list()
+        assert page.inner_text("#what-limits") == " · ".join(
+            str((table.filter(pl.col("n_eligible") > 0)[name]).sum()) for name in ("at_cap", "at_floor")
+        )
+        budgets = density_budgets(
+            table["n_eligible"].to_numpy(), table["d_intra"].to_numpy(), table["d_inter"].to_numpy(),
+            n_keep=n_keep(str(thousandths / 1000), 240), temperature=temperature,
+            smallest_uid_rank=first["uid"].rank("ordinal").to_numpy().astype(np.int64),
+        )  # fmt: skip
+        assert page.evaluate("drawn.plan.kept") == budgets.budget.tolist()
+    page.click("#what-reset")
+    assert page.evaluate("drawn.plan.kept") == selected[300, 0.1]["kept"].to_list()
+
+
+def test_sliders_work_with_the_keyboard(seen):
+    page = seen.page
+    page.click("#what-reset")
+    before = page.inner_text("#what-rows")
+    page.focus("#keep")
+    for _ in range(20):
+        page.keyboard.press("ArrowRight")
+    page.locator("#keep-said", has_text="32.0").wait_for()
+    assert int(page.inner_text("#what-rows")) > int(before)
+
+
+def test_random_budgets_are_those_of_python(seen):
+    rng = np.random.default_rng(5)
+    for _ in range(20):
+        k = int(rng.integers(1, 40))
+        sizes, rank = rng.integers(1, 60, k), rng.permutation(k)
+        value = np.round(rng.random(k), 1)  # with ties
+        total, heat = int(rng.integers(0, sizes.sum() + 1)), float(rng.choice([0.01, 0.1, 1.0, 50.0]))
+        floor = int(rng.integers(0, 4))
+        found = seen.page.evaluate(
+            "([s, c, r, n, t, f]) => allocate(s, c, r, n, t, f).budget",
+            [sizes.tolist(), value.tolist(), rank.tolist(), total, heat, floor],
+        )
+        expected = density_budgets(
+            sizes, value, np.ones(k), n_keep=total, temperature=heat, min_per_concept=floor, kind="intra",
+            smallest_uid_rank=rank,
+        )  # fmt: skip
+        assert found == expected.budget.tolist()
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1440, "light")])
+def test_it_fits_the_screen_in_either_theme(run, visit, width, scheme):
+    seen = visit(run / "7_report" / "report.html", width=width, scheme=scheme)
+    assert seen.page.evaluate("document.documentElement.scrollWidth") <= width
+    background = seen.page.evaluate("getComputedStyle(document.documentElement).backgroundColor")
+    assert (max(map(int, background[4:-1].split(","))) < 60) == (scheme == "dark")
+    nameless = "all => all.filter((one) => !one.alt && !one.labels?.length && !one.innerText && !one.getAttribute('aria-label')).length"
+    assert seen.page.locator("img, button, input, select").evaluate_all(nameless) == 0
+    assert seen.noted == []
+
+
+def test_the_page_of_a_concept(run, visit):
+    said = command("report", run, "--concept", 0)
+    path = run / "7_report" / "_concept-0.html"
+    assert said.code == 0 and said.out == f"{path}\n"
+    seen = visit(path)
+    rows = curate.open_run(run).decisions().filter((pl.col("concept") == 0) & pl.col("keep"))
+    assert seen.page.locator("[data-list=hardest_kept] figure").count() == min(48, rows.height)
+    assert seen.page.locator("#gallery img").count() > 0 and seen.noted == []
+    seen.page.evaluate("setTimeout(() => undefined_name(), 0)")  # what is noted is noted
+    seen.page.wait_for_timeout(100)
+    assert len(seen.noted) == 1 and "undefined_name" in seen.noted[0]
+    missing = command("report", run, "--concept", 99)
+    assert missing.code == 2 and missing.error.startswith("--concept 99: ")

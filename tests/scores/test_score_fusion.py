@@ -1,0 +1,88 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from scipy.stats import rankdata
+
+from curate.errors import CurateError, RecipeError
+from curate.scores.fuse import fuse, normalise, quantile, rank_in_group
+
+numbers = st.one_of(
+    st.integers(-3, 3).map(float), st.floats(-1e308, 1e308), st.sampled_from([np.nan, np.inf, -np.inf])
+)
+columns = hnp.arrays(float, st.integers(0, 12), elements=numbers)
+
+
+def by_definition(values, scale):
+    seen = [v for v in values if np.isfinite(v)]
+    out = []
+    for v in values:
+        if not np.isfinite(v):
+            out.append(np.nan)
+        elif min(seen) == max(seen):
+            out.append(0.5)
+        elif scale == "rank":
+            out.append((sum(w < v for w in seen) + (sum(w == v for w in seen) - 1) / 2) / (len(seen) - 1))
+        else:
+            out.append((v / 2 - min(seen) / 2) / (max(seen) / 2 - min(seen) / 2))
+    return out
+
+
+@given(columns, st.sampled_from(["rank", "minmax"]), st.integers(1, 3), st.integers(0, 99))
+@settings(max_examples=150, deadline=None)
+def test_normalise_by_definition(values, scale, n_groups, seed):
+    group = np.random.default_rng(seed).integers(-1, n_groups, len(values))
+    np.testing.assert_allclose(normalise(values, scale), by_definition(values, scale), atol=1e-12)
+    got = normalise(values, scale, group=group)
+    for g in set(group.tolist()):
+        np.testing.assert_allclose(got[group == g], by_definition(values[group == g], scale), atol=1e-12)
+        part = values[group == g]
+        seen = np.isfinite(part)
+        ranks = rank_in_group(values, group)[group == g]
+        np.testing.assert_array_equal(ranks[seen], rankdata(part[seen]))
+        threshold = quantile(values, 0.3, group)[group == g]
+        want = np.quantile(part[seen], 0.3) if seen.any() else np.nan
+        np.testing.assert_array_equal(threshold, np.full(len(part), want))
+
+
+@given(
+    hnp.arrays(float, (3, 7), elements=st.floats(-5, 5)), hnp.arrays(float, 3, elements=st.floats(0.01, 9))
+)
+@settings(deadline=None)
+def test_fuse_by_definition(values, weights):
+    for scale in ("rank", "minmax"):
+        got = fuse(list(values), weights.tolist(), scale)
+        want = sum(w * np.array(by_definition(v, scale)) for w, v in zip(weights, values, strict=True))
+        np.testing.assert_allclose(got, want / weights.sum(), atol=1e-12)
+        np.testing.assert_allclose(fuse(list(values), (weights * 1e300).tolist(), scale), got, atol=1e-12)
+        turned = fuse([values[0]], [-2.0], scale)
+        np.testing.assert_allclose(turned, 1 - normalise(values[0], scale), atol=1e-12)
+
+
+def test_hand_values():
+    np.testing.assert_array_equal(normalise(np.full(4, 2.0), "minmax"), [0.5] * 4)
+    np.testing.assert_array_equal(normalise(np.full(1, 2.0)), [0.5])
+    assert normalise(np.empty(0)).shape == rank_in_group(np.empty(0)).shape == (0,)
+    np.testing.assert_array_equal(normalise(np.array([-3.0, -1.0, -2.0]), "minmax"), [0, 1, 0.5])
+    a, b = np.array([1.0, np.nan, 3.0]), np.array([np.inf, 1.0, 2.0])
+    np.testing.assert_array_equal(fuse([a, b], [1, 1]), [np.nan, np.nan, 1])
+    np.testing.assert_array_equal(fuse([a, b], [1, 0]), [0, np.nan, 1])
+    assert np.isnan(quantile(np.full(3, np.nan), 0.5)).all() and quantile(np.empty(0), 0.5).shape == (0,)
+    assert quantile(np.array([1.0, 2.0, 3.0]), 1).tolist() == [3, 3, 3]
+
+
+def test_refuses():
+    a = np.ones(2)
+    for weights in ([np.nan, 1], [np.inf, 1], [0, 0], [1]):
+        with pytest.raises(RecipeError, match="weights must be 2 finite numbers and not all 0, got"):
+            fuse([a, a], weights)
+    with pytest.raises(CurateError, match=r"columns must be \(n,\) alike, got"):
+        fuse([a, np.ones(3)], [1, 1])
+    with pytest.raises(RecipeError, match="scale must be rank or minmax, got 'z'"):
+        normalise(a, "z")
+    for share in (-0.1, 1.1, np.nan):
+        with pytest.raises(RecipeError, match=r"a quantile must be in \[0, 1\], got"):
+            quantile(a, share)
+    with pytest.raises(CurateError, match=r"group must be \(2,\), got \(3,\)"):
+        rank_in_group(a, np.zeros(3, int))
