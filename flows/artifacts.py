@@ -103,7 +103,7 @@ def publish(run: RunFolder, manifest: Mapping[str, Any]) -> None:
 
 def concept_rows(table: Path) -> tuple[list[dict[str, Any]], int]:
     """Return the largest concepts of a table of budgets as rows, and how many concepts there are."""
-    frame = pl.scan_parquet(storage.here(table))
+    frame = pl.scan_parquet(storage.ensure_local(table))
     largest = frame.sort("n_eligible", "concept", descending=[True, False]).head(LARGEST).collect()
     total = int(frame.select(pl.len()).collect().item())
     return largest.with_columns(pl.selectors.float().cast(pl.Float64).round(4)).to_dicts(), total

@@ -66,14 +66,14 @@ class _Side:
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        run.folder.stamp(run.folder.decisions)
+        run.folder.fingerprint(run.folder.decisions)
         files = (run.folder.marker(run.folder.decisions) or {"files": {}})["files"]
         self.parts = [Path(name).stem.removeprefix("part-") for name in files if name.startswith("part-")]
         self.recipe: dict[str, Any] = read_yaml(run.folder.recipe_text()) or {}
         self.scores: dict[str, Path] = {}
         for folder in map(run.folder.scores, stored_folders(self.recipe)):
             if run.folder.marker(folder) is not None and self.parts:
-                kinds = pl.read_parquet_schema(storage.here(run.folder.part(folder, self.parts[0])))
+                kinds = pl.read_parquet_schema(storage.ensure_local(run.folder.part(folder, self.parts[0])))
                 self.scores |= {name: folder for name, kind in kinds.items() if kind.is_float()}
 
     def _decisions(self, part: str, columns: Sequence[str]) -> pa.Table:

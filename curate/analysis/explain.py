@@ -12,7 +12,7 @@ from curate.deduplication.thresholds import largest_epsilon
 from curate.errors import RunError
 from curate.execution.context import Context
 from curate.execution.engines.local import LocalEngine
-from curate.io.remote.cache import here, here_all
+from curate.io.remote.cache import ensure_all_local, ensure_local
 from curate.pipeline.stages import filter as filters
 from curate.pipeline.stages import read
 from curate.recipe import ScoreFilter
@@ -89,7 +89,7 @@ def _sample(context: Context, row: Mapping[str, Any]) -> dict[str, Any]:
     """Return what 0_samples says of the row."""
     path = context.run.part(context.run.samples, context.parts[row["part"]].name)
     itself = (pl.col("shard") == row["shard"]) & (pl.col("row") == row["row"])
-    return pl.scan_parquet(here(path)).filter(itself).collect().row(0, named=True)
+    return pl.scan_parquet(ensure_local(path)).filter(itself).collect().row(0, named=True)
 
 
 def _of_uid(context: Context, uid: str, embedded: bool) -> dict[str, Any]:
@@ -106,7 +106,9 @@ def _of_uid(context: Context, uid: str, embedded: bool) -> dict[str, Any]:
     ]
     found: dict[str, Any] = {}
     for folder in tables:
-        rows = pl.scan_parquet(here_all(folder, "part-*.parquet")).filter(pl.col("uid") == uid).collect()
+        rows = (
+            pl.scan_parquet(ensure_all_local(folder, "part-*.parquet")).filter(pl.col("uid") == uid).collect()
+        )
         if len(rows):
             found |= rows.row(0, named=True)
     return found
@@ -129,7 +131,7 @@ def _scores(context: Context, judged: Mapping[str, Any]) -> list[dict[str, Any]]
             entry["status"] = judged.get(column.status)
         else:
             other = pl.col(name)
-            counts = pl.scan_parquet(here_all(folder, "part-*.parquet")).filter(other.is_finite())
+            counts = pl.scan_parquet(ensure_all_local(folder, "part-*.parquet")).filter(other.is_finite())
             below, same, n = (
                 counts.select((other < value).sum(), same=(other == value).sum(), n=pl.len())
                 .collect(engine="streaming")

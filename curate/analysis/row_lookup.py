@@ -6,7 +6,7 @@ import polars as pl
 
 from curate.errors import UsageError
 from curate.execution.context import Context
-from curate.io.remote.cache import here
+from curate.io.remote.cache import ensure_local
 
 __all__ = ["LISTED", "find", "rows_with"]
 
@@ -31,7 +31,7 @@ def rows_with(context: Context, chosen: pl.Expr) -> list[dict[str, Any]]:
     found = []
     for part in context.parts:
         path = context.run.part(context.run.decisions, part.name)
-        rows = pl.scan_parquet(here(path)).filter(chosen).head(LISTED + 1).collect()
+        rows = pl.scan_parquet(ensure_local(path)).filter(chosen).head(LISTED + 1).collect()
         found += [{**row, "part": part.index} for row in rows.to_dicts()]
     return found
 
@@ -66,7 +66,7 @@ def _by_number(context: Context, which: str) -> dict[str, Any] | None:
         if number < part.rows:
             path = context.run.part(context.run.decisions, part.name)
             return {
-                **pl.scan_parquet(here(path)).slice(number, 1).collect().row(0, named=True),
+                **pl.scan_parquet(ensure_local(path)).slice(number, 1).collect().row(0, named=True),
                 "part": part.index,
             }
         number -= part.rows

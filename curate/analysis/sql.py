@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from curate.analysis.summary.tables import part_names, score_folders
 from curate.errors import RunError, UsageError
-from curate.io.remote.cache import here, home_of
+from curate.io.remote.cache import ensure_local, home_of
 from curate.runs.folder import RunFolder
 
 if TYPE_CHECKING:
@@ -34,24 +34,24 @@ def tables(run: RunFolder, sql: str) -> dict[str, "pl.LazyFrame"]:
     }  # fmt: skip
     found = {name: part_names(run, folder) for name, folder in parts.items()}
     frames = {
-        name: pl.concat([pl.scan_parquet(here(run.part(parts[name], part))) for part in names])
+        name: pl.concat([pl.scan_parquet(ensure_local(run.part(parts[name], part))) for part in names])
         for name, names in found.items()
         if names
     }
     fetched = home_of(run.path) is None or re.search(r"\bembeddings\b", sql, re.IGNORECASE)
     if fetched and (embedded := part_names(run, run.embeddings)):
         frames["embeddings"] = pl.concat(
-            [pl.scan_ipc(here(run.part(run.embeddings, part))) for part in embedded]
+            [pl.scan_ipc(ensure_local(run.part(run.embeddings, part))) for part in embedded]
         )
     if assigned := part_names(run, run.concepts):
         frames["assignments"] = pl.concat(
-            [pl.scan_parquet(here(run.part(run.assignments, part))) for part in assigned]
+            [pl.scan_parquet(ensure_local(run.part(run.assignments, part))) for part in assigned]
         )
         frames["scores"] = pl.concat([_scores(run, part) for part in assigned])
-        frames["concepts"] = pl.scan_parquet(here(run.concepts / "concepts.parquet"))
-        frames["centroids"] = pl.scan_parquet(here(run.concepts / "centroids.parquet"))
+        frames["concepts"] = pl.scan_parquet(ensure_local(run.concepts / "concepts.parquet"))
+        frames["centroids"] = pl.scan_parquet(ensure_local(run.concepts / "centroids.parquet"))
     if "decisions" in frames:
-        frames["budgets"] = pl.scan_parquet(here(run.decisions / "concepts.parquet"))
+        frames["budgets"] = pl.scan_parquet(ensure_local(run.decisions / "concepts.parquet"))
     return {name: _finite(frame) for name, frame in sorted(frames.items())}
 
 
@@ -59,14 +59,14 @@ def _scores(run: RunFolder, part: str) -> "pl.LazyFrame":
     """Return the assignments of a part with all scores beside: their rows are in one order, nothing is joined."""
     import polars as pl
 
-    frames = [pl.scan_parquet(here(run.part(run.assignments, part)))]
+    frames = [pl.scan_parquet(ensure_local(run.part(run.assignments, part)))]
     for folder in score_folders(run):
         path = run.part(run.scores(folder), part)
         if not path.exists():
             raise RunError(
                 f"{path} is not there: the scores are older than the source; first: curate score {run.where}"
             )
-        frames.append(pl.scan_parquet(here(path)).drop("uid"))
+        frames.append(pl.scan_parquet(ensure_local(path)).drop("uid"))
     return pl.concat(frames, how="horizontal")
 
 

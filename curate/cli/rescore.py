@@ -145,7 +145,7 @@ def select(
 
 def _show_chosen(recipe: "Recipe", chosen: "Chosen", json_: bool, quiet: bool) -> None:
     """Print what a selection came to, then fail if more rows are unusable than a written run may have."""
-    from curate.io.storage import here
+    from curate.io.storage import ensure_local
     from curate.pipeline.rescore import shards_differ
     from curate.pipeline.runner import check_limits
     from curate.runs.folder import folder_of
@@ -163,6 +163,6 @@ def _show_chosen(recipe: "Recipe", chosen: "Chosen", json_: bool, quiet: bool) -
             note(f"{recipe.run}/6_filtered is still that of the earlier decision; write it anew with --write")
         elif chosen.manifest is not None:
             note(f"shards: {recipe.run}/6_filtered")
-            note(f"open: {here(folder_of(recipe).report / 'report.html')}")
+            note(f"open: {ensure_local(folder_of(recipe).report / 'report.html')}")
     if chosen.manifest is not None:
         check_limits(recipe, chosen.manifest)

@@ -237,7 +237,7 @@ def _execute(
 
 
 def _show_result(recipe: Recipe, manifest: Mapping[str, Any], json_: bool, quiet: bool) -> None:
-    from curate.io.storage import here
+    from curate.io.storage import ensure_local
     from curate.runs.folder import folder_of
 
     counts = manifest["counts"]
@@ -252,7 +252,7 @@ def _show_result(recipe: Recipe, manifest: Mapping[str, Any], json_: bool, quiet
     print_counts(counts)
     if not quiet:
         note(f"shards: {recipe.run}/6_filtered")
-        note(f"open: {here(folder_of(recipe).report / 'report.html')}")
+        note(f"open: {ensure_local(folder_of(recipe).report / 'report.html')}")
 
 
 def _show_plan(recipe: Recipe, json_: bool) -> None:

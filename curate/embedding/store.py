@@ -31,10 +31,12 @@ class Vectors:
     has_text: npt.NDArray[np.bool_] | None = None
 
 
-def write_part(path: Path, pieces: Iterable[Vectors], dim: int, stamp: str, *, text: bool) -> None:
+def write_part(path: Path, pieces: Iterable[Vectors], dim: int, fingerprint: str, *, text: bool) -> None:
     """Write vectors, cut anew into batches of `BATCH_ROWS` rows."""
     kind = schema.embeddings(dim, text=text)
-    storage.write_ipc(path, (_batch(piece, kind) for piece in _recut(pieces, dim, text=text)), kind, stamp)
+    storage.write_ipc(
+        path, (_batch(piece, kind) for piece in _recut(pieces, dim, text=text)), kind, fingerprint
+    )
 
 
 def _recut(pieces: Iterable[Vectors], dim: int, *, text: bool) -> Iterator[Vectors]:

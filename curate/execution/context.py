@@ -16,7 +16,17 @@ from curate.recipe import Recipe
 from curate.runs.folder import RunFolder
 from curate.sources.base import Columns, Shard
 
-__all__ = ["PROCESS_BASE", "Context", "Part", "Progress", "eligible", "log", "made", "require_same", "usable"]
+__all__ = [
+    "PROCESS_BASE",
+    "Context",
+    "Part",
+    "Progress",
+    "eligible",
+    "log",
+    "require_same",
+    "reuse_or_remove",
+    "usable",
+]
 
 log = logging.getLogger("curate")
 
@@ -105,9 +115,9 @@ class Context:
         return results
 
 
-def made(path: Path, stamp: str) -> bool:
+def reuse_or_remove(path: Path, fingerprint: str) -> bool:
     """Whether `path` is whole and was made with this fingerprint; a damaged one is removed."""
-    return checksums.intact(path) and storage.stored_fingerprint(path) == stamp
+    return checksums.verify_or_remove(path) and storage.stored_fingerprint(path) == fingerprint
 
 
 def usable(run: RunFolder, part: str) -> pl.DataFrame:

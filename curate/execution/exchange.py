@@ -23,7 +23,7 @@ def scatter(
     n_groups: int,
     take: Callable[[npt.NDArray[np.int64]], pa.Table],
     kind: pa.Schema,
-    stamp: str,
+    fingerprint: str,
 ) -> None:
     """Write rows with one record batch per group; rows of a group keep their order.
 
@@ -34,7 +34,7 @@ def scatter(
     ends = np.cumsum(np.bincount(group, minlength=n_groups))
     starts = ends - np.diff(ends, prepend=0)
     batches = (_one_batch(take(order[a:b]), kind) for a, b in zip(starts, ends, strict=True))
-    storage.write_ipc(path, batches, kind, stamp, scratch=True)
+    storage.write_ipc(path, batches, kind, fingerprint, scratch=True)
 
 
 def _one_batch(table: pa.Table, kind: pa.Schema) -> pa.RecordBatch:

@@ -104,7 +104,7 @@ def listed(path: Path | None, uids: Sequence[str]) -> npt.NDArray[np.bool_]:
     """Return which uids are on a list written by `prepare`, (n,); none where there is no list."""
     if path is None:
         return np.zeros(len(uids), np.bool_)
-    return _inside(np.load(storage.here(path), mmap_mode="r", allow_pickle=False), hashes(uids))[0]
+    return _inside(np.load(storage.ensure_local(path), mmap_mode="r", allow_pickle=False), hashes(uids))[0]
 
 
 def hashes(uids: Iterable[str]) -> Hashes:

@@ -21,14 +21,14 @@ __all__ = [
     "MARKER",
     "SUFFIX",
     "Record",
-    "checked",
-    "drop",
+    "drop_sidecars",
     "hash_file",
-    "intact",
-    "judge",
     "read",
     "record_of",
-    "trusted",
+    "verified",
+    "verify",
+    "verify_or_remove",
+    "with_checksum",
     "with_version",
     "write",
 ]
@@ -48,13 +48,13 @@ ITEMS = "list"
 def hash_file(path: Path) -> str:
     """Return the blake2b-128 hash of a file's bytes."""
     state = hashlib.blake2b(digest_size=16)
-    with cache.here(path).open("rb") as file:
+    with cache.ensure_local(path).open("rb") as file:
         while block := file.read(8 << 20):
             state.update(block)
     return state.hexdigest()
 
 
-def checked(value: Mapping[str, Any] | list[Any]) -> dict[str, Any]:
+def with_checksum(value: Mapping[str, Any] | list[Any]) -> dict[str, Any]:
     """Return `value` with the hash of all that it says, by which a flipped bit in its JSON is noticed.
 
     A list goes under the name `list`.
@@ -64,7 +64,7 @@ def checked(value: Mapping[str, Any] | list[Any]) -> dict[str, Any]:
     return {**value, CHECK: digest(json.dumps(plain, sort_keys=True))}
 
 
-def trusted(found: Any) -> Any:  # noqa: ANN401  (JSON may hold anything)
+def verified(found: Any) -> Any:  # noqa: ANN401  (JSON may hold anything)
     """Return what JSON with a checksum says, without it; None if it says something else than was written.
 
     >>> trusted(checked({"rows": 3})), trusted(checked({"rows": 3}) | {"rows": 7}), trusted({"rows": 3})
@@ -75,7 +75,7 @@ def trusted(found: Any) -> Any:  # noqa: ANN401  (JSON may hold anything)
     if not isinstance(found, dict) or CHECK not in found:
         return found
     value = {name: item for name, item in found.items() if name != CHECK}
-    if checked(value)[CHECK] != found[CHECK]:
+    if with_checksum(value)[CHECK] != found[CHECK]:
         return None
     return value[ITEMS] if list(value) == [ITEMS] else value
 
@@ -96,7 +96,7 @@ def with_version(path: Path, record: Record) -> Record:
     return record if noted is None else {**record, "version": noted[0].version}
 
 
-def judge(path: Path, record: Record) -> Record | None:
+def verify(path: Path, record: Record) -> Record | None:
     """Return the record of a file that is what `record` says, with its time as it is now; None if it is not.
 
     Only a file with another time (one that was copied, or written to) is read; at a URL, one of another version.
@@ -116,16 +116,16 @@ def judge(path: Path, record: Record) -> Record | None:
     return None if known is None or hash_file(path) != known else {**now, "hash": known}
 
 
-def _seal(path: Path) -> Path:
+def _sidecar(path: Path) -> Path:
     return path.with_name(f".{path.name}{SUFFIX}")
 
 
 def write(path: Path, record: Record) -> None:
     """Put the seal of `path` beside it. It is not flushed: without its seal a file is as good as before."""
-    seal = _seal(path)
+    seal = _sidecar(path)
     partial = seal.with_name(f"{seal.name}.partial-{secrets.token_hex(4)}")
     try:
-        partial.write_text(json.dumps(checked(record)), encoding="utf-8")
+        partial.write_text(json.dumps(with_checksum(record)), encoding="utf-8")
         partial.replace(seal)
     except BaseException:
         partial.unlink(missing_ok=True)
@@ -135,29 +135,29 @@ def write(path: Path, record: Record) -> None:
 def read(path: Path) -> Record | None:
     """Return what the seal of a file says; None if it has none, or one that makes no sense."""
     try:
-        found = trusted(json.loads(_seal(path).read_text(encoding="utf-8")))
+        found = verified(json.loads(_sidecar(path).read_text(encoding="utf-8")))
     except (FileNotFoundError, ValueError):
         return None
     return found if isinstance(found, dict) else None
 
 
-def intact(path: Path) -> bool:
+def verify_or_remove(path: Path) -> bool:
     """Whether a file is there and is what its seal says, if it has one; one that is not is removed."""
     if not path.is_file():
         return False
     record = read(path)
     if record is None:
         return True
-    now = judge(path, record)
+    now = verify(path, record)
     if now is None:
-        discard(path, tell="hash" in record)  # scratch was copied, perhaps, and costs little
+        remove_damaged(path, tell="hash" in record)  # scratch was copied, perhaps, and costs little
         return False
     if now != record:
         write(path, now)
     return True
 
 
-def discard(path: Path, *, tell: bool = True) -> None:
+def remove_damaged(path: Path, *, tell: bool = True) -> None:
     """Remove a damaged file, and say so."""
     if path.exists():
         if tell:
@@ -166,10 +166,10 @@ def discard(path: Path, *, tell: bool = True) -> None:
         path.unlink()
 
 
-def drop(path: Path) -> None:
+def drop_sidecars(path: Path) -> None:
     """Remove the seal of a file, or all seals below a folder."""
     if not path.is_dir():
-        _seal(path).unlink(missing_ok=True)
+        _sidecar(path).unlink(missing_ok=True)
         return
     for folder, _, names in os.walk(path):
         for name in names:

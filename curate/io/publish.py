@@ -79,50 +79,50 @@ def require_own_folder(place: Place) -> None:
         raise UsageError(f"{what} {target} holds other files ({min(strangers)}); name an empty folder")
 
 
-def is_current(place: Place, stamp: str) -> bool:
-    """Whether a folder holds all that was written with this stamp."""
+def is_current(place: Place, fingerprint: str) -> bool:
+    """Whether a folder holds all that was written with this fingerprint."""
     if place.remote:
-        return remote.is_current(place.where, place.storage_options, stamp)
+        return remote.is_current(place.where, place.storage_options, fingerprint)
     noted = storage.read_json(place.path / LISTING) or {}
-    return noted.get("stamp") == stamp and _listed(place.path) <= files_in(place.path)
+    return noted.get("stamp") == fingerprint and _listed(place.path) <= files_in(place.path)
 
 
-def write_folder(place: Place, stamp: str, write: Callable[[Path], Result]) -> Result:
+def write_folder(place: Place, fingerprint: str, write: Callable[[Path], Result]) -> Result:
     """Let `write` fill a new folder that takes the place of the old one, whole; return what it returned."""
     require_own_folder(place)
     if place.remote:
         with _outgoing(place) as folder:
             result = write(folder)
-            copy_folder(place, folder, stamp)
+            copy_folder(place, folder, fingerprint)
         return result
     with storage.atomic_folder(place.path) as partial:
         result = write(partial)
-        storage.write_json(partial / LISTING, {"stamp": stamp, "files": sorted(files_in(partial))})
+        storage.write_json(partial / LISTING, {"stamp": fingerprint, "files": sorted(files_in(partial))})
     return result
 
 
-def copy_folder(place: Place, folder: Path, stamp: str) -> None:
+def copy_folder(place: Place, folder: Path, fingerprint: str) -> None:
     """Make the place a copy of the files in `folder`, unless it is one."""
     names = files_in(folder)
     if place.remote:
         options = place.storage_options
-        if not remote.is_current(place.where, options, stamp, names):
+        if not remote.is_current(place.where, options, fingerprint, names):
             sources = {name: folder / name for name in names}
-            remote.copy_folder(place.what, sources, place.where, options, stamp)
+            remote.copy_folder(place.what, sources, place.where, options, fingerprint)
         return
     require_own_folder(place)
     target = place.path
     before = _listed(target)
-    if is_current(place, stamp) and before == names:
+    if is_current(place, fingerprint) and before == names:
         return
     with storage.explained(target):
         storage.write_json(target / LISTING, {"stamp": None, "files": sorted(before | names)})
         for name in sorted(names):
             with storage.atomic(target / name) as partial:
-                shutil.copyfile(storage.here(folder / name), partial)
+                shutil.copyfile(storage.ensure_local(folder / name), partial)
         for name in before - names:
             storage.remove(target / name)
-        storage.write_json(target / LISTING, {"stamp": stamp, "files": sorted(names)})
+        storage.write_json(target / LISTING, {"stamp": fingerprint, "files": sorted(names)})
 
 
 def require_own_file(place: Place) -> None:

@@ -24,19 +24,19 @@ from curate.hashing import digest
 from curate.io import checksums
 from curate.io.checksums import hash_file
 from curate.io.remote import cache
-from curate.io.remote.cache import here, here_all
+from curate.io.remote.cache import ensure_all_local, ensure_local
 from curate.schema import check
 
 __all__ = [
     "atomic",
     "atomic_folder",
     "clear_partials",
+    "ensure_all_local",
+    "ensure_local",
     "explained",
     "explained_below",
     "fingerprint",
     "hash_file",
-    "here",
-    "here_all",
     "keep",
     "map_ipc",
     "read_json",
@@ -124,7 +124,7 @@ def atomic(path: Path, *, seal: bool = False, hashed: bool = True) -> Iterator[P
             if record is not None:  # before the file is there, so that none is ever without
                 checksums.write(path, record)
             else:
-                checksums.drop(path)
+                checksums.drop_sidecars(path)
             noted = cache.send(partial, path)
             partial.replace(path)
             if noted is not None:
@@ -210,27 +210,29 @@ def write_json(path: Path, value: object) -> None:
 
 def write_record(path: Path, value: Mapping[str, Any] | list[Any]) -> None:
     """Write what a run has to remember, with a checksum of what it says: see `read_json`."""
-    write_json(path, checksums.checked(value))
+    write_json(path, checksums.with_checksum(value))
 
 
 def read_json(path: Path) -> Any:  # noqa: ANN401  (JSON may hold anything)
     """Return the JSON in `path`; None if it is not there, torn, or not what its checksum (if any) says."""
     try:
-        return checksums.trusted(json.loads(here(path).read_text(encoding="utf-8")))
+        return checksums.verified(json.loads(ensure_local(path).read_text(encoding="utf-8")))
     except (FileNotFoundError, ValueError):
         return None
 
 
-def _stamped(schema: pa.Schema, stamp: str) -> pa.Schema:
-    return schema.with_metadata({**(schema.metadata or {}), FINGERPRINT_KEY: stamp.encode()})
+def _with_fingerprint(schema: pa.Schema, fingerprint: str) -> pa.Schema:
+    return schema.with_metadata({**(schema.metadata or {}), FINGERPRINT_KEY: fingerprint.encode()})
 
 
-def write_parquet(path: Path, tables: pa.Table | Iterable[pa.Table], schema: pa.Schema, stamp: str) -> None:
-    """Write a table of a run: zstd, row groups of a fixed size, stamped with how it was made.
+def write_parquet(
+    path: Path, tables: pa.Table | Iterable[pa.Table], schema: pa.Schema, fingerprint: str
+) -> None:
+    """Write a table of a run: zstd, row groups of a fixed size, fingerprinted with how it was made.
 
     tables : one table, or several in order, each with the columns of `schema`.
     """
-    stamped = _stamped(schema, stamp)
+    stamped = _with_fingerprint(schema, fingerprint)
     with (
         atomic(path, seal=True) as partial,
         pq.ParquetWriter(partial, stamped, compression="zstd") as writer,
@@ -254,12 +256,12 @@ def write_ipc(
     path: Path,
     batches: Iterable[pa.RecordBatch],
     schema: pa.Schema,
-    stamp: str,
+    fingerprint: str,
     *,
     scratch: bool = False,
 ) -> None:
     """Write record batches as an uncompressed Arrow IPC file, which maps into NumPy without a copy."""
-    stamped = _stamped(schema, stamp)
+    stamped = _with_fingerprint(schema, fingerprint)
     with (
         atomic(path, seal=True, hashed=not scratch) as partial,
         pa.OSFile(str(partial), "wb") as sink,
@@ -272,7 +274,7 @@ def write_ipc(
 def map_ipc(path: Path) -> pa.ipc.RecordBatchFileReader:
     """Open an Arrow IPC file as a memory map."""
     try:
-        return pa.ipc.open_file(pa.memory_map(str(here(path)), "r"))
+        return pa.ipc.open_file(pa.memory_map(str(ensure_local(path)), "r"))
     except (OSError, pa.ArrowInvalid) as error:
         raise RunError(f"{path}: not a whole Arrow file ({error}); remove it and run again") from error
 
@@ -280,18 +282,20 @@ def map_ipc(path: Path) -> pa.ipc.RecordBatchFileReader:
 def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
     """Read a Parquet table of a run (or some of its columns), without its metadata."""
     try:
-        return pq.read_table(here(path), columns=columns, partitioning=None).replace_schema_metadata(None)
+        return pq.read_table(ensure_local(path), columns=columns, partitioning=None).replace_schema_metadata(
+            None
+        )
     except (OSError, pa.ArrowInvalid) as error:
         raise RunError(f"{path}: not a whole Parquet table ({error}); remove it and run again") from error
 
 
 def stored_fingerprint(path: Path) -> str | None:
-    """Return the fingerprint a part was stamped with; None if it is absent, torn or not stamped."""
+    """Return the fingerprint a part was fingerprinted with; None if it is absent, torn or not fingerprinted."""
     try:
         if path.suffix == ".arrow":
             metadata: Mapping[bytes, bytes] | None = map_ipc(path).schema.metadata
         else:
-            metadata = pq.read_schema(here(path)).metadata
+            metadata = pq.read_schema(ensure_local(path)).metadata
     except (OSError, pa.ArrowInvalid, RunError):
         return None
     return (metadata or {}).get(FINGERPRINT_KEY, b"").decode() or None

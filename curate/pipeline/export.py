@@ -63,7 +63,7 @@ def export_run(recipe: Recipe, form: str, out: str | Path, *, progress: Progress
         raise UsageError(f"--format must be one of {', '.join((*FOLDERS, *FILES))}, got {form!r}")
     run = folder_of(recipe)
     place = publish.Place("--out", str(out), run.work, recipe.write.storage_options)
-    before = run.stamp(run.decisions)
+    before = run.fingerprint(run.decisions)
     write.check_recipe(recipe)
     (publish.require_own_folder if form in FOLDERS else publish.require_own_file)(place)
     with runner.make_engine(recipe) as engine:

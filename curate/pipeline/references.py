@@ -90,10 +90,10 @@ def vectors(context: Context, source: Source, what: str, on: str = "image") -> P
     folder = _folder(context, source, on)
     with _about(what):
         path = folder / f"{_made_from(context, source, what, on)}.npy"
-        if not checksums.intact(path):
+        if not checksums.verify_or_remove(path):
             for stale in folder.glob("*.npy"):
                 storage.remove(stale)
-                checksums.drop(stale)
+                checksums.drop_sidecars(stale)
             rows = _given(context, source) if _is_npy(source) else _embedded(context, source, what, on)
             if len(rows) == 0:
                 raise EmbeddingError(f"{_named(source)} must hold at least one usable {on}, got none")

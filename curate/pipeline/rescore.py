@@ -148,10 +148,10 @@ def score_table(recipe: Recipe) -> list[dict[str, Any]]:
 def _rows_of(run: RunFolder, family: Settings) -> list[dict[str, Any]]:
     folder, stage = run.scores(family.folder), stage_of(family.family)
     means, status = directions(stage, family), stage.table(family).names[-1]
-    run.stamp(folder)
+    run.fingerprint(folder)
     columns = list(means)
     frame = (
-        pl.scan_parquet(storage.here_all(folder, "part-*.parquet"))
+        pl.scan_parquet(storage.ensure_all_local(folder, "part-*.parquet"))
         .group_by(status)
         .agg(pl.len().alias("rows"), pl.col(columns).null_count())
         .sort(status)
@@ -230,4 +230,4 @@ def shards_differ(recipe: Recipe) -> bool:
     """Whether the shards of a run are missing, or are those of another decision than it has now."""
     run = folder_of(recipe)
     noted = (storage.read_json(run.manifest) or {}).get("stages", {})
-    return bool(noted.get("select", {}).get("fingerprint") != run.stamp(run.decisions))
+    return bool(noted.get("select", {}).get("fingerprint") != run.fingerprint(run.decisions))

@@ -215,14 +215,14 @@ def _merge(context: Context, part: Failed, tried: Outcomes, pieces: list[Vectors
     run.unmark(run.samples)
     run.unmark(run.embeddings)
     # First the new fingerprint, then the files that carry it: what an interruption leaves is not taken as made.
-    said = storage.fingerprint(task.stamp, outcomes.outcome, outcomes.reason)
+    said = storage.fingerprint(task.fingerprint, outcomes.outcome, outcomes.reason)
     storage.write_record(run.work / "retries.json", embed_task.retries(run) | {task.part.name: said})
     task = embed_task.task_of(context, task.part, task.copies, embed_task.space_of(context.recipe.embed))
     path = run.part(run.embeddings, task.part.name)
     old, alone = EmbeddingPart(path), samples["copy_of"].is_null()
     before = (alone & (samples["outcome"] == "ok")).to_numpy()
     now = (alone & (pl.Series(outcomes.outcome) == "ok")).to_numpy()
-    write_part(path, _merged(old, pieces, before[now], str(path)), old.dim, task.stamp, text=task.text)
+    write_part(path, _merged(old, pieces, before[now], str(path)), old.dim, task.fingerprint, text=task.text)
     embed_task.write_samples(task, embed_task.keys_of(task), outcomes)
 
 

@@ -216,7 +216,7 @@ def _note_recipe(run: RunFolder, recipe: Recipe) -> None:
     text = recipe.to_yaml()
     if storage.read_json(run.work / "recipe.json") != (values := read_yaml(text)):
         storage.write_record(run.work / "recipe.json", values)
-    if not run.recipe.exists() or storage.here(run.recipe).read_bytes() != text.encode():
+    if not run.recipe.exists() or storage.ensure_local(run.recipe).read_bytes() != text.encode():
         with storage.atomic(run.recipe) as partial:
             partial.write_text(text, encoding="utf-8")
 
@@ -321,7 +321,7 @@ def _is_current(context: Context) -> bool:
     if not isinstance(manifest, dict):
         return False
     noted = {name: facts["fingerprint"] for name, facts in manifest["stages"].items()}
-    return noted == {name: context.run.stamp(folder) for name, folder in _folders(context).items()}
+    return noted == {name: context.run.fingerprint(folder) for name, folder in _folders(context).items()}
 
 
 def _folders(context: Context) -> dict[str, Path]:
@@ -342,7 +342,7 @@ def write_manifest(context: Context) -> dict[str, Any]:
         "bad_shards": context.facts(run.work / "keys").get("bad_shards", []),
         "embedding_space": context.facts(run.embeddings).get("space"),
         "stages": {
-            name: {"fingerprint": run.stamp(folder), **context.facts(folder)}
+            name: {"fingerprint": run.fingerprint(folder), **context.facts(folder)}
             for name, folder in _folders(context).items()
         },
         "times": storage.read_json(run.work / "times.json") or {},

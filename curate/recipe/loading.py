@@ -15,7 +15,7 @@ import yaml
 from pydantic import BaseModel
 
 from curate.errors import RecipeError, UsageError
-from curate.io.remote.cache import here
+from curate.io.remote.cache import ensure_local
 from curate.recipe import (
     FAMILIES,
     Against,
@@ -74,7 +74,7 @@ def load_recipe(
     Raises UsageError if the file cannot be read, RecipeError if a setting is wrong.
     """
     try:
-        values = read_yaml(here(Path(path)).read_text(encoding="utf-8"))
+        values = read_yaml(ensure_local(Path(path)).read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"recipe {path}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -236,7 +236,7 @@ def _remember(file: Path, stored: Path, record: checksums.Record | None) -> None
             return
     partial = stored.with_name(f".{stored.name}{storage.PARTIAL}{os.getpid()}")
     partial.unlink(missing_ok=True)
-    checksums.drop(stored)
+    checksums.drop_sidecars(stored)
     _link(file, partial)
     partial.replace(stored)
     if record is not None:

@@ -99,7 +99,7 @@ class RunFolder:
 
     def recipe_text(self) -> str:
         """Return what `recipe.yaml` says."""
-        return storage.here(self.recipe).read_text(encoding="utf-8")
+        return storage.ensure_local(self.recipe).read_text(encoding="utf-8")
 
     def scores(self, family: str) -> Path:
         """Return the folder of one score family."""
@@ -123,7 +123,7 @@ class RunFolder:
         found = storage.read_json(folder / MARKER)
         return found if isinstance(found, dict) else None
 
-    def mark(self, folder: Path, stamp: str, facts: Mapping[str, object]) -> None:
+    def mark(self, folder: Path, fingerprint: str, facts: Mapping[str, object]) -> None:
         """Mark a stage's folder as done: its fingerprint, its files with sizes, times and hashes, its facts.
 
         From here on the mark says what the files are, and their seals are gone. Raises RunError for a file that
@@ -134,13 +134,13 @@ class RunFolder:
             for file in sorted(folder.rglob("*"))
             if file.is_file() and not file.name.startswith((".", "_"))
         }
-        storage.write_record(folder / MARKER, {"fingerprint": stamp, "facts": dict(facts), "files": files})
-        checksums.drop(folder)
+        storage.write_record(folder / MARKER, {"fingerprint": fingerprint, "facts": dict(facts), "files": files})
+        checksums.drop_sidecars(folder)
 
-    def is_done(self, folder: Path, stamp: str) -> bool:
+    def is_done(self, folder: Path, fingerprint: str) -> bool:
         """Whether a stage is finished with this fingerprint and all its files are what its mark says."""
         marker = self.marker(folder)
-        return marker is not None and marker.get("fingerprint") == stamp and self.remove_damaged(folder)
+        return marker is not None and marker.get("fingerprint") == fingerprint and self.remove_damaged(folder)
 
     def remove_damaged(self, folder: Path) -> bool:
         """Remove the files of a stage that are not what its mark (or their seal) says; whether none is missing.
@@ -150,21 +150,21 @@ class RunFolder:
         """
         marker = self.marker(folder)
         if marker is None:
-            whole = [checksums.intact(file) for file in folder.rglob("*") if file.is_file()]
+            whole = [checksums.verify_or_remove(file) for file in folder.rglob("*") if file.is_file()]
             return all(whole)
         files: Mapping[str, checksums.Record] = marker["files"]
-        found = {name: checksums.judge(folder / name, record) for name, record in files.items()}
+        found = {name: checksums.verify(folder / name, record) for name, record in files.items()}
         for name in files:
             if found[name] is None:
-                checksums.discard(folder / name)
+                checksums.remove_damaged(folder / name)
         if None in found.values():
             return False
         if found != files:
             storage.write_record(folder / MARKER, {**marker, "files": found})
-        checksums.drop(folder)  # those of an interruption between the mark and their removal
+        checksums.drop_sidecars(folder)  # those of an interruption between the mark and their removal
         return True
 
-    def stamp(self, folder: Path) -> str:
+    def fingerprint(self, folder: Path) -> str:
         """Return the fingerprint of a finished stage; raises RunError if it is not finished."""
         marker = self.marker(folder)
         if marker is None:
@@ -218,7 +218,7 @@ def _record(file: Path) -> checksums.Record:
     sealed = checksums.read(file)
     if sealed is None or "hash" not in sealed:
         return checksums.record_of(file)
-    now = checksums.judge(file, sealed)
+    now = checksums.verify(file, sealed)
     if now is None:
         raise RunError(f"{file}: its bytes changed after it was written; run again to make it anew")
     return now
@@ -248,7 +248,7 @@ class Run:
         import polars as pl
 
         self._require(self.folder.decisions)
-        return pl.read_parquet(storage.here(self.folder.decisions / "concepts.parquet"))
+        return pl.read_parquet(storage.ensure_local(self.folder.decisions / "concepts.parquet"))
 
     def scores(self) -> "pl.DataFrame":
         """Return one row per embedded sample: its concept, its distance and every score."""
@@ -272,7 +272,7 @@ class Run:
         import polars as pl
 
         self._require(stage or folder)
-        return pl.read_parquet(storage.here_all(folder, "part-*.parquet"))
+        return pl.read_parquet(storage.ensure_all_local(folder, "part-*.parquet"))
 
     def _require(self, folder: Path) -> None:
         if self.folder.marker(folder) is None:

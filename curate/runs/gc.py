@@ -122,4 +122,4 @@ def _remove(root: Path, runs: Iterable[Path], parts: Iterable[Path]) -> None:
     with storage.explained(root / STORE):
         for file in parts:
             file.unlink()
-            checksums.drop(file)
+            checksums.drop_sidecars(file)

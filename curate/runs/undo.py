@@ -51,7 +51,7 @@ def undone(run: RunFolder) -> Iterator[None]:
 def _recipe_undone(run: RunFolder) -> Iterator[None]:
     """On an error inside, put the recipe back."""
     before = {
-        path: storage.here(path).read_bytes()
+        path: storage.ensure_local(path).read_bytes()
         for path in (run.recipe, run.work / "recipe.json")
         if path.exists()
     }

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from curate.embedding.store import EmbeddingPart
 from curate.errors import RunError
-from curate.execution.context import Context, Part, made
+from curate.execution.context import Context, Part, reuse_or_remove
 from curate.io import storage
 from curate.recipe import Recipe
 from curate.scores.columns import SCORES, Direction
@@ -40,13 +40,13 @@ class Settings(Protocol):
 class Output:
     """Where the tables of one family go: one per part, rows in the order of the part's embeddings.
 
-    stamp : what the family was computed from and how; a table that carries it is not written again.
+    fingerprint : what the family was computed from and how; a table that carries it is not written again.
     """
 
     context: Context
     folder: Path
     schema: pa.Schema
-    stamp: str
+    fingerprint: str
 
     def path(self, part: Part) -> Path:
         """Return the table of a part."""
@@ -54,7 +54,7 @@ class Output:
 
     def todo(self) -> list[Part]:
         """Return the parts that have no table yet."""
-        return [part for part in self.context.parts if not made(self.path(part), self.stamp)]
+        return [part for part in self.context.parts if not reuse_or_remove(self.path(part), self.fingerprint)]
 
     def write(
         self, part: Part, columns: Mapping[str, npt.NDArray[Any] | list[Any]], status: Codes | None = None
@@ -70,7 +70,7 @@ class Output:
                 raise RunError(
                     f"{self.path(part)}: {len(array):,} values of {field.name} for {len(uids):,} samples"
                 )
-        storage.write_parquet(self.path(part), pa.table(arrays, self.schema), self.schema, self.stamp)
+        storage.write_parquet(self.path(part), pa.table(arrays, self.schema), self.schema, self.fingerprint)
 
     def write_all(
         self, columns: Mapping[str, npt.NDArray[Any] | list[Any]], status: Codes | None = None

@@ -25,12 +25,12 @@ class ScoreTask:
 
     embeddings: Path
     out: Path
-    stamp: str
+    fingerprint: str
 
 
 def _compute(context: Context, settings: ClipScore, output: Output) -> dict[str, Any]:
     tasks = [
-        ScoreTask(context.run.part(context.run.embeddings, part.name), output.path(part), output.stamp)
+        ScoreTask(context.run.part(context.run.embeddings, part.name), output.path(part), output.fingerprint)
         for part in output.todo()
     ]
     return {"scored": sum(context.map("score", "parts", _clip_score, tasks))}
@@ -49,7 +49,7 @@ def _clip_score(task: ScoreTask) -> int:
     status = np.where(known, "ok", "no_text")
     column = pa.array(score, mask=~known)
     table = pa.table([part.uids(), column, pa.array(status, pa.string())], schema=schema.CLIP_SCORE)
-    storage.write_parquet(task.out, table, schema.CLIP_SCORE, task.stamp)
+    storage.write_parquet(task.out, table, schema.CLIP_SCORE, task.fingerprint)
     return int(known.sum())
 
 

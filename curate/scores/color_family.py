@@ -25,7 +25,7 @@ def _check(recipe: Recipe, settings: Color) -> None:
 
 def _inputs(context: Context, settings: Color) -> list[object]:
     run = context.run
-    return [run.stamp(run.scores(folder)) for folder in folders_for(context.recipe, settings.needs)]
+    return [run.fingerprint(run.scores(folder)) for folder in folders_for(context.recipe, settings.needs)]
 
 
 def _compute(context: Context, settings: Color, output: Output) -> dict[str, Any]:

@@ -118,7 +118,7 @@ def _compute(context: Context, settings: External, output: Output) -> dict[str, 
     scratch = context.run.work / f"score-{settings.folder}"
     storage.remove(scratch)  # what an interruption left was made for other buckets, perhaps
     columns = tuple(output.schema.names[1:-1])
-    files, found = join(context, _files(settings), settings.on, columns, output.stamp, scratch)
+    files, found = join(context, _files(settings), settings.on, columns, output.fingerprint, scratch)
     _refuse(settings, found)
     bring_back(context, files, output)
     storage.remove(scratch)

@@ -47,9 +47,9 @@ def _check(recipe: Recipe, settings: Fuse) -> None:
 
 def _inputs(context: Context, settings: Fuse) -> list[object]:
     run = context.run
-    scored = [run.stamp(run.scores(folder)) for folder in folders_for(context.recipe, settings.needs)]
+    scored = [run.fingerprint(run.scores(folder)) for folder in folders_for(context.recipe, settings.needs)]
     grouped = settings.per == "concept" or "distance" in settings.needs
-    return [*scored, run.stamp(run.concepts) if grouped else None]
+    return [*scored, run.fingerprint(run.concepts) if grouped else None]
 
 
 def _compute(context: Context, settings: Fuse, output: Output) -> dict[str, Any]:

@@ -28,7 +28,7 @@ class NearTask:
     on: str
     settings: Against
     out: Path
-    stamp: str
+    fingerprint: str
 
 
 def _table(settings: Against) -> pa.Schema:
@@ -55,12 +55,12 @@ def _compute(context: Context, settings: Against, output: Output) -> dict[str, A
     tasks = [
         NearTask(
             context.run.part(context.run.embeddings, part.name), vectors, on, settings,
-            output.path(part), output.stamp,
+            output.path(part), output.fingerprint,
         )
         for part in output.todo()
     ]  # fmt: skip
     context.map("score", "parts", _nearest, tasks)
-    size = len(np.load(storage.here(vectors), mmap_mode="r")) if vectors is not None else None
+    size = len(np.load(storage.ensure_local(vectors), mmap_mode="r")) if vectors is not None else None
     column = f"similarity_to_{settings.name}"
     tables = (storage.read_table(output.path(part), [column]) for part in context.parts)
     return {"scored": sum(len(one) - one[column].null_count for one in tables), "vectors": size}
@@ -71,7 +71,7 @@ def _nearest(task: NearTask) -> None:
     largest = np.full(len(part), np.nan, np.float32)
     known = task.on == "image" or part.has_text
     if task.vectors is not None and known:
-        vectors = np.asarray(np.load(storage.here(task.vectors), mmap_mode="r"))
+        vectors = np.asarray(np.load(storage.ensure_local(task.vectors), mmap_mode="r"))
         for start in range(0, len(part), BATCH_ROWS):
             batch = start // BATCH_ROWS
             given = part.present(task.on, batch)
@@ -81,7 +81,7 @@ def _nearest(task: NearTask) -> None:
     status = pa.array(np.where(missing, "no_text", "ok"), pa.string())
     schema = _table(task.settings)
     columns = [pa.array(part.uids(), pa.string()), pa.array(largest, mask=missing), status]
-    storage.write_parquet(task.out, pa.table(columns, schema=schema), schema, task.stamp)
+    storage.write_parquet(task.out, pa.table(columns, schema=schema), schema, task.fingerprint)
 
 
 STAGE = FamilyStage(table=_table, compute=_compute, inputs=_inputs, check=_check)

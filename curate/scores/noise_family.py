@@ -70,7 +70,7 @@ def _check(recipe: Recipe, settings: Noise) -> None:
 
 
 def _inputs(context: Context, settings: Noise) -> list[object]:
-    return [context.run.stamp(context.run.scores(_folder(context, settings)))]
+    return [context.run.fingerprint(context.run.scores(_folder(context, settings)))]
 
 
 def _folder(context: Context, settings: Noise) -> str:

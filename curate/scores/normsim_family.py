@@ -30,7 +30,7 @@ class TargetTask:
     embeddings: Path
     target: Path | None
     out: Path
-    stamp: str
+    fingerprint: str
 
 
 def _table(settings: NormSim | None = None) -> pa.Schema:
@@ -50,12 +50,12 @@ def _compute(context: Context, settings: NormSim, output: Output) -> dict[str, A
     target = references.vectors(context, settings.target, _WHAT) if rows else None
     tasks = [
         TargetTask(
-            context.run.part(context.run.embeddings, part.name), target, output.path(part), output.stamp
+            context.run.part(context.run.embeddings, part.name), target, output.path(part), output.fingerprint
         )
         for part in output.todo()
     ]
     context.map("score", "parts", _normsim, tasks)
-    size = len(np.load(storage.here(target), mmap_mode="r")) if target is not None else None
+    size = len(np.load(storage.ensure_local(target), mmap_mode="r")) if target is not None else None
     return {"scored": rows, "targets": size}
 
 
@@ -66,7 +66,7 @@ def _normsim(task: TargetTask) -> None:
     part = EmbeddingPart(task.embeddings)
     largest, length = np.empty(len(part), np.float32), np.empty(len(part), np.float32)
     if task.target is not None:
-        target = np.asarray(np.load(storage.here(task.target), mmap_mode="r"))
+        target = np.asarray(np.load(storage.ensure_local(task.target), mmap_mode="r"))
         with threadpool_limits(1, user_api="blas"):
             for start, image in part.blocks("image"):
                 rows = slice(start, start + len(image))
@@ -75,7 +75,7 @@ def _normsim(task: TargetTask) -> None:
                 length[rows] = normsim_2(padded, target)[: len(image)]
     schema = _table()
     columns = [pa.array(part.uids(), pa.string()), largest, length, pa.array(["ok"] * len(part), pa.string())]
-    storage.write_parquet(task.out, pa.table(columns, schema=schema), schema, task.stamp)
+    storage.write_parquet(task.out, pa.table(columns, schema=schema), schema, task.fingerprint)
 
 
 STAGE = FamilyStage(table=_table, compute=_compute, inputs=_inputs, check=_check)

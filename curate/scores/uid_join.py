@@ -42,7 +42,7 @@ class SpreadFileTask:
     columns: tuple[str, ...]
     n_buckets: int
     out: Path
-    stamp: str
+    fingerprint: str
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class SpreadPartTask:
     embeddings: Path
     n_buckets: int
     out: Path
-    stamp: str
+    fingerprint: str
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class JoinTask:
     given: tuple[Path, ...]
     wanted: tuple[Path, ...]
     out: Path
-    stamp: str
+    fingerprint: str
 
 
 @dataclass(frozen=True)
@@ -94,11 +94,16 @@ class BackTask:
     files: tuple[Path, ...]
     kind: pa.Schema
     out: Path
-    stamp: str
+    fingerprint: str
 
 
 def join(
-    context: Context, files: Sequence[Path], uid: str, columns: tuple[str, ...], stamp: str, scratch: Path
+    context: Context,
+    files: Sequence[Path],
+    uid: str,
+    columns: tuple[str, ...],
+    fingerprint: str,
+    scratch: Path,
 ) -> tuple[tuple[Path, ...], list[Joined]]:
     """Look for the row of every usable sample by its uid.
 
@@ -110,25 +115,27 @@ def join(
     room = max(1, context.task_memory // 2 // (_ROW_BYTES + _CELL_BYTES * len(columns)))
     n_buckets = max(1, -(-rows // room))
     given = context.map("score", "files", _spread_file, [
-        SpreadFileTask(file, uid, columns, n_buckets, scratch / f"given-{place}", stamp)
+        SpreadFileTask(file, uid, columns, n_buckets, scratch / f"given-{place}", fingerprint)
         for place, file in enumerate(files)
     ])  # fmt: skip
     wanted = tuple(scratch / f"wanted-{part.name}.arrow" for part in context.parts)
     context.map("score", "parts", _spread_part, [
-        SpreadPartTask(part.index, context.run.part(context.run.embeddings, part.name), n_buckets, out, stamp)
+        SpreadPartTask(part.index, context.run.part(context.run.embeddings, part.name), n_buckets, out, fingerprint)
         for part, out in zip(context.parts, wanted, strict=True)
     ])  # fmt: skip
     out = tuple(scratch / f"found-{bucket}.arrow" for bucket in range(n_buckets))
     every = tuple(path for several in given for path in several)
     return out, context.map("score", "buckets", _join_bucket, [
-        JoinTask(bucket, len(context.parts), len(columns), every, wanted, path, stamp)
+        JoinTask(bucket, len(context.parts), len(columns), every, wanted, path, fingerprint)
         for bucket, path in enumerate(out)
     ])  # fmt: skip
 
 
 def bring_back(context: Context, files: tuple[Path, ...], output: Output) -> None:
     """Write the table of every part that has none yet, from what `join` found."""
-    tasks = [BackTask(p.index, files, output.schema, output.path(p), output.stamp) for p in output.todo()]
+    tasks = [
+        BackTask(p.index, files, output.schema, output.path(p), output.fingerprint) for p in output.todo()
+    ]
     context.map("score", "parts", _bring_back, tasks)
 
 
@@ -172,7 +179,7 @@ def _scatter(
 ) -> None:
     rows = pa.table([pa.array(uids, pa.string()), *values], ["uid", *names])
     bucket = (hash_uids(uids, "external") % np.uint64(task.n_buckets)).astype(np.int64)
-    exchange.scatter(path, bucket, task.n_buckets, rows.take, rows.schema, task.stamp)
+    exchange.scatter(path, bucket, task.n_buckets, rows.take, rows.schema, task.fingerprint)
 
 
 def _join_bucket(task: JoinTask) -> Joined:
@@ -198,7 +205,7 @@ def _join_bucket(task: JoinTask) -> Joined:
     columns = found.select("part", "position", "uid", *names, "status").to_arrow()
     order = pa.schema([("part", pa.int32()), ("position", pa.int32()), *kind, ("status", pa.string())])
     exchange.scatter(
-        task.out, found["part"].to_numpy(), task.n_parts, columns.cast(order).take, order, task.stamp
+        task.out, found["part"].to_numpy(), task.n_parts, columns.cast(order).take, order, task.fingerprint
     )
     return Joined(
         len(wanted), int((found["status"] == "ok").sum()), len(repeats), len(absent),
@@ -214,4 +221,4 @@ def _smallest(uids: pl.Series) -> tuple[str, ...]:
 def _bring_back(task: BackTask) -> None:
     rows = pl.DataFrame(exchange.gather(task.files, task.index)).sort("position").drop("part", "position")
     found = rows.to_arrow().rename_columns(task.kind.names).cast(task.kind)
-    storage.write_parquet(task.out, found, task.kind, task.stamp)
+    storage.write_parquet(task.out, found, task.kind, task.fingerprint)

@@ -52,7 +52,7 @@ def divided(context: Context) -> Divided:
         raise RunError(f"{run.where}: 5_decisions is not there yet; finish the run first")
     table = pl.DataFrame(storage.read_table(run.decisions / "concepts.parquet"))
     rows = (
-        pl.scan_parquet(storage.here_all(run.decisions, "part-*.parquet"))
+        pl.scan_parquet(storage.ensure_all_local(run.decisions, "part-*.parquet"))
         .filter(pl.col("rank").is_not_null())
         .group_by("concept")
         .agg(smallest_uid=pl.col("uid").min(), n_pinned=(pl.col("reason") == "pinned").sum())

@@ -11,7 +11,7 @@ import polars as pl
 from curate.embedding.store import EmbeddingPart
 from curate.errors import BudgetError, RunError
 from curate.execution import exchange
-from curate.execution.context import Context, made
+from curate.execution.context import Context, reuse_or_remove
 from curate.io import storage
 from curate.linalg import load_unit
 from curate.selection.diversity import select_diverse
@@ -36,7 +36,7 @@ class DiverseTask:
     shipped: bool
     budget: npt.NDArray[np.int64]
     out: Path
-    stamp: str
+    fingerprint: str
 
 
 def diversified(context: Context, ranked: Ranked, budget: npt.NDArray[np.int64], scratch: Path) -> Ranked:
@@ -46,13 +46,13 @@ def diversified(context: Context, ranked: Ranked, budget: npt.NDArray[np.int64],
     budget : (k,) rows that each concept keeps besides the pinned ones.
     """
     select, run = context.recipe.select, context.run
-    stamp = storage.fingerprint(ranked.stamp, "diverse", budget.tolist())
+    fingerprint = storage.fingerprint(ranked.fingerprint, "diverse", budget.tolist())
     embeddings = tuple(run.part(run.embeddings, part.name) for part in context.parts)
     spread = tuple(scratch / f"rows-{part.name}.arrow" for part in context.parts)
     tasks = []
     for bucket, path in enumerate(ranked.files):
         out = path.with_name(f"diverse-{path.name}")
-        rows = RankTask(bucket, spread, len(context.parts), out, out, stamp)
+        rows = RankTask(bucket, spread, len(context.parts), out, out, fingerprint)
         tasks.append(
             DiverseTask(
                 ranked=path,
@@ -63,12 +63,17 @@ def diversified(context: Context, ranked: Ranked, budget: npt.NDArray[np.int64],
                 shipped=bool(select.shipped),
                 budget=budget,
                 out=out,
-                stamp=stamp,
+                fingerprint=fingerprint,
             )
         )
     _require_room(context, ranked.concepts)
-    context.map("select", "buckets", _diverse_bucket, [task for task in tasks if not made(task.out, stamp)])
-    return Ranked(tuple(task.out for task in tasks), ranked.concepts, stamp)
+    context.map(
+        "select",
+        "buckets",
+        _diverse_bucket,
+        [task for task in tasks if not reuse_or_remove(task.out, fingerprint)],
+    )
+    return Ranked(tuple(task.out for task in tasks), ranked.concepts, fingerprint)
 
 
 def _require_room(context: Context, concepts: pl.DataFrame) -> None:
@@ -102,7 +107,7 @@ def _diverse_bucket(task: DiverseTask) -> None:
             budget = int(task.budget[concept[here[0]]])
             first = rows["key"].to_numpy()[here] < _BEHIND if task.shipped else np.zeros(len(here), np.bool_)
             rank[here] = _diverse_ranks(rows[here], vectors[here], before[here], budget, task.start, first)
-    scatter_back(rows, rank, task.rows.n_parts, task.out, task.stamp)
+    scatter_back(rows, rank, task.rows.n_parts, task.out, task.fingerprint)
 
 
 def _diverse_ranks(

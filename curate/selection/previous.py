@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from curate.errors import UsageError
 from curate.execution import exchange
-from curate.execution.context import Context, made
+from curate.execution.context import Context, reuse_or_remove
 from curate.filtering.uid_lists import Hashes, hashes, listed
 from curate.io import storage
 from curate.recipe import Recipe
@@ -56,7 +56,7 @@ class SpreadTask:
     decisions: Path
     buckets: int
     out: Path
-    stamp: str
+    fingerprint: str
 
 
 def check_recipe(recipe: Recipe) -> None:
@@ -91,26 +91,26 @@ def _other(recipe: Recipe) -> RunFolder | None:
     return None if found.path.resolve() == Path(recipe.run).resolve() else found
 
 
-def for_stage(context: Context, folder: Path, stamp: str) -> tuple[str, Shipped | None]:
+def for_stage(context: Context, folder: Path, fingerprint: str) -> tuple[str, Shipped | None]:
     """Return a stage's fingerprint with what was shipped before in it, and these rows; as it is and None if it is off.
 
     folder : of the stage, whose mark notes in `shipped_before` what it was made from. Where nothing else changed,
     that still holds: a run that is repeated does not take its own decisions for those before.
     """
     if not context.recipe.select.shipped:
-        return stamp, None
+        return fingerprint, None
     run, other = context.run, _other(context.recipe)
     mark = run.marker(folder)
     noted = (mark or {}).get("facts", {}).get("shipped_before")
-    again = other is None and mark is not None and mark["fingerprint"] == _stamp(stamp, noted)
+    again = other is None and mark is not None and mark["fingerprint"] == _fingerprint(fingerprint, noted)
     if again and (noted == "" or _file(context, str(noted)).exists()):
-        return str(mark["fingerprint"]) if mark else stamp, _shipped(context, str(noted))
+        return str(mark["fingerprint"]) if mark else fingerprint, _shipped(context, str(noted))
     before = _before(context, other or run)
-    return _stamp(stamp, before), _shipped(context, before)
+    return _fingerprint(fingerprint, before), _shipped(context, before)
 
 
-def _stamp(stamp: str, before: object) -> str:
-    return storage.fingerprint(stamp, "shipped", before)
+def _fingerprint(fingerprint: str, before: object) -> str:
+    return storage.fingerprint(fingerprint, "shipped", before)
 
 
 def _file(context: Context, before: str) -> Path:
@@ -141,7 +141,7 @@ def _shipped(context: Context, before: str) -> Shipped:
 
 def _rows(path: Path) -> int:
     """Return how many hashes a file holds."""
-    with storage.here(path).open("rb") as file:
+    with storage.ensure_local(path).open("rb") as file:
         np.lib.format.read_magic(file)
         return int(np.lib.format.read_array_header_1_0(file)[0][0])
 
@@ -152,14 +152,14 @@ def _rows(path: Path) -> int:
 def _write(context: Context, run: RunFolder, out: Path) -> None:
     """Write the hashes of all kept uids in order, one bucket in memory at a time."""
     tables = sorted(run.decisions.glob("part-*.parquet"))
-    rows = sum(pq.read_metadata(storage.here(table)).num_rows for table in tables)
+    rows = sum(pq.read_metadata(storage.ensure_local(table)).num_rows for table in tables)
     buckets = min(1 << 16, max(1, -(-rows * ROW_BYTES // context.task_memory)))
     scratch = out.with_name("buckets")
     tasks = [
         SpreadTask(table, buckets, scratch / f"{table.stem}.arrow", storage.fingerprint(out.stem, buckets))
         for table in tables
     ]
-    todo = [task for task in tasks if not made(task.out, task.stamp)]
+    todo = [task for task in tasks if not reuse_or_remove(task.out, task.fingerprint)]
     context.map("select", "parts", _spread, todo)
     files = [task.out for task in tasks]
     kept = sum(storage.map_ipc(file).get_batch(b).num_rows for file in files for b in range(buckets))
@@ -182,7 +182,7 @@ def _spread(task: SpreadTask) -> None:
     # By its buffer: NumPy drops zeros at the end of a value.
     column = pa.Array.from_buffers(pa.binary(16), len(found), [None, pa.py_buffer(found.tobytes())])
     table = pa.table([column], schema=_HASH)
-    exchange.scatter(task.out, bucket, task.buckets, table.take, _HASH, task.stamp)
+    exchange.scatter(task.out, bucket, task.buckets, table.take, _HASH, task.fingerprint)
 
 
 def _copies(context: Context, shipped: Shipped) -> Path | None:

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from curate.embedding.store import EmbeddingPart
 from curate.execution import exchange
-from curate.execution.context import Context, eligible, made
+from curate.execution.context import Context, eligible, reuse_or_remove
 from curate.hashing import hash_uids
 from curate.io import storage
 from curate.runs.folder import RunFolder
@@ -55,12 +55,12 @@ INSIDE = ("distance", "uid")
 class Ranked:
     """The ranked rows, one file per bucket with a record batch per part, and a row of facts per concept.
 
-    stamp : what they were made from, and how concepts were put into buckets.
+    fingerprint : what they were made from, and how concepts were put into buckets.
     """
 
     files: tuple[Path, ...]
     concepts: pl.DataFrame
-    stamp: str
+    fingerprint: str
 
     def blocks(self, *columns: str) -> Iterator[dict[str, npt.NDArray[Any]]]:
         """Yield columns of all rows, block by block; null scores are NaN."""
@@ -86,7 +86,7 @@ class SpreadTask:
     order: Order
     bucket: npt.NDArray[np.int32]
     out: Path
-    stamp: str
+    fingerprint: str
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class RankTask:
     n_parts: int
     out: Path
     stats: Path
-    stamp: str
+    fingerprint: str
 
 
 def candidates(
@@ -115,24 +115,24 @@ def candidates(
     return frame.filter(stays), np.flatnonzero(stays.to_numpy()).astype(np.int32)
 
 
-def rank_rows(context: Context, order: Order, stamp: str, scratch: Path) -> Ranked:
+def rank_rows(context: Context, order: Order, fingerprint: str, scratch: Path) -> Ranked:
     """Rank the eligible rows of every concept."""
     run = context.run
     assigned = storage.read_table(run.concepts / "concepts.parquet", ["n_assigned"])["n_assigned"].to_numpy()
     bucket = exchange.plan_buckets(assigned, _bucket_rows(context, order, int(assigned.sum())))
     n_buckets = int(bucket.max(initial=0)) + 1
     # What is scratch depends on the buckets, and they on `memory` and workers, which may differ when a run goes on.
-    stamp = storage.fingerprint(stamp, bucket.tolist())
+    fingerprint = storage.fingerprint(fingerprint, bucket.tolist())
     spread = tuple(scratch / f"rows-{part.name}.arrow" for part in context.parts)
     tasks = [
-        SpreadTask(run, part.name, part.index, order, bucket, out, stamp)
+        SpreadTask(run, part.name, part.index, order, bucket, out, fingerprint)
         for part, out in zip(context.parts, spread, strict=True)
-        if not made(out, stamp)
+        if not reuse_or_remove(out, fingerprint)
     ]
     context.map("select", "parts", _spread, tasks)
     ranks = [
         RankTask(b, spread, len(context.parts), scratch / f"ranks-{b}-of-{n_buckets}.arrow",
-                 scratch / f"stats-{b}-of-{n_buckets}.parquet", stamp)
+                 scratch / f"stats-{b}-of-{n_buckets}.parquet", fingerprint)
         for b in range(n_buckets)
     ]  # fmt: skip
     context.map("select", "buckets", _rank_bucket, [task for task in ranks if not _ranked(task)])
@@ -142,13 +142,13 @@ def rank_rows(context: Context, order: Order, stamp: str, scratch: Path) -> Rank
     return Ranked(
         tuple(task.out for task in ranks),
         concepts.with_columns(pl.col("n_eligible", "n_pinned", "d_intra").fill_null(0)),
-        stamp,
+        fingerprint,
     )
 
 
 def _ranked(task: RankTask) -> bool:
     """Whether a bucket is there, with its facts: another run may have been ended between the two."""
-    return made(task.out, task.stamp) and made(task.stats, task.stamp)
+    return reuse_or_remove(task.out, task.fingerprint) and reuse_or_remove(task.stats, task.fingerprint)
 
 
 def _bucket_rows(context: Context, order: Order, total: int) -> int:
@@ -177,7 +177,7 @@ def _spread(task: SpreadTask) -> None:
     kind = _kind(task.order.extras)
     rows = table.select(kind.names).to_arrow().cast(kind)
     groups = task.bucket[frame["concept"].to_numpy()]
-    exchange.scatter(task.out, groups, int(task.bucket.max(initial=0)) + 1, rows.take, kind, task.stamp)
+    exchange.scatter(task.out, groups, int(task.bucket.max(initial=0)) + 1, rows.take, kind, task.fingerprint)
 
 
 def _rank_bucket(task: RankTask) -> None:
@@ -193,12 +193,12 @@ def _rank_bucket(task: RankTask) -> None:
     stats = groups.drop("distance").with_columns(pl.Series("d_intra", exact, pl.Float64)).sort("concept")
     stats = stats.with_columns(pl.col("n_eligible", "n_pinned").cast(pl.Int64))
     table = stats.select("concept", "n_eligible", "n_pinned", "d_intra", "smallest_uid").to_arrow()
-    storage.write_parquet(task.stats, table, table.schema, task.stamp)
-    scatter_back(rows, rank, task.n_parts, task.out, task.stamp)
+    storage.write_parquet(task.stats, table, table.schema, task.fingerprint)
+    scatter_back(rows, rank, task.n_parts, task.out, task.fingerprint)
 
 
 def scatter_back(
-    rows: pl.DataFrame, rank: npt.NDArray[np.int32], n_parts: int, out: Path, stamp: str
+    rows: pl.DataFrame, rank: npt.NDArray[np.int32], n_parts: int, out: Path, fingerprint: str
 ) -> None:
     """Write the rows of a bucket with their ranks, (n,) from 1 in each concept: one record batch per part."""
     names = [name for name in rows.columns if name not in INSIDE]
@@ -207,4 +207,4 @@ def scatter_back(
     kind = pa.schema([field for field in _kind(extras) if field.name not in INSIDE])
     kind = kind.append(pa.field("rank", pa.int32()))
     ranked = back.select(kind.names).to_arrow().cast(kind)
-    exchange.scatter(out, back["part"].to_numpy(), n_parts, ranked.take, kind, stamp)
+    exchange.scatter(out, back["part"].to_numpy(), n_parts, ranked.take, kind, fingerprint)

@@ -56,7 +56,7 @@ def run(
     tables: Sequence[Path],
     concepts: pl.DataFrame,
     n_kept: int,
-    stamp: str,
+    fingerprint: str,
     folder: Path,
 ) -> Weights:
     """Weigh the `n_kept` kept rows of decided tables, and write the decisions with their weights into `folder`."""
@@ -66,7 +66,7 @@ def run(
     starts = np.concatenate([[0], kept.ends[:-1]]).astype(np.int64)
     for part, table, start, stop in zip(context.parts, tables, starts, kept.ends, strict=True):
         out = context.run.part(folder, part.name)
-        _write(table, out, weight[start:stop].astype(np.float32), stamp)
+        _write(table, out, weight[start:stop].astype(np.float32), fingerprint)
     effective, none = effective_sample_size(weight), int(np.isnan(weight).sum())
     facts = {
         "method": settings.method, "effective": effective, "rows": len(weight), "nonfinite": none,
@@ -149,11 +149,11 @@ def _by_concept(context: Context, settings: Weight, kept: Kept, concepts: pl.Dat
     return concept_weights(kept.concept, sizes, plan.budget, kept.distance, settings.temperature)
 
 
-def _write(table: Path, out: Path, weight: npt.NDArray[np.float32], stamp: str) -> None:
+def _write(table: Path, out: Path, weight: npt.NDArray[np.float32], fingerprint: str) -> None:
     """Write the decisions of a part with the weights of its kept rows; null where one has none."""
     frame = pl.DataFrame(storage.read_table(table))
     full = np.zeros(len(frame), np.float32)
     full[frame["keep"].to_numpy()] = weight
     frame = frame.with_columns(pl.Series("weight", full).fill_nan(None))
     rows = frame.select(schema.DECISIONS.names).to_arrow().cast(schema.DECISIONS)
-    storage.write_parquet(out, rows, schema.DECISIONS, stamp)
+    storage.write_parquet(out, rows, schema.DECISIONS, fingerprint)

@@ -29,7 +29,7 @@ N, RARE = 360, 60
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def reuse_or_remove(tmp_path_factory):
     """A finished run with labels, near-duplicates, heads of two seeds and weights; and one that stopped early."""
     folder = tmp_path_factory.mktemp("inspected")
     vectors = planted(N, near=20)
@@ -373,7 +373,7 @@ def test_what_stages_noted_is_warned_of(made, tmp_path):
         ),
     ):
         stage = folder.path / mark
-        folder.mark(stage, folder.stamp(stage), {**folder.marker(stage)["facts"], **noted})
+        folder.mark(stage, folder.fingerprint(stage), {**folder.marker(stage)["facts"], **noted})
     assert warnings(folder) == [
         "embed: 11.1% of the rows are unusable; limits.unusable allows 5.0%",
         "cluster: new rows are far",

@@ -324,10 +324,10 @@ def test_a_touched_working_copy_is_fetched_again(local, options, again):
     runner.run(recipe)
     run = folder_of(recipe)
     part = next(run.decisions.glob("part-*"))
-    whole = storage.here(part).read_bytes()
+    whole = storage.ensure_local(part).read_bytes()
     part.write_bytes(b"\0" * len(whole))
     assert runner.run(recipe).worked == ()
-    assert storage.here(part).read_bytes() == whole
+    assert storage.ensure_local(part).read_bytes() == whole
 
 
 @pytest.mark.parametrize("rows", [0, pytest.param(1, marks=pytest.mark.long)])

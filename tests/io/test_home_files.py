@@ -64,7 +64,7 @@ def test_scratch_of_a_cluster_is_not_taken_for_that_of_one_machine(options, lake
     assert names_at(lake, url) == [".work/copies/found.arrow", "recipe.yaml"]
     root, home = working(url, options)
     write(root / ".work/copies/found.arrow", b"of this machine")
-    assert storage.here(root / ".work/copies/found.arrow").read_bytes() == b"of this machine"
+    assert storage.ensure_local(root / ".work/copies/found.arrow").read_bytes() == b"of this machine"
     assert names_at(lake, url) == ["recipe.yaml"]
     working(url, options, shared=True)
     write(root / ".work/copies/other.arrow", b"of the cluster")
@@ -153,9 +153,9 @@ def test_a_file_that_was_replaced_meanwhile_is_not_taken_for_the_one_noted(
     home.refresh()
     lake.pipe_file(f"{url}/recipe.yaml", b"other")  # as long as the first
     with pytest.raises(RunError, match=r"recipe.yaml was changed meanwhile .* run again"):
-        storage.here(other / "recipe.yaml")
+        storage.ensure_local(other / "recipe.yaml")
     home.refresh()
-    assert storage.here(other / "recipe.yaml").read_bytes() == b"other"
+    assert storage.ensure_local(other / "recipe.yaml").read_bytes() == b"other"
     assert list((other / ".home" / "incoming").iterdir()) == []
 
 
@@ -172,8 +172,8 @@ def test_a_refresh_leaves_what_was_written_since_its_listing(options, url, monke
 
     monkeypatch.setattr(Home, "listing", listing)
     home.refresh()
-    assert storage.here(root / "recipe.yaml").read_bytes() == b"the second"
-    assert storage.here(root / "new.json").read_bytes() == b"new"
+    assert storage.ensure_local(root / "recipe.yaml").read_bytes() == b"the second"
+    assert storage.ensure_local(root / "new.json").read_bytes() == b"new"
 
 
 def test_workers_of_a_machine_follow_once_a_turn(options, url, monkeypatch):
@@ -211,5 +211,5 @@ def test_workers_do_not_write_for_a_holder_that_lost_its_lock(options, lake, url
 def test_paths_elsewhere_have_no_home(tmp_path):
     (tmp_path / "x").write_bytes(b"1")
     assert copy.home_of(tmp_path / "x") is None and copy.state_of(tmp_path / "x") is None
-    assert storage.here(tmp_path / "x").read_bytes() == b"1"
-    assert np.array_equal([p.name for p in storage.here_all(tmp_path, "*")], ["x"])
+    assert storage.ensure_local(tmp_path / "x").read_bytes() == b"1"
+    assert np.array_equal([p.name for p in storage.ensure_all_local(tmp_path, "*")], ["x"])

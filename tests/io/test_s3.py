@@ -159,7 +159,9 @@ def test_an_interrupted_copy_goes_on(lake, options, tmp_path, monkeypatch):
         return put(source, target)
 
     monkeypatch.setattr(lake, "put_file", stops)
-    copy = lambda stamp="s1": destination.copy_folder("write.path", sources, "s3://lake/cut", options, stamp)
+    copy = lambda fingerprint="s1": destination.copy_folder(
+        "write.path", sources, "s3://lake/cut", options, fingerprint
+    )
     with pytest.raises(KeyboardInterrupt):
         copy()
     assert set(objects(lake, "lake/cut")) == {"0.bin", "1.bin"}

@@ -236,7 +236,7 @@ def test_decisions_that_change_meanwhile_are_told(done, tmp_path, monkeypatch):
     run, _ = done
     recipe = export_recipe(run)
     monkeypatch.setattr(RunFolder, "marker", lambda self, folder: {"fingerprint": "other", "facts": {}})
-    monkeypatch.setattr(RunFolder, "stamp", lambda self, folder: "before")
+    monkeypatch.setattr(RunFolder, "fingerprint", lambda self, folder: "before")
     with pytest.raises(RunError, match="decisions changed during the export"):
         export_run(recipe, "uids", tmp_path / "list")
 

@@ -205,12 +205,12 @@ def test_only_what_it_reads_makes_it_new(data, tmp_path):
     scored(recipe(data, tmp_path / "run", fuse), "fused")
     before = tables(tmp_path / "run")
     marker = tmp_path / "run/3_scores/fused/_done.json"
-    stamp = marker.stat().st_mtime_ns
+    fingerprint = marker.stat().st_mtime_ns
     scored(recipe(data, tmp_path / "run", fuse, "clip_score"), "fused")
-    assert marker.stat().st_mtime_ns == stamp
+    assert marker.stat().st_mtime_ns == fingerprint
     assert all("clip_score" in name for name in changed(before, tables(tmp_path / "run")))
     scored(recipe(data, tmp_path / "run", {"fuse": {"columns": {"a": -1}}}), "fused")
-    assert marker.stat().st_mtime_ns != stamp
+    assert marker.stat().st_mtime_ns != fingerprint
 
 
 # --- color -----------------------------------------------------------------------------------------------------

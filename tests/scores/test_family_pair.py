@@ -53,17 +53,26 @@ def embedded(folder, data, *, order=None, shards=3, workers=1, text=True, **sett
     order = np.arange(len(frame)) if order is None else order
     for index, rows in enumerate(np.array_split(order, shards)):
         some = frame[rows.tolist()]
-        name, stamp = f"p{index}", f"made-{index}"
-        parts.append(Part(name, index, Shard(name, name, "train", 0, "v"), Columns(), 0, len(rows), 0, stamp))
+        name, fingerprint = f"p{index}", f"made-{index}"
+        parts.append(
+            Part(name, index, Shard(name, name, "train", 0, "v"), Columns(), 0, len(rows), 0, fingerprint)
+        )
         given = Vectors(some["uid"].to_list(), image[rows], words[rows], some["has_text"].to_numpy())
         write_part(
-            run.part(run.embeddings, name), [given] if len(rows) else [], image.shape[1], stamp, text=text
+            run.part(run.embeddings, name),
+            [given] if len(rows) else [],
+            image.shape[1],
+            fingerprint,
+            text=text,
         )
         blank = {field.name: pa.nulls(len(rows), field.type) for field in schema.SAMPLES}
         said = {name: some[name].to_list() for name in ("uid", "caption_hash", "image_hash")}
         said["outcome"] = ["ok"] * len(rows)
         storage.write_parquet(
-            run.part(run.samples, name), pa.table(blank | said, schema=schema.SAMPLES), schema.SAMPLES, stamp
+            run.part(run.samples, name),
+            pa.table(blank | said, schema=schema.SAMPLES),
+            schema.SAMPLES,
+            fingerprint,
         )
     run.mark(run.embeddings, "embedded", {})
     return Context(parse_recipe(values), run, LocalEngine(workers), tuple(parts))

@@ -194,10 +194,10 @@ def test_damage_to_what_an_interrupted_stage_left(folder, run, monkeypatch, mark
     expected = tables(run)
     real = RunFolder.mark
 
-    def stop(self, folder, stamp, facts):
+    def stop(self, folder, fingerprint, facts):
         if folder == run / mark:
             raise KeyboardInterrupt
-        real(self, folder, stamp, facts)
+        real(self, folder, fingerprint, facts)
 
     shutil.rmtree(run)
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
@@ -214,10 +214,10 @@ def test_damage_to_what_an_interrupted_stage_left(folder, run, monkeypatch, mark
 def test_parts_that_an_interrupted_stage_left_whole_are_not_made_again(folder, run, monkeypatch):
     real = RunFolder.mark
 
-    def stop(self, folder, stamp, facts):
+    def stop(self, folder, fingerprint, facts):
         if folder == run / "1_embeddings":
             raise KeyboardInterrupt
-        real(self, folder, stamp, facts)
+        real(self, folder, fingerprint, facts)
 
     shutil.rmtree(run)
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
@@ -239,7 +239,7 @@ def test_a_file_that_changes_before_the_mark_is_not_marked(tmp_path):
     part.write_text("what was damaged!")
     with pytest.raises(RunError, match=r"part-1\.parquet: its bytes changed after it was written"):
         run.mark(part.parent, "stamp", {})
-    assert run.marker(part.parent) is None and not checksums.intact(part) and not part.exists()
+    assert run.marker(part.parent) is None and not checksums.verify_or_remove(part) and not part.exists()
 
 
 # --- what is trusted ------------------------------------------------------------------------------------------
@@ -295,23 +295,23 @@ def test_a_seal_that_is_gone_or_damaged_costs_nothing(tmp_path):
     for damage in ("truncated", "emptied", "deleted"):
         content = seal.read_bytes()
         DAMAGES[damage](seal)
-        assert checksums.read(part) is None and checksums.intact(part)
+        assert checksums.read(part) is None and checksums.verify_or_remove(part)
         seal.write_bytes(content)
     with storage.atomic(part) as partial:
         partial.write_text("written anew, unsealed")
-    assert not seal.exists() and checksums.intact(part)
+    assert not seal.exists() and checksums.verify_or_remove(part)
 
 
 def test_every_flipped_bit_of_a_record_is_noticed():
     """Or it does no harm: one of white space, or of the checksum's own name."""
     value = {"facts": {"kept": 12, "share": 0.25}, "files": {"a": {"hash": "0f"}}, "none": None}
-    whole = json.dumps(checksums.checked(value), indent=2).encode()
+    whole = json.dumps(checksums.with_checksum(value), indent=2).encode()
     noticed = 0
     for at, bit in itertools.product(range(len(whole)), range(8)):
         content = bytearray(whole)
         content[at] ^= 1 << bit
         try:
-            found = checksums.trusted(json.loads(content.decode()))
+            found = checksums.verified(json.loads(content.decode()))
         except ValueError:
             found = None
         noticed += found is None

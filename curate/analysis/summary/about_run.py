@@ -140,5 +140,5 @@ def origin(context: Context) -> dict[str, str]:
         "source": paths,
         "shards read": f"{shards:,}",
         "embedding space": ", ".join(f"{name} {value}" for name, value in space.items()),
-        "decisions": context.run.stamp(context.run.decisions),
+        "decisions": context.run.fingerprint(context.run.decisions),
     }

@@ -14,7 +14,7 @@ from curate.analysis.verify import part_invariants
 from curate.analysis.verify.stage_tables import CHAIN, Tables, breach, read
 from curate.errors import CurateError
 from curate.execution.uid_buckets import UidBuckets
-from curate.io.remote.cache import here
+from curate.io.remote.cache import ensure_local
 from curate.pipeline.stages.report import grouped
 from curate.sources.base import Columns
 from curate.sources.registry import format_of
@@ -237,8 +237,8 @@ def _count(path: Path) -> int:
     """Return the rows of an output shard."""
     if path.suffix == ".parquet":
         try:
-            return int(pq.read_metadata(here(path)).num_rows)
+            return int(pq.read_metadata(ensure_local(path)).num_rows)
         except (OSError, pa.ArrowInvalid) as error:
             raise CurateError(f"{path}: not a whole Parquet file ({error})") from error
     tar = format_of("webdataset")
-    return sum(tar.reader(Columns(), False).count(shard) for shard in tar.find([str(here(path))]))
+    return sum(tar.reader(Columns(), False).count(shard) for shard in tar.find([str(ensure_local(path))]))

@@ -97,7 +97,7 @@ def check_run(path: str | Path) -> Checked:
 
     run = open_run(path)
     changed = changed_since(run)
-    run.folder.stamp(run.folder.decisions)  # raises where they are being made anew
+    run.folder.fingerprint(run.folder.decisions)  # raises where they are being made anew
     markers = sorted(run.folder.path.rglob(MARKER))
     files, damaged, violations = 0, set(), []
     for marker in markers:

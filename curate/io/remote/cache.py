@@ -29,9 +29,9 @@ __all__ = [
     "begin",
     "cache_folder",
     "copy_of",
+    "ensure_all_local",
+    "ensure_local",
     "hand_over",
-    "here",
-    "here_all",
     "home_of",
     "removed",
     "send",
@@ -304,7 +304,7 @@ def state_of(path: Path) -> tuple[State, bool] | None:
     return state, copy.is_here(copy.name(path), state)
 
 
-def here(path: Path) -> Path:
+def ensure_local(path: Path) -> Path:
     """Return a path whose file can be read: one that is only at the URL is fetched."""
     copy = copy_of(path)
     if copy is not None and (state := copy.state(name := copy.name(path))) is not None:
@@ -316,9 +316,9 @@ def here(path: Path) -> Path:
     return path
 
 
-def here_all(folder: Path, pattern: str) -> list[Path]:
+def ensure_all_local(folder: Path, pattern: str) -> list[Path]:
     """Return the files of a folder that match, in order; those that are only at the URL are fetched."""
-    return [here(path) for path in sorted(folder.glob(pattern))]
+    return [ensure_local(path) for path in sorted(folder.glob(pattern))]
 
 
 def send(partial: Path, path: Path) -> Callable[[], None] | None:

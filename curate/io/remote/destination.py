@@ -26,9 +26,9 @@ LISTING = ".curate.json"
 
 @dataclass
 class _Listing:
-    """What curate wrote: {name: [hash, version]}, None until it is there; stamp : None until all are."""
+    """What curate wrote: {name: [hash, version]}, None until it is there; fingerprint : None until all are."""
 
-    stamp: str | None = None
+    fingerprint: str | None = None
     files: dict[str, list[str] | None] = field(default_factory=dict)
 
 
@@ -83,7 +83,10 @@ class _Place:
 
     def note(self, listing: _Listing, name: str = LISTING) -> None:
         """Write a listing."""
-        text = json.dumps({"stamp": listing.stamp, "files": listing.files}, indent=2, sort_keys=True) + "\n"
+        text = (
+            json.dumps({"stamp": listing.fingerprint, "files": listing.files}, indent=2, sort_keys=True)
+            + "\n"
+        )
         again(lambda: self.fs.pipe_file(self.at(name), text.encode()), self.url)
 
 
@@ -94,13 +97,13 @@ def require_own_folder(what: str, url: str, storage_options: StorageOptions) -> 
 
 
 def is_current(
-    url: str, storage_options: StorageOptions, stamp: str, names: Iterable[str] | None = None
+    url: str, storage_options: StorageOptions, fingerprint: str, names: Iterable[str] | None = None
 ) -> bool:
-    """Whether the folder at `url` holds all that was written with this stamp, unchanged; names : these files."""
+    """Whether the folder at `url` holds all that was written with this fingerprint, unchanged; names : these files."""
     with _explained(url, storage_options):
         place = _place(url, storage_options)
         noted = place.listing()
-        if noted.stamp != stamp or (names is not None and set(names) != noted.files.keys()):
+        if noted.fingerprint != fingerprint or (names is not None and set(names) != noted.files.keys()):
             return False
         there = place.entries()
         return all(
@@ -110,7 +113,7 @@ def is_current(
 
 
 def copy_folder(
-    what: str, sources: Mapping[str, Path], url: str, storage_options: StorageOptions, stamp: str
+    what: str, sources: Mapping[str, Path], url: str, storage_options: StorageOptions, fingerprint: str
 ) -> None:
     """Make the folder at `url` hold these local files ({name: path}), and nothing else of curate's.
 
@@ -129,7 +132,7 @@ def copy_folder(
                 place.note(now)
         for name in (before.files.keys() & there.keys()) - sources.keys():
             place.remove(name)
-        place.note(_Listing(stamp, {name: now.files[name] for name in sources}))
+        place.note(_Listing(fingerprint, {name: now.files[name] for name in sources}))
 
 
 def require_own_file(what: str, url: str, storage_options: StorageOptions) -> None:

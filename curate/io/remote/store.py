@@ -291,10 +291,10 @@ def _is_file(name: str) -> bool:
 
 def _with_versions(mark: Path, folder: str, versions: Mapping[str, str]) -> None:
     """Let a mark say which versions its files have at the URL."""
-    found = checksums.trusted(json.loads(mark.read_text(encoding="utf-8")))
+    found = checksums.verified(json.loads(mark.read_text(encoding="utf-8")))
     for name, record in found["files"].items():
         if (version := versions.get(f"{folder}/{name}")) is not None:
             record["version"] = version
     mark.write_text(
-        json.dumps(checksums.checked(found), indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+        json.dumps(checksums.with_checksum(found), indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
     )

@@ -18,7 +18,7 @@ from curate.clustering import kmeans
 from curate.clustering.drift import reach
 from curate.embedding.store import EmbeddingPart
 from curate.errors import EmbeddingError, RecipeError
-from curate.execution.context import PROCESS_BASE, Context, Part, log, made
+from curate.execution.context import PROCESS_BASE, Context, Part, log, reuse_or_remove
 from curate.hashing import hash_uids
 from curate.io import storage
 from curate.linalg import load_unit
@@ -40,7 +40,7 @@ class AssignTask:
     centroids: Path
     on: str
     out: Path
-    stamp: str
+    fingerprint: str
 
 
 def run(context: Context) -> bool:
@@ -50,9 +50,9 @@ def run(context: Context) -> bool:
 
         return user_clusters.run(context)
     folder = context.run.concepts
-    embedded = context.run.stamp(context.run.embeddings)
+    embedded = context.run.fingerprint(context.run.embeddings)
     settings = context.recipe.cluster
-    fit_stamp = storage.fingerprint(
+    fit_fingerprint = storage.fingerprint(
         "cluster", VERSION, settings.model_dump(exclude=NOT_FITTED), model_of(context)
     )
     centroids = folder / "centroids.parquet"
@@ -60,29 +60,31 @@ def run(context: Context) -> bool:
     known = None if context.refit else storage.stored_fingerprint(centroids)
     whole = storage.stored_fingerprint(folder / "concepts.parquet") is not None
     rows = any(part.rows for part in context.parts)
-    fits = whole and (pq.read_metadata(storage.here(folder / "concepts.parquet")).num_rows > 0) == rows
-    if known is None or not known.startswith(fit_stamp) or not fits:
+    fits = (
+        whole and (pq.read_metadata(storage.ensure_local(folder / "concepts.parquet")).num_rows > 0) == rows
+    )
+    if known is None or not known.startswith(fit_fingerprint) or not fits:
         context.run.unmark(folder)
         storage.remove(centroids)  # two files are one fit: an interruption must not leave one of each
-        _fit(context, centroids, fit_stamp, embedded)
+        _fit(context, centroids, fit_fingerprint, embedded)
     fitted = storage.stored_fingerprint(centroids)
-    stamp = storage.fingerprint("assign", VERSION, fitted, embedded)
-    if context.run.is_done(folder, stamp):
+    fingerprint = storage.fingerprint("assign", VERSION, fitted, embedded)
+    if context.run.is_done(folder, fingerprint):
         return False
     context.run.unmark(folder)
     tasks = [_task(context, part, str(fitted)) for part in context.parts]
-    todo = [task for task in tasks if not made(task.out, task.stamp)]
+    todo = [task for task in tasks if not reuse_or_remove(task.out, task.fingerprint)]
     context.map("cluster", "parts", _assign, todo)
     assigned = {task.out for task in todo}
     anew = [part for part, task in zip(context.parts, tasks, strict=True) if task.out in assigned]
     context.worked["cluster"] = {"parts": len(anew), "rows": sum(part.rows for part in anew)}
     context.run.keep_only(context.run.assignments, [part.name for part in context.parts])
-    facts = _count(context, str(fitted), stamp)
+    facts = _count(context, str(fitted), fingerprint)
     drifted = drift.warning(facts["drift"], settings)
     facts["drift"]["warning"] = drifted
     facts["warnings"] = [] if drifted is None else [drifted]
-    fit = pq.read_metadata(storage.here(centroids)).metadata[b"curate.fit"].decode()
-    context.run.mark(folder, stamp, facts | {"fit": fit})
+    fit = pq.read_metadata(storage.ensure_local(centroids)).metadata[b"curate.fit"].decode()
+    context.run.mark(folder, fingerprint, facts | {"fit": fit})
     log.info(
         "cluster: %s samples in %s concepts (largest %s)",
         f"{facts['samples']:,}", f"{facts['concepts']:,}", f"{facts['largest']:,}",
@@ -100,9 +102,11 @@ def model_of(context: Context) -> object:
 def _task(context: Context, part: Part, fitted: str) -> AssignTask:
     run = context.run
     embeddings = run.part(run.embeddings, part.name)
-    stamp = storage.fingerprint("assign", VERSION, fitted, storage.stored_fingerprint(embeddings))
+    fingerprint = storage.fingerprint("assign", VERSION, fitted, storage.stored_fingerprint(embeddings))
     out = run.part(run.assignments, part.name)
-    return AssignTask(embeddings, run.concepts / "centroids.parquet", context.recipe.cluster.on, out, stamp)
+    return AssignTask(
+        embeddings, run.concepts / "centroids.parquet", context.recipe.cluster.on, out, fingerprint
+    )
 
 
 def _assign(task: AssignTask) -> None:
@@ -114,7 +118,7 @@ def _assign(task: AssignTask) -> None:
         here = slice(start, start + len(block))
         concept[here], distance[here] = kmeans.assign(block, centroids)
     table = pa.table([part.uids(), concept, distance], schema=schema.ASSIGNMENTS)
-    storage.write_parquet(task.out, table, schema.ASSIGNMENTS, task.stamp)
+    storage.write_parquet(task.out, table, schema.ASSIGNMENTS, task.fingerprint)
 
 
 def load_centroids(path: Path) -> npt.NDArray[np.float32]:
@@ -123,14 +127,16 @@ def load_centroids(path: Path) -> npt.NDArray[np.float32]:
     return np.asarray(column.values.to_numpy().reshape(len(column), -1 if len(column) else 0))
 
 
-def _fit(context: Context, out: Path, stamp: str, embedded: str) -> None:
+def _fit(context: Context, out: Path, fingerprint: str, embedded: str) -> None:
     """Fit k-means on a sample chosen by the hash of the uid, in uid order."""
     run, settings = context.run, context.recipe.cluster
     files = [run.part(run.embeddings, part.name) for part in context.parts]
     total = sum(len(EmbeddingPart(file)) for file in files)
     if not any(part.rows for part in context.parts):
         none = np.empty((0, 1), np.float32)
-        _write_centroids(out, kmeans.Concepts(none, np.empty(0, np.int64), none[:, 0], 0.0, 0, 0), stamp)
+        _write_centroids(
+            out, kmeans.Concepts(none, np.empty(0, np.int64), none[:, 0], 0.0, 0, 0), fingerprint
+        )
         return
     if total == 0:
         raise EmbeddingError("no usable sample: every image or vector failed, see 0_samples for the reasons")
@@ -148,7 +154,7 @@ def _fit(context: Context, out: Path, stamp: str, embedded: str) -> None:
             len(fit.centroids), wanted,
         )  # fmt: skip
     fitted_on = storage.fingerprint(embedded, len(uids), uids[0], uids[-1])
-    _write_centroids(out, fit, f"{stamp}{fitted_on}")
+    _write_centroids(out, fit, f"{fingerprint}{fitted_on}")
     context.progress("cluster", 1, 1, "fits")
 
 
@@ -189,14 +195,14 @@ def _sample(
     return [row[0] for row in chosen], vectors
 
 
-def _write_centroids(out: Path, fit: kmeans.Concepts, stamp: str) -> None:
+def _write_centroids(out: Path, fit: kmeans.Concepts, fingerprint: str) -> None:
     ids = pa.array(np.arange(len(fit.centroids), dtype=np.int32))
     nothing = pa.array(np.zeros(len(ids), np.int64))
     concepts = pa.table([ids, fit.sizes, nothing, fit.p99], schema=schema.CONCEPTS)
-    storage.write_parquet(out.with_name("concepts.parquet"), concepts, schema.CONCEPTS, stamp)
+    storage.write_parquet(out.with_name("concepts.parquet"), concepts, schema.CONCEPTS, fingerprint)
     kind = pa.schema(schema.CENTROIDS, metadata={"curate.fit": _facts(fit)})
     lists = pa.array(list(fit.centroids), pa.list_(pa.float32()))
-    storage.write_parquet(out, pa.table([ids, lists], schema=kind), kind, stamp)
+    storage.write_parquet(out, pa.table([ids, lists], schema=kind), kind, fingerprint)
 
 
 def _facts(fit: kmeans.Concepts) -> str:
@@ -208,7 +214,7 @@ def _facts(fit: kmeans.Concepts) -> str:
     return json.dumps(facts | {"faiss": faiss.__version__})
 
 
-def _count(context: Context, fitted: str, stamp: str) -> dict[str, Any]:
+def _count(context: Context, fitted: str, fingerprint: str) -> dict[str, Any]:
     """Count the samples of each concept into the table of concepts; return the facts of the stage."""
     path = context.run.concepts / "concepts.parquet"
     table = storage.read_table(path)
@@ -217,7 +223,7 @@ def _count(context: Context, fitted: str, stamp: str) -> dict[str, Any]:
     sizes = counted.sizes
     column = schema.CONCEPTS.get_field_index("n_assigned")
     table = table.set_column(column, "n_assigned", pa.array(sizes))
-    storage.write_parquet(path, table, schema.CONCEPTS, stamp)
+    storage.write_parquet(path, table, schema.CONCEPTS, fingerprint)
     return {
         "concepts": len(sizes),
         "samples": int(sizes.sum()),

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from curate.errors import SourceError
 from curate.execution import exchange
-from curate.execution.context import Context, Part, made
+from curate.execution.context import Context, Part, reuse_or_remove
 from curate.hashing import digest, hash_uids, tie
 from curate.io import checksums, storage
 from curate.pipeline.stages.read import keys_path
@@ -39,7 +39,7 @@ class Copies:
     """What was found: files with one batch per part, and the fingerprint of the whole."""
 
     files: tuple[Path, ...]
-    stamp: str
+    fingerprint: str
 
     def of(self, part: Part) -> pl.DataFrame:
         """Return the rows of a part that are copies or have copies, in order."""
@@ -62,7 +62,7 @@ class SpreadTask:
     keys: Path
     column: str
     out: Path
-    stamp: str
+    fingerprint: str
     buckets: int
 
 
@@ -76,7 +76,7 @@ class FindTask:
     named: bool
     seed: int
     out: Path
-    stamp: str
+    fingerprint: str
 
 
 def find(context: Context) -> Copies:
@@ -89,25 +89,25 @@ def find(context: Context) -> Copies:
     named = any(part.columns.uid for part in parts)
     exact = context.recipe.dedup.exact
     seed = context.recipe.seed
-    stamp = storage.fingerprint("copies", VERSION, [p.fingerprint for p in parts], named, exact, seed)
+    fingerprint = storage.fingerprint("copies", VERSION, [p.fingerprint for p in parts], named, exact, seed)
     folder = context.run.work / "copies"
     files = tuple(folder / f"found-{bucket}-of-{buckets}.arrow" for bucket in range(buckets))
-    if all(made(file, stamp) for file in files):
-        return Copies(files, stamp)
-    spread_stamp = storage.fingerprint(stamp, buckets)
+    if all(reuse_or_remove(file, fingerprint) for file in files):
+        return Copies(files, fingerprint)
+    spread_fingerprint = storage.fingerprint(fingerprint, buckets)
     if named:
-        spread = _spread_by(context, "uid", buckets, spread_stamp)
+        spread = _spread_by(context, "uid", buckets, spread_fingerprint)
         context.map(
             "read", "buckets", _refuse_repeats,
-            [FindTask(b, spread, parts, named, seed, file, stamp) for b, file in enumerate(files)],
+            [FindTask(b, spread, parts, named, seed, file, fingerprint) for b, file in enumerate(files)],
         )  # fmt: skip
-    spread = _spread_by(context, "content", buckets, spread_stamp)
-    tasks = [FindTask(b, spread, parts, named, seed, file, stamp) for b, file in enumerate(files)]
+    spread = _spread_by(context, "content", buckets, spread_fingerprint)
+    tasks = [FindTask(b, spread, parts, named, seed, file, fingerprint) for b, file in enumerate(files)]
     context.map("read", "buckets", _find_copies, tasks)
     for path in set(folder.glob("*.arrow")) - set(files):
         storage.remove(path)
-        checksums.drop(path)
-    return Copies(files, stamp)
+        checksums.drop_sidecars(path)
+    return Copies(files, fingerprint)
 
 
 def of_part(copies: Copies, part: Part, keys: pl.DataFrame, *, exact: bool) -> pl.DataFrame:
@@ -133,15 +133,22 @@ def of_part(copies: Copies, part: Part, keys: pl.DataFrame, *, exact: bool) -> p
     )
 
 
-def _spread_by(context: Context, column: str, buckets: int, stamp: str) -> tuple[Path, ...]:
+def _spread_by(context: Context, column: str, buckets: int, fingerprint: str) -> tuple[Path, ...]:
     folder = context.run.work / "copies"
     tasks = [
         SpreadTask(
-            part, keys_path(context, part), column, folder / f"{column}-{part.name}.arrow", stamp, buckets
+            part,
+            keys_path(context, part),
+            column,
+            folder / f"{column}-{part.name}.arrow",
+            fingerprint,
+            buckets,
         )
         for part in context.parts
     ]
-    context.map("read", "parts", _spread, [task for task in tasks if not made(task.out, stamp)])
+    context.map(
+        "read", "parts", _spread, [task for task in tasks if not reuse_or_remove(task.out, fingerprint)]
+    )
     return tuple(task.out for task in tasks)
 
 
@@ -152,7 +159,9 @@ def _spread(task: SpreadTask) -> None:
     table = table.append_column("part", pa.array(np.full(rows, task.part.index, np.int32)))
     table = table.append_column("position", pa.array(np.arange(rows, dtype=np.int32)))
     bucket = hash_uids(table[task.column].to_pylist(), "bucket") % np.uint64(task.buckets)
-    exchange.scatter(task.out, bucket.astype(np.int32), task.buckets, table.take, table.schema, task.stamp)
+    exchange.scatter(
+        task.out, bucket.astype(np.int32), task.buckets, table.take, table.schema, task.fingerprint
+    )
 
 
 def _refuse_repeats(task: FindTask) -> None:
@@ -177,7 +186,7 @@ def _find_copies(task: FindTask) -> None:
     frame = frame.filter(pl.col("content").is_duplicated())
     frame = _ranked_by_uid(frame, task.seed) if task.named else _ranked_by_place(frame)
     table = frame.select("part", "position", "occurrence", "copy_of").to_arrow().cast(FOUND)
-    exchange.scatter(task.out, frame["part"].to_numpy(), len(task.parts), table.take, FOUND, task.stamp)
+    exchange.scatter(task.out, frame["part"].to_numpy(), len(task.parts), table.take, FOUND, task.fingerprint)
 
 
 def _ranked_by_place(frame: pl.DataFrame) -> pl.DataFrame:

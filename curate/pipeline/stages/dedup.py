@@ -17,7 +17,7 @@ from curate.clustering import kmeans
 from curate.deduplication import semantic
 from curate.embedding.store import EmbeddingPart
 from curate.execution import exchange
-from curate.execution.context import Context, eligible, log, made
+from curate.execution.context import Context, eligible, log, reuse_or_remove
 from curate.hashing import hash_uids
 from curate.io import storage
 from curate.linalg import load_unit
@@ -48,26 +48,26 @@ SHARE_ROUNDS = 6
 def run(context: Context) -> bool:
     """Compare (if the recipe says so) and write one row per compared row; return whether that was to do."""
     settings, folder = context.recipe.dedup, context.run.duplicates
-    filtered = context.run.stamp(context.run.scores("filter"))
-    stamp = storage.fingerprint(
+    filtered = context.run.fingerprint(context.run.scores("filter"))
+    fingerprint = storage.fingerprint(
         "dedup", VERSION, settings.model_dump(exclude={"exact", "against"}), context.recipe.seed, filtered
     )
     before = None
     if settings.epsilon is not None:
-        stamp, before = for_stage(context, folder, stamp)
-    if context.run.is_done(folder, stamp):
+        fingerprint, before = for_stage(context, folder, fingerprint)
+    if context.run.is_done(folder, fingerprint):
         return False
     context.run.remove_damaged(folder)  # before what it says is believed
     context.run.unmark(folder)
     scratch = context.run.work / "dedup"
     if settings.epsilon is None:
         dedup_reuse.forget(context)
-        _bring_all_back(context, (), np.ones(0, np.bool_), stamp)
-        context.run.mark(folder, stamp, {})
+        _bring_all_back(context, (), np.ones(0, np.bool_), fingerprint)
+        context.run.mark(folder, fingerprint, {})
     else:
-        facts = _compare_all(context, before, stamp, scratch)
+        facts = _compare_all(context, before, fingerprint, scratch)
         noted = {} if before is None else {"shipped_before": before.before}
-        context.run.mark(folder, stamp, {**facts, **noted})
+        context.run.mark(folder, fingerprint, {**facts, **noted})
         log.info(
             "dedup: %s compared, %s near-duplicates (%.1f %%) at epsilon %.6g",
             f"{facts['compared']:,}", f"{facts['dropped']:,}", 100 * facts["share"], facts["epsilon"],
@@ -77,19 +77,21 @@ def run(context: Context) -> bool:
 
 
 def _bring_all_back(
-    context: Context, files: tuple[Path, ...], changed: npt.NDArray[np.bool_], stamp: str
+    context: Context, files: tuple[Path, ...], changed: npt.NDArray[np.bool_], fingerprint: str
 ) -> None:
     run = context.run
     tasks = [
-        BackTask(run, part.name, part.index, files, changed, out, stamp)
+        BackTask(run, part.name, part.index, files, changed, out, fingerprint)
         for part in context.parts
-        if not made(out := run.part(run.duplicates, part.name), stamp)
+        if not reuse_or_remove(out := run.part(run.duplicates, part.name), fingerprint)
     ]
     context.map("dedup", "parts", bring_back, tasks)
     run.keep_only(run.duplicates, [part.name for part in context.parts])
 
 
-def _compare_all(context: Context, before: Shipped | None, stamp: str, scratch: Path) -> dict[str, float]:
+def _compare_all(
+    context: Context, before: Shipped | None, fingerprint: str, scratch: Path
+) -> dict[str, float]:
     """Compare the concepts that changed, at the epsilon asked for (or found); write all results, return the facts."""
     recipe, settings = context.recipe, context.recipe.dedup
     families = folders_for(recipe, score_of(settings.prefer))
@@ -103,10 +105,10 @@ def _compare_all(context: Context, before: Shipped | None, stamp: str, scratch: 
     if isinstance(settings.epsilon, DropShare):  # found anew from all similarities
         same[:] = False
     groups = _plan(context, members.rows, ~same)
-    epsilon, files = _compare_changed(context, groups, families, before, stamp, scratch)
+    epsilon, files = _compare_changed(context, groups, families, before, fingerprint, scratch)
     # From here until all is written, only what stays as it is may be taken for known.
     dedup_reuse.remember(context, members, rules, same)
-    _bring_all_back(context, files, ~same, stamp)
+    _bring_all_back(context, files, ~same, fingerprint)
     dedup_reuse.remember(context, members, rules)
     anew = members.rows * ~same
     context.worked["dedup"] = {
@@ -136,26 +138,26 @@ def _compare_changed(
     groups: Groups,
     folders: tuple[str, ...],
     before: Shipped | None,
-    stamp: str,
+    fingerprint: str,
     scratch: Path,
 ) -> tuple[float, tuple[Path, ...]]:
     """Regroup the rows of the changed concepts and compare them; return the epsilon and the files of results."""
     settings = context.recipe.dedup
     # What is scratch depends on the plan, and the plan on `memory`, which may differ when a run goes on.
     plan = [groups.bucket.tolist(), groups.changed.tolist(), sorted(groups.first_split_bucket.items())]
-    stamp = storage.fingerprint(stamp, *plan)
+    fingerprint = storage.fingerprint(fingerprint, *plan)
     rows = tuple(scratch / f"rows-{part.name}.arrow" for part in context.parts)
     tasks = [
         SpreadTask(
             context.run, part.name, part.index, folders, context.recipe.cluster.on,
-            settings.prefer, context.recipe.seed, before, groups, out, stamp,
+            settings.prefer, context.recipe.seed, before, groups, out, fingerprint,
         )
         for part, out in zip(context.parts, rows, strict=True)
-        if not made(out, stamp)
+        if not reuse_or_remove(out, fingerprint)
     ]  # fmt: skip
     context.map("dedup", "parts", spread, tasks)
     template = CompareTask(
-        0, rows, len(context.parts), settings, 0.5, settings.mode, context.recipe.seed, scratch, stamp
+        0, rows, len(context.parts), settings, 0.5, settings.mode, context.recipe.seed, scratch, fingerprint
     )
     if isinstance(settings.epsilon, DropShare):
         files, epsilon = _meet_share(context, template, groups, settings.epsilon.drop)
@@ -167,12 +169,22 @@ def _compare_changed(
 
 def _compare(context: Context, template: CompareTask, groups: Groups) -> tuple[tuple[Path, ...], int, int]:
     """Compare all buckets at one epsilon; return the files, the rows dropped and the rows compared."""
-    stamp = storage.fingerprint(template.stamp, template.epsilon, template.mode)
+    fingerprint = storage.fingerprint(template.fingerprint, template.epsilon, template.mode)
     tasks = [
-        replace(template, bucket=bucket, stamp=stamp, out=template.out / f"found-{stamp[:8]}-{bucket}.arrow")
+        replace(
+            template,
+            bucket=bucket,
+            fingerprint=fingerprint,
+            out=template.out / f"found-{fingerprint[:8]}-{bucket}.arrow",
+        )
         for bucket in range(groups.n_buckets)
     ]
-    context.map("dedup", "buckets", compare_bucket, [task for task in tasks if not made(task.out, stamp)])
+    context.map(
+        "dedup",
+        "buckets",
+        compare_bucket,
+        [task for task in tasks if not reuse_or_remove(task.out, fingerprint)],
+    )
     files = tuple(task.out for task in tasks)
     dropped = compared = 0
     for file in files:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
-from curate.execution.context import Context, eligible, made
+from curate.execution.context import Context, eligible, reuse_or_remove
 from curate.hashing import hash_uids
 from curate.io import storage
 from curate.pipeline.stages.embed_task import content_of
@@ -86,7 +86,7 @@ def unchanged(context: Context, now: Members, rules: str) -> npt.NDArray[np.bool
     """Return which concepts have rows and were compared with just these rows under the same rules, (k,)."""
     path = _path(context)
     same = np.zeros(len(now.rows), np.bool_)
-    if not made(path, rules):
+    if not reuse_or_remove(path, rules):
         return same
     before = pl.DataFrame(storage.read_table(path)).filter(pl.col("concept") < len(same))
     concept = before["concept"].to_numpy()

@@ -71,7 +71,7 @@ class SpreadTask:
     shipped: Shipped | None
     groups: Groups
     out: Path
-    stamp: str
+    fingerprint: str
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class CompareTask:
     mode: Literal["greedy", "reference"]
     seed: int
     out: Path
-    stamp: str
+    fingerprint: str
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class BackTask:
     files: tuple[Path, ...]
     changed: npt.NDArray[np.bool_]
     out: Path
-    stamp: str
+    fingerprint: str
 
 
 def spread(task: SpreadTask) -> None:
@@ -128,7 +128,7 @@ def spread(task: SpreadTask) -> None:
         lists = pa.FixedSizeListArray.from_arrays(pa.array(half.reshape(-1)), vectors.dim)
         return table.take(rows).append_column("vector", lists)
 
-    exchange.scatter(task.out, bucket, task.groups.n_buckets, take, kind, task.stamp)
+    exchange.scatter(task.out, bucket, task.groups.n_buckets, take, kind, task.fingerprint)
 
 
 def compare_bucket(task: CompareTask) -> None:
@@ -144,7 +144,7 @@ def compare_bucket(task: CompareTask) -> None:
     empty = pl.DataFrame(FOUND.empty_table())
     merged = pl.concat([empty, *found]).sort("part", "position")
     result = merged.to_arrow().cast(FOUND)
-    exchange.scatter(task.out, merged["part"].to_numpy(), task.n_parts, result.take, FOUND, task.stamp)
+    exchange.scatter(task.out, merged["part"].to_numpy(), task.n_parts, result.take, FOUND, task.fingerprint)
 
 
 def _compare_group(group: pl.DataFrame, vectors: npt.NDArray[np.float16], task: CompareTask) -> pl.DataFrame:
@@ -183,7 +183,7 @@ def bring_back(task: BackTask) -> None:
         if not task.changed.all():
             found = _with_known(task, found)
         table = found.to_arrow().cast(schema.DUPLICATES)
-    storage.write_parquet(task.out, table, schema.DUPLICATES, task.stamp)
+    storage.write_parquet(task.out, table, schema.DUPLICATES, task.fingerprint)
 
 
 def _with_known(task: BackTask, found: pl.DataFrame) -> pl.DataFrame:

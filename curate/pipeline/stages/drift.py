@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from curate.clustering.drift import drift
-from curate.execution.context import Context, made
+from curate.execution.context import Context, reuse_or_remove
 from curate.io import storage
 from curate.recipe import Cluster
 
@@ -52,7 +52,7 @@ def count(context: Context, fitted: str, limit: npt.NDArray[np.float64]) -> Coun
     fitted : fingerprint of the centroids. limit : distance beyond which a row is far from its concept, (k,).
     """
     path = context.run.concepts / "fitted.parquet"
-    known = _parts_at_fit(path) if made(path, fitted) else {part.name for part in context.parts}
+    known = _parts_at_fit(path) if reuse_or_remove(path, fitted) else {part.name for part in context.parts}
     kept, new, far = (np.zeros(len(limit), np.int64) for _ in range(3))
     for part in context.parts:
         table = storage.read_table(
@@ -64,7 +64,7 @@ def count(context: Context, fitted: str, limit: npt.NDArray[np.float64]) -> Coun
         else:
             new += np.bincount(concept, minlength=len(limit))
             far += np.bincount(concept[distance > limit[concept]], minlength=len(limit))
-    if not made(path, fitted):
+    if not reuse_or_remove(path, fitted):
         kind = pa.schema(FITTED, metadata={_PARTS: json.dumps(sorted(known))})
         columns = [pa.array(np.arange(len(kept), dtype=np.int32)), pa.array(kept)]
         storage.write_parquet(path, pa.table(columns, schema=kind), kind, fitted)
@@ -72,7 +72,7 @@ def count(context: Context, fitted: str, limit: npt.NDArray[np.float64]) -> Coun
 
 
 def _parts_at_fit(path: Path) -> set[str]:
-    return set(json.loads(pq.read_schema(storage.here(path)).metadata[_PARTS]))
+    return set(json.loads(pq.read_schema(storage.ensure_local(path)).metadata[_PARTS]))
 
 
 def warning(found: Mapping[str, Any], settings: Cluster) -> str | None:

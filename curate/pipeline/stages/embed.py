@@ -49,14 +49,14 @@ def run(context: Context) -> bool:
     """Embed all parts that are not embedded yet; return whether anything was to do."""
     recipe, run = context.recipe, context.run
     space = space_of(recipe.embed)
-    read_stamp = run.stamp(run.work / "keys")
+    read_fingerprint = run.fingerprint(run.work / "keys")
     present = {part.name for part in context.parts}
     again = {name: said for name, said in retries(run).items() if name in present}
-    stamp = storage.fingerprint(
-        "embed", VERSION, space, recipe.cluster.on, recipe.dedup.exact, recipe.seed, read_stamp,
+    fingerprint = storage.fingerprint(
+        "embed", VERSION, space, recipe.cluster.on, recipe.dedup.exact, recipe.seed, read_fingerprint,
         *([again] if again else []),
     )  # fmt: skip
-    if run.is_done(run.embeddings, stamp) and run.is_done(run.samples, stamp):
+    if run.is_done(run.embeddings, fingerprint) and run.is_done(run.samples, fingerprint):
         return False
     run.unmark(run.samples)
     run.unmark(run.embeddings)
@@ -74,8 +74,8 @@ def run(context: Context) -> bool:
     run.keep_only(run.embeddings, names)
     context.worked["embed"] = {"parts": len(todo), "rows": sum(task.part.rows for task in todo)}
     facts = _count(context) | {"space": space, "parts_made": len(todo)}
-    run.mark(run.embeddings, stamp, facts)
-    run.mark(run.samples, stamp, facts)
+    run.mark(run.embeddings, fingerprint, facts)
+    run.mark(run.samples, fingerprint, facts)
     log.info(
         "embed: %s rows in, %s usable, %s copies, %s unusable",
         *(f"{facts[name]:,}" for name in ("rows", "usable", "copies", "unusable")),
@@ -141,7 +141,7 @@ def _embed_parts(tasks: Sequence[EmbedTask], clip: "Clip", pool: "DecodePool") -
             pieces.append(take(task, result, uids[len(outcomes.outcome) :], outcomes))
             yield len(result.outcome)
         path = task.run.part(task.run.embeddings, task.part.name)
-        write_part(path, pieces, clip.dim, task.stamp, text=task.text)
+        write_part(path, pieces, clip.dim, task.fingerprint, text=task.text)
         write_samples(task, keys, outcomes)
 
 

@@ -38,7 +38,7 @@ def _embed_part(clip: "Clip", task: EmbedTask) -> int:
     keys, outcomes = keys_of(task), Outcomes([], [], [], [])
     path = task.run.part(task.run.embeddings, task.part.name)
     uids, copied = keys["uid"].to_list(), keys["copy_of"].is_not_null().to_numpy()
-    write_part(path, _pieces(task, clip, uids, copied, outcomes), clip.dim, task.stamp, text=False)
+    write_part(path, _pieces(task, clip, uids, copied, outcomes), clip.dim, task.fingerprint, text=False)
     write_samples(task, keys, outcomes)
     return task.part.rows
 

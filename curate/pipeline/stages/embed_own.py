@@ -48,7 +48,7 @@ def _embed_own(task: EmbedTask) -> dict[str, Lengths]:
     keys, lengths = keys_of(task), {"image": Lengths(), "text": Lengths()}
     outcomes = Outcomes([], [], [None] * len(keys), [None] * len(keys))
     path = task.run.part(task.run.embeddings, task.part.name)
-    write_part(path, _own_pieces(task, keys, outcomes, lengths), task.dim, task.stamp, text=task.text)
+    write_part(path, _own_pieces(task, keys, outcomes, lengths), task.dim, task.fingerprint, text=task.text)
     write_samples(task, keys, outcomes)
     return lengths
 

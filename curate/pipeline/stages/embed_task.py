@@ -7,7 +7,7 @@ import polars as pl
 
 import curate.embedding
 from curate import schema
-from curate.execution.context import Context, Part, made
+from curate.execution.context import Context, Part, reuse_or_remove
 from curate.io import storage
 from curate.pipeline.stages import copies, read
 from curate.recipe import Embed, Source
@@ -46,7 +46,7 @@ class EmbedTask:
     text: bool
     on: str
     batch_bytes: int
-    stamp: str
+    fingerprint: str
 
 
 @dataclass
@@ -107,10 +107,10 @@ def task_of(context: Context, part: Part, found: copies.Copies, space: object) -
         "embed", VERSION, space, part.fingerprint, text, recipe.cluster.on, recipe.dedup.exact,
         read.vectors_of(part, npy), *([retried] if (retried := retries(context.run).get(part.name)) else []),
     )  # fmt: skip
-    stamp = content + found.fingerprint_of(part)
+    fingerprint = content + found.fingerprint_of(part)
     return EmbedTask(
         context.run, part, source, read.keys_path(context, part), found, recipe.dedup.exact, npy, 0, text,
-        recipe.cluster.on, min(64_000_000, context.task_memory // 4), stamp,
+        recipe.cluster.on, min(64_000_000, context.task_memory // 4), fingerprint,
     )  # fmt: skip
 
 
@@ -122,7 +122,9 @@ def content_of(path: Path) -> str:
 def is_made(task: EmbedTask) -> bool:
     """Whether both tables of the part are there as they would be made now."""
     run, name = task.run, task.part.name
-    return made(run.part(run.samples, name), task.stamp) and made(run.part(run.embeddings, name), task.stamp)
+    return reuse_or_remove(run.part(run.samples, name), task.fingerprint) and reuse_or_remove(
+        run.part(run.embeddings, name), task.fingerprint
+    )
 
 
 def keys_of(task: EmbedTask) -> pl.DataFrame:
@@ -144,4 +146,6 @@ def write_samples(task: EmbedTask, keys: pl.DataFrame, outcomes: Outcomes) -> No
         height=pl.Series(outcomes.height, dtype=pl.Int32),
     )
     table = frame.select(schema.SAMPLES.names).to_arrow().cast(schema.SAMPLES)
-    storage.write_parquet(task.run.part(task.run.samples, task.part.name), table, schema.SAMPLES, task.stamp)
+    storage.write_parquet(
+        task.run.part(task.run.samples, task.part.name), table, schema.SAMPLES, task.fingerprint
+    )

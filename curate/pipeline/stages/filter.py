@@ -16,7 +16,7 @@ import pyarrow as pa
 from curate import schema
 from curate.deduplication.semantic import threshold_of
 from curate.errors import RecipeError, UsageError
-from curate.execution.context import Context, eligible, log, made
+from curate.execution.context import Context, eligible, log, reuse_or_remove
 from curate.filtering import uid_lists as lists
 from curate.filtering.conditions import Rule, find_rules
 from curate.io import storage
@@ -48,7 +48,7 @@ class FilterTask:
     needed: Mapping[str, str]
     lists: lists.Lists
     out: Path
-    stamp: str
+    fingerprint: str
 
 
 def run(context: Context) -> bool:
@@ -57,35 +57,35 @@ def run(context: Context) -> bool:
     needed, leaks = needed_scores(recipe), _leaks(recipe)
     read = [*columns_of(recipe.filter), *needed, *(column for _, column, _ in leaks)]
     folders = folders_for(recipe, read)
-    stamp = _stamp(context, folders, needed, leaks)
-    if context.run.is_done(folder, stamp):
+    fingerprint = _fingerprint(context, folders, needed, leaks)
+    if context.run.is_done(folder, fingerprint):
         return False
     context.run.unmark(folder)
     scratch = context.run.work / "filter"
     listed, facts = lists.prepare(context, scratch)
     rules = iter(find_rules(context, [one for one in recipe.filter if isinstance(one, ScoreFilter)]))
     conditions = tuple(one if isinstance(one, str) else next(rules) for one in recipe.filter)
-    template = FilterTask(context.run, "", folders, leaks, conditions, needed, listed, folder, stamp)
+    template = FilterTask(context.run, "", folders, leaks, conditions, needed, listed, folder, fingerprint)
     todo = [replace(template, part=p.name, out=context.run.part(folder, p.name)) for p in context.parts]
     counts = context.map("filter", "parts", _filter_part, todo)
     context.run.keep_only(folder, [part.name for part in context.parts])
     facts |= {name: sum(count[name] for count in counts) for name in _COUNTS}
-    context.run.mark(folder, stamp, facts)
+    context.run.mark(folder, fingerprint, facts)
     storage.remove(scratch)
     _tell(recipe, facts, anything=bool(recipe.filter or needed or leaks))
     return True
 
 
-def _stamp(
+def _fingerprint(
     context: Context, folders: Sequence[str], needed: Mapping[str, str], leaks: Sequence[object]
 ) -> str:
     """Return what the verdicts depend on: of the scores only those that are read."""
     recipe, run = context.recipe, context.run
     conditions = [one if isinstance(one, str) else one.model_dump(mode="json") for one in recipe.filter]
-    scored = [run.stamp(run.scores(folder)) for folder in folders]
+    scored = [run.fingerprint(run.scores(folder)) for folder in folders]
     return storage.fingerprint(
         "filter", VERSION, conditions, needed, leaks, lists.version(recipe), recipe.seed,
-        run.stamp(run.concepts), scored,
+        run.fingerprint(run.concepts), scored,
     )  # fmt: skip
 
 
@@ -230,9 +230,9 @@ def _filter_part(task: FilterTask) -> dict[str, int]:
         reason=pl.when("excluded").then(pl.lit("excluded")).otherwise(pl.coalesce("leak", "failed"))
     )
     table = judged.select("uid", filter_reason=pl.when(~pl.col("pinned")).then("reason"), pinned="pinned")
-    if not made(task.out, task.stamp):
+    if not reuse_or_remove(task.out, task.fingerprint):
         rows = table.to_arrow().cast(schema.FILTER)
-        storage.write_parquet(task.out, rows, schema.FILTER, task.stamp)
+        storage.write_parquet(task.out, rows, schema.FILTER, task.fingerprint)
     return _counts(table, judged["reason"])
 
 

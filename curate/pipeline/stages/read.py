@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from curate.errors import RecipeError, RunError, SourceError, UsageError
-from curate.execution.context import PART_ROWS, Context, Part, log, made
+from curate.execution.context import PART_ROWS, Context, Part, log, reuse_or_remove
 from curate.io import filesystem as files
 from curate.io import paths, storage
 from curate.pipeline.stages import repeated_keys
@@ -128,8 +128,8 @@ def _parts(shard: Shard, columns: Columns, rows: int, content: str, index: int, 
     for number, start in enumerate(range(0, max(rows, 1), PART_ROWS)):
         stop = min(start + PART_ROWS, rows)
         name = base[:16] if rows <= PART_ROWS else f"{base[:16]}-{number:04d}"
-        stamp = storage.fingerprint(base, start, stop)
-        yield Part(name, index + number, shard, columns, start, stop, first + start, stamp)
+        fingerprint = storage.fingerprint(base, start, stop)
+        yield Part(name, index + number, shard, columns, start, stop, first + start, fingerprint)
 
 
 def keys_path(context: Context, part: Part) -> Path:
@@ -146,11 +146,11 @@ def run(context: Context) -> bool:
     parts, bad = find_parts(recipe, work / "shards.json")
     npy = npy_of(recipe)
     _check_limit(bad, recipe)
-    stamp = storage.fingerprint(
+    fingerprint = storage.fingerprint(
         "read", VERSION, [p.fingerprint for p in parts], npy_version(npy), vars_of(bad)
     )
     saved = storage.read_json(work / "parts.json")
-    if context.run.is_done(work / "keys", stamp) and saved is not None:
+    if context.run.is_done(work / "keys", fingerprint) and saved is not None:
         names = {row["name"] for row in saved}  # the same content, but perhaps with other times or places
         good = [replace(part, index=index) for index, part in enumerate(p for p in parts if p.name in names)]
         places = [(part.shard.url, part.shard.version) for part in good]
@@ -165,7 +165,7 @@ def run(context: Context) -> bool:
     tasks = []
     for part in parts:
         made_from = storage.fingerprint("read", VERSION, part.fingerprint, vectors_of(part, npy))
-        if not made(out := keys_path(context, part), made_from):
+        if not reuse_or_remove(out := keys_path(context, part), made_from):
             tasks.append(ReadTask(part, sources[part.shard.source], npy, out, made_from, batch))
     failed = {error.name: error for error in context.map("read", "parts", read_part, tasks) if error}
     bad += failed.values()
@@ -178,7 +178,7 @@ def run(context: Context) -> bool:
     rows = sum(part.rows for part in good)
     facts = {"rows": rows, "parts": len(good), "bad_shards": vars_of(bad)}
     repeated = repeated_keys.find(context, good, [keys_path(context, part) for part in good])
-    context.run.mark(work / "keys", stamp, facts | ({"repeated_keys": repeated} if repeated else {}))
+    context.run.mark(work / "keys", fingerprint, facts | ({"repeated_keys": repeated} if repeated else {}))
     context.worked["read"] = {
         "parts": len(tasks),
         "rows": sum(task.part.rows for task in tasks),

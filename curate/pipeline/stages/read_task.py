@@ -37,7 +37,7 @@ class ReadTask:
     source: Source
     npy: tuple[str, ...] | None
     out: Path
-    stamp: str
+    fingerprint: str
     batch_bytes: int
 
 
@@ -54,7 +54,7 @@ def npy_files(patterns: Sequence[str]) -> list[str]:
 def read_part(task: ReadTask) -> BadShard | None:
     """Write the keys of a part; return the shard if it cannot be read."""
     try:
-        storage.write_parquet(task.out, _keys(task), schema.KEYS, task.stamp)
+        storage.write_parquet(task.out, _keys(task), schema.KEYS, task.fingerprint)
     except SourceError as error:
         return BadShard(task.part.shard.name, task.part.rows, str(error))
     return None

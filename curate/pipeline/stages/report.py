@@ -35,9 +35,13 @@ _DOUBT = {"noise_prob": 1, "neg_aum": 1, "pixels_neg_aum": 1, "p_label": -1, "pi
 def run(context: Context) -> bool:
     """Write `report.html` and `summary.json`; return whether anything was to do."""
     folder = context.run.report
-    families = [context.run.stamp(context.run.scores(one.folder)) for one in families_of(context.recipe)]
-    stamp = storage.fingerprint("report", VERSION, context.run.stamp(context.run.filtered), families)
-    if context.run.is_done(folder, stamp):
+    families = [
+        context.run.fingerprint(context.run.scores(one.folder)) for one in families_of(context.recipe)
+    ]
+    fingerprint = storage.fingerprint(
+        "report", VERSION, context.run.fingerprint(context.run.filtered), families
+    )
+    if context.run.is_done(folder, fingerprint):
         return False
     context.run.unmark(folder)
     for old in folder.glob("_concept-*.html"):  # of decisions before
@@ -46,7 +50,7 @@ def run(context: Context) -> bool:
     storage.write_json(folder / "summary.json", counts)
     with storage.atomic(folder / "report.html") as partial:
         partial.write_text(page.render(_facts(context, counts)), encoding="utf-8")
-    context.run.mark(folder, stamp, {})
+    context.run.mark(folder, fingerprint, {})
     log.info("report: %s", folder / "report.html")
     return True
 

@@ -12,7 +12,7 @@ import polars as pl
 import pyarrow as pa
 
 from curate.execution import exchange
-from curate.execution.context import Context, made
+from curate.execution.context import Context, reuse_or_remove
 from curate.hashing import hash_uids
 from curate.io import storage
 from curate.runs.folder import RunFolder
@@ -37,7 +37,7 @@ class SpreadTask:
     index: int
     buckets: int
     out: Path
-    stamp: str
+    fingerprint: str
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,10 @@ class JoinTask:
     files: tuple[Path, ...]
     n_parts: int
     out: Path
-    stamp: str
+    fingerprint: str
 
 
-def find(context: Context, copies: int, near: int, scratch: Path, stamp: str) -> tuple[Path, ...]:
+def find(context: Context, copies: int, near: int, scratch: Path, fingerprint: str) -> tuple[Path, ...]:
     """Find the copies whose representative is a near-duplicate; return files with one batch per part.
 
     copies, near : how many rows there are of either kind; without one of them there is nothing to find.
@@ -59,18 +59,26 @@ def find(context: Context, copies: int, near: int, scratch: Path, stamp: str) ->
     if not copies or not near:
         return ()
     buckets = max(1, -(-(copies + near) * ROW_BYTES // context.task_memory))
-    stamp = storage.fingerprint("stand_ins", stamp, buckets)
+    fingerprint = storage.fingerprint("stand_ins", fingerprint, buckets)
     spread = [
-        SpreadTask(context.run, part.name, part.index, buckets, scratch / f"copies-{part.name}.arrow", stamp)
+        SpreadTask(
+            context.run, part.name, part.index, buckets, scratch / f"copies-{part.name}.arrow", fingerprint
+        )
         for part in context.parts
     ]
-    context.map("select", "parts", _spread, [task for task in spread if not made(task.out, stamp)])
+    context.map(
+        "select", "parts", _spread, [task for task in spread if not reuse_or_remove(task.out, fingerprint)]
+    )
     files = tuple(task.out for task in spread)
     joins = [
-        JoinTask(bucket, files, len(context.parts), scratch / f"stand-ins-{bucket}-of-{buckets}.arrow", stamp)
+        JoinTask(
+            bucket, files, len(context.parts), scratch / f"stand-ins-{bucket}-of-{buckets}.arrow", fingerprint
+        )
         for bucket in range(buckets)
     ]
-    context.map("select", "buckets", _join, [task for task in joins if not made(task.out, stamp)])
+    context.map(
+        "select", "buckets", _join, [task for task in joins if not reuse_or_remove(task.out, fingerprint)]
+    )
     return tuple(task.out for task in joins)
 
 
@@ -100,7 +108,7 @@ def _spread(task: SpreadTask) -> None:
     rows = pl.concat([copies, near]).with_columns(pl.lit(task.index, pl.Int32).alias("part"))
     bucket = hash_uids(rows["uid"].to_list(), "bucket") % np.uint64(task.buckets)
     table = rows.select(ROWS.names).to_arrow().cast(ROWS)
-    exchange.scatter(task.out, bucket.astype(np.int32), task.buckets, table.take, ROWS, task.stamp)
+    exchange.scatter(task.out, bucket.astype(np.int32), task.buckets, table.take, ROWS, task.fingerprint)
 
 
 def _join(task: JoinTask) -> None:
@@ -109,4 +117,4 @@ def _join(task: JoinTask) -> None:
     near = rows.filter(~is_copy).select("uid", stand_in="duplicate_of")
     found = rows.filter(is_copy).join(near, on="uid", validate="m:1").sort("part", "position")
     table = found.select(FOUND.names).to_arrow().cast(FOUND)
-    exchange.scatter(task.out, found["part"].to_numpy(), task.n_parts, table.take, FOUND, task.stamp)
+    exchange.scatter(task.out, found["part"].to_numpy(), task.n_parts, table.take, FOUND, task.fingerprint)

@@ -25,17 +25,17 @@ def run(context: Context) -> bool:
 
 def _run_family(context: Context, settings: Settings) -> bool:
     stage, folder = stage_of(settings.family), context.run.scores(settings.folder)
-    stamp = storage.fingerprint(
+    fingerprint = storage.fingerprint(
         "score", VERSION, stage.version, settings.family, _settings(settings), context.recipe.seed,
-        context.run.stamp(context.run.embeddings), stage.inputs(context, settings),
+        context.run.fingerprint(context.run.embeddings), stage.inputs(context, settings),
     )  # fmt: skip
-    if context.run.is_done(folder, stamp):
+    if context.run.is_done(folder, fingerprint):
         return False
     context.run.unmark(folder)
-    output = Output(context, folder, stage.table(settings), stamp)
+    output = Output(context, folder, stage.table(settings), fingerprint)
     facts = stage.compute(context, settings, output)
     context.run.keep_only(folder, [part.name for part in context.parts])
-    context.run.mark(folder, stamp, {**facts, "parts": len(context.parts)})
+    context.run.mark(folder, fingerprint, {**facts, "parts": len(context.parts)})
     log.info("score: %s, %s samples scored", settings.folder, f"{facts['scored']:,}")
     for warning in facts.get("warnings", ()):
         log.warning("score: %s: %s", settings.folder, warning)

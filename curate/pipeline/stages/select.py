@@ -14,7 +14,7 @@ import polars as pl
 
 from curate import schema
 from curate.errors import BudgetError, CurateError, UsageError
-from curate.execution.context import Context, eligible, log, made
+from curate.execution.context import Context, eligible, log, reuse_or_remove
 from curate.io import storage
 from curate.pipeline.stages import representatives as stand_ins
 from curate.recipe import Recipe, Select
@@ -71,7 +71,7 @@ class DecideTask:
     stand_ins: tuple[Path, ...]
     cutoff: str
     out: Path
-    stamp: str
+    fingerprint: str
 
 
 def run(context: Context) -> bool:
@@ -80,12 +80,12 @@ def run(context: Context) -> bool:
     Raises BudgetError if fewer rows are eligible than asked for.
     """
     recipe, folder = context.recipe, context.run.decisions
-    stamp, before = previous.for_stage(context, folder, _fingerprint(context))
-    if context.run.is_done(folder, stamp):
+    fingerprint, before = previous.for_stage(context, folder, _fingerprint(context))
+    if context.run.is_done(folder, fingerprint):
         return False
     scratch = context.run.work / "select"
     order = replace(order_of(recipe, classes_of(context)), shipped=before)
-    ranked = ranks.rank_rows(context, order, stamp, scratch)
+    ranked = ranks.rank_rows(context, order, fingerprint, scratch)
     funnel = _funnel(context, int(ranked.concepts["n_eligible"].sum()))
     wanted = _wanted(recipe.select, funnel, int(ranked.concepts["n_pinned"].sum()))
     nulls = unscored.statuses(context, order, ranked)
@@ -93,9 +93,9 @@ def run(context: Context) -> bool:
     if before is not None and (order.drawn or chosen.n_null):
         chosen = replace(chosen, choice=replace(chosen.choice, known=False))
     wanted, weights, new = chosen.kept, None, scratch / "decisions"
-    tables = _decide_all(context, chosen, funnel, stamp, scratch, new)
+    tables = _decide_all(context, chosen, funnel, fingerprint, scratch, new)
     if recipe.weight is not None:
-        weights = stage_weights.run(context, recipe.weight, tables, chosen.concepts, wanted, stamp, new)
+        weights = stage_weights.run(context, recipe.weight, tables, chosen.concepts, wanted, fingerprint, new)
     context.run.keep_only(new, [part.name for part in context.parts])
     kept = _kept(context, new, len(chosen.concepts))
     if kept.sum() != wanted:
@@ -104,7 +104,7 @@ def run(context: Context) -> bool:
         )
     effective = kept.astype(np.float64) if weights is None else weights.effective_by_concept
     table = chosen.concepts.with_columns(pl.Series("effective", effective))
-    _write_concepts(new / "concepts.parquet", table, kept, recipe.select.method, stamp)
+    _write_concepts(new / "concepts.parquet", table, kept, recipe.select.method, fingerprint)
     share = wanted / max(funnel.usable, 1)
     facts = {"kept": wanted, "of_usable": share, "concepts_kept": int((kept > 0).sum()), **vars(funnel)}
     facts |= {"pinned": int(ranked.concepts["n_pinned"].sum()), "weights": weights and weights.facts}
@@ -112,7 +112,7 @@ def run(context: Context) -> bool:
         facts["without_score"] = {"rows": chosen.n_null, "kept": chosen.kept_null, "statuses": nulls}
     if before is not None:
         facts |= {"shipped_before": before.before, "shipped": previous.flips(context, new, before)}
-    context.run.mark(new, stamp, facts)
+    context.run.mark(new, fingerprint, facts)
     context.run.publish(new, folder)  # the decisions before are there until these are, whatever fails
     storage.remove(scratch)
     log.info("select: %s eligible, %s kept (%.1f %% of usable), %s of %s concepts",
@@ -131,10 +131,10 @@ def _fingerprint(context: Context) -> str:
     recipe, run = context.recipe, context.run
     weight = recipe.weight
     columns = [*recipe.select.columns, *([weight.column] if weight and weight.column else [])]
-    scores = [run.stamp(run.scores(folder)) for folder in folders_for(recipe, columns)]
+    scores = [run.fingerprint(run.scores(folder)) for folder in folders_for(recipe, columns)]
     return storage.fingerprint(
         "select", VERSION, recipe.select.model_dump(exclude={"shipped"}), weight and weight.model_dump(), recipe.seed,
-        run.stamp(run.scores("filter")), run.stamp(run.duplicates), scores,
+        run.fingerprint(run.scores("filter")), run.fingerprint(run.duplicates), scores,
     )  # fmt: skip
 
 
@@ -166,15 +166,24 @@ def classes_of(context: Context) -> tuple[str, ...]:
 
 
 def _decide_all(
-    context: Context, chosen: choice.Chosen, funnel: Funnel, stamp: str, scratch: Path, new: Path
+    context: Context, chosen: choice.Chosen, funnel: Funnel, fingerprint: str, scratch: Path, new: Path
 ) -> tuple[Path, ...]:
     """Write one decision per row read; return the tables: in `new`, or scratch ones where weights are still to come."""
     run = context.run
     final = context.recipe.weight is None
     control = choice.random_control(chosen.ranked, chosen.kept)
-    named = stand_ins.find(context, funnel.exact_duplicate, funnel.near_duplicate, scratch, stamp)
+    named = stand_ins.find(context, funnel.exact_duplicate, funnel.near_duplicate, scratch, fingerprint)
     template = DecideTask(
-        run, "", 0, chosen.ranked, chosen.choice, control, named, context.recipe.select.cutoff, scratch, stamp
+        run,
+        "",
+        0,
+        chosen.ranked,
+        chosen.choice,
+        control,
+        named,
+        context.recipe.select.cutoff,
+        scratch,
+        fingerprint,
     )
     tables = tuple(
         run.part(new, part.name) if final else scratch / f"decided-{part.name}.parquet"
@@ -183,7 +192,7 @@ def _decide_all(
     tasks = [
         replace(template, part=part.name, index=part.index, out=out)
         for part, out in zip(context.parts, tables, strict=True)
-        if not made(out, stamp)
+        if not reuse_or_remove(out, fingerprint)
     ]
     context.map("select", "parts", _decide, tasks)
     return tables
@@ -262,7 +271,7 @@ def _decide(task: DecideTask) -> None:
         .with_columns(weight=pl.col("keep").cast(pl.Float32), random_control=pl.col("random_control").fill_null(False))
     )  # fmt: skip
     table = frame.select(schema.DECISIONS.names).to_arrow().cast(schema.DECISIONS)
-    storage.write_parquet(task.out, table, schema.DECISIONS, task.stamp)
+    storage.write_parquet(task.out, table, schema.DECISIONS, task.fingerprint)
 
 
 def _verdicts(task: DecideTask) -> pl.DataFrame:
@@ -302,7 +311,7 @@ def _kept(context: Context, folder: Path, n_concepts: int) -> npt.NDArray[np.int
 
 
 def _write_concepts(
-    path: Path, table: pl.DataFrame, kept: npt.NDArray[np.int64], method: str, stamp: str
+    path: Path, table: pl.DataFrame, kept: npt.NDArray[np.int64], method: str, fingerprint: str
 ) -> None:
     """Write the table of concepts; without density budgets, a concept's budget is what it kept."""
     table = table.with_columns(pl.Series("kept", kept))
@@ -313,4 +322,4 @@ def _write_concepts(
             budget=pl.col("kept"), at_cap=pl.col("kept") == pl.col("n_eligible"), at_floor=pl.lit(False)
         )
     rows = table.select(schema.DECISION_CONCEPTS.names).to_arrow().cast(schema.DECISION_CONCEPTS)
-    storage.write_parquet(path, rows, schema.DECISION_CONCEPTS, stamp)
+    storage.write_parquet(path, rows, schema.DECISION_CONCEPTS, fingerprint)

@@ -39,20 +39,22 @@ def run(context: Context) -> bool:
     run, settings = context.run, context.recipe.cluster
     files = paths.expand(list(settings.given or ()), {}, extensions=(".npy",))
     versions = [[file.name, file.size, file.version] for file in files]
-    stamp = storage.fingerprint("given", VERSION, settings.on, versions, run.stamp(run.embeddings))
-    if run.is_done(run.concepts, stamp):
+    fingerprint = storage.fingerprint(
+        "given", VERSION, settings.on, versions, run.fingerprint(run.embeddings)
+    )
+    if run.is_done(run.concepts, fingerprint):
         return False
     run.unmark(run.concepts)
     labels, found = _concepts(_labels(context, _read(context, files)))
     sums = _sums(context, labels, len(found))
     centroids = sums.centroids()
-    p99 = _assign(context, labels, centroids, stamp)
-    _write(context, centroids, sums.sizes, p99, stamp)
+    p99 = _assign(context, labels, centroids, fingerprint)
+    _write(context, centroids, sums.sizes, p99, fingerprint)
     sizes = sums.sizes
     facts: dict[str, object] = {"concepts": len(sizes), "samples": int(sizes.sum()), "empty": 0}
     facts |= {"largest": int(sizes.max(initial=0)), "median": float(np.median(sizes)) if len(sizes) else 0.0}
     fit = {"given": len(files)} | ({} if found == list(range(len(found))) else {"labels": found})
-    run.mark(run.concepts, stamp, facts | {"fit": json.dumps(fit)})
+    run.mark(run.concepts, fingerprint, facts | {"fit": json.dumps(fit)})
     log.info("cluster: %s samples in %s given clusters", f"{sizes.sum():,}", f"{len(sizes):,}")
     return True
 
@@ -153,7 +155,7 @@ def _sums(context: Context, labels: Sequence[Ints], n_concepts: int) -> MemberSu
 
 
 def _assign(
-    context: Context, labels: Sequence[Ints], centroids: npt.NDArray[np.float32], stamp: str
+    context: Context, labels: Sequence[Ints], centroids: npt.NDArray[np.float32], fingerprint: str
 ) -> npt.NDArray[np.float32]:
     """Write the assignments of all parts; return the 99 % distance of each concept."""
     run, every = context.run, []
@@ -164,7 +166,7 @@ def _assign(
             here = slice(start, start + len(block))
             distance[here] = distances(row_dots(block, centroids[concept[here]]))
         table = pa.table([rows.uids(), concept, distance], schema=schema.ASSIGNMENTS)
-        storage.write_parquet(run.part(run.assignments, part.name), table, schema.ASSIGNMENTS, stamp)
+        storage.write_parquet(run.part(run.assignments, part.name), table, schema.ASSIGNMENTS, fingerprint)
         every.append(distance)
         context.progress("cluster", index + 1, len(context.parts), "parts")
     run.keep_only(run.assignments, [part.name for part in context.parts])
@@ -184,12 +186,12 @@ def _write(
     centroids: npt.NDArray[np.float32],
     sizes: npt.NDArray[np.int64],
     p99: npt.NDArray[np.float32],
-    stamp: str,
+    fingerprint: str,
 ) -> None:
     folder = context.run.concepts
     ids = pa.array(np.arange(len(centroids), dtype=np.int32))
     concepts = pa.table([ids, sizes, sizes, p99], schema=schema.CONCEPTS)
-    storage.write_parquet(folder / "concepts.parquet", concepts, schema.CONCEPTS, stamp)
+    storage.write_parquet(folder / "concepts.parquet", concepts, schema.CONCEPTS, fingerprint)
     lists = pa.array(list(centroids), pa.list_(pa.float32()))
     table = pa.table([ids, lists], schema=schema.CENTROIDS)
-    storage.write_parquet(folder / "centroids.parquet", table, schema.CENTROIDS, stamp)
+    storage.write_parquet(folder / "centroids.parquet", table, schema.CENTROIDS, fingerprint)

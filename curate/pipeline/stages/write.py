@@ -54,20 +54,20 @@ def check_recipe(recipe: Recipe) -> None:
 def run(context: Context) -> bool:
     """Write the kept rows as shards; return whether anything was to do."""
     settings, folder = context.recipe.write, context.run.filtered
-    decisions = context.run.stamp(context.run.decisions)
+    decisions = context.run.fingerprint(context.run.decisions)
     where = {"path", "dropped", "storage_options"}
-    stamp = storage.fingerprint("write", VERSION, settings.model_dump(exclude=where), decisions)
+    fingerprint = storage.fingerprint("write", VERSION, settings.model_dump(exclude=where), decisions)
     copy = None if settings.path is None else _place(context, "write.path", settings.path)
     if copy is not None:
         publish.require_own_folder(copy)
-    worked = not context.run.is_done(folder, stamp)
+    worked = not context.run.is_done(folder, fingerprint)
     if worked:
         with storage.atomic_folder(folder) as new:
             written = write_shards(context, settings, new)
-            context.run.mark(new, stamp, vars(written))
+            context.run.mark(new, fingerprint, vars(written))
         log.info("write: %s rows in %s files", f"{written.rows:,}", f"{written.files:,}")
     if copy is not None:
-        publish.copy_folder(copy, folder, stamp)
+        publish.copy_folder(copy, folder, fingerprint)
     return _write_dropped(context, settings, decisions) or worked
 
 
@@ -110,10 +110,10 @@ def _write_dropped(context: Context, settings: Write, decisions: str) -> bool:
     if settings.dropped is None:
         return False
     place = _place(context, "write.dropped", settings.dropped)
-    stamp = storage.fingerprint("dropped", VERSION, settings.max_shard_size, decisions)
-    if publish.is_current(place, stamp):
+    fingerprint = storage.fingerprint("dropped", VERSION, settings.max_shard_size, decisions)
+    if publish.is_current(place, fingerprint):
         return False
-    written = publish.write_folder(place, stamp, partial(dropped_shards, context, settings))
+    written = publish.write_folder(place, fingerprint, partial(dropped_shards, context, settings))
     log.info("write: %s dropped rows in %s", f"{written.rows:,}", place.where)
     return True
 
@@ -234,6 +234,6 @@ def _provenance(context: Context) -> Mapping[str, object]:
         "source": ", ".join(published_path(path) for one in context.recipe.source for path in one.patterns),
         "shards read": f"{len(shards):,}",
         "embedding space": context.facts(context.run.embeddings).get("space"),
-        "decisions": context.run.stamp(context.run.decisions),
+        "decisions": context.run.fingerprint(context.run.decisions),
         "versions": ", ".join(f"{name} {version}" for name, version in report.versions().items()),
     }

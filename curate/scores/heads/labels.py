@@ -107,7 +107,7 @@ def label_inputs(context: Context, settings: Trained) -> list[object]:
     """Return what the labels depend on, to be fingerprinted."""
     source = label_source(context, settings)
     folder = context.run.samples if source == "label" else context.run.concepts
-    return [source, context.run.stamp(folder)]
+    return [source, context.run.fingerprint(folder)]
 
 
 def _any_label(context: Context) -> bool:

@@ -5,7 +5,7 @@ pairs and never on where a row is stored. Only rows that have a caption are deal
 the mapped parts batch by batch: memory holds one batch, and a few numbers per row.
 
 Scratch (`.work/pair`): per repeat one file of rows in the order of the batches; per task one piece of
-scores with a record batch per part (`stages/shuffle.py`). Pieces carry the stamp of the family, so that
+scores with a record batch per part (`stages/shuffle.py`). Pieces carry the fingerprint of the family, so that
 an interrupted run goes on with those that are there.
 """
 
@@ -23,7 +23,7 @@ import pyarrow as pa
 from curate.embedding.store import EmbeddingPart
 from curate.errors import RunError
 from curate.execution import exchange
-from curate.execution.context import Context, made
+from curate.execution.context import Context, reuse_or_remove
 from curate.io import storage
 from curate.linalg import load_unit
 from curate.recipe import Pair
@@ -53,7 +53,7 @@ class ScoreTask:
     settings: Pair
     temperature: float
     out: Path
-    stamp: str
+    fingerprint: str
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class MeanTask:
     settings: Pair
     temperature: float
     out: Path
-    stamp: str
+    fingerprint: str
 
 
 def _columns(settings: Pair) -> list[str]:
@@ -100,7 +100,7 @@ def _compute(context: Context, settings: Pair, output: Output) -> dict[str, Any]
         if len(hashes):
             _require_batch(context, settings, min(settings.batch, len(hashes)), parts[0].dim)
             dealt = deal(hashes, info, settings.batch, facts["repeats"], scratch)
-            pieces = _make_pieces(context, settings, dealt, facts["temperature"], output.stamp)
+            pieces = _make_pieces(context, settings, dealt, facts["temperature"], output.fingerprint)
         means = _mean_tasks(context, settings, pieces, facts["temperature"] or 1.0, output)
         context.map("score", "parts", _mean, means)
     storage.remove(scratch)
@@ -114,15 +114,15 @@ def _make_pieces(
     settings: Pair,
     dealt: Iterable[tuple[Path, list[int]]],
     temperature: float,
-    stamp: str,
+    fingerprint: str,
 ) -> list[Path]:
     """Score all batches of all repeats; return the pieces, in the order of the repeats."""
     tasks = [
         task
         for order, sizes in dealt
-        for task in _score_tasks(context, settings, order, sizes, temperature, stamp)
+        for task in _score_tasks(context, settings, order, sizes, temperature, fingerprint)
     ]
-    waiting = [task for task in tasks if not made(task.out, task.stamp)]
+    waiting = [task for task in tasks if not reuse_or_remove(task.out, task.fingerprint)]
     context.map("score", "pieces of pairs", _score, waiting)
     return [task.out for task in tasks]
 
@@ -135,7 +135,7 @@ def _mean_tasks(
     return [
         MeanTask(
             context.run.part(context.run.embeddings, part.name), index, tuple(pieces), settings, temperature,
-            output.path(part), output.stamp,
+            output.path(part), output.fingerprint,
         )
         for index, part in enumerate(context.parts)
         if part.name in todo
@@ -174,7 +174,7 @@ def _require_batch(context: Context, settings: Pair, batch: int, dim: int) -> No
 
 
 def _score_tasks(
-    context: Context, settings: Pair, order: Path, sizes: Sequence[int], temperature: float, stamp: str
+    context: Context, settings: Pair, order: Path, sizes: Sequence[int], temperature: float, fingerprint: str
 ) -> Iterator[ScoreTask]:
     """Yield the tasks of one repeat, whole batches of about `TASK_ROWS` rows."""
     embeddings = tuple(context.run.part(context.run.embeddings, part.name) for part in context.parts)
@@ -183,7 +183,7 @@ def _score_tasks(
     for first in range(0, len(sizes), step):
         starts = tuple(ends[first : first + step + 1])
         out = order.with_name(f"{order.stem}-{first}.arrow")
-        piece = storage.fingerprint(stamp, out.name, starts)
+        piece = storage.fingerprint(fingerprint, out.name, starts)
         yield ScoreTask(embeddings, order, starts, settings, temperature, out, piece)
 
 
@@ -196,7 +196,7 @@ def _score(task: ScoreTask) -> None:
 
     parts = [EmbeddingPart(path) for path in task.embeddings]
     ends = np.cumsum([len(part) for part in parts])
-    order = np.load(storage.here(task.order), mmap_mode="r")[task.starts[0] : task.starts[-1]]
+    order = np.load(storage.ensure_local(task.order), mmap_mode="r")[task.starts[0] : task.starts[-1]]
     codes = (order[:, 1], order[:, 2]) if task.settings.mask_copies else (None, None)
     names = _stored(task.settings)
     values = np.empty((len(order), len(names)))
@@ -215,7 +215,7 @@ def _score(task: ScoreTask) -> None:
     exchange.scatter(
         task.out, index, len(parts),
         lambda rows: pa.table({"position": position[rows], **dict(zip(names, values[rows].T, strict=True))}),
-        pa.schema([("position", pa.int32()), *((name, pa.float64()) for name in names)]), task.stamp,
+        pa.schema([("position", pa.int32()), *((name, pa.float64()) for name in names)]), task.fingerprint,
     )  # fmt: skip
 
 
@@ -256,7 +256,7 @@ def _mean(task: MeanTask) -> None:
         pa.array(status_names(status).tolist(), pa.string()),
     ]
     schema = _table(task.settings)
-    storage.write_parquet(task.out, pa.table(columns, schema=schema), schema, task.stamp)
+    storage.write_parquet(task.out, pa.table(columns, schema=schema), schema, task.fingerprint)
 
 
 STAGE = FamilyStage(table=_table, compute=_compute)

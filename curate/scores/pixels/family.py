@@ -87,7 +87,7 @@ def _compute(context: Context, settings: Pixels, output: Output) -> dict[str, An
     labels = read_labels(context, settings)
     context.engine.close()  # idle workers would hold memory that training can use
     folder = context.run.work / "pixels"
-    checkpoint = folder / f"checkpoint-{output.stamp[:16]}.pt"
+    checkpoint = folder / f"checkpoint-{output.fingerprint[:16]}.pt"
     for stale in set(folder.glob("checkpoint-*")) - {checkpoint}:
         storage.remove(stale)
     rows = np.flatnonzero(labels.codes >= 0)
@@ -171,18 +171,18 @@ def _images(context: Context, settings: Pixels, labels: Labels, folder: Path) ->
     if n == 0:
         return np.empty((0, size, size, 3), np.uint8), np.empty(0, np.bool_)
     path, note = folder / "images.npy", folder / "images.json"
-    stamp = storage.fingerprint(
-        "pixels", VERSION, size, context.recipe.embed.max_pixels, context.run.stamp(context.run.samples),
+    fingerprint = storage.fingerprint(
+        "pixels", VERSION, size, context.recipe.embed.max_pixels, context.run.fingerprint(context.run.samples),
         labels.source,
     )  # fmt: skip
     made = storage.read_json(note) or {}
-    if made.get("stamp") != stamp or not checksums.intact(path):
+    if made.get("stamp") != fingerprint or not checksums.verify_or_remove(path):
         storage.remove(note)
-        made = {"stamp": stamp, "lost": _decode(context, settings, labels, path, n)}
+        made = {"stamp": fingerprint, "lost": _decode(context, settings, labels, path, n)}
         storage.write_record(note, made)
     decoded = np.ones(n, np.bool_)
     decoded[made["lost"]] = False
-    return np.load(storage.here(path), mmap_mode="r", allow_pickle=False), decoded
+    return np.load(storage.ensure_local(path), mmap_mode="r", allow_pickle=False), decoded
 
 
 def _decode(context: Context, settings: Pixels, labels: Labels, path: Path, n: int) -> list[int]:

@@ -239,7 +239,7 @@ class _Run:
         if bad > BAD_SHARE * len(rows):
             raise SeedsFailed([self.seeds[place]])
 
-    def _stamp(self) -> str:
+    def _fingerprint(self) -> str:
         """Return what the checkpoint belongs to: data, seeds and settings, whatever the machine."""
         chosen = {k: v for k, v in vars(self.settings).items() if k not in ("device", "memory")}
         pixels = xxhash.xxh3_128()
@@ -257,7 +257,7 @@ class _Run:
         if self.path is None:
             return
         state = {
-            "stamp": self.stamp,
+            "stamp": self.fingerprint,
             "at": [place, fold, epoch],
             "model": model.state_dict(),
             "optimiser": optimiser.state_dict(),
@@ -269,11 +269,11 @@ class _Run:
     def _resume(self) -> tuple[int, int, int, dict[str, dict[str, object]] | None]:
         if self.path is None:
             return 0, 0, 0, None
-        self.stamp = self._stamp()
+        self.fingerprint = self._fingerprint()
         if not self.path.exists():
             return 0, 0, 0, None
-        state = torch.load(storage.here(self.path), map_location=self.device, weights_only=True)
-        if state.get("stamp") != self.stamp:
+        state = torch.load(storage.ensure_local(self.path), map_location=self.device, weights_only=True)
+        if state.get("stamp") != self.fingerprint:
             raise RunError(
                 f"{self.path} must be of the same data and settings, it is of others; remove it first"
             )
