@@ -11,7 +11,7 @@ from builders import planted, recipe_values, write_shards
 from curate import progress
 from curate.cli import output
 from curate.execution.units import rows_of_items
-from curate.pipeline.runner import run
+from curate.pipeline import runner
 from curate.progress import Meter, Pace, memory_in_use, pace
 from curate.recipe.loading import parse_recipe
 
@@ -157,7 +157,7 @@ def test_stages_count_rows_where_they_know_them(tmp_path):
     glob = write_shards(tmp_path / "in", planted(90), shards=2)
     reports = []
     values = recipe_values(glob, tmp_path / "run")
-    run.run(parse_recipe(values), progress=lambda *report: reports.append(report))
+    runner.run(parse_recipe(values), progress=lambda *report: reports.append(report))
     rows = {stage: total for stage, done, total, unit in reports if unit == "rows" and done == total}
     assert (
         rows.items()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from calls import curate
 
-from curate.pipeline.runner import run
+from curate.pipeline import runner
 from curate.recipe.loading import load_recipe, parse_recipe, read_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -96,7 +96,7 @@ def asked(tmp_path_factory):
     score = ["clip_score", {"heads": {"kind": "linear", "seeds": 2, "epochs": 3}}]
     values = recipe_values(glob, folder / "runs/first", score=score, select={"method": "random", "keep": 0.5})
     values["source"]["label"] = "label"
-    run.run(parse_recipe(values))
+    runner.run(parse_recipe(values))
     return folder, {f"s{i:06d}" for i in np.flatnonzero(wrong)}
 
 

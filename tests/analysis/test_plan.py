@@ -17,7 +17,7 @@ from curate.deduplication.semantic import find_duplicates, threshold_of
 from curate.deduplication.similarity import pair_similarities
 from curate.deduplication.thresholds import Keeping, keeping_threshold, largest_epsilon
 from curate.errors import BudgetError
-from curate.pipeline.runner import run
+from curate.pipeline import runner
 from curate.pipeline.stages import dedup, select
 from curate.recipe.loading import parse_recipe
 from curate.selection.budget import softmax
@@ -36,7 +36,7 @@ def place(tmp_path_factory):
     (folder / "pin.txt").write_text("s000003\ns000004\n")
     values = recipe_values(glob, folder / "run", cluster={"concepts": 6}, pin=[str(folder / "pin.txt")])
     values |= {"dedup": {"epsilon": 0.005}, "weight": {"method": "concept"}}
-    run.run(parse_recipe(values))
+    runner.run(parse_recipe(values))
     return folder
 
 

@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 
 from curate.errors import UsageError
-from curate.pipeline.runner import run
+from curate.pipeline import runner
 from curate.recipe.loading import parse_recipe
 from curate.runs.folder import open_run
 
@@ -39,7 +39,7 @@ def test_captions_are_embedded_and_every_row_is_accounted_for(tmp_path):
 
     texts = [*captions(20), None, "  ", captions(1)[0]]
     write(tmp_path, texts)
-    counts = run.run(recipe(tmp_path)).manifest["counts"]
+    counts = runner.run(recipe(tmp_path)).manifest["counts"]
     assert counts["rows"] == 23 and counts["unusable"] == {"no_caption": 2}
     samples = open_run(tmp_path / "run").samples()
     assert samples["outcome"].to_list() == ["ok"] * 20 + ["no_caption"] * 2 + ["ok"]
@@ -62,9 +62,9 @@ def test_captions_alone_are_asked_for_and_not_guessed(tmp_path):
     with pytest.raises(
         UsageError, match=r"no image column found; name it with source\.image, or set it to null"
     ):
-        run.run(recipe(tmp_path, source={"path": str(tmp_path / "*.parquet")}))
+        runner.run(recipe(tmp_path, source={"path": str(tmp_path / "*.parquet")}))
     with pytest.raises(UsageError, match=r"cluster\.on must be image where source\.image is null"):
-        run.run(recipe(tmp_path, cluster={"on": "text"}))
+        runner.run(recipe(tmp_path, cluster={"on": "text"}))
 
 
 def test_captions_do_not_mix_with_images(tmp_path):
@@ -75,4 +75,4 @@ def test_captions_do_not_mix_with_images(tmp_path):
         {"path": str(tmp_path / "b.parquet"), "name": "pictures"},
     ]
     with pytest.raises(UsageError, match=r"source\.image must be null for all sources or for none"):
-        run.run(recipe(tmp_path, source=sources))
+        runner.run(recipe(tmp_path, source=sources))

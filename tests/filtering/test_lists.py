@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from curate.errors import RunError, SourceError, UsageError
 from curate.filtering import uid_lists
-from curate.pipeline.runner import run
+from curate.pipeline import runner
 from curate.recipe.loading import parse_recipe
 
 N = 40
@@ -30,7 +30,7 @@ def recipe(glob="in/*.parquet", out="run", **changes):
 
 
 def filtered(values):
-    run.run(values, until="filter")
+    runner.run(values, until="filter")
     return pl.read_parquet(f"{values.run}/3_scores/filter/part-*").sort("uid")
 
 
@@ -150,7 +150,7 @@ def test_patterns(tmp_path):
 
 def test_a_bad_list_stops_before_any_work(glob, tmp_path):
     with pytest.raises(UsageError, match="pin: "):
-        run.run(recipe(glob, tmp_path / "run", pin=str(tmp_path / "nothing.txt")))
+        runner.run(recipe(glob, tmp_path / "run", pin=str(tmp_path / "nothing.txt")))
     assert not (tmp_path / "run").exists()
 
 
@@ -208,7 +208,7 @@ def test_a_uid_on_both_lists(glob, tmp_path):
     with pytest.raises(
         UsageError, match=r"pin and exclude: 2 uids are on both lists .*, such as s000003; take them"
     ):
-        run.run(values)
+        runner.run(values)
     assert not (tmp_path / "run").exists()
 
 
@@ -218,7 +218,7 @@ def test_unusable_samples_and_copies(tmp_path, caplog):
     rows[7] = np.nan
     glob = write_shards(tmp_path / "in", rows)
     plain = recipe(glob, tmp_path / "plain")
-    run.run(plain, until="embed")
+    runner.run(plain, until="embed")
     samples = pl.read_parquet(f"{plain.run}/0_samples/part-*")
     copy, original = (
         samples.filter(pl.col("copy_of").is_not_null()).select("uid", "copy_of").sort("uid").row(0)
@@ -237,7 +237,7 @@ def test_another_content_is_judged_anew(glob, tmp_path):
     (tmp_path / "a.txt").write_text("s000001\n")
     values = recipe(glob, tmp_path / "run", pin=str(tmp_path / "a.txt"))
     filtered(values)
-    assert run.run(values, until="filter").worked == ()
+    assert runner.run(values, until="filter").worked == ()
     (tmp_path / "a.txt").write_text("s000002\n")
     assert filtered(values).filter("pinned")["uid"].to_list() == ["s000002"]
 

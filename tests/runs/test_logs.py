@@ -7,8 +7,8 @@ import polars as pl
 import pytest
 from builders import planted, recipe_values, write_shards
 
-from curate.runs.folder import logs
-from curate.pipeline.runner import run
+from curate.runs import logs
+from curate.pipeline import runner
 from curate.io import storage
 from curate.recipe.loading import parse_recipe
 from curate.errors import BudgetError, RunError
@@ -30,11 +30,11 @@ def lines(folder):
 def test_what_a_run_said_and_took(tmp_path, caplog):
     write_shards(tmp_path / "in", planted(60))
     with caplog.at_level(logging.INFO, "curate"):
-        run.run(recipe(tmp_path))
+        runner.run(recipe(tmp_path))
     (said,) = lines(tmp_path)
     assert said[0]["message"].startswith("begins: curate ") and said[-1]["message"] == "ends: done"
     stages = {line["stage"]: line for line in said if "stage" in line}
-    assert list(stages) == list(run.STAGES)
+    assert list(stages) == list(runner.STAGES)
     assert (
         stages["embed"]["rows"] == 60
         and stages["embed"]["seconds"] >= 0
@@ -45,14 +45,14 @@ def test_what_a_run_said_and_took(tmp_path, caplog):
     assert not any("is done" in message for message in shown), "the terminal has its own line per stage"
     frame = pl.concat([pl.read_ndjson(path) for path in (tmp_path / "run" / "logs").glob("*.jsonl")])
     assert frame.filter(pl.col("stage") == "select")["rows"].to_list() == [60]
-    run.run(recipe(tmp_path))
+    runner.run(recipe(tmp_path))
     assert [line["message"] for line in lines(tmp_path)[1]][1:] == ["ends: done"], "nothing was to do"
 
 
 def test_how_a_run_failed(tmp_path):
     write_shards(tmp_path / "in", planted(60))
     with pytest.raises(BudgetError) as failure:
-        run.run(recipe(tmp_path, select={"method": "density", "count": 99}))
+        runner.run(recipe(tmp_path, select={"method": "density", "count": 99}))
     end = lines(tmp_path)[0][-1]
     assert (end["level"], end["message"]) == ("error", f"ends: {failure.value}")
 
@@ -82,11 +82,11 @@ def test_the_loggers_are_as_they_were(tmp_path):
 
 def test_a_folder_of_a_later_format_is_refused(tmp_path):
     write_shards(tmp_path / "in", planted(60))
-    run.run(recipe(tmp_path))
+    runner.run(recipe(tmp_path))
     path = tmp_path / "run" / "manifest.json"
     manifest = storage.read_json(path)
     storage.write_record(path, manifest | {"format_version": FORMAT_VERSION + 1})
     before = path.read_bytes()
     with pytest.raises(RunError, match=r"run has format_version 2, this curate knows 1: upgrade curate"):
-        run.run(recipe(tmp_path))
+        runner.run(recipe(tmp_path))
     assert path.read_bytes() == before

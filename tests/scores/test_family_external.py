@@ -15,7 +15,7 @@ from folders import changed, tables
 
 from curate.errors import SourceError, UsageError
 from curate.execution.context import Context
-from curate.pipeline.runner import run
+from curate.pipeline import runner
 from curate.recipe import External
 from curate.recipe.loading import parse_recipe
 from curate.scores import uid_join
@@ -49,7 +49,7 @@ def recipe(glob, out, file, **settings):
 
 
 def scored(values, until="score"):
-    run.run(values, until=until)
+    runner.run(values, until=until)
     return pl.read_parquet(f"{values.run}/3_scores/mine/part-*").sort("uid")
 
 
@@ -194,14 +194,14 @@ def test_one_sample(tmp_path):
     values = parse_recipe(
         recipe_values(glob, tmp_path / "run", score=[{"file": file}], cluster={"concepts": 1})
     )
-    run.run(values, until="score")
+    runner.run(values, until="score")
     assert pl.read_parquet(tmp_path / "run/3_scores/x/part-*").rows() == [("s000000", 2.5, "ok")]
 
 
 def test_copies_of_a_sample_need_no_row(tmp_path):
     glob = write_shards(tmp_path / "in", planted(20, copies=4))
     samples = parse_recipe(recipe_values(glob, tmp_path / "run", score=[]))
-    run.run(samples, until="embed")
+    runner.run(samples, until="embed")
     usable = (
         pl.read_parquet(tmp_path / "run/0_samples/part-*")
         .filter(pl.col("copy_of").is_null())["uid"]
@@ -278,7 +278,7 @@ def test_files_that_do_not_fit(tmp_path):
 def test_nothing_is_done_before_the_check(glob, tmp_path):
     file = write(tmp_path / "x.parquet", {"c": ["text"]}, uid=["x"])
     with pytest.raises(UsageError, match="no column of numbers"):
-        run.run(recipe(glob, tmp_path / "run", file))
+        runner.run(recipe(glob, tmp_path / "run", file))
     assert not (tmp_path / "run").exists()
 
 
@@ -286,9 +286,9 @@ def test_another_content_is_computed_anew(glob, tmp_path):
     file = write(tmp_path / "x.parquet", {"a": [1.0] * N})
     values = recipe(glob, tmp_path / "run", file)
     assert set(scored(values)["a"]) == {1.0}
-    assert run.run(values, until="score").worked == ()
+    assert runner.run(values, until="score").worked == ()
     write(tmp_path / "x.parquet", {"a": [2.0] * N})
-    assert run.run(values, until="score").worked == ("score",)
+    assert runner.run(values, until="score").worked == ("score",)
     assert set(scored(values)["a"]) == {2.0}
 
 

@@ -10,7 +10,7 @@ from builders import planted, recipe_values, write_shards
 from folders import changed, tables
 
 from curate.errors import RunError, UsageError
-from curate.pipeline.runner import run
+from curate.pipeline import runner
 from curate.recipe import Fuse
 from curate.recipe.loading import parse_recipe
 from curate.scores.registry import check_recipe, folders_for, score_columns
@@ -44,7 +44,7 @@ def recipe(data, out, *families, **changes):
 
 
 def scored(values, name):
-    run.run(values, until="score")
+    runner.run(values, until="score")
     return pl.read_parquet(f"{values.run}/3_scores/{name}/part-*").sort("uid")
 
 

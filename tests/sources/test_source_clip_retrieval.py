@@ -6,7 +6,7 @@ import pytest
 from builders import planted, recipe_values
 
 from curate.errors import SourceError, UsageError
-from curate.pipeline.runner import run
+from curate.pipeline import runner
 from curate.recipe.loading import parse_recipe
 from curate.sources import registry
 from curate.sources.arrays.clip_retrieval import FORMAT, find
@@ -171,7 +171,7 @@ def test_one_bad_vector_costs_one_row_and_a_run_adds_up(tmp_path):
     image[7, 2] = np.nan
     np.save(tmp_path / "in" / "img_emb" / "img_emb_0.npy", image[:30])
     values = recipe_values(str(tmp_path / "in"), tmp_path / "run", embed=EMBED, dedup={"epsilon": "none"})
-    run.run(parse_recipe(values | {"source": {"path": str(tmp_path / "in")}}))
+    runner.run(parse_recipe(values | {"source": {"path": str(tmp_path / "in")}}))
     samples = [
         row for f in (tmp_path / "run" / "0_samples").glob("part-*") for row in pq.read_table(f).to_pylist()
     ]

@@ -5,7 +5,7 @@ import pytest
 from builders import planted, recipe_values
 
 from curate.errors import SourceError, UsageError
-from curate.pipeline.runner import run
+from curate.pipeline import runner
 from curate.recipe.loading import parse_recipe
 from curate.sources import registry
 from curate.sources.arrays.datacomp import FORMAT, columns, find
@@ -132,7 +132,7 @@ def test_a_run_keeps_uids_scores_and_arrays(tmp_path, caplog):
     arrays = metadata(tmp_path / "in", sizes=(25, 15))
     embed = {"column": "l14_img", "text_column": "l14_txt"}
     values = recipe_values("", tmp_path / "run", embed=embed, filter=["clip_score > -1"])
-    run.run(parse_recipe(values | {"source": {"path": str(tmp_path / "in")}}))
+    runner.run(parse_recipe(values | {"source": {"path": str(tmp_path / "in")}}))
     assert "median length" not in caplog.text
     written = pq.read_table(next((tmp_path / "run" / "6_filtered").glob("*.parquet")))
     assert written.num_rows == 12

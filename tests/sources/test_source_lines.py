@@ -11,7 +11,7 @@ from builders import planted, recipe_values
 
 from curate import open_run
 from curate.errors import SourceError, UsageError
-from curate.pipeline.runner import run
+from curate.pipeline import runner
 from curate.recipe.loading import parse_recipe
 from curate.schema import OUTCOMES
 from curate.sources.base import Columns
@@ -237,6 +237,6 @@ def test_a_line_that_cannot_be_read_has_no_vector_either(tmp_path):
         "limits": {"unusable": "10%"},
         "cluster": {"concepts": 3},
     }
-    run.run(parse_recipe(values))
+    runner.run(parse_recipe(values))
     samples = open_run(tmp_path / "run").samples().sort("row")
     assert samples["outcome"].to_list() == ["ok"] * 7 + ["bad_row"] + ["ok"] * 22

@@ -16,7 +16,7 @@ import pytest
 import curate
 from curate.analysis.verify.verify import decisions_digest, verify_run
 from curate.cli.demo import recipe_path, sample_path, what_was_found
-from curate.pipeline.runner import run
+from curate.pipeline import runner
 from curate.recipe.loading import load_recipe
 
 pytestmark = pytest.mark.timeout(300)
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.timeout(300)
 
 def run_sample(out, *overrides):
     recipe = load_recipe(recipe_path(), [f"run={out}", f"source.path={sample_path()}/*.parquet", *overrides])
-    return run.run(recipe)
+    return runner.run(recipe)
 
 
 @pytest.fixture(scope="module")

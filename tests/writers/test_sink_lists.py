@@ -5,7 +5,7 @@ from builders import planted, recipe_values, write_shards
 
 from curate.errors import UsageError
 from curate.filtering.uid_lists import read_uids
-from curate.pipeline.runner import run
+from curate.pipeline import runner
 from curate.recipe.loading import parse_recipe
 from curate.runs.folder import open_run
 from curate.writers.subsets import write_npy, write_parquet, write_text
@@ -90,7 +90,7 @@ def decided(folder, **changes):
         "select": {"method": "random", "keep": 1.0, "of": "eligible"},
         "dedup": {"epsilon": None},
     } | changes
-    run.run(parse_recipe(recipe_values(glob, folder / "run", **changes)), until="select")
+    runner.run(parse_recipe(recipe_values(glob, folder / "run", **changes)), until="select")
     return open_run(folder / "run").decisions()
 
 

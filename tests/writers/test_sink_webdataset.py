@@ -20,7 +20,7 @@ from PIL import Image
 from shards import STRUCT, bad_utf8, keep, make
 
 from curate.errors import CurateError, RunError, SourceError, UsageError
-from curate.pipeline.runner import run
+from curate.pipeline import runner
 from curate.recipe.loading import parse_recipe
 from curate.runs.folder import open_run
 from curate.sources.base import Columns
@@ -317,7 +317,7 @@ def weighted_run(folder, **changes):
         weight={"method": "concept"},
         write=write_to,
     )
-    run.run(parse_recipe(values | changes))
+    runner.run(parse_recipe(values | changes))
     return values
 
 
@@ -345,7 +345,7 @@ def test_a_run_writes_tars_grouped_by_weight(tmp_path):
     sizes = json.loads((folder / "sizes.json").read_text())
     assert sum(sizes.values()) == rows and set(sizes) == {path.name for path in folder.glob("*.tar")}
     before = tables(tmp_path / "run")
-    run.run(parse_recipe(values | {"run": str(tmp_path / "two"), "memory": "1GB"}))
+    runner.run(parse_recipe(values | {"run": str(tmp_path / "two"), "memory": "1GB"}))
     assert tables(tmp_path / "two") == before
 
 
@@ -389,7 +389,7 @@ def test_no_row_kept_is_no_tar(tmp_path):
     values = recipe_values(
         glob, tmp_path / "run", select={"method": "random", "count": 0}, write={"format": "webdataset"}
     )
-    run.run(parse_recipe(values))
+    runner.run(parse_recipe(values))
     assert sorted(path.name for path in (tmp_path / "run/6_filtered").iterdir()) == [
         "README.md",
         "_done.json",
