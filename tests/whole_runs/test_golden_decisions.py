@@ -23,7 +23,6 @@ import io
 import json
 import os
 import platform
-import runpy
 import shutil
 import subprocess
 import sys
@@ -32,7 +31,6 @@ import tempfile
 from contextlib import redirect_stderr, redirect_stdout
 from functools import cache
 from pathlib import Path
-from unittest import mock
 
 import numpy as np
 import polars as pl
@@ -43,6 +41,7 @@ import yaml
 from PIL import Image
 
 import curate
+from curate.__main__ import main  # what `python -m curate` runs, wherever it is defined
 
 HERE = Path(__file__).resolve().parent
 STORED = HERE / "golden_decisions.json"
@@ -59,9 +58,8 @@ pytestmark = pytest.mark.timeout(300)
 def call(*arguments):
     """Run `curate` with these arguments in this process; return what it prints."""
     out, err = io.StringIO(), io.StringIO()
-    command = mock.patch.object(sys, "argv", ["curate", *map(str, arguments)])
-    with command, redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as ended:
-        runpy.run_module("curate", run_name="__main__")
+    with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as ended:
+        main([str(argument) for argument in arguments])
     assert ended.value.code in (0, None), f"curate {' '.join(map(str, arguments))}\n{err.getvalue()}"
     return out.getvalue()
 
