@@ -360,7 +360,10 @@ WITHOUT_RANKS = {
 
 @cache
 def kind():
-    """Return the kind of processor, with the kernels and packages that last bits depend on; None if unknown."""
+    """Return the kind of processor, with the kernels, threads and packages that last bits may depend on.
+
+    None where the system does not say what processor it has.
+    """
     import faiss  # noqa: F401  (its BLAS is one of those asked about)
     import sklearn  # noqa: F401  (and what it brings)
     import threadpoolctl
@@ -375,7 +378,8 @@ def kind():
         if one.get("architecture")
     })  # fmt: skip
     versions = [f"{name} {_version(name)}" for name in ("numpy", "torch", "faiss-cpu", "scikit-learn")]
-    return "; ".join([processor, *blas, f"torch {torch.backends.cpu.get_cpu_capability()}", *versions])
+    kernels = f"torch {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
+    return "; ".join([processor, *blas, kernels, *versions])
 
 
 def _version(package):
