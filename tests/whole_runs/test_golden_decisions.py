@@ -195,7 +195,7 @@ class Bench:
             "cluster": {"concepts": 6},
             "score": ["clip_score", {"pair": {"repeats": 2}}, HEADS, own, good],
             "dedup": {"epsilon": 0.001},
-            "select": {"method": "density", "keep": 0.3},
+            "select": {"method": "density", "keep": 0.3, "temperature": 0.02},
             "memory": "2GB",
             "workers": 1,
         }
@@ -280,7 +280,7 @@ def grow(bench, name, *flags, until):
         name,
         source={"path": f"{source}/*.parquet", "uid": "id"},
         score=["clip_score"],
-        select={"method": "density", "keep": 0.3, "shipped": True},
+        select={"method": "density", "keep": 0.3, "temperature": 0.02, "shipped": True},
     )
     for shard in ("0.parquet", "1.parquet"):
         shutil.copy(bench.folder / "in" / shard, source)
@@ -308,7 +308,7 @@ RECIPES = {
     "density-easiest": chosen("--prefer", "easiest", "--set", "dedup.prefer=easiest"),
     "density-random": chosen("--prefer", "random", "--count", "75"),
     "density-score": chosen("--prefer", "score:hard", "--keep", "0.2", "--set", "select.complexity=inter"),
-    "density-cool": chosen("--set", "select.temperature=0.5", "--set", "select.min_per_concept=9"),
+    "density-cool": chosen("--set", "select.temperature=0.008", "--set", "select.min_per_concept=9"),
     "density-shipped": shipped,
     "hardest-el2n": chosen("--method", "hardest", "--by", "el2n", "--keep", "0.4"),
     "hardest-good": chosen("--method", "hardest", "--by", "good", "--keep", "0.4", "--on-null", "keep"),
