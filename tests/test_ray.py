@@ -291,7 +291,7 @@ def machine_apart(cluster, tmp_path, monkeypatch):
     cache = tmp_path / "cache"
     cache.mkdir()
     monkeypatch.setenv(copy.CACHE_VARIABLE, str(cache))
-    start = f"{Path(sys.executable).parent / 'ray'} start --address={cluster.address} --num-cpus=1"
+    start = f"{sys.executable} -m ray.scripts.scripts start --address={cluster.address} --num-cpus=1"
     script = (
         f"mount -t tmpfs none {cache} && exec {start} --object-store-memory=80000000 --disable-usage-stats"
     )
