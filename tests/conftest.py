@@ -14,6 +14,17 @@ def no_power_cut():
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_settings_of_prefect(tmp_path_factory):
+    """Take away the user's server, profiles and settings of Prefect, before it is imported and reads them."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("PREFECT_")]:
+            patch.delenv(name)
+        patch.setenv("PREFECT_HOME", str(tmp_path_factory.mktemp("home-of-prefect")))
+        patch.setenv("DO_NOT_TRACK", "1")
+        yield
+
+
 @pytest.fixture(scope="session")
 def shared_data():
     """The folder of real data sets (see its README); skips where it is not there."""

@@ -4,6 +4,7 @@
 """
 
 import json
+import os
 import sys
 
 from ray.cluster_utils import Cluster
@@ -12,7 +13,9 @@ SMALL = {"num_cpus": 1, "object_store_memory": 80_000_000}
 
 
 def main(folder):
-    head = SMALL | {"include_dashboard": False, "temp_dir": folder}
+    # `temp_dir` would not do: Cluster notes its address in the default folder, and takes it for granted.
+    os.environ["RAY_TMPDIR"] = folder
+    head = SMALL | {"include_dashboard": False}
     cluster = Cluster(initialize_head=True, head_node_args=head)
     others = [cluster.add_node(**SMALL)]
     tell(cluster.address)

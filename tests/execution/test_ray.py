@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import yaml
 from buckets import KEY, SECRET, bucket, lake_of, objects
 from builders import planted, recipe_values, write_shards
 
@@ -38,17 +39,20 @@ class TwoMachines:
 
     def __init__(self, folder):
         command = [sys.executable, TESTS / "ray_cluster.py", folder]
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-            env=os.environ | QUICK | {"S3_TEST_KEY": KEY, "S3_TEST_SECRET": SECRET}, start_new_session=True,
-        )  # fmt: skip
+        self.log = folder / "log"
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
+                env=os.environ | QUICK | {"S3_TEST_KEY": KEY, "S3_TEST_SECRET": SECRET}, start_new_session=True,
+            )  # fmt: skip
         self.address = self.answer()
 
     def answer(self):
         for line in self.process.stdout:
             with contextlib.suppress(ValueError):
                 return json.loads(line)
-        raise AssertionError("the cluster ended")
+        self.process.communicate(timeout=60)
+        raise AssertionError(f"the cluster ended: {self.log.read_text()[-2000:]}")
 
     def ask(self, what):
         self.process.stdin.write(f"{what}\n")
@@ -68,19 +72,28 @@ def title(process):
         return ""
 
 
+@contextlib.contextmanager
+def short_folder():
+    """Give a folder that is gone at the end, with a path that leaves room for the sockets of Ray."""
+    top = tempfile.gettempdir()
+    with tempfile.TemporaryDirectory(
+        prefix="ray-", dir=top if len(top) <= 20 else "/tmp", ignore_cleanup_errors=True
+    ) as folder:
+        yield Path(folder)
+
+
 @pytest.fixture(scope="module")
 def cluster():
     # Ray decides about tokens when it is first imported, which another test may have done.
     without = {"RAY_AUTH_MODE": "disabled"}
     before = {name: os.environ.get(name) for name in without}
     os.environ |= without
-    folder = tempfile.mkdtemp(prefix="ray-")  # the path of a socket must be short
-    machines = TwoMachines(folder)
-    with machines.process:
-        yield machines
-        if machines.process.poll() is None:
-            machines.ask("end")
-    shutil.rmtree(folder, ignore_errors=True)
+    with short_folder() as folder:
+        machines = TwoMachines(folder)
+        with machines.process:
+            yield machines
+            if machines.process.poll() is None:
+                machines.ask("end")
     for name, value in before.items():
         os.environ.pop(name) if value is None else os.environ.update({name: value})
 
@@ -278,7 +291,7 @@ def machine_apart(cluster, tmp_path, monkeypatch):
     cache = tmp_path / "cache"
     cache.mkdir()
     monkeypatch.setenv(copy.CACHE_VARIABLE, str(cache))
-    start = f"{Path(sys.executable).parent / 'ray'} start --address={cluster.address} --num-cpus=1"
+    start = f"{sys.executable} -m ray.scripts.scripts start --address={cluster.address} --num-cpus=1"
     script = (
         f"mount -t tmpfs none {cache} && exec {start} --object-store-memory=80000000 --disable-usage-stats"
     )
@@ -330,6 +343,72 @@ def test_the_model_is_held_by_the_cluster(cluster, tmp_path):
     local = embedded("local")
     assert embedded("ray", engine="ray", ray={"address": cluster.address}, workers="auto") == local
     assert {name.partition("/")[0] for name in local} == {"0_samples", "1_embeddings"}
+
+
+#: The command line, with the folder that is used where TMPDIR is too long.
+WITH_SHORT = (
+    "import sys; from curate import cli; from curate.engines import connect; "
+    "connect.SHORT_FOLDER = sys.argv.pop(1); cli.main(sys.argv[1:])"
+)
+
+
+@pytest.fixture
+def fresh():
+    """A machine on which nothing ran yet: a function that runs curate there, and its folders."""
+    with short_folder() as folder:
+        for name in ("home", "tmp", "long" * 20):
+            (folder / name).mkdir()
+
+        def run(*arguments, **changes):
+            kept = {
+                name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "XDG_"))
+            }
+            kept |= {"HOME": str(folder / "home"), "TMPDIR": str(folder / "tmp")}
+            return subprocess.run(
+                [sys.executable, "-c", WITH_SHORT, folder / "short", *arguments],
+                env=kept | changes, capture_output=True, text=True, check=False, timeout=200,
+            )  # fmt: skip
+
+        yield run, folder
+
+
+@needs_ray
+def test_a_fresh_machine_runs_a_recipe(fresh, source, tmp_path):
+    run, folder = fresh
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(recipe_values(source, tmp_path / "run", engine="ray")))
+    done = run("run", recipe, "--until", "embed")
+    assert done.returncode == 0, done.stderr
+    assert "embed: 1,200 rows in" in done.stderr
+    assert list((folder / "tmp" / "ray").glob("session_2*"))
+    assert list((folder / "home").iterdir()) == []
+
+
+@pytest.mark.long
+@needs_ray
+def test_a_tmpdir_too_long_for_sockets_is_left_alone(fresh, source, tmp_path):
+    run, folder = fresh
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(recipe_values(source, tmp_path / "run", engine="ray")))
+    done = run("run", recipe, "--until", "embed", TMPDIR=str(folder / ("long" * 20)))
+    assert done.returncode == 0, done.stderr
+    assert list((folder / "short").glob("session_2*"))
+    assert not (folder / ("long" * 20) / "ray").exists()
+
+
+@needs_ray
+def test_a_folder_that_ray_cannot_use_is_one_line(fresh, source, tmp_path):
+    run, folder = fresh
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(recipe_values(source, tmp_path / "run", engine="ray")))
+    (folder / "file").touch()
+    for unusable in (folder / "file", folder / ("long" * 20)):
+        done = run("run", recipe, "--until", "read", RAY_TMPDIR=str(unusable))
+        assert done.returncode == 1
+        (said,) = [line for line in done.stderr.splitlines() if "engine ray" in line]
+        assert said.startswith("error: engine ray: cannot start a Ray cluster here (")
+        assert said.endswith("; set RAY_TMPDIR to a folder that can be written and has a short path")
+        assert "Traceback" not in done.stderr
 
 
 def test_without_ray_the_error_names_the_extra(monkeypatch, tmp_path):

@@ -277,12 +277,14 @@ def test_example_fits_the_flow():
         ([], "a schedule needs a Prefect server: set PREFECT_API_URL .* or give --start-server"),
     ],
 )
-def test_wrong_schedule_is_refused(tmp_path, monkeypatch, flags, said):
-    monkeypatch.delenv("PREFECT_API_URL", raising=False)
-    monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
+def test_wrong_schedule_is_refused(tmp_path, flags, said):
+    from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
+
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe_values("in/*.parquet", tmp_path / "run")))
     cron = [] if "--cron" in flags else ["--cron", "0 3 * * *"]
-    refused = curate("schedule", tmp_path / "recipe.yaml", *cron, *flags)
+    # Not the environment: Prefect may have read it before.
+    with temporary_settings({PREFECT_API_URL: None, PREFECT_HOME: tmp_path}):
+        refused = curate("schedule", tmp_path / "recipe.yaml", *cron, *flags)
     assert refused.code == 2
     assert re.match(said, refused.error)
 

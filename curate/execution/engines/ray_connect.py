@@ -20,6 +20,10 @@ log = logging.getLogger("curate")
 
 #: Shared memory of a cluster that is started here. Paths and counts travel, never data.
 STORE_BYTES = 200_000_000
+#: The longest TMPDIR in which Ray can start, in bytes: the path of a socket has at most 107 on Linux, of which
+#: `/ray/session_2026-01-31_23-59-59_123456_4194304/sockets/plasma_store` takes 68.
+LONGEST_TMPDIR = 39
+SHORT_FOLDER = "/tmp/ray"
 
 
 @dataclass(frozen=True)
@@ -105,13 +109,19 @@ def _initialise(ray: ModuleType, address: str | None, cpus: int) -> None:
     else:
         options = {"address": "local", "num_cpus": cpus, "include_dashboard": False}
         options["object_store_memory"] = STORE_BYTES
+        # TMPDIR was not meant for sockets, and may be too long for them; who sets RAY_TMPDIR gets it, or an error.
+        if "RAY_TMPDIR" not in os.environ and len(os.fsencode(os.environ.get("TMPDIR", ""))) > LONGEST_TMPDIR:
+            options["_temp_dir"] = SHORT_FOLDER
     main = threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(configure_logging=False, logging_level=logging.ERROR, log_to_driver=False, **options)
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError, ray.exceptions.RayError) as error:
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         where = "start a Ray cluster here" if address is None else f"connect to the Ray cluster {address}"
-        raise CurateError(f"engine ray: cannot {where} ({line_of(error)}); see ray.address") from error
+        hint = "see ray.address"
+        if address is None and isinstance(error, OSError):
+            hint = "set RAY_TMPDIR to a folder that can be written and has a short path"
+        raise CurateError(f"engine ray: cannot {where} ({line_of(error)}); {hint}") from error
     finally:
         if main:
             signal.signal(signal.SIGTERM, before)
