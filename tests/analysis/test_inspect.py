@@ -29,7 +29,7 @@ N, RARE = 360, 60
 
 
 @pytest.fixture(scope="module")
-def reuse_or_remove(tmp_path_factory):
+def made(tmp_path_factory):
     """A finished run with labels, near-duplicates, heads of two seeds and weights; and one that stopped early."""
     folder = tmp_path_factory.mktemp("inspected")
     vectors = planted(N, near=20)

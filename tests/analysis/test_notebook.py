@@ -56,7 +56,7 @@ def png(i, size=(300, 200)):
 
 
 @pytest.fixture(scope="module")
-def reuse_or_remove(tmp_path_factory):
+def made(tmp_path_factory):
     """A finished run on own vectors beside images, every caption a trap."""
     folder = tmp_path_factory.mktemp("seen")
     extra = {"image": [png(i) for i in range(N)], "caption": [f"{EVIL} {i}" for i in range(N)]}

@@ -27,7 +27,7 @@ DENSITY = ["--method", "density"]
 
 
 @pytest.fixture(scope="module")
-def reuse_or_remove(tmp_path_factory):
+def made(tmp_path_factory):
     """A folder with a source and a finished run of it."""
     folder = tmp_path_factory.mktemp("made")
     label = ["a", "b", "c"] * (N // 3)

@@ -63,12 +63,12 @@ def copied(nights, tmp_path):
     return tmp_path / "runs"
 
 
-def reuse_or_remove(run, stage):
+def made(run, stage):
     return open_run(run).manifest()["stages"][stage]["parts_made"]
 
 
 def test_only_what_is_new_is_embedded_and_a_shard_that_comes_back_is_not(nights):
-    assert [reuse_or_remove(run, "embed") for run in nights[1]] == [2, 1, 0, 0]
+    assert [made(run, "embed") for run in nights[1]] == [2, 1, 0, 0]
 
 
 def test_every_night_is_a_whole_run(nights):

@@ -58,7 +58,7 @@ class Made:
         return {k: v for k, v in tables(self.path).items() if k.startswith(f"3_scores/{self.family}/")}
 
 
-def reuse_or_remove(
+def made(
     folder, vectors=None, labels=None, *, shards=2, order=None, settings=SMALL, extra=None, more=(), **changes
 ):
     """Score own vectors with labels by heads."""
@@ -117,7 +117,7 @@ def same_columns(table, want):
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
-    return reuse_or_remove(tmp_path_factory.mktemp("base"))
+    return made(tmp_path_factory.mktemp("base"))
 
 
 # Against the library
@@ -129,7 +129,7 @@ def test_columns_are_those_of_the_library(tmp_path, base, kind):
     got = (
         base
         if kind == "mlp"
-        else reuse_or_remove(tmp_path, settings=SMALL | {"kind": kind, "seeds": 3, "first_seed": 4})
+        else made(tmp_path, settings=SMALL | {"kind": kind, "seeds": 3, "first_seed": 4})
     )
     seeds = {} if kind == "mlp" else {"n_seeds": 3, "first_seed": 4}
     want = directly(vectors, labels, kind=kind, **seeds)
@@ -149,7 +149,7 @@ def test_all_settings_reach_the_library(tmp_path):
         "kind": "linear", "seeds": 2, "first_seed": 3, "epochs": 3, "score_epochs": [1, 3], "folds": 3,
         "min_class": 40, "batch": 32, "rate": 0.5, "momentum": 0.5, "normalise": "l2",
     }  # fmt: skip
-    got = reuse_or_remove(tmp_path, settings=settings, seed=11)
+    got = made(tmp_path, settings=settings, seed=11)
     want = directly(
         vectors, labels, kind="linear", n_seeds=2, first_seed=3, epochs=3, score_epochs=(1, 3), cross_fit=3,
         min_class=40, batch=32, rate=0.5, momentum=0.5, normalise="l2", seed=11,
@@ -160,7 +160,7 @@ def test_all_settings_reach_the_library(tmp_path):
 
 def test_concepts_by_definition(tmp_path):
     vectors, _ = clusters()
-    got = reuse_or_remove(tmp_path, vectors, settings={"kind": "concepts"}, cluster={"concepts": 4})
+    got = made(tmp_path, vectors, settings={"kind": "concepts"}, cluster={"concepts": 4})
     centroids = np.array(pl.read_parquet(got.path / "2_concepts/centroids.parquet")["centroid"].to_list())
     concept = pl.read_parquet(got.path / "2_concepts/assignments/*.parquet").sort("uid")["concept"].to_numpy()
     x = load_unit(unit_rows(vectors)[0].astype(np.float16)).astype(np.float64)
@@ -180,7 +180,7 @@ def test_concepts_by_definition(tmp_path):
 
 def test_any_split_and_order_give_the_same_scores(tmp_path, base):
     order = np.random.default_rng(1).permutation(N)
-    other = reuse_or_remove(tmp_path, shards=5, order=order)
+    other = made(tmp_path, shards=5, order=order)
     assert other.table.equals(base.table)
     assert {k: v for k, v in other.facts.items() if k != "parts"} == {
         k: v for k, v in base.facts.items() if k != "parts"
@@ -189,17 +189,17 @@ def test_any_split_and_order_give_the_same_scores(tmp_path, base):
 
 @pytest.mark.parametrize("changes", [{"workers": 2}, {"memory": "1GB"}, {"memory": "4GB"}])
 def test_machine_settings_change_no_byte(tmp_path, base, changes):
-    assert reuse_or_remove(tmp_path, **changes).bytes == base.bytes
+    assert made(tmp_path, **changes).bytes == base.bytes
 
 
 def test_scores_are_made_again_only_where_labels_change(tmp_path):
     vectors, labels = clusters()
     for name, given, expected in [("with", labels, False), ("without", None, True)]:
         folder = tmp_path / name
-        before = reuse_or_remove(folder, vectors, given, cluster={"concepts": 3}).bytes
-        again = reuse_or_remove(folder, vectors, given, cluster={"concepts": 5})
+        before = made(folder, vectors, given, cluster={"concepts": 3}).bytes
+        again = made(folder, vectors, given, cluster={"concepts": 5})
         assert (again.bytes != before) is expected, name
-        assert reuse_or_remove(folder, vectors, given, cluster={"concepts": 5}).outcome.worked == ()
+        assert made(folder, vectors, given, cluster={"concepts": 5}).outcome.worked == ()
 
 
 # Labels
@@ -208,7 +208,7 @@ def test_scores_are_made_again_only_where_labels_change(tmp_path):
 def test_concepts_stand_in_for_labels(tmp_path, caplog):
     caplog.set_level("INFO", "curate")
     vectors, _ = clusters()
-    got = reuse_or_remove(tmp_path, vectors, [None] * N, cluster={"concepts": 3})
+    got = made(tmp_path, vectors, [None] * N, cluster={"concepts": 3})
     assert got.facts["label_source"] == "cluster" and got.facts["scored"] == N
     assert "no sample has a label, concepts stand in for it" in caplog.text
     concept = pl.read_parquet(got.path / "2_concepts/assignments/*.parquet").sort("uid")["concept"].to_list()
@@ -216,14 +216,14 @@ def test_concepts_stand_in_for_labels(tmp_path, caplog):
 
 
 def test_concepts_on_demand_although_there_are_labels(tmp_path):
-    got = reuse_or_remove(tmp_path, settings=SMALL | {"labels": "concept"}, cluster={"concepts": 2})
+    got = made(tmp_path, settings=SMALL | {"labels": "concept"}, cluster={"concepts": 2})
     assert got.facts["label_source"] == "cluster" and got.facts["class_names"] == ["0", "1"]
 
 
 def test_samples_without_label_and_of_small_classes(tmp_path):
     vectors, labels = clusters()
     labels[:3], labels[3], labels[4:6] = [None] * 3, "once", ["twice"] * 2
-    got = reuse_or_remove(tmp_path, vectors, labels)
+    got = made(tmp_path, vectors, labels)
     same_columns(got.table, directly(vectors, labels))
     assert got.table["heads_status"].to_list()[:7] == ["no_label"] * 3 + ["class_too_small"] * 3 + ["ok"]
     assert got.table["el2n"].null_count() == 6 == got.table["pred_label"].null_count()
@@ -240,7 +240,7 @@ def test_samples_without_label_and_of_small_classes(tmp_path):
     ids=["one class", "a class per row"],
 )
 def test_labels_that_cannot_be_learned(tmp_path, labels, status, said):
-    got = reuse_or_remove(tmp_path, clusters(30)[0], labels)
+    got = made(tmp_path, clusters(30)[0], labels)
     assert set(got.table["heads_status"]) == {status} and got.facts["scored"] == 0
     assert all(got.table[name].is_null().all() for name in columns_of("heads"))
     assert any(said in text for text in got.facts["warnings"]), got.facts["warnings"]
@@ -249,7 +249,7 @@ def test_labels_that_cannot_be_learned(tmp_path, labels, status, said):
 def test_zero_is_an_ordinary_label_and_seed(tmp_path):
     vectors, labels = clusters()
     codes = [int(label[-1]) for label in labels]
-    got = reuse_or_remove(tmp_path, vectors, codes, seed=0)
+    got = made(tmp_path, vectors, codes, seed=0)
     same_columns(got.table, directly(vectors, [str(code) for code in codes]))
     assert set(got.table["heads_status"]) == {"ok"} and "0" in got.facts["class_names"]
 
@@ -269,7 +269,7 @@ def test_a_label_that_is_no_value_is_refused(tmp_path):
     vectors, labels = clusters(30)
     extra = {"label": [{"name": label} for label in labels]}
     with pytest.raises(UsageError, match="column 'label' cannot be used as label: its type is struct"):
-        reuse_or_remove(tmp_path, vectors, None, extra=extra, source={
+        made(tmp_path, vectors, None, extra=extra, source={
             "path": str(tmp_path / "in/*.parquet"), "uid": "id", "label": "label"
         })  # fmt: skip
 
@@ -279,7 +279,7 @@ def test_labels_that_are_not_there(tmp_path, labels):
     with pytest.raises(
         UsageError, match=r"heads.labels is label, but no usable sample has a label .*source.label"
     ):
-        reuse_or_remove(tmp_path, clusters(30)[0], labels, settings=SMALL | {"labels": "label"})
+        made(tmp_path, clusters(30)[0], labels, settings=SMALL | {"labels": "label"})
 
 
 # Small inputs
@@ -289,7 +289,7 @@ def test_labels_that_are_not_there(tmp_path, labels):
 @pytest.mark.parametrize("n", [0, 1])
 def test_no_sample_and_one(tmp_path, kind, n):
     vectors, labels = clusters()
-    got = reuse_or_remove(tmp_path, vectors[:n], labels[:n], settings=SMALL | {"kind": kind}, shards=1)
+    got = made(tmp_path, vectors[:n], labels[:n], settings=SMALL | {"kind": kind}, shards=1)
     assert len(got.table) == n and got.facts["scored"] == 0
     assert got.table.columns == ["uid", *columns_of("heads"), "pred_label", "n_obs", "heads_status"]
     assert got.table.schema["el2n"] == pl.Float32 and got.table.schema["n_obs"] == pl.Int32
@@ -300,7 +300,7 @@ def test_no_sample_and_one(tmp_path, kind, n):
 def test_vectors_that_are_all_the_same(tmp_path, kind):
     vectors, labels = clusters(40)
     vectors[:] = vectors[0]
-    got = reuse_or_remove(tmp_path, vectors, labels, settings=SMALL | {"kind": kind}, dedup={"exact": False})
+    got = made(tmp_path, vectors, labels, settings=SMALL | {"kind": kind}, dedup={"exact": False})
     assert set(got.table["heads_status"]) == {"single_class" if kind == "concepts" else "ok"}
     if kind != "concepts":  # all that can be told is how frequent a class is
         assert got.table.group_by("pred_label").len().height <= 2 and got.table["el2n"].null_count() == 0
@@ -329,7 +329,7 @@ def test_requests_that_contradict_themselves(tmp_path, settings, source, said):
 
 def test_models_that_do_not_fit(tmp_path):
     with pytest.raises(RunError, match=r"heads of 3 classes need .* GB, memory 1GB leaves them 0.8 GB"):
-        reuse_or_remove(tmp_path, settings=SMALL | {"hidden": 10_000_000}, memory="1GB")
+        made(tmp_path, settings=SMALL | {"hidden": 10_000_000}, memory="1GB")
 
 
 # Class names
