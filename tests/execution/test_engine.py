@@ -12,7 +12,7 @@ from curate.errors import CurateError
 from curate.execution.engines import local
 from curate.execution.engines.local import LocalEngine
 
-TESTS = Path(__file__).resolve().parents[1]
+TESTS = Path(__file__).resolve().parent
 
 
 def square(x):
