@@ -192,10 +192,10 @@ class Bench:
             "run": str(self.folder / "runs" / name),
             "source": {"path": f"{self.folder}/in/*.parquet", "uid": "id"},
             "embed": {"column": "image_vector", "text_column": "text_vector"},
-            "cluster": {"concepts": 6},
+            "cluster": {"concepts": 8},
             "score": ["clip_score", {"pair": {"repeats": 2}}, HEADS, own, good],
             "dedup": {"epsilon": 0.001},
-            "select": {"method": "density", "keep": 0.3, "temperature": 0.02},
+            "select": {"method": "density", "keep": 0.3, "temperature": 0.025},
             "memory": "2GB",
             "workers": 1,
         }
@@ -280,7 +280,7 @@ def grow(bench, name, *flags, until):
         name,
         source={"path": f"{source}/*.parquet", "uid": "id"},
         score=["clip_score"],
-        select={"method": "density", "keep": 0.3, "temperature": 0.02, "shipped": True},
+        select={"method": "density", "keep": 0.3, "temperature": 0.025, "shipped": True},
     )
     for shard in ("0.parquet", "1.parquet"):
         shutil.copy(bench.folder / "in" / shard, source)
