@@ -347,7 +347,7 @@ def test_the_model_is_held_by_the_cluster(cluster, tmp_path):
 
 #: The command line, with the folder that is used where TMPDIR is too long.
 WITH_SHORT = (
-    "import sys; from curate import cli; from curate.engines import connect; "
+    "import sys; from curate import cli; from curate.execution.engines import ray_connect as connect; "
     "connect.SHORT_FOLDER = sys.argv.pop(1); cli.main(sys.argv[1:])"
 )
 
