@@ -11,6 +11,7 @@ import os
 import sys
 from argparse import ArgumentParser
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -32,6 +33,7 @@ from curate.execution.context import Context
 from curate.flows import artifacts, notify
 from curate.io import storage
 from curate.pipeline import runner
+from curate.pipeline.stages.read import part_names
 from curate.recipe import Recipe
 from curate.recipe.loading import load_recipe, override, parse_recipe
 from curate.runs.dated import commit, dated_runs, new_run
@@ -135,7 +137,7 @@ def curate(
 def begin_dated(recipe: Recipe) -> Recipe:
     """Return the recipe of a dated run: a new one, or an interrupted one to go on with."""
     runner.check_request(recipe)
-    return recipe.model_copy(update={"run": str(new_run(recipe.run, recipe))})
+    return recipe.model_copy(update={"run": str(new_run(recipe.run, partial(part_names, recipe)))})
 
 
 def read_recipe(recipe: Path | Mapping[str, Any], overrides: Sequence[str]) -> Recipe:

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from calls import curate
 
+from curate.io.yaml import read_yaml
 from curate.pipeline import runner
-from curate.recipe.loading import load_recipe, parse_recipe, read_yaml
+from curate.recipe.loading import load_recipe, parse_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

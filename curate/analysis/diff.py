@@ -15,7 +15,7 @@ from curate.analysis.differences import CHANGED, COLUMNS, Tally
 from curate.errors import RunError, UsageError
 from curate.execution.uid_buckets import UidBuckets
 from curate.io import storage
-from curate.recipe.loading import read_yaml
+from curate.io.yaml import read_yaml
 from curate.recipe.scores import stored_folders
 from curate.recipe.types import default_memory
 from curate.runs.folder import Run, open_run

@@ -6,47 +6,27 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
-from importlib import metadata
-from typing import Annotated, TextIO
+from typing import TextIO
 
 import typer
 
-from curate.cli.output import ReaderGoneError, plain, write
+from curate.cli.app import app as commands
+from curate.cli.output import ReaderGoneError, plain
 from curate.errors import CurateError
 
-__all__ = ["app", "main"]
+__all__ = ["main"]
 
 INTERRUPTED = 130
 
-app = typer.Typer(
-    name="curate",
-    help="Curate and prune image-text datasets by concept complexity, hardness and noise.",
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
-
-
-@app.callback(invoke_without_command=True)
-def _top(
-    context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
-) -> None:
-    if version:
-        write(f"curate {metadata.version('curate')}\n")
-        raise typer.Exit
-    if context.invoked_subcommand is None:
-        write(f"{context.get_help()}\n")
-
 
 def _register() -> None:
-    """Import the command families, which add their commands to `app`; the help lists them in this order."""
+    """Import the command families, which add their commands to the app; the help lists them in this order."""
     names = (
         "run", "rescore", "retry", "export", "inspect", "explain", "plan", "report", "search", "verify", "diff", "gc",
         "schedule",
     )  # fmt: skip
     families = [importlib.import_module(f"curate.cli.{family}").__name__ for family in names]
-    app.registered_commands.sort(key=lambda command: families.index(str(command.callback.__module__)))
+    commands.registered_commands.sort(key=lambda command: families.index(str(command.callback.__module__)))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -66,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _run(arguments: list[str] | None) -> int:
     try:
-        code = int(app(arguments, prog_name="curate", standalone_mode=False) or 0)
+        code = int(commands(arguments, prog_name="curate", standalone_mode=False) or 0)
         if code == INTERRUPTED:  # what Typer makes of Ctrl-C
             raise KeyboardInterrupt
         return code

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from curate.cli import app
+from curate.cli.app import app
 from curate.cli.output import emit, note, print_table, write
 
 #: How many rows of a table people are shown; --json has all.

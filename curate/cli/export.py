@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Annotated
 
-from curate.cli import app
 from curate.cli import options as flag
+from curate.cli.app import app
 from curate.cli.options import Option
 from curate.cli.output import emit, logged, note, progress, write
 

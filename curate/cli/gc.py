@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from curate.cli import app
+from curate.cli.app import app
 from curate.cli.output import bytes_text, emit, note, plain, write
 
 

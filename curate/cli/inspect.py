@@ -2,8 +2,8 @@
 
 from typing import Annotated, Any
 
-from curate.cli import app
 from curate.cli import options as flag
+from curate.cli.app import app
 from curate.cli.options import Option
 from curate.cli.output import emit, note
 from curate.cli.verify import note_changed

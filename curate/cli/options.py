@@ -7,8 +7,8 @@ import typer
 import yaml
 
 from curate.errors import UsageError
+from curate.io.yaml import read_yaml
 from curate.recipe import FAMILIES, Select, Weight
-from curate.recipe.loading import read_yaml
 
 __all__ = [
     "AtMost",

@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from curate.cli import app
 from curate.cli import options as flag
+from curate.cli.app import app
 from curate.cli.options import Option
 from curate.cli.output import emit, logged, note, print_counts, print_table, progress
 from curate.errors import UsageError

@@ -2,8 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-from curate.cli import app
 from curate.cli import options as flag
+from curate.cli.app import app
 from curate.cli.output import emit, logged, note, print_counts, print_table, progress
 
 if TYPE_CHECKING:

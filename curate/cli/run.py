@@ -1,13 +1,14 @@
 """Commands that make a run: init, run, filter, demo."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from curate.cli import app
 from curate.cli import options as flag
+from curate.cli.app import app
 from curate.cli.options import Option
 from curate.cli.output import (
     bytes_text,
@@ -210,6 +211,7 @@ def _execute(
 ) -> None:
     """Run a recipe (or say what that takes) and print what came of it."""
     from curate.pipeline import runner
+    from curate.pipeline.stages.read import part_names
     from curate.runs.dated import commit, new_run
     from curate.runs.folder import open_run
 
@@ -219,7 +221,7 @@ def _execute(
     root = recipe.run
     if dated:
         runner.check_request(recipe)
-        recipe = recipe.model_copy(update={"run": str(new_run(root, recipe))})
+        recipe = recipe.model_copy(update={"run": str(new_run(root, partial(part_names, recipe)))})
     try:
         with progress(quiet=quiet) as report, logged(quiet=quiet):
             outcome = runner.run(recipe, until=until, force=force, refit=refit, progress=report)

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from curate.cli import app
 from curate.cli import options as flag
+from curate.cli.app import app
 from curate.cli.options import Option
 from curate.cli.output import note
 from curate.recipe.loading import load_recipe

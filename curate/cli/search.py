@@ -5,8 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
-from curate.cli import app
 from curate.cli import options as flag
+from curate.cli.app import app
 from curate.cli.options import Option
 from curate.cli.output import emit, note, print_table
 

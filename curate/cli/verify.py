@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from curate.cli import app
 from curate.cli import options as flag
+from curate.cli.app import app
 from curate.cli.output import emit, note, plain, write
 from curate.errors import RunError
 

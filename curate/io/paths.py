@@ -8,9 +8,10 @@ import itertools
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from fsspec import AbstractFileSystem
 
@@ -33,7 +34,6 @@ from curate.io.filesystem import (
     walk,
 )
 from curate.io.storage import hash_file
-from curate.sources.base import Shard
 
 __all__ = ["FoundFile", "check_unchanged", "expand", "expand_braces", "fingerprint", "split_of"]
 
@@ -58,6 +58,30 @@ class FoundFile:
     name: str
     size: int
     version: str
+
+
+class SourceFile(Protocol):
+    """What of a file of a source is needed to know it again: a `FoundFile`, or a shard."""
+
+    @property
+    def url(self) -> str:
+        """Where to open it."""
+
+    @property
+    def name(self) -> str:
+        """Its name in the run."""
+
+    @property
+    def version(self) -> str:
+        """Size and time, or size and ETag, when it was found."""
+
+
+class OpenableFile(SourceFile, Protocol):
+    """A file with the options of its file system."""
+
+    @property
+    def storage_options(self) -> Mapping[str, object]:
+        """Keywords of the fsspec file system."""
 
 
 def expand(
@@ -104,7 +128,7 @@ def expand_braces(pattern: str) -> list[str]:
     return ["".join(parts) for parts in itertools.product(*pieces)]
 
 
-def fingerprint(file: FoundFile | Shard) -> str:
+def fingerprint(file: SourceFile) -> str:
     """Return 32 hex digits that change with the content of `file`.
 
     A local file is hashed (blake2b-128); of a remote one name and version (size, ETag) are. Local
@@ -116,12 +140,12 @@ def fingerprint(file: FoundFile | Shard) -> str:
         return hash_file(Path(file.url))
 
 
-def check_unchanged(shard: Shard) -> None:
-    """Raise SourceError unless the file of a shard has the version it had when it was found."""
-    now = version_of(shard.url, shard.storage_options)
-    if now != shard.version:
+def check_unchanged(file: OpenableFile) -> None:
+    """Raise SourceError unless a file has the version it had when it was found."""
+    now = version_of(file.url, file.storage_options)
+    if now != file.version:
         raise SourceError(
-            f"{shard.url}: the file changed since it was read (was {shard.version}, is {now}); run again"
+            f"{file.url}: the file changed since it was read (was {file.version}, is {now}); run again"
         )
 
 

@@ -14,9 +14,9 @@ from typing import TypeVar
 
 from curate.errors import UsageError
 from curate.io import storage
+from curate.io.checksums import MARKER
 from curate.io.filesystem import StorageOptions, is_remote
 from curate.io.remote import destination as remote
-from curate.runs.folder import MARKER
 
 __all__ = [
     "Place",

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import xxhash
 
 from curate.embedding.store import BATCH_ROWS
-from curate.embedding.user_vectors import open_npy_files, why_unusable
+from curate.embedding.user_vectors import open_npy_files
 from curate.errors import CurateError, EmbeddingError, RunError, UsageError
 from curate.execution.context import Context, log
 from curate.io import checksums, paths, storage
@@ -26,6 +26,7 @@ from curate.pipeline.stages import embed, embed_task, read
 from curate.recipe import Cluster, Dedup, Recipe, Source
 from curate.runs.folder import RunFolder, folder_of
 from curate.scores.base import embedding_parts
+from curate.sources.vector_columns import why_unusable
 
 __all__ = ["check", "fingerprint", "vectors"]
 

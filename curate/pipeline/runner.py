@@ -19,10 +19,10 @@ from curate.execution.engines.local import LocalEngine, cpu_count
 from curate.execution.engines.ray import RayEngine
 from curate.io import storage
 from curate.io.remote.cache import HOME
+from curate.io.yaml import read_yaml
 from curate.pipeline.stages import cluster, dedup, embed, filter, read, report, score, select, write
 from curate.pipeline.time_limit import run_limited
 from curate.recipe import FAMILIES, Embed, Recipe, Source
-from curate.recipe.loading import read_yaml
 from curate.runs.folder import FORMAT_VERSION, MARKER, RunFolder, folder_of
 from curate.runs.logs import log_to, note_stage
 from curate.runs.undo import undone

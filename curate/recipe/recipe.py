@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, field_serializer, model_validator
 
+from curate.io.remote.cache import DEFAULT_BYTES
 from curate.recipe.dedup import Cluster, Dedup
 from curate.recipe.limits import StageTimes
 from curate.recipe.notify import Notify
@@ -72,7 +73,7 @@ class Remote(Settings):
     """
 
     storage_options: StorageOptions = Field(default_factory=dict, repr=False)
-    cache: Annotated[Bytes, Field(ge=10**8)] = 50 * 10**9
+    cache: Annotated[Bytes, Field(ge=10**8)] = DEFAULT_BYTES
     lock: bool = True
 
 

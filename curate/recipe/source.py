@@ -11,7 +11,7 @@ from pydantic import (
     model_validator,
 )
 
-from curate.recipe.secrets import with_password
+from curate.io.secrets import with_password
 from curate.recipe.types import Column, Settings, StorageOptions
 
 __all__ = ["Embed", "Source"]

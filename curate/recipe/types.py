@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import psutil
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 
-from curate.recipe.secrets import HIDDEN, redacted, with_password
+from curate.io.secrets import HIDDEN, redacted, with_password
 
 __all__ = [
     "Bytes",

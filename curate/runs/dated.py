@@ -18,15 +18,13 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from curate.io import checksums, storage
-from curate.recipe.loading import load_recipe
-from curate.errors import CurateError, RunError, UsageError
+from curate.errors import RunError, UsageError
 from curate.runs.folder import LATEST, RunFolder, latest
-from curate.recipe import Recipe
 from curate.io.filesystem import is_remote
 
 __all__ = [
@@ -58,13 +56,13 @@ def dated_runs(root: Path | str) -> list[Path]:
     return sorted(path for path in Path(root).glob("*Z") if _NAME.fullmatch(path.name) and path.is_dir())
 
 
-def new_run(root: Path | str, recipe: Recipe | None = None) -> Path:
+def new_run(root: Path | str, parts: Callable[[Path], Iterable[str]] = lambda cache: ()) -> Path:
     """Return the folder for a run that begins now: `root/<UTC time>`, with the files of the latest in it.
 
-    recipe : what will be run; parts of its shards that the store has and the latest run has not are taken from the
-    store (by default, the recipe of the latest). A folder newer than the latest was not committed: its run was
-    interrupted or failed, and it is gone on with. Raises UsageError where `root` cannot hold dated runs, or the
-    source of `recipe` matches nothing.
+    parts : (file that remembers fingerprints of shards) -> names of the parts of the source that will be run; those
+    that the store has and the latest run has not are taken from the store (by default, none). A folder newer than
+    the latest was not committed: its run was interrupted or failed, and it is gone on with. Raises UsageError where
+    `root` cannot hold dated runs, and what `parts` raises.
     """
     require_root(root)
     root = Path(root)
@@ -81,7 +79,7 @@ def new_run(root: Path | str, recipe: Recipe | None = None) -> Path:
                     before, new, copy_function=_link, dirs_exist_ok=True,
                     ignore=lambda folder, names: _not_taken(Path(folder).relative_to(before), names),
                 )  # fmt: skip
-            _take_from_store(root / STORE, RunFolder(new), recipe)
+            _take_from_store(root / STORE, RunFolder(new), parts)
     return run
 
 
@@ -163,23 +161,15 @@ def _parts_in(folder: Path) -> list[Path]:
     return sorted(folder.glob("part-*"))
 
 
-def _take_from_store(store: Path, run: RunFolder, recipe: Recipe | None) -> None:
+def _take_from_store(store: Path, run: RunFolder, parts: Callable[[Path], Iterable[str]]) -> None:
     """Link parts that the store has of shards that are in the source, where the run has not got them.
 
     Only those: a folder that is done with its parts is read as a whole, and must hold no others.
     """
     if not store.is_dir() or not run.recipe.exists():
         return
-    from curate.pipeline.stages.read import find_parts
-
     run.work.mkdir(exist_ok=True)
-    try:
-        parts, _ = find_parts(recipe or load_recipe(run.recipe), run.work / "shards.json")
-    except CurateError:
-        if recipe is not None:
-            raise
-        return  # a recipe of yesterday, whose source may be elsewhere today
-    names = {part.name for part in parts}
+    names = set(parts(run.work / "shards.json"))
     for name, folder in stored_folders(run).items():
         for file in _parts_in(store / name):
             if part_name(file) in names and not (folder / file.name).exists():

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from curate.io import checksums, lock, storage
 from curate.errors import RunError, UsageError
 from curate.io.remote import cache
-from curate.recipe.secrets import HIDDEN
+from curate.io.secrets import HIDDEN
 from curate.io.checksums import MARKER
 
 if TYPE_CHECKING:
@@ -134,7 +134,9 @@ class RunFolder:
             for file in sorted(folder.rglob("*"))
             if file.is_file() and not file.name.startswith((".", "_"))
         }
-        storage.write_record(folder / MARKER, {"fingerprint": fingerprint, "facts": dict(facts), "files": files})
+        storage.write_record(
+            folder / MARKER, {"fingerprint": fingerprint, "facts": dict(facts), "files": files}
+        )
         checksums.drop_sidecars(folder)
 
     def is_done(self, folder: Path, fingerprint: str) -> bool:
@@ -252,7 +254,7 @@ class Run:
 
     def scores(self) -> "pl.DataFrame":
         """Return one row per embedded sample: its concept, its distance and every score."""
-        from curate.recipe.loading import read_yaml
+        from curate.io.yaml import read_yaml
         from curate.recipe.scores import stored_folders
 
         frame = self._parts(self.folder.assignments, self.folder.concepts)
@@ -315,11 +317,11 @@ def folder_of(recipe: "Recipe") -> RunFolder:
 
 def _at_url(url: str) -> RunFolder:
     """Return the working copy of a run at a URL, as it is now; its options are those it was made with here."""
-    from curate.recipe import Remote
-
     root = cache.working_copy(url)
     if cache.copy_of(root) is None:
-        cache.begin(root, url, storage_options={}, written_options={}, cache=Remote().cache, shared=False)
+        cache.begin(
+            root, url, storage_options={}, written_options={}, cache=cache.DEFAULT_BYTES, shared=False
+        )
     folder = RunFolder(root)
     folder.follow()
     return folder

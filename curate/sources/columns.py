@@ -26,6 +26,7 @@ from curate.sources.arrow_types import (
     plain_type,
 )
 from curate.sources.base import Columns
+from curate.sources.vector_columns import from_column
 
 __all__ = [
     "captions_of",
@@ -220,8 +221,6 @@ def vectors_of(
     """Return the given embeddings with rows of NaN where unusable, and why they are."""
     if name is None:
         return None, [None] * table.num_rows
-    from curate.embedding.user_vectors import from_column
-
     vectors, _, reasons = from_column(table.column(name), name=name, dim=dim)
     return vectors, reasons
 

@@ -19,7 +19,7 @@ from curate.sources import references
 from curate.sources.arrow_types import has_view, is_list, plain_schema
 from curate.sources.base import Columns, Rows, Shard
 from curate.sources.columns import check_columns
-from curate.sources.registry import Format
+from curate.sources.format import Format
 from curate.sources.rows import Found, followed, rows_of
 
 __all__ = ["FORMAT", "ParquetReader", "find"]

@@ -1,12 +1,12 @@
-"""Which format a source has, and how it is found and read: one module per format.
+"""Which format a source has: the list of formats, one module each.
 
-A format module has `FORMAT`, a `Format`. Its reader shows every shard as a table (a column per kind of member of
+A format's module has `FORMAT`, a `Format`. Its reader shows every shard as a table (a column per kind of member of
 a tar, per field of a JSON line, per column of a file), with `schema` and `read_rows`; which column is the image,
 the caption, the label is then found by name and type. A shard knows the name of its format.
 """
 
 import importlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,35 +16,10 @@ import pyarrow as pa
 from curate.errors import UsageError
 from curate.io import paths
 from curate.io.filesystem import StorageOptions
-from curate.sources.base import Columns, Reader, Shard
-from curate.sources.columns import guess_columns
+from curate.sources.base import Columns, Shard
+from curate.sources.format import Format
 
-__all__ = ["FORMATS", "Format", "ShardReader", "check_unchanged", "detect", "fingerprint", "format_of"]
-
-
-@dataclass(frozen=True)
-class Format:
-    """How one format is read.
-
-    extensions : ends of the names of its files, in lower case; `auto` goes by them. find : patterns to shards
-    (keywords storage_options, source, prefix, as `parquet.find`). reader : (columns, allow_url) to a Reader.
-    columns : which column of a shard's schema holds what, with the keywords of `guess_columns`.
-    recognises : whether files of these names are of this format together, whatever their ends say alone (a folder
-    with images and a metadata.csv); `auto` asks this first. unfinished : whether its writer has
-    not finished a shard. fingerprint : 32 hex digits that change with what a
-    shard holds; check_unchanged : raises SourceError if it is not what it was when it was found. Both are those of
-    one file, unless a shard is something else.
-    """
-
-    name: str
-    extensions: tuple[str, ...]
-    find: Callable[..., list[Shard]]
-    reader: Callable[[Columns, bool], Reader]
-    columns: Callable[..., Columns] = guess_columns
-    recognises: Callable[[Sequence[str]], bool] = lambda names: False
-    unfinished: Callable[[Shard], bool] = lambda shard: False
-    fingerprint: Callable[[Shard], str] = paths.fingerprint
-    check_unchanged: Callable[[Shard], None] = paths.check_unchanged
+__all__ = ["FORMATS", "ShardReader", "check_unchanged", "detect", "fingerprint", "format_of"]
 
 
 #: The module of each format, below curate.sources.

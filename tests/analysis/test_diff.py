@@ -19,8 +19,9 @@ from curate.analysis.diff import diff_runs
 from curate.analysis.differences import CHANGED, Tally
 from curate.errors import RunError, UsageError
 from curate.io import storage
+from curate.io.yaml import read_yaml
 from curate.pipeline import runner
-from curate.recipe.loading import parse_recipe, read_yaml
+from curate.recipe.loading import parse_recipe
 
 
 @pytest.fixture(scope="module")

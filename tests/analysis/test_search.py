@@ -191,7 +191,7 @@ def test_an_image_finds_itself(seen, tmp_path):
 def test_weights_that_are_gone_or_others(seen, tmp_path):
     import shutil
 
-    from curate.recipe.loading import read_yaml
+    from curate.io.yaml import read_yaml
 
     run = shutil.copytree(seen / "run", tmp_path / "run")
     recipe = read_yaml((run / "recipe.yaml").read_text(encoding="utf-8"))

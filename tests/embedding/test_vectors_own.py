@@ -5,8 +5,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from curate.embedding.user_vectors import check_aligned, from_column, open_npy_files, why_unusable
+from curate.embedding.user_vectors import check_aligned, open_npy_files
 from curate.errors import EmbeddingError, UsageError
+from curate.sources.vector_columns import from_column, why_unusable
 
 FLOATS = [pa.float16(), pa.float32(), pa.float64()]
 LISTS = [lambda t: pa.list_(t), lambda t: pa.large_list(t), lambda t: pa.list_(t, 4)]

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from folders import files_below
 
 from curate import open_run
 from curate.pipeline import runner
+from curate.pipeline.stages.read import part_names
 from curate.io import storage
 from curate.runs import dated
 from curate.recipe.loading import parse_recipe
@@ -30,7 +32,7 @@ def contents(run):
 def night(root, source, *, now=None, **changes):
     """Make one dated run, as cron does; return its folder."""
     recipe = parse_recipe(recipe_values(f"{source}/*.parquet", root, **changes))
-    run = dated.new_run(root, recipe)
+    run = dated.new_run(root, partial(part_names, recipe))
     runner.run(recipe.model_copy(update={"run": str(run)}))
     dated.commit(root, run)
     return run

@@ -8,7 +8,7 @@ from curate.analysis.summary.groups import group_facts, group_warnings
 from curate.analysis.summary.scores import score_facts
 from curate.analysis.summary.tables import facts, folders, missing, part_names, score_folders
 from curate.io import storage
-from curate.recipe.loading import read_yaml
+from curate.io.yaml import read_yaml
 from curate.runs.folder import RunFolder
 
 __all__ = [

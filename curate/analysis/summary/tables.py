@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from curate.errors import RunError
 from curate.io import storage
-from curate.recipe.loading import read_yaml
+from curate.io.yaml import read_yaml
 from curate.recipe.scores import stored_folders
 from curate.runs.folder import RunFolder
 

@@ -45,6 +45,8 @@ __all__ = [
 HOME = ".home"
 #: Where the working copies are; by default below XDG_CACHE_HOME, or ~/.cache.
 CACHE_VARIABLE = "CURATE_CACHE"
+#: How much the files of a working copy may take, where nobody says.
+DEFAULT_BYTES = 50 * 10**9
 #: Where a process and those it starts find the options of a URL: they may hold secrets, which no file may.
 _OPTIONS_VARIABLE = "CURATE_HOME_OPTIONS_"
 #: Where they find the token of the lock that they work under.

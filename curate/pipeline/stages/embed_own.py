@@ -9,13 +9,14 @@ import polars as pl
 
 from curate.embedding.lengths import Lengths, warn_of_lengths
 from curate.embedding.store import Vectors, write_part
-from curate.embedding.user_vectors import open_npy_files, why_unusable
+from curate.embedding.user_vectors import open_npy_files
 from curate.errors import EmbeddingError
 from curate.execution.context import Context
 from curate.linalg import unit_rows
 from curate.pipeline.stages import read, read_task
 from curate.pipeline.stages.embed_task import EmbedTask, Outcomes, keys_of, write_samples
 from curate.sources.base import Rows
+from curate.sources.vector_columns import why_unusable
 
 __all__ = ["embed_own"]
 

@@ -26,6 +26,7 @@ __all__ = [
     "find_parts",
     "find_shards",
     "keys_path",
+    "part_names",
     "run",
     "with_parts",
 ]
@@ -75,6 +76,11 @@ def find_parts(
     if len({part.columns.uid is not None for part in parts}) > 1:
         raise RecipeError("source.uid must be named for all sources or for none")
     return tuple(parts), bad
+
+
+def part_names(recipe: Recipe, cache: Path) -> list[str]:
+    """Return the names of the parts of all sources: see `find_parts`."""
+    return [part.name for part in find_parts(recipe, cache)[0]]
 
 
 def check_sources(recipe: Recipe) -> None:

@@ -22,7 +22,7 @@ from curate.sources.arrays import beside
 from curate.sources.arrays.beside import BesideReader
 from curate.sources.arrays.npy import ArrayFile, npy_array
 from curate.sources.base import Columns, Shard
-from curate.sources.registry import Format
+from curate.sources.format import Format
 
 __all__ = ["FORMAT", "find"]
 

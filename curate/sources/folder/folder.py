@@ -25,7 +25,7 @@ from curate.errors import SourceError, UsageError
 from curate.hashing import digest
 from curate.io import filesystem
 from curate.io.filesystem import StorageOptions
-from curate.sources import references
+from curate.sources import parquet, references
 from curate.sources.base import Columns, Reader, Rows, Shard
 from curate.sources.columns import guess_columns, images_of
 from curate.sources.folder.tree import (
@@ -39,14 +39,17 @@ from curate.sources.folder.tree import (
     place_of,
     roots,
 )
-from curate.sources.registry import Format, format_of
+from curate.sources.format import Format
 from curate.sources.rows import PARALLEL_READS, Found, followed, rows_of
+from curate.sources.text import delimited, jsonl
 from curate.sources.text.lines import storable
 
 __all__ = ["FORMAT", "FolderReader", "find"]
 
 IMAGE = pa.field("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
 FILE_NAME = "file_name"
+#: The formats that a metadata file may have.
+METADATA_FORMATS = {one.name: one for one in (delimited.FORMAT, jsonl.FORMAT, parquet.FORMAT)}
 #: Columns that a folder gives where no metadata file does.
 OWN = ("caption", "label")
 BLOCK_ROWS = 1024
@@ -236,7 +239,7 @@ class FolderReader:
 
 
 def _reader(shard: Shard, columns: Columns, allow_url: bool) -> Reader:
-    return format_of(shard.format).reader(columns, allow_url)
+    return METADATA_FORMATS[shard.format].reader(columns, allow_url)
 
 
 def _held(shard: Shard) -> Held:

@@ -19,10 +19,10 @@ from curate.io.filesystem import Entry, StorageOptions
 from curate.sources.base import Columns, Reader, Shard
 from curate.sources.columns import guess_columns
 from curate.sources.folder.tree import roots
+from curate.sources.format import Format
 from curate.sources.img2dataset import shards
 from curate.sources.img2dataset.loose_files import FilesReader
 from curate.sources.img2dataset.shards import InlineReader, TarReader
-from curate.sources.registry import Format
 from curate.sources.tar import roles as tar_roles
 
 __all__ = ["FORMAT", "find"]

@@ -13,7 +13,7 @@ from curate.errors import SourceError
 from curate.io import paths
 from curate.io.filesystem import StorageOptions
 from curate.sources.base import Columns, Rows, Shard
-from curate.sources.registry import Format
+from curate.sources.format import Format
 from curate.sources.tar import roles
 from curate.sources.tar.roles import IMAGE_KEY, IMAGES, KEY, is_text
 from curate.sources.tar.samples import Ignored, Sample, samples

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from curate.errors import SourceError
 from curate.io.filesystem import StorageOptions
 from curate.sources.base import Shard
-from curate.sources.registry import Format
+from curate.sources.format import Format
 from curate.sources.text.lines import (
     MAX_COLUMNS,
     MAX_RECORD_BYTES,

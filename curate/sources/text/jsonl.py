@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 from curate.io.filesystem import StorageOptions
 from curate.sources.base import Shard
-from curate.sources.registry import Format
+from curate.sources.format import Format
 from curate.sources.text.lines import Line, Lines, LinesReader, Record, find_files, storable
 
 __all__ = ["EXTENSIONS", "FORMAT", "find", "parse"]

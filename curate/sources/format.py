@@ -1,0 +1,34 @@
+"""What a source format is made of: each format's module ends with `FORMAT`, one `Format`."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from curate.io import paths
+from curate.sources.base import Columns, Reader, Shard
+from curate.sources.columns import guess_columns
+
+__all__ = ["Format"]
+
+
+@dataclass(frozen=True)
+class Format:
+    """How one format is found and read.
+
+    extensions : ends of the names of its files, in lower case; `auto` goes by them. find : patterns to shards
+    (keywords storage_options, source, prefix, as `parquet.find`). reader : (columns, allow_url) to a Reader.
+    columns : which column of a shard's schema holds what, with the keywords of `guess_columns`.
+    recognises : True if files of these names are of this format together, whatever their ends say alone (a folder
+    with images and a metadata.csv); `auto` asks this first. unfinished : True if its writer has not finished a
+    shard. fingerprint : 32 hex digits that change with the content of a shard; check_unchanged : raises
+    SourceError if a shard changed since it was found. Both are those of one file, unless a shard is something else.
+    """
+
+    name: str
+    extensions: tuple[str, ...]
+    find: Callable[..., list[Shard]]
+    reader: Callable[[Columns, bool], Reader]
+    columns: Callable[..., Columns] = guess_columns
+    recognises: Callable[[Sequence[str]], bool] = lambda names: False
+    unfinished: Callable[[Shard], bool] = lambda shard: False
+    fingerprint: Callable[[Shard], str] = paths.fingerprint
+    check_unchanged: Callable[[Shard], None] = paths.check_unchanged
