@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import polars as pl
 
@@ -12,9 +12,11 @@ from curate.errors import RunError
 from curate.execution.engines.base import Engine
 from curate.execution.units import rows_of_items
 from curate.io import checksums, storage
-from curate.recipe import Recipe
 from curate.runs.folder import RunFolder
 from curate.sources.base import Columns, Shard
+
+if TYPE_CHECKING:
+    from curate.recipe import Recipe
 
 __all__ = [
     "PROCESS_BASE",
@@ -80,7 +82,7 @@ class Context:
     worked : {stage: {what: number}}, what a stage did anew in this run (parts, rows): the manifest's `times` say it.
     """
 
-    recipe: Recipe
+    recipe: "Recipe"
     run: RunFolder
     engine: Engine
     parts: tuple[Part, ...] = ()
