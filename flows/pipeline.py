@@ -13,7 +13,7 @@ from argparse import ArgumentParser
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 # Prefect reads its settings when it is first imported. These are defaults: the environment wins. No word
 # leaves the machine, and a cold server, which needs 25 s on two cores, gets more than Prefect's 20 s.
@@ -38,10 +38,14 @@ from curate.recipe import Recipe
 from curate.recipe.loading import load_recipe, override, parse_recipe
 from curate.runs.dated import commit, dated_runs, new_run
 from curate.runs.folder import folder_of
+from curate.runs.layout import STAGES, stages_until
 
 __all__ = ["RETRIES", "Stage", "curate", "is_transient", "main"]
 
-Stage = Literal["read", "embed", "cluster", "score", "filter", "dedup", "select", "write", "report"]
+if TYPE_CHECKING:
+    Stage = str
+else:
+    Stage = Literal[STAGES]
 
 #: How often a stage is tried again, and the wait before the first time; it doubles each time, with jitter.
 RETRIES = 3
@@ -147,16 +151,6 @@ def read_recipe(recipe: Path | Mapping[str, Any], overrides: Sequence[str]) -> R
     return load_recipe(recipe, overrides)
 
 
-def stages_until(until: Stage) -> tuple[Stage, ...]:
-    """Return the stages up to and with `until`.
-
-    >>> stages_until("cluster")
-    ('read', 'embed', 'cluster')
-    """
-    stages: tuple[Stage, ...] = get_args(Stage)
-    return stages[: stages.index(until) + 1]
-
-
 def stage_task(stage: Stage) -> Task[[str, Stage], bool]:
     """Return the task of a stage."""
     return _run_stage.with_options(
@@ -232,7 +226,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = ArgumentParser(description="Run a recipe once as a Prefect flow.")
     parser.add_argument("recipe", type=Path, help="the recipe (YAML)")
     parser.add_argument("--set", metavar="NAME=VALUE", action="append", default=[], help="override a setting")
-    parser.add_argument("--until", choices=get_args(Stage), default="report", help="stop after this stage")
+    parser.add_argument("--until", choices=STAGES, default="report", help="stop after this stage")
     parser.add_argument("--dated", action="store_true", help="make a new run in a dated folder")
     parser.add_argument("--force", action="store_true", help="replace a run folder made from another source")
     parser.add_argument("--refit", action="store_true", help="fit the concepts anew")

@@ -44,7 +44,7 @@ def _whole(run: str, show: "Progress") -> Path:
 
 def _of_concept(run: str, concept: int, show: "Progress") -> Path:
     from curate.analysis.concept_page import write_concept_page
-    from curate.pipeline.runner import worker_count
+    from curate.execution.engines.choice import worker_count
     from curate.recipe.loading import load_recipe
     from curate.runs.folder import open_run
 

@@ -23,6 +23,7 @@ from curate.cli.output import (
 from curate.errors import UnusableLimitError, UsageError
 from curate.recipe import Recipe
 from curate.recipe.loading import load_recipe, override, parse_recipe
+from curate.runs.layout import STAGES
 
 DryRun = Annotated[bool, Option("--dry-run", help="Say what there is to do and what it takes; do nothing.")]
 Force = Annotated[bool, Option("--force", help="Replace a run made from another source or model.")]
@@ -38,9 +39,7 @@ NoLock = Annotated[
     bool,
     Option("--no-lock", help="A run at a URL whose store keeps no lock: nobody else writes there."),
 ]
-Until = Annotated[
-    str, Option(help="Last stage: read, embed, cluster, score, filter, dedup, select, write or report.")
-]
+Until = Annotated[str, Option(help=f"Last stage: {', '.join(STAGES[:-1])} or {STAGES[-1]}.")]
 
 
 @app.command()

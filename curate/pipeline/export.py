@@ -8,8 +8,8 @@ from pathlib import Path
 from curate.errors import RunError, UsageError
 from curate.execution import context as base
 from curate.execution.context import Context, Progress
+from curate.execution.engines.choice import make_engine
 from curate.io import publish, storage
-from curate.pipeline import runner
 from curate.pipeline.stages import read, write
 from curate.recipe import Recipe
 from curate.recipe.loading import load_recipe
@@ -66,7 +66,7 @@ def export_run(recipe: Recipe, form: str, out: str | Path, *, progress: Progress
     before = run.fingerprint(run.decisions)
     write.check_recipe(recipe)
     (publish.require_own_folder if form in FOLDERS else publish.require_own_file)(place)
-    with runner.make_engine(recipe) as engine:
+    with make_engine(recipe) as engine:
         context = read.with_parts(Context(recipe, run, engine, progress=progress))
 
         def unchanged(path: Path, make: Callable[[Path], Exported]) -> Exported:

@@ -169,9 +169,9 @@ def _embedded(context: Context, source: Source, what: str, on: str) -> Matrix:
     """Return the vectors of a source, embedded as the run is."""
     log.info("score: reading and embedding %s for %s", _named(source), what)
     nested = _nested(context, source, what, on)
-    read.run(nested)
+    read.Read(nested).run()
     nested = read.with_parts(nested)
-    embed.run(nested)
+    embed.Embed(nested).run()
     facts = nested.facts(nested.run.embeddings)
     if facts["rows"] and facts["unusable"] / facts["rows"] > context.recipe.limits.unusable:
         raise EmbeddingError(

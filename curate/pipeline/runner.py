@@ -4,7 +4,7 @@ import contextlib
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -13,36 +13,23 @@ import yaml
 
 from curate.errors import RunError, UnusableLimitError, UsageError
 from curate.execution import context as base
-from curate.execution.context import PROCESS_BASE, Context, Progress
-from curate.execution.engines.base import Engine
-from curate.execution.engines.local import LocalEngine, cpu_count
-from curate.execution.engines.ray import RayEngine
+from curate.execution.context import Context, Progress
+from curate.execution.engines.choice import make_engine, on_engine
 from curate.io import storage
 from curate.io.remote.cache import HOME
 from curate.io.yaml import read_yaml
-from curate.pipeline.stages import cluster, dedup, embed, filter, read, report, score, select, write
+from curate.pipeline.order import STAGES
+from curate.pipeline.stages import filter, read, report, select, write
 from curate.pipeline.time_limit import run_limited
 from curate.recipe import FAMILIES, Embed, Recipe, Source
 from curate.runs.folder import FORMAT_VERSION, MARKER, RunFolder, folder_of
+from curate.runs.layout import marked_stages, stages_until
 from curate.runs.logs import log_to, note_stage
 from curate.runs.undo import undone
 from curate.scores import registry as score_families
 from curate.scores.registry import families_of
 
-__all__ = ["STAGES", "Outcome", "check_request", "opened", "require_done", "run", "run_stage", "worker_count"]
-
-#: What each stage does; it returns whether anything was to do.
-STAGES: dict[str, Callable[[Context], bool]] = {
-    "read": read.run,
-    "embed": embed.run,
-    "cluster": cluster.run,
-    "score": score.run,
-    "filter": filter.run,
-    "dedup": dedup.run,
-    "select": select.run,
-    "write": write.run,
-    "report": report.run,
-}
+__all__ = ["STAGES", "Outcome", "check_request", "opened", "require_done", "run", "run_stage"]
 
 
 @dataclass(frozen=True)
@@ -79,10 +66,9 @@ def run(
 
 
 def _up_to(until: str) -> list[str]:
-    names = list(STAGES)
-    if until not in names:
-        raise UsageError(f"--until must be one of {', '.join(names)}, got {until!r}")
-    return names[: names.index(until) + 1]
+    if until not in STAGES:
+        raise UsageError(f"--until must be one of {', '.join(STAGES)}, got {until!r}")
+    return list(stages_until(until))
 
 
 @contextlib.contextmanager
@@ -127,41 +113,6 @@ def check_request(recipe: Recipe) -> None:
     filter.check_recipe(recipe)
     select.check_recipe(recipe)
     write.check_recipe(recipe)
-
-
-def make_engine(recipe: Recipe) -> Engine:
-    """Return the engine that a recipe asks for; it starts nothing before its first map."""
-    if recipe.engine == "local":
-        return LocalEngine(worker_count(recipe))
-    asked = None if recipe.workers == "auto" else recipe.workers
-    here = min(worker_count(recipe), cpu_count())
-    return RayEngine(
-        recipe.ray.address,
-        workers=asked,
-        here=here,
-        retries=recipe.ray.retries,
-        folder=folder_of(recipe).path,
-    )
-
-
-def on_engine(recipe: Recipe, engine: Engine) -> Recipe:
-    """Return the recipe with the precision that `auto` means on the machines of a cluster, not on this one."""
-    embed = recipe.embed
-    if not isinstance(engine, RayEngine) or recipe.ray.address is None:
-        return recipe
-    if embed.own_vectors or embed.precision != "auto":
-        return recipe
-    on_gpu = embed.device.startswith("cuda") or (embed.device == "auto" and engine.gpus > 0)
-    update = {"precision": "float16" if on_gpu else "float32"}
-    return recipe.model_copy(update={"embed": embed.model_copy(update=update)})
-
-
-def worker_count(recipe: Recipe) -> int:
-    """Return the number of worker processes: as asked, else as many as cores and memory allow."""
-    if recipe.workers != "auto":
-        return recipe.workers
-    by_memory = (recipe.memory - PROCESS_BASE) // (PROCESS_BASE + 200_000_000)
-    return max(1, min(cpu_count(), by_memory))
 
 
 def _check_format(run: RunFolder) -> None:
@@ -256,7 +207,7 @@ def run_stage(context: Context, stage: str) -> tuple[Context, bool]:
         context = read.with_parts(context)
     seconds = (context.recipe.limits.time or {}).get(stage)
     if seconds is None or isinstance(context.run, _Settled):  # where nothing may be done, nothing takes long
-        did = STAGES[stage](context)
+        did = STAGES[stage](context).run()
     else:
         did = run_limited(context, stage, seconds)
     if stage == "read":
@@ -326,9 +277,8 @@ def _is_current(context: Context) -> bool:
 
 def _folders(context: Context) -> dict[str, Path]:
     """Return the folder that each stage marks."""
-    scores = [f"score/{one.folder}" for one in families_of(context.recipe)]
-    names = ["read", "embed", "cluster", *scores, "filter", "dedup", "select", "write", "report"]
-    return {name: context.run.stage(name) for name in names}
+    families = [one.folder for one in families_of(context.recipe)]
+    return {name: context.run.stage(name) for name in marked_stages(families)}
 
 
 def write_manifest(context: Context) -> dict[str, Any]:

@@ -5,7 +5,9 @@ from pathlib import Path
 
 from curate.errors import TimeLimitError
 from curate.execution.context import PROCESS_BASE, Context
+from curate.execution.engines.choice import make_engine
 from curate.execution.engines.subprocess import Tell, call_within
+from curate.pipeline.order import STAGES
 from curate.pipeline.stages import read
 from curate.progress import duration_text
 from curate.recipe import Recipe
@@ -48,18 +50,16 @@ def _run_stage(
     tell: Tell, recipe: Recipe, run: str, stage: str, refit: bool
 ) -> tuple[bool, dict[str, dict[str, int]]]:
     """Run a stage in this process, the run folder being held by the parent."""
-    from curate.pipeline import runner
-
     logger = logging.getLogger("curate")
     logger.setLevel(logging.INFO)
     logger.addHandler(_ToParent(tell))
-    with runner.make_engine(recipe) as engine:
+    with make_engine(recipe) as engine:
         context = Context(
             recipe, RunFolder(Path(run)), engine, progress=lambda *said: tell(said), refit=refit
         )
         if stage != "read":
             context = read.with_parts(context)
-        did = runner.STAGES[stage](context)
+        did = STAGES[stage](context).run()
     return did, context.worked
 
 

@@ -6,10 +6,9 @@ from typing import Annotated
 
 from pydantic import BeforeValidator
 
-__all__ = ["STAGES", "StageTimes", "parse_seconds"]
+from curate.runs.layout import STAGES
 
-#: The stages that can have a limit of their own, in the order in which they run.
-STAGES = ("read", "embed", "cluster", "score", "filter", "dedup", "select", "write", "report")
+__all__ = ["StageTimes", "parse_seconds"]
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:[smhd]|min)?)(?: *\d+(?:\.\d+)?(?:[smhd]|min))*")

@@ -22,10 +22,10 @@ from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from curate.io import checksums, storage
 from curate.errors import RunError, UsageError
-from curate.runs.folder import LATEST, RunFolder, latest
+from curate.io import checksums, storage
 from curate.io.filesystem import is_remote
+from curate.runs.folder import LATEST, RunFolder, latest
 
 __all__ = [
     "STORE",

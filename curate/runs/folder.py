@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from curate.io import checksums, lock, storage
 from curate.errors import RunError, UsageError
+from curate.io import checksums, lock, storage
+from curate.io.checksums import MARKER
 from curate.io.remote import cache
 from curate.io.secrets import HIDDEN
-from curate.io.checksums import MARKER
+from curate.runs.layout import STAGE_FOLDERS
 
 if TYPE_CHECKING:
     import polars as pl
@@ -45,12 +46,12 @@ class RunFolder:
     @property
     def embeddings(self) -> Path:
         """Unit vectors of the usable samples, one Arrow file per shard."""
-        return self.path / "1_embeddings"
+        return self.stage("embed")
 
     @property
     def concepts(self) -> Path:
         """Centroids, and the concept of every sample."""
-        return self.path / "2_concepts"
+        return self.stage("cluster")
 
     @property
     def assignments(self) -> Path:
@@ -60,22 +61,22 @@ class RunFolder:
     @property
     def duplicates(self) -> Path:
         """What comparing within concepts found."""
-        return self.path / "4_duplicates"
+        return self.stage("dedup")
 
     @property
     def decisions(self) -> Path:
         """Keep or drop, and why: one row per row read."""
-        return self.path / "5_decisions"
+        return self.stage("select")
 
     @property
     def filtered(self) -> Path:
         """The output shards."""
-        return self.path / "6_filtered"
+        return self.stage("write")
 
     @property
     def report(self) -> Path:
         """The page, and the summary as JSON."""
-        return self.path / "7_report"
+        return self.stage("report")
 
     @property
     def work(self) -> Path:
@@ -103,16 +104,13 @@ class RunFolder:
 
     def scores(self, family: str) -> Path:
         """Return the folder of one score family."""
-        return self.path / "3_scores" / family
+        return self.stage("score") / family
 
     def stage(self, name: str) -> Path:
         """Return the folder that a stage marks; `score/<folder>` is one family."""
-        folders = {
-            "read": self.work / "keys", "embed": self.embeddings, "cluster": self.concepts,
-            "filter": self.scores("filter"), "dedup": self.duplicates, "select": self.decisions,
-            "write": self.filtered, "report": self.report,
-        }  # fmt: skip
-        return folders[name] if name in folders else self.scores(name.removeprefix("score/"))
+        if name in STAGE_FOLDERS:
+            return self.path / STAGE_FOLDERS[name]
+        return self.scores(name.removeprefix("score/"))
 
     def part(self, folder: Path, part: str) -> Path:
         """Return the file of one shard's part in a table's folder."""

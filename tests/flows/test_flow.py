@@ -83,13 +83,13 @@ def server(home):
 HOLD = """
 import pathlib, sys, time
 if any("flow_engine" in word or "engine" in word for word in sys.orig_argv):
-    from curate.pipeline.stages import filter
-    run = filter.run
-    def held(context):
+    from curate.pipeline.stages.filter import Filter
+    run = Filter.run
+    def held(stage):
         while pathlib.Path("hold").exists():
             time.sleep(0.05)
-        return run(context)
-    filter.run = held
+        return run(stage)
+    Filter.run = held
 """
 
 
@@ -320,15 +320,15 @@ def test_until_stops_after_a_stage(flows, shards, tmp_path):
 
 def failing(error, times, calls):
     """Return the filter stage, failing the first `times` times; a call notes whether the lock was held."""
-    stage = runner.STAGES["filter"]
 
-    def run(context):
-        calls.append((context.run.path / ".lock").exists())
-        if len(calls) <= times:
-            raise error
-        return stage(context)
+    class Failing(runner.STAGES["filter"]):
+        def run(self):
+            calls.append((self.context.run.path / ".lock").exists())
+            if len(calls) <= times:
+                raise error
+            return super().run()
 
-    return run
+    return Failing
 
 
 @pytest.mark.flow

@@ -21,8 +21,9 @@ from curate.execution.engines.subprocess import call_within
 from curate.flows import notify
 from curate.pipeline import runner
 from curate.recipe import Notify
-from curate.recipe.limits import STAGES, parse_seconds
+from curate.recipe.limits import parse_seconds
 from curate.recipe.loading import parse_recipe
+from curate.runs.layout import STAGES
 
 ROOT = Path(__file__).resolve().parents[2]
 

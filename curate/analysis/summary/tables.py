@@ -8,13 +8,12 @@ from curate.io import storage
 from curate.io.yaml import read_yaml
 from curate.recipe.scores import stored_folders
 from curate.runs.folder import RunFolder
+from curate.runs.layout import marked_stages
 
 if TYPE_CHECKING:
     import polars as pl
 
 __all__ = ["beside", "facts", "folders", "missing", "part_names", "require", "score_folders", "table"]
-
-STAGES = ("read", "embed", "cluster", "filter", "dedup", "select", "write", "report")
 
 
 def facts(run: RunFolder, folder: Path) -> dict[str, Any]:
@@ -31,8 +30,7 @@ def score_folders(run: RunFolder) -> list[str]:
 def folders(run: RunFolder) -> dict[str, Path]:
     """Return the folder that each stage marks, the score families among them, in order."""
     asked = stored_folders(read_yaml(run.recipe_text()))
-    names = [*STAGES[:3], *(f"score/{name}" for name in asked), *STAGES[3:]]
-    return {name: run.stage(name) for name in names}
+    return {name: run.stage(name) for name in marked_stages(asked)}
 
 
 def missing(run: RunFolder) -> list[str]:

@@ -14,13 +14,14 @@ from curate.errors import CurateError
 from curate.io import storage
 from curate.recipe.loading import load_recipe
 from curate.runs.folder import Run, RunFolder
+from curate.runs.layout import stages_until
 
 __all__ = ["TOLERANCE", "Tables", "breach", "read", "same_uids"]
 
 #: How far the length of a vector in half precision may be from 1, and a distance from where it can be.
 TOLERANCE = 1e-3
 #: In this order each stage works on what the ones before left.
-CHAIN = ("read", "embed", "cluster", "filter", "dedup", "select")
+CHAIN = tuple(stage for stage in stages_until("select") if stage != "score")
 
 
 class Tables:

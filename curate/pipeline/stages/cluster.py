@@ -4,7 +4,9 @@ Centroids are a fitted part: they are reused, and new samples assigned to them, 
 settings change or a refit is asked for.
 """
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +20,17 @@ from curate.clustering import kmeans
 from curate.clustering.drift import reach
 from curate.embedding.store import EmbeddingPart
 from curate.errors import EmbeddingError, RecipeError
-from curate.execution.context import PROCESS_BASE, Context, Part, log, reuse_or_remove
+from curate.execution.context import PROCESS_BASE, Context, Part, log
+from curate.execution.stage import Stage
 from curate.hashing import hash_uids
 from curate.io import storage
 from curate.linalg import load_unit
 from curate.pipeline.stages import drift
+from curate.pipeline.stages.user_clusters import UserClusters
 from curate.recipe import Recipe
 
-__all__ = ["VERSION", "run"]
+__all__ = ["Cluster", "load_centroids"]
 
-VERSION = 1
 #: Settings that do not change the centroids.
 NOT_FITTED = {"given", "drift_warn", "drift_refit"}
 
@@ -43,70 +46,96 @@ class AssignTask:
     fingerprint: str
 
 
-def run(context: Context) -> bool:
-    """Fit (or reuse) the concepts and assign every sample; return whether anything was to do."""
-    if context.recipe.cluster.given is not None:
-        from curate.pipeline.stages import user_clusters
+class Cluster(Stage):
+    """Concepts are fitted where there are none that fit, then every sample is assigned to one."""
 
-        return user_clusters.run(context)
-    folder = context.run.concepts
-    embedded = context.run.fingerprint(context.run.embeddings)
-    settings = context.recipe.cluster
-    fit_fingerprint = storage.fingerprint(
-        "cluster", VERSION, settings.model_dump(exclude=NOT_FITTED), model_of(context)
-    )
-    centroids = folder / "centroids.parquet"
-    context.run.remove_damaged(folder)  # before what they say is believed
-    known = None if context.refit else storage.stored_fingerprint(centroids)
-    whole = storage.stored_fingerprint(folder / "concepts.parquet") is not None
-    rows = any(part.rows for part in context.parts)
-    fits = (
-        whole and (pq.read_metadata(storage.ensure_local(folder / "concepts.parquet")).num_rows > 0) == rows
-    )
-    if known is None or not known.startswith(fit_fingerprint) or not fits:
-        context.run.unmark(folder)
-        storage.remove(centroids)  # two files are one fit: an interruption must not leave one of each
-        _fit(context, centroids, fit_fingerprint, embedded)
-    fitted = storage.stored_fingerprint(centroids)
-    fingerprint = storage.fingerprint("assign", VERSION, fitted, embedded)
-    if context.run.is_done(folder, fingerprint):
-        return False
-    context.run.unmark(folder)
-    tasks = [_task(context, part, str(fitted)) for part in context.parts]
-    todo = [task for task in tasks if not reuse_or_remove(task.out, task.fingerprint)]
-    context.map("cluster", "parts", _assign, todo)
-    assigned = {task.out for task in todo}
-    anew = [part for part, task in zip(context.parts, tasks, strict=True) if task.out in assigned]
-    context.worked["cluster"] = {"parts": len(anew), "rows": sum(part.rows for part in anew)}
-    context.run.keep_only(context.run.assignments, [part.name for part in context.parts])
-    facts = _count(context, str(fitted), fingerprint)
-    drifted = drift.warning(facts["drift"], settings)
-    facts["drift"]["warning"] = drifted
-    facts["warnings"] = [] if drifted is None else [drifted]
-    fit = pq.read_metadata(storage.ensure_local(centroids)).metadata[b"curate.fit"].decode()
-    context.run.mark(folder, fingerprint, facts | {"fit": fit})
-    log.info(
-        "cluster: %s samples in %s concepts (largest %s)",
-        f"{facts['samples']:,}", f"{facts['concepts']:,}", f"{facts['largest']:,}",
-    )  # fmt: skip
-    if drifted is not None:
-        log.warning("cluster: %s", drifted)
-    return True
+    name = "cluster"
+    hashed_as = "assign"
+    drift_warning: str | None = None
+
+    def run(self) -> bool:
+        """Fit (or reuse) the concepts and assign every sample; return whether anything was to do."""
+        if self.recipe.cluster.given is not None:
+            return UserClusters(self.context).run()
+        self._fit_where_needed()
+        return super().run()
+
+    def _fit_where_needed(self) -> None:
+        context, folder = self.context, self.run_folder.concepts
+        wanted = storage.fingerprint(
+            "cluster", self.version, self.recipe.cluster.model_dump(exclude=NOT_FITTED), model_of(context)
+        )
+        embedded = self.run_folder.fingerprint(self.run_folder.embeddings)
+        self.run_folder.remove_damaged(folder)  # before what they say is believed
+        known = None if context.refit else storage.stored_fingerprint(self._centroids)
+        table = folder / "concepts.parquet"
+        whole = storage.stored_fingerprint(table) is not None
+        rows = any(part.rows for part in context.parts)
+        fits = whole and (pq.read_metadata(storage.ensure_local(table)).num_rows > 0) == rows
+        if known is None or not known.startswith(wanted) or not fits:
+            self.unmark()
+            # Two files are one fit: an interruption must not leave one of each.
+            storage.remove(self._centroids)
+            _fit(context, self._centroids, wanted, embedded)
+
+    @property
+    def _centroids(self) -> Path:
+        return self.run_folder.concepts / "centroids.parquet"
+
+    @cached_property
+    def fitted(self) -> str:
+        """What the centroids were fitted from, and how."""
+        return str(storage.stored_fingerprint(self._centroids))
+
+    @property
+    def tables(self) -> tuple[Path, ...]:
+        """Assignments stand below the concepts."""
+        return (self.run_folder.assignments,)
+
+    def inputs(self) -> list[object]:
+        """Return the centroids and the vectors."""
+        return [self.fitted, self.run_folder.fingerprint(self.run_folder.embeddings)]
+
+    def tasks(self) -> list[AssignTask]:
+        """Return what assigning each part takes."""
+        return [self._task(part) for part in self.parts]
+
+    def _task(self, part: Part) -> AssignTask:
+        run = self.run_folder
+        embeddings = run.part(run.embeddings, part.name)
+        fingerprint = storage.fingerprint(
+            "assign", self.version, self.fitted, storage.stored_fingerprint(embeddings)
+        )
+        out = run.part(run.assignments, part.name)
+        return AssignTask(embeddings, self._centroids, self.recipe.cluster.on, out, fingerprint)
+
+    @property
+    def part(self) -> Callable[[AssignTask], None]:
+        """Assign the samples of one part."""
+        return _assign
+
+    def finish(self, results: Sequence[None]) -> dict[str, Any]:
+        """Count the samples of each concept, and how far they are from those the concepts were fitted on."""
+        stats = _count(self.context, self.fitted, self.fingerprint)
+        self.drift_warning = drift.warning(stats["drift"], self.recipe.cluster)
+        stats["drift"]["warning"] = self.drift_warning
+        stats["warnings"] = [] if self.drift_warning is None else [self.drift_warning]
+        fit = pq.read_metadata(storage.ensure_local(self._centroids)).metadata[b"curate.fit"].decode()
+        return stats | {"fit": fit}
+
+    def log(self, stats: Mapping[str, Any]) -> None:
+        """Say how many samples are in how many concepts, and warn of drift."""
+        log.info(
+            "cluster: %s samples in %s concepts (largest %s)",
+            f"{stats['samples']:,}", f"{stats['concepts']:,}", f"{stats['largest']:,}",
+        )  # fmt: skip
+        if self.drift_warning is not None:
+            log.warning("cluster: %s", self.drift_warning)
 
 
 def model_of(context: Context) -> object:
     """Return what the centroids depend on besides their own settings: the embedding space."""
     return context.facts(context.run.embeddings).get("space")
-
-
-def _task(context: Context, part: Part, fitted: str) -> AssignTask:
-    run = context.run
-    embeddings = run.part(run.embeddings, part.name)
-    fingerprint = storage.fingerprint("assign", VERSION, fitted, storage.stored_fingerprint(embeddings))
-    out = run.part(run.assignments, part.name)
-    return AssignTask(
-        embeddings, run.concepts / "centroids.parquet", context.recipe.cluster.on, out, fingerprint
-    )
 
 
 def _assign(task: AssignTask) -> None:

@@ -6,8 +6,11 @@ and are never duplicates themselves; rows that were shipped before come next, if
 Concepts whose rows are those of the last time are not compared again (`unchanged`).
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +21,7 @@ from curate.deduplication import semantic
 from curate.embedding.store import EmbeddingPart
 from curate.execution import exchange
 from curate.execution.context import Context, eligible, log, reuse_or_remove
+from curate.execution.stage import Stage
 from curate.hashing import hash_uids
 from curate.io import storage
 from curate.linalg import load_unit
@@ -36,44 +40,59 @@ from curate.scores.registry import folders_for
 from curate.selection.previous import Shipped, for_stage
 from curate.selection.priority import score_of
 
-__all__ = ["VERSION", "run"]
+__all__ = ["Deduplicate"]
 
-VERSION = 1
 #: Greedy dedup at a given epsilon drops fewer than the share its epsilon was found for; it is searched
 #: until the share is met within this tolerance, or this many rounds were made.
 SHARE_TOLERANCE = 0.005
 SHARE_ROUNDS = 6
 
 
-def run(context: Context) -> bool:
-    """Compare (if the recipe says so) and write one row per compared row; return whether that was to do."""
-    settings, folder = context.recipe.dedup, context.run.duplicates
-    filtered = context.run.fingerprint(context.run.scores("filter"))
-    fingerprint = storage.fingerprint(
-        "dedup", VERSION, settings.model_dump(exclude={"exact", "against"}), context.recipe.seed, filtered
-    )
-    before = None
-    if settings.epsilon is not None:
-        fingerprint, before = for_stage(context, folder, fingerprint)
-    if context.run.is_done(folder, fingerprint):
-        return False
-    context.run.remove_damaged(folder)  # before what it says is believed
-    context.run.unmark(folder)
-    scratch = context.run.work / "dedup"
-    if settings.epsilon is None:
-        dedup_reuse.forget(context)
-        _bring_all_back(context, (), np.ones(0, np.bool_), fingerprint)
-        context.run.mark(folder, fingerprint, {})
-    else:
-        facts = _compare_all(context, before, fingerprint, scratch)
-        noted = {} if before is None else {"shipped_before": before.before}
-        context.run.mark(folder, fingerprint, {**facts, **noted})
-        log.info(
-            "dedup: %s compared, %s near-duplicates (%.1f %%) at epsilon %.6g",
-            f"{facts['compared']:,}", f"{facts['dropped']:,}", 100 * facts["share"], facts["epsilon"],
-        )  # fmt: skip
-    storage.remove(scratch)
-    return True
+class Deduplicate(Stage):
+    """Compares samples (if the recipe says so) and writes one row per sample compared."""
+
+    name = "dedup"
+
+    def inputs(self) -> list[object]:
+        """Return the settings that decide, and what passed the filters."""
+        settings = self.recipe.dedup.model_dump(exclude={"exact", "against"})
+        filtered = self.run_folder.fingerprint(self.run_folder.scores("filter"))
+        return [settings, self.recipe.seed, filtered]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """What the result is made from; rows shipped before come first, so they are in it."""
+        fingerprint, self._before = storage.fingerprint(self.name, self.version, *self.inputs()), None
+        if self.recipe.dedup.epsilon is not None:
+            fingerprint, self._before = for_stage(self.context, self.run_folder.duplicates, fingerprint)
+        return fingerprint
+
+    @property
+    def scratch(self) -> Path:
+        """Where rows are regrouped."""
+        return self.run_folder.work / "dedup"
+
+    def unmark(self) -> None:
+        """Take the mark away; what it says is compared with the files before."""
+        self.run_folder.remove_damaged(self.run_folder.duplicates)
+        super().unmark()
+
+    def finish(self, results: Sequence[object]) -> dict[str, object]:
+        """Write what was found about every sample that is compared; return how many there are."""
+        if self.recipe.dedup.epsilon is None:
+            dedup_reuse.forget(self.context)
+            _bring_all_back(self.context, (), np.ones(0, np.bool_), self.fingerprint)
+            return {}
+        stats = _compare_all(self.context, self._before, self.fingerprint, self.scratch)
+        return {**stats, **({} if self._before is None else {"shipped_before": self._before.before})}
+
+    def log(self, stats: Mapping[str, Any]) -> None:
+        """Say how many near-duplicates there are."""
+        if stats:
+            log.info(
+                "dedup: %s compared, %s near-duplicates (%.1f %%) at epsilon %.6g",
+                f"{stats['compared']:,}", f"{stats['dropped']:,}", 100 * stats["share"], stats["epsilon"],
+            )  # fmt: skip
 
 
 def _bring_all_back(
@@ -86,7 +105,6 @@ def _bring_all_back(
         if not reuse_or_remove(out := run.part(run.duplicates, part.name), fingerprint)
     ]
     context.map("dedup", "parts", bring_back, tasks)
-    run.keep_only(run.duplicates, [part.name for part in context.parts])
 
 
 def _compare_all(
@@ -97,7 +115,7 @@ def _compare_all(
     families = folders_for(recipe, score_of(settings.prefer))
     k = storage.read_table(context.run.concepts / "concepts.parquet", ["concept"]).num_rows
     rules = storage.fingerprint(
-        "dedup", VERSION, settings.model_dump(exclude={"exact", "against"}), recipe.seed, recipe.cluster.on,
+        "dedup", Deduplicate.version, settings.model_dump(exclude={"exact", "against"}), recipe.seed, recipe.cluster.on,
         recipe.cluster.seed,
     )  # fmt: skip
     members = dedup_reuse.members(context, families, before, k)

@@ -3,9 +3,10 @@
 Writes `0_samples` (all rows, now with outcomes) and `1_embeddings` (usable samples, copies once).
 """
 
-from collections.abc import Iterator, Sequence
-from functools import partial
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
@@ -14,6 +15,7 @@ from curate.embedding.store import Vectors, write_part
 from curate.errors import UsageError
 from curate.execution.context import Context, log
 from curate.execution.engines.base import Place
+from curate.execution.stage import Stage
 from curate.io import storage
 from curate.pipeline.stages import copies, read_task
 from curate.pipeline.stages.embed_captions import embed_captions
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
     from curate.embedding.clip import Clip
     from curate.embedding.decode_pool import DecodePool
 
-__all__ = ["run", "take", "unembedded"]
+__all__ = ["Embed", "take", "unembedded"]
 
 #: Rows handed to the decoders at a time.
 DECODE_ROWS = 64
@@ -45,42 +47,63 @@ DECODE_ROWS = 64
 GROUP_ROWS = 8_192
 
 
-def run(context: Context) -> bool:
-    """Embed all parts that are not embedded yet; return whether anything was to do."""
-    recipe, run = context.recipe, context.run
-    space = space_of(recipe.embed)
-    read_fingerprint = run.fingerprint(run.work / "keys")
-    present = {part.name for part in context.parts}
-    again = {name: said for name, said in retries(run).items() if name in present}
-    fingerprint = storage.fingerprint(
-        "embed", VERSION, space, recipe.cluster.on, recipe.dedup.exact, recipe.seed, read_fingerprint,
-        *([again] if again else []),
-    )  # fmt: skip
-    if run.is_done(run.embeddings, fingerprint) and run.is_done(run.samples, fingerprint):
-        return False
-    run.unmark(run.samples)
-    run.unmark(run.embeddings)
-    found = copies.find(context)
-    tasks = [task_of(context, part, found, space) for part in context.parts]
-    todo = [task for task in tasks if not is_made(task)]
-    if todo and recipe.embed.own_vectors:
-        embed_own(context, todo)
-    elif todo and _captions_only(context):
-        embed_captions(context, todo)
-    elif todo:
-        _embed_by_model(context, todo)
-    names = [part.name for part in context.parts]
-    run.keep_only(run.samples, names)
-    run.keep_only(run.embeddings, names)
-    context.worked["embed"] = {"parts": len(todo), "rows": sum(task.part.rows for task in todo)}
-    facts = _count(context) | {"space": space, "parts_made": len(todo)}
-    run.mark(run.embeddings, fingerprint, facts)
-    run.mark(run.samples, fingerprint, facts)
-    log.info(
-        "embed: %s rows in, %s usable, %s copies, %s unusable",
-        *(f"{facts[name]:,}" for name in ("rows", "usable", "copies", "unusable")),
-    )
-    return True
+class Embed(Stage):
+    """Gives vectors to all parts that have none yet."""
+
+    name = "embed"
+    version = VERSION
+
+    @cached_property
+    def space(self) -> dict[str, object]:
+        """What decides the numbers in a vector."""
+        return space_of(self.recipe.embed)
+
+    @property
+    def marked(self) -> tuple[Path, ...]:
+        """Vectors, and the samples that they are of."""
+        return self.run_folder.embeddings, self.run_folder.samples
+
+    def inputs(self) -> list[object]:
+        """Return what vectors and outcomes depend on; retries only where there was one."""
+        recipe, run = self.recipe, self.run_folder
+        present = {part.name for part in self.parts}
+        again = {name: said for name, said in retries(run).items() if name in present}
+        read_before = run.fingerprint(run.stage("read"))
+        return [
+            self.space, recipe.cluster.on, recipe.dedup.exact, recipe.seed, read_before,
+            *([again] if again else []),
+        ]  # fmt: skip
+
+    def tasks(self) -> list[EmbedTask]:
+        """Return what giving vectors to each part takes."""
+        found = copies.find(self.context)
+        return [task_of(self.context, part, found, self.space) for part in self.parts]
+
+    def is_made(self, task: EmbedTask) -> bool:
+        """Whether both tables of a part are there as they would be made now."""
+        return is_made(task)
+
+    def make(self, tasks: Sequence[EmbedTask]) -> tuple[()]:
+        """Write vectors and samples of parts: as given, of captions, or by a model of images and captions."""
+        if tasks and self.recipe.embed.own_vectors:
+            embed_own(self.context, tasks)
+        elif tasks and _captions_only(self.context):
+            embed_captions(self.context, tasks)
+        elif tasks:
+            _embed_by_model(self.context, tasks)
+        return ()
+
+    def finish(self, results: Sequence[object]) -> dict[str, object]:
+        """Return how many rows can be used."""
+        made = self.context.worked[self.name]["parts"]
+        return _count(self.context) | {"space": self.space, "parts_made": made}
+
+    def log(self, stats: Mapping[str, Any]) -> None:
+        """Say how many rows can be used."""
+        log.info(
+            "embed: %s rows in, %s usable, %s copies, %s unusable",
+            *(f"{stats[name]:,}" for name in ("rows", "usable", "copies", "unusable")),
+        )
 
 
 def _captions_only(context: Context) -> bool:

@@ -1,6 +1,6 @@
 """Vectors that are given: by a column of the source or in files beside it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -24,7 +24,7 @@ __all__ = ["embed_own"]
 BROKEN_ROWS = ("bad_row", "duplicate_key", "split_sample", "truncated")
 
 
-def embed_own(context: Context, tasks: list[EmbedTask]) -> None:
+def embed_own(context: Context, tasks: Sequence[EmbedTask]) -> None:
     """Write the vectors and the samples of parts; warns where vectors are far from unit length."""
     dim = _dimension(context)
     lengths = context.map("embed", "parts", _embed_own, [replace(task, dim=dim) for task in tasks])

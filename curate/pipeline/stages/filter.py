@@ -5,8 +5,8 @@ Reasons by precedence: `excluded` > `leak:<name>` > `filter:<condition>` > `no_s
 
 import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from curate import schema
 from curate.deduplication.semantic import threshold_of
 from curate.errors import RecipeError, UsageError
 from curate.execution.context import Context, eligible, log, reuse_or_remove
+from curate.execution.stage import Stage
 from curate.filtering import uid_lists as lists
 from curate.filtering.conditions import Rule, find_rules
 from curate.io import storage
@@ -24,9 +25,7 @@ from curate.recipe import BY_SCORE, Recipe, ScoreFilter
 from curate.runs.folder import RunFolder
 from curate.scores.registry import folders_for, require_score, score_columns
 
-__all__ = ["VERSION", "check_conditions", "check_recipe", "failed_condition", "needed_scores", "run"]
-
-VERSION = 2
+__all__ = ["Filter", "check_conditions", "check_recipe", "failed_condition", "needed_scores"]
 
 #: What counts of a part are about: rows that are out, and pinned rows with what they would be out for.
 _COUNTS = ("failed", "excluded", "leaked", "pinned", "pinned_although")
@@ -51,57 +50,76 @@ class FilterTask:
     fingerprint: str
 
 
-def run(context: Context) -> bool:
-    """Judge every usable sample; return whether anything was to do."""
-    recipe, folder = context.recipe, context.run.scores("filter")
-    needed, leaks = needed_scores(recipe), _leaks(recipe)
-    read = [*columns_of(recipe.filter), *needed, *(column for _, column, _ in leaks)]
-    folders = folders_for(recipe, read)
-    fingerprint = _fingerprint(context, folders, needed, leaks)
-    if context.run.is_done(folder, fingerprint):
-        return False
-    context.run.unmark(folder)
-    scratch = context.run.work / "filter"
-    listed, facts = lists.prepare(context, scratch)
-    rules = iter(find_rules(context, [one for one in recipe.filter if isinstance(one, ScoreFilter)]))
-    conditions = tuple(one if isinstance(one, str) else next(rules) for one in recipe.filter)
-    template = FilterTask(context.run, "", folders, leaks, conditions, needed, listed, folder, fingerprint)
-    todo = [replace(template, part=p.name, out=context.run.part(folder, p.name)) for p in context.parts]
-    counts = context.map("filter", "parts", _filter_part, todo)
-    context.run.keep_only(folder, [part.name for part in context.parts])
-    facts |= {name: sum(count[name] for count in counts) for name in _COUNTS}
-    context.run.mark(folder, fingerprint, facts)
-    storage.remove(scratch)
-    _tell(recipe, facts, anything=bool(recipe.filter or needed or leaks))
-    return True
+class Filter(Stage):
+    """Judges every usable sample."""
 
+    name = "filter"
+    version = 2
+    every_part = True
 
-def _fingerprint(
-    context: Context, folders: Sequence[str], needed: Mapping[str, str], leaks: Sequence[object]
-) -> str:
-    """Return what the verdicts depend on: of the scores only those that are read."""
-    recipe, run = context.recipe, context.run
-    conditions = [one if isinstance(one, str) else one.model_dump(mode="json") for one in recipe.filter]
-    scored = [run.fingerprint(run.scores(folder)) for folder in folders]
-    return storage.fingerprint(
-        "filter", VERSION, conditions, needed, leaks, lists.version(recipe), recipe.seed,
-        run.fingerprint(run.concepts), scored,
-    )  # fmt: skip
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self._needed, self._leaks = needed_scores(self.recipe), _leaks(self.recipe)
+        columns = [*columns_of(self.recipe.filter), *self._needed, *(column for _, column, _ in self._leaks)]
+        self._families = folders_for(self.recipe, columns)
 
+    def inputs(self) -> list[object]:
+        """Return what the verdicts depend on: of the scores only those that are read."""
+        recipe, run = self.recipe, self.run_folder
+        conditions = [one if isinstance(one, str) else one.model_dump(mode="json") for one in recipe.filter]
+        scored = [run.fingerprint(run.scores(family)) for family in self._families]
+        return [
+            conditions, self._needed, self._leaks, lists.version(recipe), recipe.seed,
+            run.fingerprint(run.concepts), scored,
+        ]  # fmt: skip
 
-def _tell(recipe: Recipe, facts: Mapping[str, int], *, anything: bool) -> None:
-    if anything or recipe.exclude or recipe.only:
-        log.info(
-            "filter: %s samples failed (%s excluded, %s too near an evaluation set)",
-            f"{facts['failed']:,}", f"{facts['excluded']:,}", f"{facts['leaked']:,}",
-        )  # fmt: skip
-    if recipe.pin:
-        log.info("filter: %s samples pinned", f"{facts['pinned']:,}")
-    if facts["pinned_although"]:
-        log.warning(
-            "filter: %s pinned samples stay that a condition, a leak or a missing score would have dropped",
-            f"{facts['pinned_although']:,}",
-        )
+    @property
+    def scratch(self) -> Path:
+        """Where the lists are."""
+        return self.run_folder.work / "filter"
+
+    def prepare(self) -> None:
+        """Read the lists of uids, and find where conditions on the order of a score cut."""
+        recipe = self.recipe
+        self._lists, self._listed = lists.prepare(self.context, self.scratch)
+        rules = iter(find_rules(self.context, [one for one in recipe.filter if isinstance(one, ScoreFilter)]))
+        self._conditions = tuple(one if isinstance(one, str) else next(rules) for one in recipe.filter)
+
+    def tasks(self) -> list[FilterTask]:
+        """Return what judging each part takes."""
+        run, (folder,) = self.run_folder, self.marked
+        return [
+            FilterTask(
+                run, part.name, self._families, self._leaks, self._conditions, self._needed, self._lists,
+                run.part(folder, part.name), self.fingerprint,
+            )
+            for part in self.parts
+        ]  # fmt: skip
+
+    @property
+    def part(self) -> Callable[[FilterTask], dict[str, int]]:
+        """Judge the samples of one part."""
+        return _filter_part
+
+    def finish(self, results: Sequence[dict[str, int]]) -> dict[str, int]:
+        """Return how many samples are out, and why."""
+        return self._listed | {name: sum(count[name] for count in results) for name in _COUNTS}
+
+    def log(self, stats: Mapping[str, int]) -> None:
+        """Say how many samples failed and are pinned, and warn of pinned ones that would have been dropped."""
+        recipe = self.recipe
+        if recipe.filter or self._needed or self._leaks or recipe.exclude or recipe.only:
+            log.info(
+                "filter: %s samples failed (%s excluded, %s too near an evaluation set)",
+                f"{stats['failed']:,}", f"{stats['excluded']:,}", f"{stats['leaked']:,}",
+            )  # fmt: skip
+        if recipe.pin:
+            log.info("filter: %s samples pinned", f"{stats['pinned']:,}")
+        if stats["pinned_although"]:
+            log.warning(
+                "filter: %s pinned samples stay that a condition, a leak or a missing score would have dropped",
+                f"{stats['pinned_although']:,}",
+            )
 
 
 def check_recipe(recipe: Recipe) -> None:

@@ -4,12 +4,14 @@ Writes scratch only (`.work/keys`): hashes, captions and labels of each row, and
 of one another. The embed stage turns it into `0_samples` once outcomes are known.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from curate.errors import RecipeError, RunError, SourceError, UsageError
-from curate.execution.context import PART_ROWS, Context, Part, log, reuse_or_remove
+from curate.execution.context import PART_ROWS, Context, Part, log
+from curate.execution.stage import Stage
 from curate.io import filesystem as files
 from curate.io import paths, storage
 from curate.pipeline.stages import repeated_keys
@@ -21,17 +23,14 @@ from curate.sources.base import Columns, Shard
 from curate.sources.columns import check_columns
 
 __all__ = [
-    "VERSION",
+    "Read",
     "check_sources",
     "find_parts",
     "find_shards",
     "keys_path",
     "part_names",
-    "run",
     "with_parts",
 ]
-
-VERSION = 1
 
 
 def find_parts(
@@ -143,56 +142,100 @@ def keys_path(context: Context, part: Part) -> Path:
     return context.run.work / "keys" / f"part-{part.name}.parquet"
 
 
-def run(context: Context) -> bool:
-    """Find all shards and read those that are not read yet; return whether anything was to do.
+class Read(Stage):
+    """Finds all shards and reads those that are not read yet.
 
     Raises SourceError if more shards fail than `limits.bad_shards`.
     """
-    recipe, work = context.recipe, context.run.work
-    parts, bad = find_parts(recipe, work / "shards.json")
-    npy = npy_of(recipe)
-    _check_limit(bad, recipe)
-    fingerprint = storage.fingerprint(
-        "read", VERSION, [p.fingerprint for p in parts], npy_version(npy), vars_of(bad)
-    )
-    saved = storage.read_json(work / "parts.json")
-    if context.run.is_done(work / "keys", fingerprint) and saved is not None:
-        names = {row["name"] for row in saved}  # the same content, but perhaps with other times or places
-        good = [replace(part, index=index) for index, part in enumerate(p for p in parts if p.name in names)]
+
+    name = "read"
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self._found, self._bad = find_parts(self.recipe, self.run_folder.work / "shards.json")
+        self._npy = npy_of(self.recipe)
+        _check_limit(self._bad, self.recipe)
+        self._table = self.run_folder.work / "parts.json"
+        self._saved = storage.read_json(self._table)
+        self._since = ""
+
+    @property
+    def parts(self) -> Sequence[Part]:
+        """All parts found; in the end those that could be read."""
+        return self._found
+
+    def inputs(self) -> list[object]:
+        """Return the content of all shards, and of the vector files beside them."""
+        return [[p.fingerprint for p in self._found], npy_version(self._npy), vars_of(self._bad)]
+
+    def is_done(self) -> bool:
+        """Whether the same content was read before."""
+        return super().is_done() and self._saved is not None
+
+    def run(self) -> bool:
+        """Read what is new; where nothing is, note where the shards are now."""
+        worked = super().run()
+        if not worked:
+            self._follow_places()
+        return worked
+
+    def _follow_places(self) -> None:
+        names = {
+            row["name"] for row in self._saved
+        }  # the same content, but perhaps with other times or places
+        good = _numbered(part for part in self._found if part.name in names)
         places = [(part.shard.url, part.shard.version) for part in good]
-        if [(row["shard"]["url"], row["shard"]["version"]) for row in saved] != places:
-            _save_parts(work / "parts.json", good)
-        return False
-    if npy is not None:
-        _check_aligned(npy, sum(part.rows for part in parts), recipe)
-    context.run.unmark(work / "keys")
-    sources = {source.name: source for source in recipe.source}
-    batch = min(64_000_000, context.task_memory // 4)
-    tasks = []
-    for part in parts:
-        made_from = storage.fingerprint("read", VERSION, part.fingerprint, vectors_of(part, npy))
-        if not reuse_or_remove(out := keys_path(context, part), made_from):
-            tasks.append(ReadTask(part, sources[part.shard.source], npy, out, made_from, batch))
-    failed = {error.name: error for error in context.map("read", "parts", read_part, tasks) if error}
-    bad += failed.values()
-    _check_limit(bad, recipe)
-    good = [part for part in parts if part.shard.name not in failed]
-    good = [replace(part, index=index) for index, part in enumerate(good)]
-    context.run.keep_only(work / "keys", [part.name for part in good])
-    grown = changes(saved or (), [(part.shard.name, part.name) for part in good])
-    _save_parts(work / "parts.json", good)
-    rows = sum(part.rows for part in good)
-    facts = {"rows": rows, "parts": len(good), "bad_shards": vars_of(bad)}
-    repeated = repeated_keys.find(context, good, [keys_path(context, part) for part in good])
-    context.run.mark(work / "keys", fingerprint, facts | ({"repeated_keys": repeated} if repeated else {}))
-    context.worked["read"] = {
-        "parts": len(tasks),
-        "rows": sum(task.part.rows for task in tasks),
-        **grown._asdict(),
-    }
-    since = f" ({grown})" if saved else ""
-    log.info("read: %s rows in %s shards%s", f"{rows:,}", f"{len({p.shard.name for p in good}):,}", since)
-    return True
+        if [(row["shard"]["url"], row["shard"]["version"]) for row in self._saved] != places:
+            _save_parts(self._table, good)
+
+    def unmark(self) -> None:
+        """Take the mark away, if there is a vector for every row."""
+        if self._npy is not None:
+            _check_aligned(self._npy, sum(part.rows for part in self._found), self.recipe)
+        super().unmark()
+
+    def tasks(self) -> list[ReadTask]:
+        """Return what reading each part takes."""
+        sources = {source.name: source for source in self.recipe.source}
+        batch = min(64_000_000, self.context.task_memory // 4)
+        return [
+            ReadTask(
+                part, sources[part.shard.source], self._npy, keys_path(self.context, part),
+                storage.fingerprint(
+                    "read", self.version, part.fingerprint, vectors_of(part, self._npy)
+                ), batch,
+            )
+            for part in self._found
+        ]  # fmt: skip
+
+    @property
+    def part(self) -> Callable[[ReadTask], BadShard | None]:
+        """Read the rows of one part."""
+        return read_part
+
+    def finish(self, results: Sequence[BadShard | None]) -> dict[str, object]:
+        """Leave out the shards that could not be read, and note the parts for the stages after this one."""
+        failed = {error.name: error for error in results if error}
+        self._bad += failed.values()
+        _check_limit(self._bad, self.recipe)
+        self._found = good = tuple(_numbered(p for p in self._found if p.shard.name not in failed))
+        grown = changes(self._saved or (), [(part.shard.name, part.name) for part in good])
+        self._since = f" ({grown})" if self._saved else ""
+        self.note_worked(**grown._asdict())
+        _save_parts(self._table, good)
+        rows = sum(part.rows for part in good)
+        stats = {"rows": rows, "parts": len(good), "bad_shards": vars_of(self._bad)}
+        repeated = repeated_keys.find(self.context, good, [keys_path(self.context, part) for part in good])
+        return stats | ({"repeated_keys": repeated} if repeated else {})
+
+    def log(self, stats: Mapping[str, Any]) -> None:
+        """Say how many rows there are, and what is new since the run was read last."""
+        shards = len({part.shard.name for part in self._found})
+        log.info("read: %s rows in %s shards%s", f"{stats['rows']:,}", f"{shards:,}", self._since)
+
+
+def _numbered(parts: Iterable[Part]) -> list[Part]:
+    return [replace(part, index=index) for index, part in enumerate(parts)]
 
 
 def vars_of(bad: Sequence[BadShard]) -> list[dict[str, object]]:

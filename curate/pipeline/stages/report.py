@@ -3,7 +3,7 @@
 import datetime
 import platform
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from typing import Any
 
@@ -14,6 +14,7 @@ from curate.analysis.summary import about_run, concept_figures, galleries, score
 from curate.analysis.summary.pass_over_parts import LIMITS, Seen, Wanted, look_at_all
 from curate.errors import RunError
 from curate.execution.context import Context, log
+from curate.execution.stage import Stage
 from curate.io import storage
 from curate.recipe import Recipe
 from curate.report import page
@@ -22,9 +23,8 @@ from curate.report.notable import telling
 from curate.scores.columns import hardest_is_largest
 from curate.scores.registry import families_of, score_columns
 
-__all__ = ["PACKAGES", "VERSION", "count_reasons", "grouped", "run", "versions", "wanted"]
+__all__ = ["PACKAGES", "Report", "count_reasons", "grouped", "versions", "wanted"]
 
-VERSION = 2
 PACKAGES = ("curate", "numpy", "polars", "pyarrow", "faiss-cpu", "torch", "open_clip_torch", "pillow")
 #: Scores are drawn from at most about this many samples, spread evenly over the parts.
 SCORE_SAMPLE = 200_000
@@ -32,27 +32,32 @@ SCORE_SAMPLE = 200_000
 _DOUBT = {"noise_prob": 1, "neg_aum": 1, "pixels_neg_aum": 1, "p_label": -1, "pixels_p_label": -1}
 
 
-def run(context: Context) -> bool:
-    """Write `report.html` and `summary.json`; return whether anything was to do."""
-    folder = context.run.report
-    families = [
-        context.run.fingerprint(context.run.scores(one.folder)) for one in families_of(context.recipe)
-    ]
-    fingerprint = storage.fingerprint(
-        "report", VERSION, context.run.fingerprint(context.run.filtered), families
-    )
-    if context.run.is_done(folder, fingerprint):
-        return False
-    context.run.unmark(folder)
-    for old in folder.glob("_concept-*.html"):  # of decisions before
-        storage.remove(old)
-    counts = count_reasons(context)
-    storage.write_json(folder / "summary.json", counts)
-    with storage.atomic(folder / "report.html") as partial:
-        partial.write_text(page.render(_facts(context, counts)), encoding="utf-8")
-    context.run.mark(folder, fingerprint, {})
-    log.info("report: %s", folder / "report.html")
-    return True
+class Report(Stage):
+    """Writes `report.html` and `summary.json`."""
+
+    name = "report"
+    version = 2
+
+    def inputs(self) -> list[object]:
+        """Return the shards and the scores."""
+        run = self.run_folder
+        families = [run.fingerprint(run.scores(one.folder)) for one in families_of(self.recipe)]
+        return [run.fingerprint(run.filtered), families]
+
+    def finish(self, results: Sequence[object]) -> dict[str, object]:
+        """Write the page and the summary."""
+        folder = self.run_folder.report
+        for old in folder.glob("_concept-*.html"):  # of decisions before
+            storage.remove(old)
+        counts = count_reasons(self.context)
+        storage.write_json(folder / "summary.json", counts)
+        with storage.atomic(folder / "report.html") as partial:
+            partial.write_text(page.render(_facts(self.context, counts)), encoding="utf-8")
+        return {}
+
+    def log(self, stats: Mapping[str, Any]) -> None:
+        """Say where the page is."""
+        log.info("report: %s", self.run_folder.report / "report.html")
 
 
 def count_reasons(context: Context) -> dict[str, Any]:

@@ -6,13 +6,24 @@ Families are independent stages: one that is there is not computed again because
 from typing import Any
 
 from curate.execution.context import Context, log
+from curate.execution.stage import Stage
 from curate.io import storage
 from curate.scores.base import Output, Settings
 from curate.scores.registry import families_of, stage_of
 
-__all__ = ["VERSION", "run"]
+__all__ = ["VERSION", "Score", "run"]
 
 VERSION = 1
+
+
+class Score(Stage):
+    """Computes every family of the recipe, each with a mark of its own."""
+
+    name = "score"
+
+    def run(self) -> bool:
+        """Compute the families that are not there; return whether anything was to do."""
+        return run(self.context)
 
 
 def run(context: Context) -> bool:

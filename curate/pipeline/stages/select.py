@@ -15,6 +15,7 @@ import polars as pl
 from curate import schema
 from curate.errors import BudgetError, CurateError, UsageError
 from curate.execution.context import Context, eligible, log, reuse_or_remove
+from curate.execution.stage import Stage
 from curate.io import storage
 from curate.pipeline.stages import representatives as stand_ins
 from curate.recipe import Recipe, Select
@@ -29,7 +30,7 @@ from curate.selection.shares import n_keep
 from curate.selection.span import Cuts
 from curate.weighting import stage_weights
 
-__all__ = ["VERSION", "Funnel", "check_recipe", "classes_of", "run"]
+__all__ = ["VERSION", "Funnel", "Selection", "check_recipe", "classes_of", "run"]
 
 VERSION = 2
 
@@ -72,6 +73,16 @@ class DecideTask:
     cutoff: str
     out: Path
     fingerprint: str
+
+
+class Selection(Stage):
+    """Decides about every row read; decisions take the place of those before all at once."""
+
+    name = "select"
+
+    def run(self) -> bool:
+        """Decide anew where anything changed; return whether anything was to do."""
+        return run(self.context)
 
 
 def run(context: Context) -> bool:

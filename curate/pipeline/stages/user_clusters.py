@@ -6,7 +6,10 @@ member. The first value is looked up as the uid where the source has a column of
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +20,7 @@ from curate.clustering.user_clusters import Labelling, MemberSums, labelling
 from curate.embedding.store import EmbeddingPart
 from curate.errors import EmbeddingError, SourceError
 from curate.execution.context import Context, Part, log, usable
+from curate.execution.stage import Stage
 from curate.hashing import hash_uids
 from curate.io import paths, storage
 from curate.io.paths import FoundFile
@@ -24,9 +28,8 @@ from curate.linalg import distances, row_dots
 from curate.scores.base import require_memory
 from curate.sources.arrays.npy import npy_array, opened
 
-__all__ = ["VERSION", "run"]
+__all__ = ["UserClusters"]
 
-VERSION = 1
 COLUMNS = 4
 ROW_BYTES = 60  # hashes, labels and their sorting; labels and distances of samples
 BLOCK_ROWS = 4096
@@ -34,29 +37,46 @@ BLOCK_ROWS = 4096
 Ints = npt.NDArray[np.int32]
 
 
-def run(context: Context) -> bool:
-    """Make the given clusters the concepts; return whether anything was to do."""
-    run, settings = context.run, context.recipe.cluster
-    files = paths.expand(list(settings.given or ()), {}, extensions=(".npy",))
-    versions = [[file.name, file.size, file.version] for file in files]
-    fingerprint = storage.fingerprint(
-        "given", VERSION, settings.on, versions, run.fingerprint(run.embeddings)
-    )
-    if run.is_done(run.concepts, fingerprint):
-        return False
-    run.unmark(run.concepts)
-    labels, found = _concepts(_labels(context, _read(context, files)))
-    sums = _sums(context, labels, len(found))
-    centroids = sums.centroids()
-    p99 = _assign(context, labels, centroids, fingerprint)
-    _write(context, centroids, sums.sizes, p99, fingerprint)
-    sizes = sums.sizes
-    facts: dict[str, object] = {"concepts": len(sizes), "samples": int(sizes.sum()), "empty": 0}
-    facts |= {"largest": int(sizes.max(initial=0)), "median": float(np.median(sizes)) if len(sizes) else 0.0}
-    fit = {"given": len(files)} | ({} if found == list(range(len(found))) else {"labels": found})
-    run.mark(run.concepts, fingerprint, facts | {"fit": json.dumps(fit)})
-    log.info("cluster: %s samples in %s given clusters", f"{sizes.sum():,}", f"{len(sizes):,}")
-    return True
+class UserClusters(Stage):
+    """The stage `cluster` where the clusters are given."""
+
+    name = "cluster"
+    hashed_as = "given"
+
+    @cached_property
+    def files(self) -> list[FoundFile]:
+        """The files of the clusters."""
+        return paths.expand(list(self.recipe.cluster.given or ()), {}, extensions=(".npy",))
+
+    @property
+    def tables(self) -> tuple[Path, ...]:
+        """Assignments stand below the concepts."""
+        return (self.run_folder.assignments,)
+
+    def inputs(self) -> list[object]:
+        """Return the vectors that distances are computed of, the files and the samples."""
+        versions = [[file.name, file.size, file.version] for file in self.files]
+        return [self.recipe.cluster.on, versions, self.run_folder.fingerprint(self.run_folder.embeddings)]
+
+    def finish(self, results: Sequence[object]) -> dict[str, object]:
+        """Make the given clusters the concepts."""
+        context, fingerprint = self.context, self.fingerprint
+        labels, found = _concepts(_labels(context, _read(context, self.files)))
+        sums = _sums(context, labels, len(found))
+        centroids, sizes = sums.centroids(), sums.sizes
+        p99 = _assign(context, labels, centroids, fingerprint)
+        _write(context, centroids, sizes, p99, fingerprint)
+        stats: dict[str, object] = {"concepts": len(sizes), "samples": int(sizes.sum()), "empty": 0}
+        stats["largest"] = int(sizes.max(initial=0))
+        stats["median"] = float(np.median(sizes)) if len(sizes) else 0.0
+        names = {} if found == list(range(len(found))) else {"labels": found}
+        return stats | {"fit": json.dumps({"given": len(self.files)} | names)}
+
+    def log(self, stats: Mapping[str, Any]) -> None:
+        """Say how many samples are in how many clusters."""
+        log.info(
+            "cluster: %s samples in %s given clusters", f"{stats['samples']:,}", f"{stats['concepts']:,}"
+        )
 
 
 def _read(context: Context, files: Sequence[FoundFile]) -> Labelling:
@@ -169,7 +189,6 @@ def _assign(
         storage.write_parquet(run.part(run.assignments, part.name), table, schema.ASSIGNMENTS, fingerprint)
         every.append(distance)
         context.progress("cluster", index + 1, len(context.parts), "parts")
-    run.keep_only(run.assignments, [part.name for part in context.parts])
     concepts = np.concatenate([np.empty(0, np.int32), *labels])
     return _p99(concepts, np.concatenate([np.empty(0, np.float32), *every]))
 

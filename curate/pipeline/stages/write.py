@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +13,7 @@ import pyarrow as pa
 from curate import schema
 from curate.errors import RunError, UsageError
 from curate.execution.context import Context, log
+from curate.execution.stage import Stage
 from curate.io import publish, storage
 from curate.pipeline.stages import report
 from curate.recipe import Recipe, Write
@@ -25,9 +27,8 @@ from curate.writers.selected_rows import Kept
 from curate.writers.shard_plan import OutputFile, plan
 from curate.writers.weight_groups import Group, weight_groups
 
-__all__ = ["VERSION", "Shards", "check_recipe", "dropped_shards", "planned_card", "run", "write_shards"]
+__all__ = ["Shards", "WriteShards", "check_recipe", "dropped_shards", "planned_card", "write_shards"]
 
-VERSION = 2
 CARD = "README.md"
 #: What a weight takes while rows are grouped by it.
 _WEIGHT_BYTES = 48
@@ -51,24 +52,54 @@ def check_recipe(recipe: Recipe) -> None:
             raise UsageError(f"write.columns: no column {name!r}; there are {', '.join(have)}")
 
 
-def run(context: Context) -> bool:
-    """Write the kept rows as shards; return whether anything was to do."""
-    settings, folder = context.recipe.write, context.run.filtered
-    decisions = context.run.fingerprint(context.run.decisions)
-    where = {"path", "dropped", "storage_options"}
-    fingerprint = storage.fingerprint("write", VERSION, settings.model_dump(exclude=where), decisions)
-    copy = None if settings.path is None else _place(context, "write.path", settings.path)
-    if copy is not None:
-        publish.require_own_folder(copy)
-    worked = not context.run.is_done(folder, fingerprint)
-    if worked:
-        with storage.atomic_folder(folder) as new:
-            written = write_shards(context, settings, new)
-            context.run.mark(new, fingerprint, vars(written))
-        log.info("write: %s rows in %s files", f"{written.rows:,}", f"{written.files:,}")
-    if copy is not None:
-        publish.copy_folder(copy, folder, fingerprint)
-    return _write_dropped(context, settings, decisions) or worked
+class WriteShards(Stage):
+    """Writes the kept rows as shards, a copy of them and the dropped rows where the recipe says so."""
+
+    name = "write"
+    version = 2
+
+    def inputs(self) -> list[object]:
+        """Return how to write, and the decisions."""
+        where = {"path", "dropped", "storage_options"}
+        return [self.recipe.write.model_dump(exclude=where), self._decisions]
+
+    @property
+    def _decisions(self) -> str:
+        return self.run_folder.fingerprint(self.run_folder.decisions)
+
+    def run(self) -> bool:
+        """Write what is not written; return whether anything was to do."""
+        path = self.recipe.write.path
+        copy = None if path is None else _place(self.context, "write.path", path)
+        if copy is not None:
+            publish.require_own_folder(copy)
+        worked = super().run()
+        if copy is not None:
+            publish.copy_folder(copy, self.run_folder.filtered, self.fingerprint)
+        return self._write_dropped() or worked
+
+    def work(self) -> dict[str, object]:
+        """Write the shards beside those before, whose place they take at once."""
+        with storage.atomic_folder(self.run_folder.filtered) as new:
+            written = vars(write_shards(self.context, self.recipe.write, new))
+            self.run_folder.mark(new, self.fingerprint, written)
+        return written
+
+    def log(self, stats: Mapping[str, Any]) -> None:
+        """Say how many rows were written."""
+        log.info("write: %s rows in %s files", f"{stats['rows']:,}", f"{stats['files']:,}")
+
+    def _write_dropped(self) -> bool:
+        settings = self.recipe.write
+        if settings.dropped is None:
+            return False
+        place = _place(self.context, "write.dropped", settings.dropped)
+        fingerprint = storage.fingerprint("dropped", self.version, settings.max_shard_size, self._decisions)
+        if publish.is_current(place, fingerprint):
+            return False
+        written = publish.write_folder(place, fingerprint, partial(dropped_shards, self.context, settings))
+        log.info("write: %s dropped rows in %s", f"{written.rows:,}", place.where)
+        return True
 
 
 def write_shards(context: Context, settings: Write, folder: Path) -> Shards:
@@ -104,18 +135,6 @@ def planned_card(context: Context, settings: Write) -> str:
 
 def _place(context: Context, what: str, where: str) -> publish.Place:
     return publish.Place(what, where, context.run.work, context.recipe.write.storage_options)
-
-
-def _write_dropped(context: Context, settings: Write, decisions: str) -> bool:
-    if settings.dropped is None:
-        return False
-    place = _place(context, "write.dropped", settings.dropped)
-    fingerprint = storage.fingerprint("dropped", VERSION, settings.max_shard_size, decisions)
-    if publish.is_current(place, fingerprint):
-        return False
-    written = publish.write_folder(place, fingerprint, partial(dropped_shards, context, settings))
-    log.info("write: %s dropped rows in %s", f"{written.rows:,}", place.where)
-    return True
 
 
 def _write_parquet(

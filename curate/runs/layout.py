@@ -1,0 +1,38 @@
+"""The stages of a run in the order in which they run, and the folder of each: the one list that names them all."""
+
+from collections.abc import Iterable
+
+__all__ = ["STAGES", "STAGE_FOLDERS", "marked_stages", "stages_until"]
+
+#: The folder that a stage marks when it is done, below the run folder. In that of `score` each family marks its own.
+STAGE_FOLDERS = {
+    "read": ".work/keys",
+    "embed": "1_embeddings",
+    "cluster": "2_concepts",
+    "score": "3_scores",
+    "filter": "3_scores/filter",
+    "dedup": "4_duplicates",
+    "select": "5_decisions",
+    "write": "6_filtered",
+    "report": "7_report",
+}
+STAGES = tuple(STAGE_FOLDERS)
+
+
+def stages_until(last: str) -> tuple[str, ...]:
+    """Return the stages up to and with `last`; raises ValueError if there is no such stage.
+
+    >>> stages_until("cluster")
+    ('read', 'embed', 'cluster')
+    """
+    return STAGES[: STAGES.index(last) + 1]
+
+
+def marked_stages(families: Iterable[str]) -> list[str]:
+    """Return what has a mark in a run with these folders of scores, in order: all stages, `score` as its families.
+
+    >>> marked_stages(["clip_score"])[2:5]
+    ['cluster', 'score/clip_score', 'filter']
+    """
+    scores = [f"score/{family}" for family in families]
+    return [name for stage in STAGES for name in (scores if stage == "score" else [stage])]
