@@ -11,12 +11,14 @@ from typing import Any, NoReturn
 
 import yaml
 
+from curate.analysis.summary.counts import count_reasons, versions
 from curate.errors import RunError, UnusableLimitError, UsageError
 from curate.execution import context as base
 from curate.execution.context import PROCESS_BASE, Context, Progress
 from curate.execution.engines.base import Engine
 from curate.execution.engines.local import LocalEngine, cpu_count
 from curate.execution.engines.ray import RayEngine
+from curate.execution.parts import with_parts
 from curate.io import storage
 from curate.io.remote.cache import HOME
 from curate.pipeline.stages import cluster, dedup, embed, filter, read, report, score, select, write
@@ -253,14 +255,14 @@ def run_stage(context: Context, stage: str) -> tuple[Context, bool]:
     """Run one stage; return the context for the next and whether anything was to do."""
     started = time.monotonic()
     if stage != "read" and not context.parts:
-        context = read.with_parts(context)
+        context = with_parts(context)
     seconds = (context.recipe.limits.time or {}).get(stage)
     if seconds is None or isinstance(context.run, _Settled):  # where nothing may be done, nothing takes long
         did = STAGES[stage](context)
     else:
         did = run_limited(context, stage, seconds)
     if stage == "read":
-        context = read.with_parts(context)
+        context = with_parts(context)
     if did:
         _note_time(context, stage, time.monotonic() - started)
     if stage == "report" and (did or not _is_current(context)):
@@ -334,7 +336,7 @@ def _folders(context: Context) -> dict[str, Path]:
 def write_manifest(context: Context) -> dict[str, Any]:
     """Write the manifest: what went in and out, from what, by what, and how long it took."""
     run = context.run
-    counts = report.count_reasons(context)
+    counts = count_reasons(context)
     manifest = {
         "format_version": FORMAT_VERSION,
         "written": round(time.time(), 3),
@@ -347,7 +349,7 @@ def write_manifest(context: Context) -> dict[str, Any]:
         },
         "times": storage.read_json(run.work / "times.json") or {},
         "parts": [{"name": p.name, "shard": p.shard.name, "rows": p.rows} for p in context.parts],
-        "versions": report.versions(),
+        "versions": versions(),
     }
     storage.write_record(run.manifest, manifest)
     return manifest

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from curate.errors import RecipeError, RunError, SourceError, UsageError
+from curate.errors import RecipeError, SourceError, UsageError
 from curate.execution.context import PART_ROWS, Context, Part, log, reuse_or_remove
 from curate.io import filesystem as files
 from curate.io import paths, storage
@@ -27,7 +27,6 @@ __all__ = [
     "find_shards",
     "keys_path",
     "run",
-    "with_parts",
 ]
 
 VERSION = 1
@@ -205,19 +204,6 @@ def _save_parts(path: Path, parts: Sequence[Part]) -> None:
     """Write the parts for later stages, without the options a source is opened with (they hold secrets)."""
     rows = [asdict(replace(part, shard=replace(part.shard, storage_options={}))) for part in parts]
     storage.write_record(path, rows)
-
-
-def with_parts(context: Context) -> Context:
-    """Return the context with the parts that the read stage found."""
-    rows = storage.read_json(context.run.work / "parts.json")
-    if rows is None:
-        raise RunError(f"{context.run.where}: nothing is read yet; run the read stage first")
-    options = {source.name: source.storage_options for source in context.recipe.source}
-    parts = []
-    for row in rows:
-        shard = Shard(**{**row["shard"], "storage_options": options[row["shard"]["source"]]})
-        parts.append(Part(**{**row, "shard": shard, "columns": Columns(**row["columns"])}))
-    return replace(context, parts=tuple(parts))
 
 
 def npy_of(recipe: Recipe) -> tuple[str, ...] | None:
