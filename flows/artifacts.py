@@ -4,7 +4,6 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, cast
 from uuid import UUID
 
@@ -19,7 +18,8 @@ from prefect.artifacts import (
 )
 from prefect.exceptions import PrefectException
 
-from curate.io import storage
+from curate import schema
+from curate.analysis.summary.summary import RunSummary, summarize
 from curate.progress import Meter
 from curate.runs.folder import RunFolder
 
@@ -86,12 +86,14 @@ class Progress:
 
 def publish(run: RunFolder, manifest: Mapping[str, Any]) -> None:
     """Leave the counts, the largest concepts and the place of the report of a finished run."""
+    found = summarize(run, concepts=LARGEST, whole=False)
     with _optional(COUNTS):
-        said = [f"- {text}" for text in manifest["stages"]["cluster"].get("warnings", ())]
-        counts = counts_table(str(run.path), manifest["counts"])
-        create_markdown_artifact("\n".join([counts, *(["", *said] if said else [])]), key=COUNTS)
+        warnings = [f"- {text}" for text in manifest["stages"]["cluster"].get("warnings", ())]
+        counts = counts_table(str(run.path), found.counts or manifest["counts"])
+        create_markdown_artifact("\n".join([counts, *(["", *warnings] if warnings else [])]), key=COUNTS)
     with _optional(CONCEPTS):
-        rows, total = concept_rows(run.decisions / "concepts.parquet")
+        rows = concept_rows(found)
+        total = 0 if found.concepts is None else len(found.concepts)
         what = f"The {len(rows):,} largest of {total:,} concepts of {run.where}"
         create_table_artifact(rows, key=CONCEPTS, description=what)
     with _optional(REPORT):
@@ -101,12 +103,10 @@ def publish(run: RunFolder, manifest: Mapping[str, Any]) -> None:
         )
 
 
-def concept_rows(table: Path) -> tuple[list[dict[str, Any]], int]:
-    """Return the largest concepts of a table of budgets as rows, and how many concepts there are."""
-    frame = pl.scan_parquet(storage.ensure_local(table))
-    largest = frame.sort("n_eligible", "concept", descending=[True, False]).head(LARGEST).collect()
-    total = int(frame.select(pl.len()).collect().item())
-    return largest.with_columns(pl.selectors.float().cast(pl.Float64).round(4)).to_dicts(), total
+def concept_rows(summary: RunSummary) -> list[dict[str, Any]]:
+    """Return the largest concepts of a decided run as rows, with the columns of its table of budgets."""
+    largest = summary.listed["largest"].select(schema.DECISION_CONCEPTS.names)
+    return largest.with_columns(pl.selectors.float().cast(pl.Float64).round(4)).to_dicts()
 
 
 def counts_table(run: str, counts: Mapping[str, Any]) -> str:

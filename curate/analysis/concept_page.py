@@ -2,13 +2,15 @@
 
 from pathlib import Path
 
-from curate.analysis.summary import concept_figures, galleries
-from curate.analysis.summary.pass_over_parts import LIMITS, look_at_all
+from curate.analysis.summary import galleries
+from curate.analysis.summary.concepts import concept_table
+from curate.analysis.summary.report_data import report_request
+from curate.analysis.summary.scan import LIMITS, scan_parts
 from curate.errors import RunError, UsageError
 from curate.execution.context import Context, Progress, silent
 from curate.execution.engines.local import LocalEngine
+from curate.execution.parts import with_parts
 from curate.io import storage
-from curate.pipeline.stages import read, report
 from curate.recipe.loading import load_recipe
 from curate.report import page
 from curate.runs.folder import open_run
@@ -30,17 +32,18 @@ def write_concept_page(
     folder = open_run(run).folder
     if folder.marker(folder.decisions) is None:
         raise RunError(f"{folder.path}: 5_decisions is not there yet; first: curate run {folder.recipe}")
-    table = concept_figures.concept_table(folder)
-    row = next((row for row in table.iter_rows(named=True) if row["concept"] == concept), None)
-    if row is None:
-        have = f"0 to {table.height - 1:,}" if table.height else "no concepts"
+    table = concept_table(folder)
+    rows = () if table is None else table.iter_rows(named=True)
+    row = next((row for row in rows if row["concept"] == concept), None)
+    if table is None or row is None:
+        have = f"0 to {table.height - 1:,}" if table is not None and table.height else "no concepts"
         raise UsageError(f"--concept {concept}: {folder.path} has {have}")
     limits = {name: PER_LIST for name in ("hardest_kept", "easiest_dropped", "most_typical")}
     limits |= {"typical": LIMITS["typical"], "duplicates": PAIRS}
     with LocalEngine(workers) as engine:
-        context = read.with_parts(Context(load_recipe(folder.recipe), folder, engine, progress=progress))
-        asked = report.wanted(context, (), (concept,), limits)
-        picks = look_at_all(context, asked).picks
+        context = with_parts(Context(load_recipe(folder.recipe), folder, engine, progress=progress))
+        asked = report_request(context, (), (concept,), limits)
+        picks = scan_parts(folder, report=asked, engine=engine, progress=progress).picks
         shelf = galleries.shelve(context, picks)
         (gallery,) = galleries.galleries(picks, shelf, {concept: ()}, asked.hardness[0])
         pictures = any(part.columns.image for part in context.parts)

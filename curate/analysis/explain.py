@@ -12,9 +12,9 @@ from curate.deduplication.thresholds import largest_epsilon
 from curate.errors import RunError
 from curate.execution.context import Context
 from curate.execution.engines.local import LocalEngine
+from curate.execution.parts import with_parts
 from curate.io.remote.cache import ensure_all_local, ensure_local
 from curate.pipeline.stages import filter as filters
-from curate.pipeline.stages import read
 from curate.recipe import ScoreFilter
 from curate.recipe.loading import load_recipe
 from curate.runs.folder import open_run
@@ -36,7 +36,7 @@ def opened(run: str | Path) -> Context:
     if folder.marker(folder.decisions) is None:
         raise RunError(f"{folder.where}: 5_decisions is not there yet; finish the run first")
     recipe = load_recipe(folder.recipe, settings={"run": folder.where})
-    return read.with_parts(Context(recipe, folder, LocalEngine(1)))
+    return with_parts(Context(recipe, folder, LocalEngine(1)))
 
 
 def explain(run: str | Path | Context, which: str) -> dict[str, Any]:

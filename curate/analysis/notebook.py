@@ -8,9 +8,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from curate.analysis.summary.concepts import concept_table, listed, medoids
-from curate.analysis.summary.overview import outcomes, reasons
-from curate.analysis.summary.tables import missing
+from curate.analysis.summary.summary import RunSummary, summarize
 from curate.runs.folder import RunFolder
 
 if TYPE_CHECKING:
@@ -48,11 +46,11 @@ def html(run: "Run") -> str:
 
 
 def _body(run: RunFolder) -> str:
-    lacks = missing(run)
-    text = f"<p>not there yet: {escape(', '.join(lacks))}</p>" if lacks else ""
-    text += _counts(reasons(run) or outcomes(run))
-    table = concept_table(run)
-    return text if table is None else text + _concepts(run, table)
+    found = summarize(run, concepts=CONCEPTS, whole=False)
+    lacks = ", ".join(found.missing)
+    text = f"<p>not there yet: {escape(lacks)}</p>" if lacks else ""
+    text += _counts(found.reasons or found.outcomes)
+    return text if found.concepts is None else text + _concepts(run, found, found.concepts)
 
 
 def _counts(counts: Mapping[str, int]) -> str:
@@ -70,11 +68,11 @@ def _counts(counts: Mapping[str, int]) -> str:
     return _table(["", "rows", "share"], [[escape(cell) for cell in row] for row in rows], numbers=(1, 2))
 
 
-def _concepts(run: RunFolder, table: "pl.DataFrame") -> str:
-    shown = listed(table, CONCEPTS)["largest"].to_dicts()
-    typical = medoids(run, [row["concept"] for row in shown])
-    samples = {row["concept"]: row for row in typical.to_dicts()}
-    pictures = _pictures(run, typical)
+def _concepts(run: RunFolder, found: RunSummary, table: "pl.DataFrame") -> str:
+    shown = found.listed["largest"].to_dicts()
+    samples = {row["concept"]: row for row in found.typical.to_dicts()}
+    named = found.typical.filter(found.typical["concept"].is_in(found.listed["largest"]["concept"].implode()))
+    pictures = _pictures(run, named)
     decided = "kept" in table.columns
     header = [
         "typical sample",
@@ -139,12 +137,12 @@ def _thumbnails(run: RunFolder, samples: "pl.DataFrame") -> dict[str, str]:
     from curate.analysis.summary.thumbnails import Place, thumbnails
     from curate.execution.context import Context
     from curate.execution.engines.local import LocalEngine
-    from curate.pipeline.stages import read
+    from curate.execution.parts import with_parts
     from curate.recipe.loading import load_recipe
 
     recipe = load_recipe(run.recipe)
     with LocalEngine(1) as engine:
-        context = read.with_parts(Context(recipe, run, engine))
+        context = with_parts(Context(recipe, run, engine))
         places = {part.name: place for place, part in enumerate(context.parts)}
         wanted = {
             row["uid"]: Place(places[row["part"]], row["row"])

@@ -41,17 +41,17 @@ def inspect(
         shown = LIMIT if limit is None and not (csv or json_) else limit or None
         answer(opened.folder, sql, limit=shown, form="csv" if csv else "json" if json_ else "table")
         return
-    facts = _facts(opened, concepts)
+    found = _summary(opened, concepts)
     if json_:
-        emit(facts)
+        emit(found)
         return
     from curate.cli.summary_output import show
 
-    show(facts)
-    if facts["missing"]:
-        names = ", ".join(facts["missing"])
+    show(found)
+    if found["missing"]:
+        names = ", ".join(found["missing"])
         note(f"not there yet: {names}; to go on: curate run {opened.folder.recipe}")
-    note_changed(run, facts["changed"])
+    note_changed(run, found["changed"])
 
 
 def _check_flags(sql: str | None, limit: int | None, *, csv: bool, json_: bool) -> None:
@@ -62,13 +62,11 @@ def _check_flags(sql: str | None, limit: int | None, *, csv: bool, json_: bool) 
         raise UsageError("--csv and --json exclude each other")
 
 
-def _facts(opened: Any, concepts: int) -> dict[str, Any]:  # noqa: ANN401  (a Run, imported late)
+def _summary(opened: Any, concepts: int) -> dict[str, Any]:  # noqa: ANN401  (a Run, imported late)
     """Return what the run says of itself: counts as in the manifest, what changed since it, and the rest."""
-    from curate.analysis.summary.overview import overview
+    from curate.analysis.summary.summary import summarize
     from curate.analysis.verify.verify import changed_since
-    from curate.pipeline.stages.report import grouped
 
-    facts = overview(opened.folder, concepts=concepts)
-    counts = grouped(facts.pop("reasons")) if "reasons" in facts else None
+    found = summarize(opened.folder, concepts=concepts).as_dict()
     changed = changed_since(opened) if opened.folder.manifest.exists() else []
-    return {"run": opened.folder.where, "counts": counts, "changed": changed, **facts}
+    return {"run": opened.folder.where, "counts": found.pop("counts"), "changed": changed, **found}

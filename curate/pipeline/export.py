@@ -9,8 +9,9 @@ from curate.errors import RunError, UsageError
 from curate.execution import context as base
 from curate.execution.context import Context, Progress
 from curate.execution.engines.choice import make_engine
+from curate.execution.parts import with_parts
 from curate.io import publish, storage
-from curate.pipeline.stages import read, write
+from curate.pipeline.stages import write
 from curate.recipe import Recipe
 from curate.recipe.loading import load_recipe
 from curate.runs.folder import folder_of, open_run
@@ -67,7 +68,7 @@ def export_run(recipe: Recipe, form: str, out: str | Path, *, progress: Progress
     write.check_recipe(recipe)
     (publish.require_own_folder if form in FOLDERS else publish.require_own_file)(place)
     with make_engine(recipe) as engine:
-        context = read.with_parts(Context(recipe, run, engine, progress=progress))
+        context = with_parts(Context(recipe, run, engine, progress=progress))
 
         def unchanged(path: Path, make: Callable[[Path], Exported]) -> Exported:
             made = make(path)

@@ -19,6 +19,7 @@ from curate.embedding.store import BATCH_ROWS
 from curate.embedding.user_vectors import open_npy_files
 from curate.errors import CurateError, EmbeddingError, RunError, UsageError
 from curate.execution.context import Context, log
+from curate.execution.parts import with_parts
 from curate.io import checksums, paths, storage
 from curate.io.filesystem import is_remote, resolve_options
 from curate.linalg import load_unit, unit_rows
@@ -170,7 +171,7 @@ def _embedded(context: Context, source: Source, what: str, on: str) -> Matrix:
     log.info("score: reading and embedding %s for %s", _named(source), what)
     nested = _nested(context, source, what, on)
     read.Read(nested).run()
-    nested = read.with_parts(nested)
+    nested = with_parts(nested)
     embed.Embed(nested).run()
     facts = nested.facts(nested.run.embeddings)
     if facts["rows"] and facts["unusable"] / facts["rows"] > context.recipe.limits.unusable:

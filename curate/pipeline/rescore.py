@@ -8,12 +8,12 @@ from typing import Any, cast
 
 import polars as pl
 
+from curate.analysis.summary.counts import count_reasons
 from curate.errors import UsageError
 from curate.execution import context as base
 from curate.execution.context import Context, Progress
 from curate.io import storage
 from curate.pipeline import runner
-from curate.pipeline.stages import report
 from curate.recipe import BY_SCORE, FAMILIES, Recipe
 from curate.recipe.loading import load_recipe, override, parse_recipe
 from curate.recipe.scores import dumped, tagged
@@ -223,7 +223,7 @@ def select_run(recipe: Recipe, *, write: bool = False, progress: Progress = base
         worked, context = _run(runner.require_done(context, "filter"), stages)
         weights = context.facts(context.run.decisions).get("weights") or {}
         manifest = storage.read_json(context.run.manifest) if write else None
-        return Chosen(worked, report.count_reasons(context), weights.get("effective"), manifest)
+        return Chosen(worked, count_reasons(context), weights.get("effective"), manifest)
 
 
 def shards_differ(recipe: Recipe) -> bool:

@@ -11,15 +11,17 @@ from typing import Any, NoReturn
 
 import yaml
 
+from curate.analysis.summary.counts import count_reasons, versions
 from curate.errors import RunError, UnusableLimitError, UsageError
 from curate.execution import context as base
 from curate.execution.context import Context, Progress
 from curate.execution.engines.choice import make_engine, on_engine
+from curate.execution.parts import with_parts
 from curate.io import storage
 from curate.io.remote.cache import HOME
 from curate.io.yaml import read_yaml
 from curate.pipeline.order import STAGES
-from curate.pipeline.stages import filter, read, report, select, write
+from curate.pipeline.stages import filter, read, select, write
 from curate.pipeline.time_limit import run_limited
 from curate.recipe import FAMILIES, Embed, Recipe, Source
 from curate.runs.folder import FORMAT_VERSION, MARKER, RunFolder, folder_of
@@ -204,14 +206,14 @@ def run_stage(context: Context, stage: str) -> tuple[Context, bool]:
     """Run one stage; return the context for the next and whether anything was to do."""
     started = time.monotonic()
     if stage != "read" and not context.parts:
-        context = read.with_parts(context)
+        context = with_parts(context)
     seconds = (context.recipe.limits.time or {}).get(stage)
     if seconds is None or isinstance(context.run, _Settled):  # where nothing may be done, nothing takes long
         did = STAGES[stage](context).run()
     else:
         did = run_limited(context, stage, seconds)
     if stage == "read":
-        context = read.with_parts(context)
+        context = with_parts(context)
     if did:
         _note_time(context, stage, time.monotonic() - started)
     if stage == "report" and (did or not _is_current(context)):
@@ -284,7 +286,7 @@ def _folders(context: Context) -> dict[str, Path]:
 def write_manifest(context: Context) -> dict[str, Any]:
     """Write the manifest: what went in and out, from what, by what, and how long it took."""
     run = context.run
-    counts = report.count_reasons(context)
+    counts = count_reasons(context)
     manifest = {
         "format_version": FORMAT_VERSION,
         "written": round(time.time(), 3),
@@ -297,7 +299,7 @@ def write_manifest(context: Context) -> dict[str, Any]:
         },
         "times": storage.read_json(run.work / "times.json") or {},
         "parts": [{"name": p.name, "shard": p.shard.name, "rows": p.rows} for p in context.parts],
-        "versions": report.versions(),
+        "versions": versions(),
     }
     storage.write_record(run.manifest, manifest)
     return manifest

@@ -7,8 +7,8 @@ from curate.errors import TimeLimitError
 from curate.execution.context import PROCESS_BASE, Context
 from curate.execution.engines.choice import make_engine
 from curate.execution.engines.subprocess import Tell, call_within
+from curate.execution.parts import with_parts
 from curate.pipeline.order import STAGES
-from curate.pipeline.stages import read
 from curate.progress import duration_text
 from curate.recipe import Recipe
 from curate.runs.folder import RunFolder
@@ -58,7 +58,7 @@ def _run_stage(
             recipe, RunFolder(Path(run)), engine, progress=lambda *said: tell(said), refit=refit
         )
         if stage != "read":
-            context = read.with_parts(context)
+            context = with_parts(context)
         did = STAGES[stage](context).run()
     return did, context.worked
 

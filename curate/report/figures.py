@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from curate.report.model import Facts, Gallery, Pair, Sample, Shown, WhatIf
+from curate.report.model import Gallery, Pair, ReportData, Sample, Shown, WhatIf
 
 __all__ = ["as_json", "figures", "gallery", "samples", "what_if"]
 
@@ -63,7 +63,7 @@ def pairs(some: Iterable[Pair]) -> list[list[object]]:
     return [[one.kept, one.dropped, one.note] for one in some]
 
 
-def figures(facts: Facts, concepts: pl.DataFrame) -> dict[str, Any]:
+def figures(facts: ReportData, concepts: pl.DataFrame) -> dict[str, Any]:
     """Return the numbers of every figure that has something to show."""
     found: dict[str, Any] = {}
     if not concepts.is_empty() and not facts.layout.is_empty():

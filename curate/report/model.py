@@ -7,20 +7,20 @@ import polars as pl
 
 __all__ = [
     "BadShard",
-    "Facts",
     "Gallery",
     "Groups",
     "Pair",
+    "ReportData",
     "Sample",
     "Score",
     "Shown",
-    "StageFacts",
+    "StageStats",
     "WhatIf",
 ]
 
 
 @dataclass(frozen=True, kw_only=True)
-class StageFacts:
+class StageStats:
     """One stage: how long it took (None where its earlier result was reused), rows, one line of summary."""
 
     name: str
@@ -53,7 +53,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Shown:
-    """A sample in a gallery: its place in `Facts.samples`, and what is to be said of it there."""
+    """A sample in a gallery: its place in `ReportData.samples`, and what is to be said of it there."""
 
     sample: int
     note: str
@@ -61,7 +61,7 @@ class Shown:
 
 @dataclass(frozen=True)
 class Pair:
-    """A dropped sample beside what it duplicates, as places in `Facts.samples`; `kept` is None where that is unknown."""
+    """A dropped sample beside what it duplicates, as places in `ReportData.samples`; `kept` is None where that is unknown."""
 
     kept: int | None
     dropped: int
@@ -131,7 +131,7 @@ class WhatIf:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Facts:
+class ReportData:
     """All the page says. Frames may be empty, with or without columns; nulls show as a dash.
 
     reasons : rows of every reason as `5_decisions` has it, `kept` among them; they add up to `rows_in`.
@@ -147,7 +147,7 @@ class Facts:
     kept: int
     reasons: Mapping[str, int]
     concepts: pl.DataFrame
-    stages: Sequence[StageFacts]
+    stages: Sequence[StageStats]
     warnings: Sequence[str]
     bad_shards: Sequence[BadShard]
     recipe: str

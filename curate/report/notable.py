@@ -2,10 +2,10 @@
 
 import polars as pl
 
-__all__ = ["MAX_TELLING", "RANKINGS", "telling"]
+__all__ = ["MAX_NOTABLE", "RANKINGS", "notable_concepts"]
 
 #: Concepts that have a gallery on the page.
-MAX_TELLING = 60
+MAX_NOTABLE = 60
 
 #: Why a concept is telling, and the column that says how much so.
 RANKINGS = {
@@ -16,7 +16,7 @@ RANKINGS = {
 }
 
 
-def telling(concepts: pl.DataFrame, limit: int = MAX_TELLING) -> dict[int, tuple[str, ...]]:
+def notable_concepts(concepts: pl.DataFrame, limit: int = MAX_NOTABLE) -> dict[int, tuple[str, ...]]:
     """Return the most telling concepts and what makes each so, in turn from every ranking.
 
     concepts : concept, n_eligible, complexity, kept, unevenness (how far its farthest rows lie, in mean distances).
@@ -24,7 +24,7 @@ def telling(concepts: pl.DataFrame, limit: int = MAX_TELLING) -> dict[int, tuple
 
     >>> frame = pl.DataFrame({"concept": [0, 1, 2], "n_eligible": [9, 5, 1], "complexity": [0.1, 0.3, 0.2],
     ...     "kept": [3, 0, 1], "unevenness": [1.0, 1.0, 4.0]})
-    >>> telling(frame, 2)
+    >>> notable_concepts(frame, 2)
     {0: ('largest',), 1: ('most complex', 'most pruned')}
     """
     frame = concepts.filter(pl.col("n_eligible") > 0).with_columns(

@@ -4,7 +4,7 @@ The page opens from disk. It holds all it needs and its content policy forbids e
 conditions and names are untrusted: templates escape them, data goes in as JSON that cannot end a script, scripts
 put it on the page as text, and only scripts that carry the page's nonce run.
 
-To add a panel: its facts in `facts.Facts`, a file panel_<name>.html named in page.html, and, where it draws, an
+To add a panel: its facts in `facts.ReportData`, a file panel_<name>.html named in page.html, and, where it draws, an
 entry in `data.figures` (the numbers) and in figures.js (how they are drawn).
 """
 
@@ -25,7 +25,7 @@ from curate.errors import RunError
 from curate.report import figures, formatting
 from curate.report.formatting import REASONS
 from curate.report.groups import compared
-from curate.report.model import Facts, Gallery, Groups, Sample, Score, StageFacts
+from curate.report.model import Gallery, Groups, ReportData, Sample, Score, StageStats
 from curate.schema import OUTCOMES
 
 __all__ = [
@@ -50,7 +50,7 @@ SCRIPTS = ("base.js", "figures.js", "tables.js", "galleries.js", "whatif.js", "m
 CONCEPT_SCRIPTS = ("base.js", "galleries.js", "concept.js")
 
 
-def render(facts: Facts) -> str:
+def render(facts: ReportData) -> str:
     """Return the page of a run as HTML, the same text for the same facts.
 
     Raises RunError where the reasons do not add up to the rows read, or to the rows kept.
@@ -142,7 +142,7 @@ def _environment() -> jinja2.Environment:
     return environment
 
 
-def _check_sums(facts: Facts) -> None:
+def _check_sums(facts: ReportData) -> None:
     total, kept = sum(facts.reasons.values()), facts.reasons.get("kept", 0)
     if total != facts.rows_in:
         raise RunError(f"report: reasons must add up to {facts.rows_in:,} rows in, got {total:,}")
@@ -154,7 +154,7 @@ def _kind(reason: str) -> str:
     return reason.split(":", 1)[0]
 
 
-def _funnel(facts: Facts) -> list[dict[str, Any]]:
+def _funnel(facts: ReportData) -> list[dict[str, Any]]:
     """Return one step per reason, in the order of deciding, with the rows it took and what it left."""
     order = {kind: place for place, kind in enumerate(REASONS)}
     unknown = order["kept"] - 0.5
@@ -229,6 +229,6 @@ def _groups(groups: Groups) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _stages(stages: Sequence[StageFacts]) -> list[dict[str, Any]]:
+def _stages(stages: Sequence[StageStats]) -> list[dict[str, Any]]:
     longest = max((stage.seconds or 0.0 for stage in stages), default=0.0)
     return [{"facts": stage, "percent": _percent(stage.seconds or 0.0, longest)} for stage in stages]

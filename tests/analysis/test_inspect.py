@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,12 +18,18 @@ from calls import curate
 
 from curate import open_run
 from curate.analysis.sql import tables
-from curate.analysis.summary import scores as score_facts
-from curate.analysis.summary.concepts import medoids
-from curate.analysis.summary.overview import overview, warnings
+from curate.analysis.summary import scan
+from curate.analysis.summary.concepts import typical_samples
+from curate.analysis.summary.report_data import report_data, summarize_for_report
+from curate.analysis.summary.score_stats import BINS
+from curate.analysis.summary.summary import stage_warnings, summarize
 from curate.cli.sparkline import ASCII, sparkline
+from curate.execution.context import Context
+from curate.execution.engines.local import LocalEngine
+from curate.execution.parts import with_parts
 from curate.pipeline import runner
-from curate.recipe.loading import parse_recipe
+from curate.recipe.loading import load_recipe, parse_recipe
+from curate.report.groups import compared
 
 #: Rows of the class "rare" are far from all others and near each other: selection keeps few of them.
 N, RARE = 360, 60
@@ -99,7 +106,8 @@ def test_the_typical_sample_is_the_nearest(made, facts):
     assert found == {concept: wanted[concept] for concept in found}
     one = facts["concepts"][0]["typical"]
     assert one["caption"] == f"caption {int(one['uid'][1:])}"
-    assert medoids(run_of(made).folder, [10_000]).is_empty()
+    folder = run_of(made).folder
+    assert typical_samples(folder, scan.scan_parts(folder, whole=False).nearest, [10_000]).is_empty()
 
 
 def test_score_quantiles_and_histograms(made, facts):
@@ -114,7 +122,7 @@ def test_score_quantiles_and_histograms(made, facts):
         assert (row["n"], row["missing"]) == (len(known), N - len(known))
         for q in (0.0, 0.25, 0.5, 1.0):
             assert row[f"p{round(100 * q):02d}"] == np.quantile(known, q, method="nearest")
-        counts, edges = np.histogram(known, score_facts.BINS)
+        counts, edges = np.histogram(known, BINS)
         assert row["histogram"] == counts.tolist()
         shares = [k / n if n else None for k, n in zip(np.histogram(kept, edges)[0], counts, strict=True)]
         assert row["kept"] == pytest.approx(shares)
@@ -123,9 +131,9 @@ def test_score_quantiles_and_histograms(made, facts):
 
 def test_a_large_run_is_sampled_for_quantiles_only(made, monkeypatch):
     folder = run_of(made).folder
-    exact = {row["score"]: row for row in score_facts.score_facts(folder)}
-    monkeypatch.setattr(score_facts, "SAMPLE", 60)
-    some = {row["score"]: row for row in score_facts.score_facts(folder)}
+    exact = {row["score"]: row for row in summarize(folder).as_dict()["scores"]}
+    monkeypatch.setattr(scan, "SAMPLE", 60)
+    some = {row["score"]: row for row in summarize(folder).as_dict()["scores"]}
     for name in ("n", "missing", "p00", "p100"):
         assert some["mine"][name] == exact["mine"][name]
     assert sum(some["mine"]["histogram"]) == 60
@@ -197,7 +205,7 @@ def test_a_terminal_without_unicode_gets_ascii(made):
     shown = done.stdout.decode("ascii")
     [line] = [line for line in shown.splitlines() if line.startswith("mine ")]
     spread, *kept = line.split()[10:]
-    assert (len(spread), spread[-1]) == (score_facts.BINS, ASCII[-1])
+    assert (len(spread), spread[-1]) == (BINS, ASCII[-1])
     assert kept[0] == ASCII[0], "of the rare class nothing is kept"
 
 
@@ -227,7 +235,7 @@ def test_a_run_that_has_only_begun(made, tmp_path):
     assert (
         "not there yet: read, embed, cluster, score/clip_score, score/heads, score/mine, filter, " in said.err
     )
-    assert overview(open_run(tmp_path).folder, concepts=3)["groups"] == {}
+    assert summarize(open_run(tmp_path).folder, concepts=3).as_dict()["groups"] == {}
     said = curate("inspect", tmp_path, "--sql", "select * from samples")
     assert said.code == 2
     assert "tables: none yet" in said.error
@@ -374,7 +382,7 @@ def test_what_stages_noted_is_warned_of(made, tmp_path):
     ):
         stage = folder.path / mark
         folder.mark(stage, folder.fingerprint(stage), {**folder.marker(stage)["facts"], **noted})
-    assert warnings(folder) == [
+    assert stage_warnings(folder) == [
         "embed: 11.1% of the rows are unusable; limits.unusable allows 5.0%",
         "cluster: new rows are far",
         "heads: seeds disagree",
@@ -382,3 +390,61 @@ def test_what_stages_noted_is_warned_of(made, tmp_path):
         "select: 9 samples have no mine; 4 of them are kept",
         "select: the weights make 100 kept samples worth 49: the effective sample size",
     ]
+
+
+ARTIFACTS = """
+import json, sys
+from pathlib import Path
+from curate.analysis.summary.summary import summarize
+from curate.flows import artifacts
+from curate.runs.folder import RunFolder
+found = summarize(RunFolder(Path(sys.argv[1])), concepts=artifacts.LARGEST, whole=False)
+print(json.dumps([artifacts.counts_table("run", found.counts), artifacts.concept_rows(found)]))
+"""
+
+
+def test_inspect_and_report_agree(made, facts):
+    """What sums up a run has one source: every number is the same wherever it is shown."""
+    run = run_of(made)
+    with LocalEngine(1) as engine:
+        context = with_parts(Context(load_recipe(run.folder.recipe), run.folder, engine))
+        summary, asked = summarize_for_report(context)
+        report = report_data(context, summary, asked)
+    counts = facts["counts"]
+    assert json.loads((run.folder.report / "summary.json").read_text()) == counts
+    assert (report.rows_in, report.kept) == (counts["rows"], counts["kept"])
+    assert report.reasons == {**counts["dropped"], "kept": counts["kept"]}
+    assert report.warnings == facts["warnings"]
+    for one, row in zip(report.scores, facts["scores"], strict=True):
+        assert (one.name, one.n, one.missing) == (row["score"], row["n"], row["missing"])
+        for page, plain in (("min", "p00"), ("p25", "p25"), ("median", "p50"), ("max", "p100")):
+            assert one.quantiles[page] == row[plain]
+        assert sum(one.kept) + sum(one.dropped) == sum(row["histogram"])
+    [labels] = [compared(one.frame).to_dicts() for one in report.groups if one.by == "class"]
+    assert labels == facts["groups"]["label"]
+    assert report.weights.items() >= facts["weights"].items()
+    for one, row in zip(report.reliability, facts["reliability"], strict=True):
+        assert one == {
+            **{name: row[name] for name in one if name != "accuracy_mean"},
+            "accuracy_mean": row["accuracy"],
+        }
+    for stage in report.stages:
+        assert (stage.seconds, stage.rows) == (
+            facts["times"][stage.name]["seconds"],
+            facts["times"][stage.name]["rows"],
+        )
+    largest = report.concepts.sort("n_eligible", "concept", descending=[True, False]).head(3).to_dicts()
+    done = subprocess.run(
+        [sys.executable, "-c", ARTIFACTS, str(run.folder.path)], capture_output=True, check=True, text=True
+    )
+    table, concepts = json.loads(done.stdout)
+    notebook = " ".join(run._repr_html_().replace("</td>", " ").split())
+    for page, plain, artifact in zip(largest, facts["concepts"], concepts, strict=False):
+        for name in ("concept", "n_eligible", "budget", "kept"):
+            assert page[name] == plain[name] == artifact[name]
+        assert round(page["complexity"], 4) == round(plain["complexity"], 4) == artifact["complexity"]
+        assert f">{plain['budget']} " in notebook and f">{plain['complexity']:.4f} " in notebook
+    for name, n in (("in", counts["rows"]), ("kept", counts["kept"]), *counts["dropped"].items()):
+        shown = name if name in ("in", "kept") else f"dropped: {name}"
+        assert f"| {shown} | {n} |" in table
+        assert re.search(rf">{'rows in' if name == 'in' else name} <td [^>]*>{n} ", notebook)

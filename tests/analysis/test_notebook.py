@@ -3,6 +3,7 @@
 import base64
 import io
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -185,7 +186,8 @@ def test_pictures_are_never_too_much_together(made, monkeypatch):
 
 def test_many_reasons_are_summed_up(made, monkeypatch, no_pictures):
     counts = {f"filter:{i}": 100 - i for i in range(50)}
-    monkeypatch.setattr(notebook, "reasons", lambda run: counts)
+    found = notebook.summarize(open_run(made / "run").folder, concepts=notebook.CONCEPTS, whole=False)
+    monkeypatch.setattr(notebook, "summarize", lambda *_, **__: replace(found, reasons=counts))
     texts = " | ".join(page(made / "run").text)
     assert f"rows in | {sum(counts.values()):,} | " in texts
     assert f"30 other reasons | {sum(100 - i for i in range(20, 50)):,} | " in texts

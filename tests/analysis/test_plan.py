@@ -94,7 +94,7 @@ def test_epsilons_drop_what_dedup_drops_at_them(place, mode, inclusive):
     rates = plan(place / name, epsilon=epsilons)["epsilon"]
     for epsilon, rate in zip(epsilons, rates, strict=True):
         context = again(place, f"{name}-at", dedup={"mode": mode, "inclusive": inclusive, "epsilon": epsilon})
-        dedup.run(context)
+        dedup.Dedup(context).run()
         dropped = context.facts(context.run.duplicates)["dropped"]
         assert rate["at_least"] <= dropped <= rate["at_most"]
         assert rate["exact"] == (rate["at_least"] == rate["at_most"])
@@ -249,7 +249,7 @@ def test_what_cannot_be_asked(place, arguments, message):
 def test_a_run_that_compared_nothing_says_so(place):
     context = again(place, "never", dedup={"epsilon": None})
     (place / "never/recipe.yaml").write_text(context.recipe.to_yaml())
-    dedup.run(context)
+    dedup.Dedup(context).run()
     select.run(context)
     found = plan(place / "never")
     assert found["epsilon"] == []

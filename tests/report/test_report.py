@@ -13,14 +13,14 @@ from curate.report.groups import compared
 from curate.report.map import flat
 from curate.report.model import (
     BadShard,
-    Facts,
     Gallery,
     Groups,
     Pair,
+    ReportData,
     Sample,
     Score,
     Shown,
-    StageFacts,
+    StageStats,
     WhatIf,
 )
 from curate.report.page import MAX_CONCEPTS, MAX_LISTED, MAX_PAGE, render, render_concept
@@ -112,7 +112,7 @@ def facts(n_concepts=25, **changes):
         "p95": 0.352,
         "max": 0.481,
     }
-    ordinary = Facts(
+    ordinary = ReportData(
         name="runs/sample",
         rows_in=61_234,
         kept=18_001,
@@ -140,8 +140,8 @@ def facts(n_concepts=25, **changes):
         weights={"method": "concept", "effective": 9_000.4, "rows": 18_001, "smallest": 0.5, "largest": 4.0},
         reliability=[RELIABILITY],
         stages=[
-            StageFacts(name="read", seconds=None, rows=61_234, summary="8 shards"),
-            StageFacts(name="embed", seconds=734.2, rows=60_932, summary="81 rows/s"),
+            StageStats(name="read", seconds=None, rows=61_234, summary="8 shards"),
+            StageStats(name="embed", seconds=734.2, rows=60_932, summary="81 rows/s"),
         ],
         warnings=["3 concepts have a single row"],
         bad_shards=[BadShard(shard="in/00012.tar", rows=None, message="truncated after 41 members")],
@@ -305,7 +305,7 @@ def test_hostile_strings_stay_text(text):
         groups=[Groups(by="class", frame=pl.DataFrame({"group": [text], "rows": [9], "kept": [3]}))],
         correlation=([text, "b"], [[1.0, None], [None, 1.0]]),
         what_if=replace(what_if(2), command=text),
-        stages=[StageFacts(name=text, seconds=1.0, rows=1, summary=text)],
+        stages=[StageStats(name=text, seconds=1.0, rows=1, summary=text)],
         warnings=[text],
         bad_shards=[BadShard(shard=text, rows=1, message=text)],
         recipe=f"filter: ['{text}']",
@@ -409,10 +409,10 @@ def test_telling_concepts_come_from_every_ranking_in_turn():
             "unevenness": [1.0, 1.5, None, 1.1, 3.0, 9.0],
         }
     )
-    assert list(notable.telling(frame, 4)) == [0, 2, 3, 4]
-    assert notable.telling(frame, 4)[4] == ("most uneven",)
-    assert sorted(notable.telling(frame)) == [0, 1, 2, 3, 4]  # never one without rows
-    assert notable.telling(frame.head(0)) == {}
+    assert list(notable.notable_concepts(frame, 4)) == [0, 2, 3, 4]
+    assert notable.notable_concepts(frame, 4)[4] == ("most uneven",)
+    assert sorted(notable.notable_concepts(frame)) == [0, 1, 2, 3, 4]  # never one without rows
+    assert notable.notable_concepts(frame.head(0)) == {}
 
 
 def test_groups_shrink_by_much_and_not_by_chance():

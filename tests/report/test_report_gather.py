@@ -12,14 +12,16 @@ from pictured import ROWS, picture, pictured
 from PIL import Image
 
 import curate
-from curate.analysis.summary import concept_figures, galleries, score_figures
-from curate.analysis.summary.pass_over_parts import LIMITS, look_at_all
+from curate.analysis.summary import galleries, score_stats
+from curate.analysis.summary.concepts import concept_table
+from curate.analysis.summary.report_data import report_request
+from curate.analysis.summary.scan import LIMITS, scan_parts
 from curate.analysis.summary.thumbnails import SIDE, Place, thumbnails
 from curate.execution.context import Context
 from curate.execution.engines.local import LocalEngine
-from curate.pipeline.stages import read, report
+from curate.execution.parts import with_parts
 from curate.recipe.loading import load_recipe, parse_recipe
-from curate.report.notable import telling
+from curate.report.notable import notable_concepts
 from curate.runs.folder import RunFolder
 
 
@@ -40,14 +42,15 @@ def run(tmp_path_factory):
 @pytest.fixture(scope="module")
 def context(run):
     with LocalEngine(1) as engine:
-        yield read.with_parts(Context(load_recipe(run / "recipe.yaml"), RunFolder(run), engine))
+        yield with_parts(Context(load_recipe(run / "recipe.yaml"), RunFolder(run), engine))
 
 
 @pytest.fixture(scope="module")
 def seen(context):
-    table = concept_figures.concept_table(context.run)
-    shown = tuple(table["concept"].to_list())
-    return look_at_all(context, report.wanted(context, shown, tuple(telling(table))))
+    table = concept_table(context.run)
+    listed = tuple(table["concept"].to_list())
+    asked = report_request(context, listed, tuple(notable_concepts(table)))
+    return scan_parts(context.run, report=asked, engine=context.engine)
 
 
 @pytest.fixture(scope="module")
@@ -95,9 +98,10 @@ def test_groups_and_smallest_uids_are_exact(seen, rows):
 
 
 def test_histograms_cuts_and_correlations(seen, context, rows):
+    stats = score_stats.score_stats(seen.sample, seen.totals)
     found = {
         one.name: one
-        for one in score_figures.scores(seen.sample, 1, context.recipe, seen.ends, {"hard": "harder"})
+        for one in score_stats.shown_scores(stats, 1, context.recipe, seen.ends, {"hard": "harder"})
     }
     hard = found["hard"]
     values = rows.drop_nulls("hard").unique("uid")
@@ -106,7 +110,7 @@ def test_histograms_cuts_and_correlations(seen, context, rows):
     )
     kept = rows.filter(pl.col("reason") == "kept")["hard"]
     assert hard.cuts == [(kept.min(), "select window"), (kept.max(), "select window")]
-    names, square = score_figures.correlation(seen.sample)
+    names, square = score_stats.correlation(seen.sample)
     at = names.index("hard"), names.index("distance")
     expected = values.select(pl.corr("hard", "distance", method="spearman")).item()
     assert square[at[0]][at[1]] == square[at[1]][at[0]] == pytest.approx(expected, abs=1e-3)
@@ -114,9 +118,11 @@ def test_histograms_cuts_and_correlations(seen, context, rows):
 
 
 def test_a_sample_of_the_rows_stands_for_all(context):
-    assert score_figures.correlation(pl.DataFrame({"keep": [], "a": [], "b": []})) == ([], [])
+    assert score_stats.correlation(pl.DataFrame({"keep": [], "a": [], "b": []})) == ([], [])
     sample = pl.DataFrame({"keep": [True, False], "a": [0.5, None]}, schema_overrides={"a": pl.Float32})
-    (one,) = score_figures.scores(sample, 10, context.recipe, pl.DataFrame(schema={}), {})
+    totals = pl.DataFrame({"score": ["a"], "n": [10], "missing": [10], "low": [0.5], "high": [0.5]})
+    stats = score_stats.score_stats(sample, totals)
+    (one,) = score_stats.shown_scores(stats, 10, context.recipe, pl.DataFrame(schema={}), {})
     assert (one.n, one.missing, sum(one.kept), one.quantiles["median"]) == (10, 10, 10, 0.5)
 
 

@@ -1,1 +1,1 @@
-"""What the stage `report` gathers from a run for its page: one file per kind of facts."""
+"""One summary of a run, made in one pass over its parts: what `inspect`, the report, a notebook and Prefect show."""

@@ -1,45 +1,53 @@
-"""The concepts of a run: the largest, the most complex, the most pruned; and a typical sample of each."""
+"""The concepts of a run: how large, complex, pruned and uneven they are, and a typical sample of each."""
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
-from curate.analysis.summary.tables import part_names, table
+import polars as pl
+
+from curate.analysis.summary.tables import table
+from curate.clustering.store import load_centroids
 from curate.io import storage
+from curate.report.map import flat
 from curate.runs.folder import RunFolder
 
-if TYPE_CHECKING:
-    import polars as pl
-
-__all__ = ["MEDOID_COLUMNS", "concept_table", "listed", "medoids"]
+__all__ = ["TYPICAL_COLUMNS", "concept_table", "first_concepts", "layout", "typical_samples"]
 
 #: What is known of a typical sample.
-MEDOID_COLUMNS = ("uid", "shard", "row", "caption", "label")
+TYPICAL_COLUMNS = ("uid", "shard", "row", "caption", "label")
+#: Concepts with fewer rows are uneven by chance.
+_FEW = 10
 
 
-def concept_table(run: RunFolder) -> "pl.DataFrame | None":
-    """Return one row per concept: what the decisions say, with `share`, the part of the eligible that is kept.
+def concept_table(run: RunFolder) -> pl.DataFrame | None:
+    """Return one row per concept: what the decisions say, with `share`, `n_assigned` and `unevenness`.
 
-    Before there are decisions: concept and `n_assigned`. None before there are concepts.
+    share : the part of the eligible that is kept. unevenness : how far the farthest hundredth of a concept lies from
+    its centre, in mean distances. Before there are decisions: concept and `n_assigned`. None before there are
+    concepts.
     """
-    import polars as pl
-
-    if run.marker(run.decisions) is not None:
-        frame = pl.DataFrame(storage.read_table(run.decisions / "concepts.parquet"))
-        size = pl.col("n_eligible")
-        return frame.with_columns(share=pl.when(size > 0).then(pl.col("kept") / size))
+    fitted = None
     if run.marker(run.concepts) is not None:
-        return pl.DataFrame(storage.read_table(run.concepts / "concepts.parquet", ["concept", "n_assigned"]))
-    return None
+        names = ["concept", "n_assigned", "p99_distance"]
+        fitted = pl.DataFrame(storage.read_table(run.concepts / "concepts.parquet", names))
+    if run.marker(run.decisions) is None:
+        return None if fitted is None else fitted.drop("p99_distance")
+    decided = pl.DataFrame(storage.read_table(run.decisions / "concepts.parquet"))
+    if fitted is None:  # being made anew
+        lacking = (pl.lit(None, pl.Int64).alias("n_assigned"), pl.lit(None, pl.Float32).alias("p99_distance"))
+        fitted = decided.clear().select("concept", *lacking)
+    frame = decided.join(fitted, on="concept", how="left", maintain_order="left")
+    enough = (pl.col("n_eligible") >= _FEW) & (pl.col("d_intra") > 0)
+    uneven = pl.when(enough).then(pl.col("p99_distance").cast(pl.Float64) / pl.col("d_intra"))
+    share = pl.when(pl.col("n_eligible") > 0).then(pl.col("kept") / pl.col("n_eligible"))
+    return frame.with_columns(unevenness=uneven, share=share).drop("p99_distance")
 
 
-def listed(concepts: "pl.DataFrame", count: int) -> dict[str, "pl.DataFrame"]:
+def first_concepts(concepts: pl.DataFrame, count: int) -> dict[str, pl.DataFrame]:
     """Return the first `count` concepts by size, by complexity and by how little of them is kept.
 
     Equal ones are in the order of their size, then of their number; those without samples are in the first list
     only.
     """
-    import polars as pl
-
     size = "n_eligible" if "n_eligible" in concepts.columns else "n_assigned"
     found = {"largest": concepts.sort(size, "concept", descending=[True, False]).head(count)}
     if "share" not in concepts.columns:
@@ -55,31 +63,33 @@ def listed(concepts: "pl.DataFrame", count: int) -> dict[str, "pl.DataFrame"]:
     return found
 
 
-def medoids(run: RunFolder, concepts: Iterable[int]) -> "pl.DataFrame":
-    """Return the sample nearest to the centroid of each concept (the first uid of equals), as far as there is one.
+def typical_samples(run: RunFolder, nearest: pl.DataFrame, concepts: Iterable[int]) -> pl.DataFrame:
+    """Return the sample nearest to the centroid of each concept, as far as there is one.
 
-    One row per concept: concept, part, distance, and `MEDOID_COLUMNS`. All assignments are read once, part by part.
+    nearest : concept, part, distance, uid, as a scan found them. One row per concept: concept, part, distance, and
+    `TYPICAL_COLUMNS`.
     """
-    import polars as pl
-
-    wanted = pl.Series(sorted(set(concepts)), dtype=pl.Int32)
-    kinds = {"uid": pl.String, "concept": pl.Int32, "distance": pl.Float32, "part": pl.String}
-    best = pl.DataFrame(schema=kinds)
-    for part in part_names(run, run.concepts):
-        rows = table(run, run.assignments, part, ["uid", "concept", "distance"])
-        rows = rows.filter(pl.col("concept").is_in(wanted.implode())).with_columns(part=pl.lit(part))
-        best = pl.concat([best, rows.select(list(kinds))]).sort("distance", "uid")
-        best = best.unique("concept", keep="first", maintain_order=True)
-    found = [_samples(run, part, rows) for (part,), rows in best.group_by("part", maintain_order=True)]
-    empty = pl.DataFrame(schema=kinds | dict.fromkeys(MEDOID_COLUMNS, pl.String) | {"row": pl.Int64})
-    order = ["concept", "part", "distance", *MEDOID_COLUMNS]
+    chosen = nearest.filter(
+        pl.col("concept").is_in(pl.Series(sorted(set(concepts)), dtype=pl.Int32).implode())
+    )
+    found = [_samples(run, part, rows) for (part,), rows in chosen.group_by("part", maintain_order=True)]
+    empty = nearest.clear().with_columns(
+        pl.lit(None, pl.Int64 if name == "row" else pl.String).alias(name) for name in TYPICAL_COLUMNS[1:]
+    )
+    order = ["concept", "part", "distance", *TYPICAL_COLUMNS]
     return pl.concat([frame.select(order) for frame in [empty, *found]]).sort("concept")
 
 
-def _samples(run: RunFolder, part: object, rows: "pl.DataFrame") -> "pl.DataFrame":
+def _samples(run: RunFolder, part: object, rows: pl.DataFrame) -> pl.DataFrame:
     """Add what 0_samples says of some samples of a part."""
-    import polars as pl
-
-    frame = table(run, run.samples, str(part), [*MEDOID_COLUMNS, "outcome", "copy_of"])
+    frame = table(run, run.samples, str(part), [*TYPICAL_COLUMNS, "outcome", "copy_of"])
     usable = frame.filter((pl.col("outcome") == "ok") & pl.col("copy_of").is_null())
-    return rows.join(usable.select(MEDOID_COLUMNS), on="uid", how="left", validate="m:1")
+    return rows.join(usable.select(TYPICAL_COLUMNS), on="uid", how="left", validate="m:1")
+
+
+def layout(run: RunFolder, listed: tuple[int, ...]) -> pl.DataFrame:
+    """Return where some concepts stand on the map: concept, x, y."""
+    if not listed:
+        return pl.DataFrame()
+    places = flat(load_centroids(run.concepts / "centroids.parquet")[list(listed)])
+    return pl.DataFrame({"concept": listed, "x": places[:, 0], "y": places[:, 1]})

@@ -96,11 +96,11 @@ def typical(picks: pl.DataFrame, shelf: Shelf) -> dict[int, list[int]]:
 
 
 def galleries(
-    picks: pl.DataFrame, shelf: Shelf, telling: Mapping[int, Iterable[str]], hardness: str
+    picks: pl.DataFrame, shelf: Shelf, notable: Mapping[int, Iterable[str]], hardness: str
 ) -> list[Gallery]:
-    """Return the galleries of the telling concepts, in their order."""
+    """Return the galleries of the notable concepts, in their order."""
     found = []
-    for concept, why in telling.items():
+    for concept, why in notable.items():
         rows = picks.filter(pl.col("concept") == concept)
 
         def of(name: str, column: str, rows: pl.DataFrame = rows) -> list[Shown]:

@@ -10,12 +10,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from curate import schema
+from curate.analysis.summary.counts import group_reasons
 from curate.analysis.verify import part_invariants
 from curate.analysis.verify.stage_tables import CHAIN, Tables, breach, read
 from curate.errors import CurateError
 from curate.execution.uid_buckets import UidBuckets
 from curate.io.remote.cache import ensure_local
-from curate.pipeline.stages.report import grouped
 from curate.sources.base import Columns
 from curate.sources.registry import format_of
 
@@ -190,7 +190,7 @@ def _of_budgets(tables: Tables) -> Iterator[str]:
 
 def _of_totals(tables: Tables) -> Iterator[str]:
     """Check that the manifest and the marks say what the tables add up to."""
-    run, counts = tables.run, grouped(tables.reasons)
+    run, counts = tables.run, group_reasons(tables.reasons)
     if tables.changed.isdisjoint(CHAIN) and counts != tables.manifest["counts"]:
         names = [name for name in counts if counts[name] != tables.manifest["counts"].get(name)]
         told = tables.manifest["counts"].get(names[0])

@@ -70,9 +70,9 @@ def changed_since(run: Run) -> list[str]:
 
 def decided(run: Run) -> dict[str, Any]:
     """Return what the decisions say, as in the manifest: rows, kept, dropped by reason, unusable by outcome."""
-    from curate.pipeline.stages.report import grouped
+    from curate.analysis.summary.counts import group_reasons
 
-    return grouped(dict(run.decisions()["reason"].value_counts().iter_rows()))
+    return group_reasons(dict(run.decisions()["reason"].value_counts().iter_rows()))
 
 
 def verify_run(path: str | Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from curate.errors import RecipeError, RunError, SourceError, UsageError
+from curate.errors import RecipeError, SourceError, UsageError
 from curate.execution.context import PART_ROWS, Context, Part, log
 from curate.execution.stage import Stage
 from curate.io import filesystem as files
@@ -28,8 +28,6 @@ __all__ = [
     "find_parts",
     "find_shards",
     "keys_path",
-    "part_names",
-    "with_parts",
 ]
 
 
@@ -254,19 +252,6 @@ def _save_parts(path: Path, parts: Sequence[Part]) -> None:
     """Write the parts for later stages, without the options a source is opened with (they hold secrets)."""
     rows = [asdict(replace(part, shard=replace(part.shard, storage_options={}))) for part in parts]
     storage.write_record(path, rows)
-
-
-def with_parts(context: Context) -> Context:
-    """Return the context with the parts that the read stage found."""
-    rows = storage.read_json(context.run.work / "parts.json")
-    if rows is None:
-        raise RunError(f"{context.run.where}: nothing is read yet; run the read stage first")
-    options = {source.name: source.storage_options for source in context.recipe.source}
-    parts = []
-    for row in rows:
-        shard = Shard(**{**row["shard"], "storage_options": options[row["shard"]["source"]]})
-        parts.append(Part(**{**row, "shard": shard, "columns": Columns(**row["columns"])}))
-    return replace(context, parts=tuple(parts))
 
 
 def npy_of(recipe: Recipe) -> tuple[str, ...] | None:

@@ -11,11 +11,11 @@ import numpy as np
 import pyarrow as pa
 
 from curate import schema
+from curate.analysis.summary.counts import count_reasons, versions
 from curate.errors import RunError, UsageError
 from curate.execution.context import Context, log
 from curate.execution.stage import Stage
 from curate.io import publish, storage
-from curate.pipeline.stages import report
 from curate.recipe import Recipe, Write
 from curate.scores.base import require_memory
 from curate.scores.registry import score_columns
@@ -235,7 +235,7 @@ def _card(context: Context, settings: Write, files: Sequence[OutputFile], table:
     return card(
         CardFacts(
             {split: (_pattern(split, settings, many=len(rows) > 1), count) for split, count in rows.items()},
-            table, report.count_reasons(context), published_recipe(recipe), _provenance(context),
+            table, count_reasons(context), published_recipe(recipe), _provenance(context),
         )
     )  # fmt: skip
 
@@ -254,5 +254,5 @@ def _provenance(context: Context) -> Mapping[str, object]:
         "shards read": f"{len(shards):,}",
         "embedding space": context.facts(context.run.embeddings).get("space"),
         "decisions": context.run.fingerprint(context.run.decisions),
-        "versions": ", ".join(f"{name} {version}" for name, version in report.versions().items()),
+        "versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
     }

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from curate.clustering.store import load_centroids
 from curate.errors import RunError, UsageError
 from curate.execution.context import PROCESS_BASE, Context, log
 from curate.execution.engines.local import cpu_count
-from curate.pipeline.stages import cluster
 from curate.recipe import Heads, Recipe
 from curate.scores.base import FamilyStage, Output, embedding_parts, require_memory
 from curate.scores.heads.labels import (
@@ -182,7 +182,7 @@ def _by_concepts(context: Context, settings: Heads, rows: "PartRows", labels: La
     from curate.scores.heads.zeroshot import score_concepts
 
     embed = context.recipe.embed
-    centroids = cluster.load_centroids(context.run.concepts / "centroids.parquet")
+    centroids = load_centroids(context.run.concepts / "centroids.parquet")
     centroids = centroids.reshape(len(centroids), rows.dim)  # of no sample there is none, of any length
     scale = OWN_SCALE if embed.own_vectors else 1 / _clip(context.recipe, device="cpu").temperature
     return score_concepts(

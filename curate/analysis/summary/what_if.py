@@ -1,47 +1,15 @@
-"""The table of concepts, where they stand on the map, which are telling, and what budgets are computed from."""
+"""What the budgets of the page are computed from."""
 
 import polars as pl
 
 from curate.execution.context import Context
-from curate.io import storage
-from curate.pipeline.stages.cluster import load_centroids
 from curate.recipe import Recipe
-from curate.report.map import flat
 from curate.report.model import WhatIf
-from curate.runs.folder import RunFolder
 
-__all__ = ["MAX_WHAT_IF", "concept_table", "layout", "what_if"]
+__all__ = ["MAX_WHAT_IF", "what_if"]
 
 #: Of more concepts the page computes no budgets: their numbers alone would fill it.
 MAX_WHAT_IF = 50_000
-#: Concepts with fewer rows are uneven by chance.
-_FEW = 10
-
-
-def concept_table(run: RunFolder) -> pl.DataFrame:
-    """Return the concepts as decided, with `n_assigned` and `unevenness`.
-
-    unevenness : how far the farthest hundredth of a concept lies from its centre, in mean distances.
-    """
-    decided = pl.DataFrame(storage.read_table(run.decisions / "concepts.parquet"))
-    fitted = pl.DataFrame(storage.read_table(run.concepts / "concepts.parquet"))
-    frame = decided.join(
-        fitted.select("concept", "n_assigned", "p99_distance"),
-        on="concept",
-        how="left",
-        maintain_order="left",
-    )
-    enough = (pl.col("n_eligible") >= _FEW) & (pl.col("d_intra") > 0)
-    uneven = pl.when(enough).then(pl.col("p99_distance").cast(pl.Float64) / pl.col("d_intra"))
-    return frame.with_columns(unevenness=uneven).drop("p99_distance")
-
-
-def layout(run: RunFolder, shown: tuple[int, ...]) -> pl.DataFrame:
-    """Return where the shown concepts stand on the map: concept, x, y."""
-    if not shown:
-        return pl.DataFrame()
-    places = flat(load_centroids(run.concepts / "centroids.parquet")[list(shown)])
-    return pl.DataFrame({"concept": shown, "x": places[:, 0], "y": places[:, 1]})
 
 
 def what_if(context: Context, concepts: pl.DataFrame, first: pl.DataFrame) -> WhatIf | None:

@@ -1,0 +1,168 @@
+"""What the report shows of a run: its summary, with samples, pictures, figures and what its budgets come from."""
+
+import datetime
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from curate.analysis.summary import galleries, groups, score_stats
+from curate.analysis.summary.concepts import concept_table, layout
+from curate.analysis.summary.counts import check_counts, versions
+from curate.analysis.summary.scan import LIMITS, ReportRequest, Scan
+from curate.analysis.summary.summary import RunSummary, summarize
+from curate.analysis.summary.what_if import what_if
+from curate.execution.context import Context
+from curate.recipe import Recipe
+from curate.report import page
+from curate.report.model import BadShard, Pair, ReportData, StageStats
+from curate.report.notable import notable_concepts
+from curate.scores.columns import hardest_is_largest
+from curate.scores.registry import score_columns
+from curate.writers.dataset_card import published_path
+
+__all__ = ["report_data", "report_request", "summarize_for_report"]
+
+#: Steps of the histogram of weights.
+BINS = 40
+#: Scores that say how doubtful a label is, the first that there is, and what makes larger ones more doubtful.
+_DOUBT = {"noise_prob": 1, "neg_aum": 1, "pixels_neg_aum": 1, "p_label": -1, "pixels_p_label": -1}
+
+
+def report_request(
+    context: Context,
+    listed: tuple[int, ...],
+    notable: tuple[int, ...],
+    limits: Mapping[str, int] = LIMITS,
+) -> ReportRequest:
+    """Return what to look for in the parts: samples of the listed and of the notable concepts, where rules cut."""
+    return ReportRequest(
+        listed=listed, notable=notable, hardness=_hardness(context.recipe), doubt=_doubt(context),
+        ends=score_stats.cut_rules(context.recipe), seed=context.recipe.seed, limits=limits,
+    )  # fmt: skip
+
+
+def _hardness(recipe: Recipe) -> tuple[str, int]:
+    """Return the score that the run itself goes by, else the distance, and the factor that makes it hardness."""
+    known, prefer = score_columns(recipe), recipe.select.prefer
+    by = prefer.removeprefix("score:") if prefer.startswith("score:") else recipe.select.by
+    found = known.get(by or "")
+    if by is None or found is None or found.higher_is is None:
+        return "distance", 1
+    return by, 1 if hardest_is_largest(found.higher_is) else -1
+
+
+def _doubt(context: Context) -> tuple[str, str, int] | None:
+    """Return which column has the predicted label, and which score says how doubtful the label is."""
+    known = score_columns(context.recipe)
+    noted = {name: context.facts(context.run.scores(known[name].folder)) for name in _DOUBT if name in known}
+    predicted = next((name for name in ("pred_label", "pixels_pred_label") if name in known), None)
+    # The noise model gives no sample a score where it finds no two groups.
+    score = next((name for name, stats in noted.items() if stats.get("scored") != 0), None)
+    return None if predicted is None or score is None else (predicted, score, _DOUBT[score])
+
+
+def summarize_for_report(context: Context) -> tuple[RunSummary, ReportRequest]:
+    """Return the summary of a decided run, with what a report shows besides; RunError if its rows do not add up."""
+    table = _concepts(concept_table(context.run))
+    listed = tuple(page.largest(table)["concept"].to_list()) if table.height else ()
+    asked = report_request(context, listed, tuple(notable_concepts(table)))
+    found = summarize(context.run, report=asked, engine=context.engine, progress=context.progress)
+    check_counts(context, found.scan)
+    return found, asked
+
+
+def report_data(context: Context, summary: RunSummary, asked: ReportRequest) -> ReportData:
+    """Return all the page says, of a summary and of what was asked for with it."""
+    recipe, scan, counts = context.recipe, summary.scan, summary.counts or {}
+    table = _concepts(summary.concepts)
+    shelf = galleries.shelve(context, scan.picks)
+    typical = galleries.typical(scan.picks, shelf)
+    examples = pl.DataFrame(
+        [(concept, shelf.samples[places[0]].caption) for concept, places in typical.items()],
+        schema={"concept": pl.Int32, "example": pl.String}, orient="row",
+    )  # fmt: skip
+    if examples["example"].null_count() < len(examples):
+        table = table.join(examples, on="concept", how="left", maintain_order="left")
+    means = {name: one.higher_is for name, one in score_columns(recipe).items()}
+    hardness, doubt = asked.hardness[0], asked.doubt
+    return ReportData(
+        name=recipe.run, rows_in=counts["rows"], kept=counts["kept"], reasons=_reasons(recipe, counts),
+        concepts=table, layout=layout(context.run, asked.listed), samples=shelf.samples, typical=typical,
+        galleries=galleries.galleries(scan.picks, shelf, notable_concepts(table), hardness), hardness=hardness,
+        duplicates=_pairs(scan, shelf), groups=groups.shown_groups(scan.groups, table, cut=scan.cut),
+        mislabelled=galleries.mislabelled(scan.picks, shelf, doubt[1] if doubt else ""),
+        what_if=what_if(context, table, scan.first), sampled=scan.step,
+        scores=score_stats.shown_scores(summary.scores, scan.step, recipe, scan.ends, means),
+        correlation=score_stats.correlation(scan.sample) if len(scan.sample) else ((), ()),
+        weights=_weights(summary), reliability=[_reliability(row) for row in summary.reliability],
+        stages=_stages(summary), warnings=summary.warnings,
+        bad_shards=[BadShard(shard=one["name"], rows=one["rows"], message=one["error"]) for one in summary.bad_shards],
+        recipe=recipe.to_yaml(), versions=_origin(context) | versions(),
+        pictures=any(part.columns.image for part in context.parts), created=_now(),
+    )  # fmt: skip
+
+
+def _concepts(table: pl.DataFrame | None) -> pl.DataFrame:
+    return pl.DataFrame() if table is None else table
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def _pairs(scan: Scan, shelf: galleries.Shelf) -> list[Pair]:
+    """Return the pairs of the gallery: those nearest to the threshold, then some drawn at random."""
+    order = pl.col("list").replace_strict({"near_cut": 0, "drawn": 1})
+    rows = scan.picks.filter(pl.col("list").is_in(["near_cut", "drawn"])).sort(order, "order", "uid")
+    return galleries.pairs(rows, shelf)
+
+
+def _reasons(recipe: Recipe, counts: Mapping[str, Any]) -> dict[str, int]:
+    """Return rows by reason; filters in the order of the recipe, which the page keeps."""
+    conditions = [f"filter:{one}" for one in recipe.filter]
+    place = {name: index for index, name in enumerate(conditions)}
+    dropped = sorted(counts["dropped"].items(), key=lambda item: place.get(item[0], len(place)))
+    unusable = {f"unusable:{name}": n for name, n in counts["unusable"].items()}
+    return {**unusable, **dict(dropped), "kept": counts["kept"]}
+
+
+def _stages(summary: RunSummary) -> list[StageStats]:
+    """Return how long each stage took, and the memory of its largest process."""
+    return [
+        StageStats(
+            name=stage, seconds=times["seconds"], rows=times["rows"],
+            summary=f"{times['rows_per_s']:,.0f} rows/s, peak {times['peak_memory'] / 1e9:.1f} GB a process",
+        )
+        for stage, times in summary.times.items()
+    ]  # fmt: skip
+
+
+def _reliability(row: Mapping[str, Any]) -> dict[str, object]:
+    """Return how far the seeds of a trained family agree, every number by its name on the page."""
+    names = ("family", "classes", "seeds", "reliability", "reliability_of_mean", "grand_el2n")
+    return {**{name: row.get(name) for name in names}, "accuracy_mean": row.get("accuracy")}
+
+
+def _weights(summary: RunSummary) -> dict[str, object]:
+    """Return what is known of the weights, with a histogram over the kept rows of the sample; or nothing."""
+    if not summary.weights:
+        return {}
+    sample, step = summary.scan.sample, summary.scan.step
+    kept = sample.filter("keep")["weight"].drop_nulls().to_numpy().astype(np.float64)
+    counts, edges = np.histogram(kept, BINS) if len(kept) else (np.empty(0, int), np.empty(0))
+    return {**summary.weights, "edges": edges.tolist(), "counts": (counts * step).tolist()}
+
+
+def _origin(context: Context) -> dict[str, str]:
+    """Return where the numbers come from: source, vectors, decisions."""
+    paths = ", ".join(published_path(path) for one in context.recipe.source for path in one.patterns)
+    space = context.facts(context.run.embeddings).get("space") or {}
+    shards = len({part.shard.name for part in context.parts})
+    return {
+        "source": paths,
+        "shards read": f"{shards:,}",
+        "embedding space": ", ".join(f"{name} {value}" for name, value in space.items()),
+        "decisions": context.run.fingerprint(context.run.decisions),
+    }

@@ -1,0 +1,406 @@
+"""One pass over every part of a run: counts, an even sample of the scores, and samples to show.
+
+Parts are read by workers, one by one, and what each found is joined with what was found before, so that memory holds
+one part a worker and what is shown. Tables that are not finished are left out.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import polars as pl
+
+from curate import schema
+from curate.analysis.summary.tables import part_names, score_folders
+from curate.errors import RunError
+from curate.execution.context import require_same, silent
+from curate.execution.engines.base import Engine
+from curate.hashing import tie
+from curate.io import storage
+from curate.runs.folder import RunFolder
+
+__all__ = [
+    "GROUPED_BY",
+    "LIMITS",
+    "MAX_GROUPS",
+    "NO_CONCEPT",
+    "PLAIN",
+    "SAMPLE",
+    "ReportRequest",
+    "Scan",
+    "scan_parts",
+]
+
+#: How many samples of each list are looked for: per concept, or (the last ones) in the whole run.
+LIMITS = {
+    "typical": 3,
+    "hardest_kept": 12,
+    "easiest_dropped": 12,
+    "most_typical": 12,
+    "duplicates": 6,
+    "near_cut": 12,
+    "drawn": 12,
+    "mislabelled": 48,
+}
+#: The concept of lists over the whole run.
+NO_CONCEPT = -1
+#: What samples are grouped by. Of more groups of a kind the largest are told apart.
+GROUPED_BY, MAX_GROUPS = ("label", "source", "split"), 10_000
+#: Quantiles between the ends and histograms are over at most about this many samples, spread evenly over the parts.
+SAMPLE = 200_000
+#: What is read, each where it is finished.
+TABLES = ("samples", "decisions", "assignments", "duplicates")
+#: Columns of the sample that are no scores.
+PLAIN = ("keep", "competing", "weight")
+
+PICKS = {
+    "list": pl.String, "concept": pl.Int32, "order": pl.Float64, "value": pl.Float64, "uid": pl.String,
+    "part": pl.Int32, "row": pl.Int64, "shard": pl.String, "caption": pl.String, "label": pl.String,
+    "reason": pl.String, "other": pl.String,
+}  # fmt: skip
+_GROUPS = {"by": pl.String, "group": pl.String, "rows": pl.Int64, "kept": pl.Int64}
+_FIRST = {"concept": pl.Int32, "smallest_uid": pl.String, "pinned": pl.Int64}
+_ENDS = {
+    "rule": pl.String, "column": pl.String, "passed_low": pl.Float64, "passed_high": pl.Float64,
+    "failed_low": pl.Float64, "failed_high": pl.Float64,
+}  # fmt: skip
+_TOTALS = {"score": pl.String, "n": pl.Int64, "missing": pl.Int64, "low": pl.Float64, "high": pl.Float64}
+_NEAREST = {"concept": pl.Int32, "part": pl.String, "distance": pl.Float32, "uid": pl.String}
+#: Sums over numbers: how many, their sum, the sum of their squares, the least and the most.
+_SUMS = {"what": pl.String, "n": pl.Int64, "total": pl.Float64, "squares": pl.Float64, "least": pl.Float64, "most": pl.Float64}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ReportRequest:
+    """Which samples and rules a report shows.
+
+    listed : concepts of the table, notable : those with a gallery. limits : samples in each list, by its name.
+    hardness : a score and the factor that makes larger values harder. doubt : the column of predicted labels, a
+    score, and the factor that makes larger values more doubtful. ends : of each rule its reason ("" for the
+    selection) and the score it cuts.
+    """
+
+    listed: tuple[int, ...]
+    notable: tuple[int, ...]
+    hardness: tuple[str, int]
+    doubt: tuple[str, str, int] | None
+    ends: tuple[tuple[str, str], ...]
+    seed: int
+    limits: Mapping[str, int] = field(default_factory=lambda: dict(LIMITS))
+
+
+@dataclass
+class Scan:
+    """What was found.
+
+    reasons, outcomes : rows by value, kept : rows with `keep`. groups : by, group, rows (that could be read), kept;
+    cut : whether groups were left out. totals : per score exact numbers of rows with and without it, and its ends.
+    sample : one row of `step`: `PLAIN` columns and scores. nearest : per concept the sample nearest to its centroid
+    (the first uid of equals). sums : of weights of kept rows, and of the similarity of duplicates.
+    picks, first, ends : for a report, in the order in which the page shows them.
+    """
+
+    reasons: Counter[str] = field(default_factory=Counter)
+    outcomes: Counter[str] = field(default_factory=Counter)
+    kept: int = 0
+    step: int = 1
+    cut: frozenset[str] = frozenset()
+    groups: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=_GROUPS))
+    totals: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=_TOTALS))
+    sample: pl.DataFrame = field(default_factory=pl.DataFrame)
+    nearest: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=_NEAREST))
+    sums: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=_SUMS))
+    picks: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=PICKS))
+    first: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=_FIRST))
+    ends: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=_ENDS))
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One part. tables : those that have it. whole : False where only rows are counted and concepts are named."""
+
+    run: RunFolder
+    part: str
+    index: int
+    offset: int
+    step: int
+    tables: frozenset[str]
+    families: tuple[str, ...]
+    whole: bool
+    report: ReportRequest | None
+
+    def read(self, table: str, columns: list[str]) -> pl.DataFrame | None:
+        """Return columns of a table of the part; None if it is not there."""
+        if table not in self.tables:
+            return None
+        folder = getattr(self.run, table)
+        return pl.DataFrame(storage.read_table(self.run.part(folder, self.part), columns))
+
+
+def scan_parts(
+    run: RunFolder,
+    *,
+    whole: bool = True,
+    tables: Sequence[str] = TABLES,
+    report: ReportRequest | None = None,
+    engine: Engine | None = None,
+    progress: Callable[[str, int, int, str], None] = silent,
+) -> Scan:
+    """Return what one pass over all parts finds.
+
+    whole : False leaves out scores, groups, weights and duplicates. tables : which of `TABLES` are read. report : what a report shows besides; its tables
+    must be there and be about the same rows, else RunError is raised.
+    """
+    tasks = _tasks(run, whole, tables, report)
+    found = Scan(step=tasks[0].step if tasks else 1)
+    limits = {} if report is None else report.limits
+    progress("report", 0, len(tasks), "parts")
+    results: Iterable[Scan] = map(_scan, tasks)
+    if engine is not None:
+        results = engine.map(_scan, tasks, parallel=len(tasks) > 1)
+    for done, one in enumerate(results, start=1):
+        _join(found, one, limits)
+        progress("report", done, len(tasks), "parts")
+    return found
+
+
+def _tasks(run: RunFolder, whole: bool, tables: Sequence[str], report: ReportRequest | None) -> list[_Task]:
+    """Return the parts that any table has, in the order of the source, and which tables have each."""
+    marked = {
+        "samples": run.samples, "decisions": run.decisions, "assignments": run.concepts, "duplicates": run.duplicates,
+    }  # fmt: skip
+    parts = {table: part_names(run, marked[table]) for table in tables}
+    saved = storage.read_json(run.work / "parts.json")
+    order = {row["name"]: (place, row) for place, row in enumerate(saved)} if isinstance(saved, list) else {}
+    names = list(dict.fromkeys(name for found in parts.values() for name in found))
+    names.sort(key=lambda name: (order[name][0] if name in order else len(order), name))
+    step = max(1, -(-sum(row["stop"] - row["start"] for _, row in order.values()) // SAMPLE))
+    families = tuple(score_folders(run)) if whole else ()
+    return [
+        _Task(
+            run, name, order[name][0] if name in order else place,
+            -(order[name][1]["first"] if name in order else 0) % step, step,
+            frozenset(table for table, found in parts.items() if name in found), families, whole, report,
+        )
+        for place, name in enumerate(names)
+    ]  # fmt: skip
+
+
+def _scan(task: _Task) -> Scan:
+    """Return what one part holds."""
+    found = Scan()
+    decided = ["keep", "reason", *(("uid", "weight", "duplicate_of") if task.whole else ())]
+    named = ["outcome", *(("uid", "copy_of", *GROUPED_BY) if task.whole else ())]
+    pictured = ("shard", "row", "caption") if task.report is not None else ()
+    samples, decisions = task.read("samples", [*named, *pictured]), task.read("decisions", decided)
+    if samples is not None:
+        found.outcomes.update(dict(samples["outcome"].value_counts().iter_rows()))
+    if decisions is not None:
+        found.reasons.update(dict(decisions["reason"].value_counts().iter_rows()))
+        found.kept = int(decisions["keep"].sum())
+        if task.whole:
+            found.sums = _sums("weight", decisions.filter("keep")["weight"])
+    if task.whole and (near := task.read("duplicates", ["duplicate_of", "similarity"])) is not None:
+        similarity = near.filter(pl.col("duplicate_of").is_not_null())["similarity"]
+        found.sums = pl.concat([found.sums, _sums("similarity", similarity)])
+    rows = _beside(task, samples, decisions) if task.whole else None
+    if rows is not None and decisions is not None:
+        found.groups = _groups(rows)
+    _scan_usable(task, found, rows)
+    return found
+
+
+def _beside(task: _Task, samples: pl.DataFrame | None, decisions: pl.DataFrame | None) -> pl.DataFrame | None:
+    """Return samples with their decisions beside, as far as there are any; RunError where the rows differ."""
+    if samples is None or decisions is None:
+        return samples
+    if not samples["uid"].equals(decisions["uid"]):
+        where = task.run.part(task.run.decisions, task.part)
+        raise RunError(f"{where}: its rows are not those of 0_samples; run again")
+    return samples.hstack(decisions.drop("uid").get_columns())
+
+
+def _scan_usable(task: _Task, found: Scan, rows: pl.DataFrame | None) -> None:
+    """Add what the samples with vectors say: the nearest of each concept, scores, and what a report shows."""
+    assigned = task.read("assignments", ["uid", "concept", "distance"])
+    if assigned is None:
+        return
+    near = assigned.sort("distance", "uid").unique("concept", keep="first", maintain_order=True)
+    found.nearest = near.with_columns(part=pl.lit(task.part)).select(*_NEAREST)
+    if not task.whole:
+        return
+    frame = assigned
+    for family in task.families:
+        frame = _with_family(task, frame, family)
+    floats = [name for name, kind in frame.schema.items() if kind.is_float()]
+    frame = frame.with_columns(pl.when(pl.col(floats).is_finite()).then(pl.col(floats)))
+    found.totals = pl.DataFrame([_total(frame[name]) for name in floats], schema=_TOTALS, orient="row")
+    if rows is not None:
+        usable = rows.filter((pl.col("outcome") == "ok") & pl.col("copy_of").is_null())
+        if usable["uid"].equals(frame["uid"]):
+            frame = usable.hstack(frame.drop("uid").get_columns())
+        elif task.report is not None:
+            require_same(usable["uid"], frame["uid"], task.run.part(task.run.assignments, task.part))
+    if "reason" in frame.columns:
+        frame = frame.with_columns(_competing().alias("competing"))
+    plain = [name for name in PLAIN if name in frame.columns]
+    found.sample = frame.select(*plain, *floats).gather_every(task.step, task.offset)
+    if task.report is not None:
+        _scan_shown(task, task.report, found, frame)
+
+
+def _with_family(task: _Task, frame: pl.DataFrame, family: str) -> pl.DataFrame:
+    """Return rows with the columns of a family of scores beside; without them if it is about an earlier source."""
+    path = task.run.part(task.run.scores(family), task.part)
+    if task.report is None and not path.exists():
+        return frame
+    scores = pl.DataFrame(storage.read_table(path))
+    if task.report is not None:
+        require_same(frame["uid"], scores["uid"], path)
+    return frame.hstack(scores.drop("uid").get_columns()) if frame["uid"].equals(scores["uid"]) else frame
+
+
+def _competing() -> pl.Expr:
+    """Return whether a row reached the selection."""
+    reason = pl.col("reason")
+    return reason.is_in([*schema.KEPT_REASONS, "over_budget"]) | reason.str.starts_with("cutoff:")
+
+
+def _scan_shown(task: _Task, shown: ReportRequest, found: Scan, frame: pl.DataFrame) -> None:
+    """Add what a report shows of the samples with vectors."""
+    near = task.read("duplicates", ["uid", "similarity"])
+    if near is None:
+        where = task.run.part(task.run.duplicates, task.part)
+        raise RunError(f"{where}: is not there; run again")
+    frame = frame.join(near, on="uid", how="left", maintain_order="left", validate="m:1")
+    frame = frame.with_columns(pl.lit(task.index, pl.Int32).alias("part"))
+    found.picks = _first_of(_picks(frame, shown), shown.limits)
+    pinned = (pl.col("reason") == "pinned").sum().cast(pl.Int64)
+    found.first = (
+        frame.filter("competing").group_by("concept").agg(smallest_uid=pl.col("uid").min(), pinned=pinned)
+    )
+    found.ends = _ends(frame, shown)
+
+
+def _join(all_: Scan, one: Scan, limits: Mapping[str, int]) -> None:
+    """Add what was found in one part to what was found before."""
+    all_.reasons.update(one.reasons)
+    all_.outcomes.update(one.outcomes)
+    all_.kept += one.kept
+    groups = pl.concat([all_.groups, one.groups]).group_by("by", "group").agg(pl.col("rows", "kept").sum())
+    groups = groups.sort("by", "rows", "group", descending=[False, True, False])
+    all_.groups = groups.group_by("by", maintain_order=True).head(MAX_GROUPS).select(list(_GROUPS))
+    sizes = groups.group_by("by").len().filter(pl.col("len") > MAX_GROUPS)
+    all_.cut |= frozenset(sizes["by"].to_list())
+    totals = pl.concat([all_.totals, one.totals]).group_by("score", maintain_order=True)
+    ends_of = (pl.col("low").min(), pl.col("high").max())
+    all_.totals = totals.agg(pl.col("n", "missing").sum(), *ends_of)
+    frames = [frame for frame in (all_.sample, one.sample) if frame.width]
+    all_.sample = pl.concat(frames, how="diagonal_relaxed") if frames else pl.DataFrame()
+    nearest = pl.concat([all_.nearest, one.nearest]).sort("distance", "uid")
+    all_.nearest = nearest.unique("concept", keep="first", maintain_order=True)
+    sums = pl.concat([all_.sums, one.sums]).group_by("what", maintain_order=True)
+    all_.sums = sums.agg(pl.col("n", "total", "squares").sum(), pl.col("least").min(), pl.col("most").max())
+    all_.picks = _first_of(pl.concat([all_.picks, one.picks]), limits)
+    first = pl.concat([all_.first, one.first]).group_by("concept")
+    all_.first = first.agg(pl.col("smallest_uid").min(), pl.col("pinned").sum())
+    ends = pl.concat([all_.ends, one.ends]).group_by("rule", "column", maintain_order=True)
+    lows, highs = ("passed_low", "failed_low"), ("passed_high", "failed_high")
+    extremes = ends.agg(*(pl.col(name).min() for name in lows), *(pl.col(name).max() for name in highs))
+    all_.ends = extremes.select(*_ENDS)
+
+
+def _first_of(picks: pl.DataFrame, limits: Mapping[str, int]) -> pl.DataFrame:
+    """Return the first samples of every list."""
+    if picks.is_empty():
+        return picks
+    ordered = picks.sort("list", "concept", "order", "uid")
+    limit = pl.col("list").replace_strict(dict(limits), return_dtype=pl.Int64)
+    return ordered.filter(pl.int_range(pl.len()).over("list", "concept") < limit)
+
+
+def _sums(what: str, column: pl.Series) -> pl.DataFrame:
+    """Return one row of sums over the numbers of a column."""
+    values = column.cast(pl.Float64).drop_nulls()
+    sums = (
+        what,
+        len(values),
+        float(values.sum()),
+        float((values * values).sum()),
+        values.min(),
+        values.max(),
+    )
+    return pl.DataFrame([sums], schema=_SUMS, orient="row")
+
+
+def _total(column: pl.Series) -> tuple[object, ...]:
+    """Return how many rows have a score and lack it, and its ends."""
+    values = column.cast(pl.Float64).drop_nulls()
+    return column.name, len(values), len(column) - len(values), values.min(), values.max()
+
+
+def _groups(rows: pl.DataFrame) -> pl.DataFrame:
+    """Count rows that could be read and kept rows, copies included, by class, source and split."""
+    read = rows.filter(pl.col("outcome") == "ok")
+    counts = [
+        read.filter(pl.col(by).is_not_null())
+        .group_by(pl.col(by).alias("group"))
+        .agg(pl.len().cast(pl.Int64).alias("rows"), pl.col("keep").sum().cast(pl.Int64).alias("kept"))
+        .select(pl.lit(by).alias("by"), pl.col("group").cast(pl.String), "rows", "kept")
+        for by in GROUPED_BY
+    ]
+    return pl.concat(counts)
+
+
+def _picks(frame: pl.DataFrame, shown: ReportRequest) -> pl.DataFrame:
+    """Return the candidates of every list: `order` says which come first, `value` what is told of them."""
+    column, factor = shown.hardness
+    hard = (pl.col(column) * factor).cast(pl.Float64)
+    distance = pl.col("distance").cast(pl.Float64)
+    duplicates = frame.filter(pl.col("reason") == "near_duplicate")
+    listed = frame.filter(pl.col("competing") & pl.col("concept").is_in(shown.listed))
+    notable = frame.filter(pl.col("concept").is_in(shown.notable))
+    chosen = [
+        _candidates(listed, "typical", distance, distance),
+        _candidates(notable.filter("keep"), "hardest_kept", -hard, pl.col(column)),
+        _candidates(notable.filter(pl.col("competing") & ~pl.col("keep")), "easiest_dropped", hard, pl.col(column)),
+        _candidates(notable.filter("competing"), "most_typical", distance, distance),
+    ]  # fmt: skip
+    alike = pl.col("similarity").cast(pl.Float64)
+    twins = duplicates.filter(pl.col("concept").is_in(shown.notable))
+    other = pl.col("duplicate_of")
+    chosen.append(_candidates(twins, "duplicates", alike, alike, other))
+    if "near_cut" in shown.limits:
+        drawn = pl.Series("tie", tie(duplicates["uid"].to_list(), shown.seed).astype(float), pl.Float64)
+        everywhere = duplicates.with_columns(pl.lit(NO_CONCEPT, pl.Int32).alias("concept"), drawn)
+        chosen.append(_candidates(everywhere, "near_cut", alike, alike, other))
+        chosen.append(_candidates(everywhere, "drawn", pl.col("tie"), alike, other))
+        if shown.doubt is not None:
+            predicted, score, sign = shown.doubt
+            against = frame.filter(pl.col(predicted) != pl.col("label"))
+            against = against.with_columns(pl.lit(NO_CONCEPT, pl.Int32).alias("concept"))
+            order = -(pl.col(score) * sign).cast(pl.Float64)
+            chosen.append(_candidates(against, "mislabelled", order, pl.col(score), pl.col(predicted)))
+    return pl.concat(chosen)
+
+
+def _candidates(
+    frame: pl.DataFrame, name: str, order: pl.Expr, value: pl.Expr, other: pl.Expr | None = None
+) -> pl.DataFrame:
+    return frame.filter(order.is_not_null()).select(
+        pl.lit(name).alias("list"), "concept", order.alias("order"), value.cast(pl.Float64).alias("value"),
+        "uid", "part", "row", "shard", "caption", "label", "reason",
+        (pl.lit(None, pl.String) if other is None else other).alias("other"),
+    )  # fmt: skip
+
+
+def _ends(frame: pl.DataFrame, shown: ReportRequest) -> pl.DataFrame:
+    """Return the ends of each score among the rows that a rule let pass and among those it dropped."""
+    found = []
+    for reason, column in shown.ends:
+        failed = frame.filter(pl.col("reason") == (reason or "over_budget"))[column]
+        passes = pl.col("competing") if reason else pl.col("reason") == "kept"
+        passed = frame.filter(passes)[column]
+        ends = [passed.min(), passed.max(), failed.min(), failed.max()]
+        found.append((reason, column, *ends))
+    return pl.DataFrame(found, schema=_ENDS, orient="row")

@@ -1,0 +1,23 @@
+"""The parts of the source that a run was made of, as the stage `read` noted them."""
+
+from dataclasses import replace
+
+from curate.errors import RunError
+from curate.execution.context import Context, Part
+from curate.io import storage
+from curate.sources.base import Columns, Shard
+
+__all__ = ["with_parts"]
+
+
+def with_parts(context: Context) -> Context:
+    """Return the context with the parts that the read stage found."""
+    rows = storage.read_json(context.run.work / "parts.json")
+    if rows is None:
+        raise RunError(f"{context.run.where}: nothing is read yet; run the read stage first")
+    options = {source.name: source.storage_options for source in context.recipe.source}
+    parts = []
+    for row in rows:
+        shard = Shard(**{**row["shard"], "storage_options": options[row["shard"]["source"]]})
+        parts.append(Part(**{**row, "shard": shard, "columns": Columns(**row["columns"])}))
+    return replace(context, parts=tuple(parts))
