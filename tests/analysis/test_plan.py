@@ -17,11 +17,11 @@ from curate.deduplication.semantic import find_duplicates, threshold_of
 from curate.deduplication.similarity import pair_similarities
 from curate.deduplication.thresholds import Keeping, keeping_threshold, largest_epsilon
 from curate.errors import BudgetError
+from curate.ordering.shares import n_keep
 from curate.pipeline import runner
 from curate.pipeline.stages import dedup, select
 from curate.recipe.loading import parse_recipe
 from curate.selection.budget import softmax
-from curate.selection.shares import n_keep
 from curate.selection.whatif import floor_sums, share_for, spread
 from curate.weighting.effective_size import effective_sample_size
 

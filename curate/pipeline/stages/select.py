@@ -16,6 +16,8 @@ from curate import schema
 from curate.errors import BudgetError, CurateError, UsageError
 from curate.execution.context import Context, eligible, log, reuse_or_remove
 from curate.io import storage
+from curate.ordering.shares import n_keep
+from curate.ordering.span import Cuts
 from curate.pipeline.stages import representatives as stand_ins
 from curate.recipe import Recipe, Select
 from curate.runs.folder import RunFolder
@@ -25,8 +27,6 @@ from curate.selection import previous, ranks, unscored
 from curate.selection.order import order_of
 from curate.selection.ranks import Ranked
 from curate.selection.rules import Choice
-from curate.selection.shares import n_keep
-from curate.selection.span import Cuts
 from curate.weighting import stage_weights
 
 __all__ = ["VERSION", "Funnel", "check_recipe", "classes_of", "run"]
