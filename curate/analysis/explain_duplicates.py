@@ -16,8 +16,8 @@ from curate.execution import exchange
 from curate.execution.context import Context, eligible
 from curate.io import storage
 from curate.linalg import load_unit
+from curate.ordering.keys import score_of, with_priority
 from curate.scores.registry import folders_for
-from curate.selection.priority import score_of, with_priority
 
 __all__ = ["Pair", "Rate", "duplicate_rates", "is_duplicate", "keeping", "pairs_around", "run_epsilon"]
 

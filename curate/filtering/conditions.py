@@ -18,15 +18,15 @@ from curate.execution.context import Context, usable
 from curate.filtering.threshold import above, top_cuts, top_rows
 from curate.hashing import tie
 from curate.io import storage
+from curate.ordering.cutoff import Pairs
+from curate.ordering.group_cutoff import GroupedPairs, nth_smallest_by_group
+from curate.ordering.keys import priority_key
+from curate.ordering.shares import exact_share
+from curate.ordering.span import Cuts
 from curate.recipe import ScoreFilter
 from curate.runs.folder import RunFolder
 from curate.scores.base import require_memory
 from curate.scores.registry import require_score
-from curate.selection.cutoff import Pairs
-from curate.selection.group_cutoff import GroupedPairs, nth_smallest_by_group
-from curate.selection.keys import priority_key
-from curate.selection.shares import exact_share
-from curate.selection.span import Cuts
 
 __all__ = ["Rule", "find_rules"]
 

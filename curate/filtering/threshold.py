@@ -8,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from curate.errors import BudgetError, CurateError, RecipeError
-from curate.selection.cutoff import Pairs, nth_smallest
-from curate.selection.keys import priority_key
-from curate.selection.shares import exact_share
-from curate.selection.span import Cuts, first_rows, rows_of
+from curate.ordering.cutoff import Pairs, nth_smallest
+from curate.ordering.keys import priority_key
+from curate.ordering.shares import exact_share
+from curate.ordering.span import Cuts, first_rows, rows_of
 
 __all__ = ["above", "above_quantile", "top", "top_cuts", "top_rows"]
 

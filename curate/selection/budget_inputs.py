@@ -9,7 +9,7 @@ import polars as pl
 from curate.errors import RunError
 from curate.execution.context import Context
 from curate.io import storage
-from curate.selection.shares import n_keep
+from curate.ordering.shares import n_keep
 from curate.selection.whatif import Density
 
 __all__ = ["Divided", "divided"]

@@ -16,15 +16,15 @@ from curate.errors import BudgetError, RunError
 from curate.execution.context import Context
 from curate.io import storage
 from curate.linalg import load_unit
+from curate.ordering import span as score
+from curate.ordering.nulls import null_plan
 from curate.pipeline.stages.select import classes_of
 from curate.recipe import BY_SCORE, Select
 from curate.selection import methods
-from curate.selection import span as score
 from curate.selection.budget_inputs import Divided
 from curate.selection.counterfactual import Nested, Standing
 from curate.selection.counterfactual_groups import InDensity, InPrototypes, InQuotas
 from curate.selection.diversity import select_diverse
-from curate.selection.nulls import null_plan
 from curate.selection.order import Order, order_of, with_order
 from curate.selection.ranks import VECTOR_BYTES, Ranked, candidates
 from curate.selection.rules import Layers, noisiest_rows

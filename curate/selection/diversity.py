@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from curate.errors import BudgetError, RecipeError
 from curate.linalg import margin, row_dots
-from curate.selection.keys import rank_within
+from curate.ordering.keys import rank_within
 
 __all__ = ["Cosine", "Metric", "farthest_first", "isolated", "medoid", "select_diverse"]
 

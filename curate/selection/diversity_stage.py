@@ -14,8 +14,8 @@ from curate.execution import exchange
 from curate.execution.context import Context, reuse_or_remove
 from curate.io import storage
 from curate.linalg import load_unit
+from curate.ordering.keys import rank_within
 from curate.selection.diversity import select_diverse
-from curate.selection.keys import rank_within
 from curate.selection.ranks import ROW_BYTES, VECTOR_BYTES, Ranked, RankTask, scatter_back
 
 __all__ = ["diversified"]

@@ -13,19 +13,19 @@ from curate.clustering.complexity import complexity, inter_distance
 from curate.clustering.store import load_centroids
 from curate.errors import BudgetError
 from curate.execution.context import Context, log
+from curate.ordering import span as score
+from curate.ordering.cutoff import Pairs, nth_smallest
+from curate.ordering.group_cutoff import GroupedPairs, nth_smallest_by_group
+from curate.ordering.keys import priority_key
+from curate.ordering.nulls import null_plan
+from curate.ordering.span import Cuts, rows_of
 from curate.recipe import BY_SCORE, Select
 from curate.selection import density, prototypes
-from curate.selection import span as score
-from curate.selection.cutoff import Pairs, nth_smallest
 from curate.selection.diversity_stage import diversified
-from curate.selection.group_cutoff import GroupedPairs, nth_smallest_by_group
-from curate.selection.keys import priority_key
-from curate.selection.nulls import null_plan
 from curate.selection.order import Order
 from curate.selection.quotas import quotas
 from curate.selection.ranks import Ranked
 from curate.selection.rules import Budgets, Choice, Counts, Groups, Layers, Rule, Stretch, noisiest_rows
-from curate.selection.span import Cuts, rows_of
 from curate.selection.stratified import find_strata, strata_budgets
 from curate.weighting.inverse import group_inclusion
 

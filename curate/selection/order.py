@@ -8,12 +8,11 @@ import polars as pl
 
 from curate.errors import CurateError
 from curate.hashing import hash_uids, tie
+from curate.ordering.keys import ahead, priority_key, with_priority
 from curate.recipe import BY_SCORE, Recipe
 from curate.scores.columns import hardest_is_largest
 from curate.scores.registry import folders_for, require_score
-from curate.selection.keys import ahead, priority_key
 from curate.selection.previous import Shipped
-from curate.selection.priority import with_priority
 from curate.selection.weighted import race_keys
 
 __all__ = ["Order", "order_of", "with_order"]

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from curate.errors import RecipeError
-from curate.selection.keys import priority_key
+from curate.ordering.keys import priority_key
 
 __all__ = ["floors", "select_prototypes"]
 

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from curate.errors import BudgetError
-from curate.selection.keys import rank_within
+from curate.ordering.keys import rank_within
 
 __all__ = ["quotas", "take_quotas"]
 

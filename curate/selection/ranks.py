@@ -19,8 +19,8 @@ from curate.execution import exchange
 from curate.execution.context import Context, eligible, reuse_or_remove
 from curate.hashing import hash_uids
 from curate.io import storage
+from curate.ordering.keys import rank_within
 from curate.runs.folder import RunFolder
-from curate.selection.keys import rank_within
 from curate.selection.order import Order, with_order
 
 __all__ = ["ROW_BYTES", "VECTOR_BYTES", "RankTask", "Ranked", "candidates", "rank_rows", "scatter_back"]

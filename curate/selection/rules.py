@@ -7,9 +7,9 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from curate.selection.group_cutoff import GroupCuts
-from curate.selection.keys import priority_key
-from curate.selection.span import Cuts
+from curate.ordering.group_cutoff import GroupCuts
+from curate.ordering.keys import priority_key
+from curate.ordering.span import Cuts
 from curate.selection.stratified import Strata
 
 __all__ = ["Budgets", "Choice", "Counts", "Groups", "Layers", "Rule", "Stretch", "noisiest_rows"]

@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from curate.errors import BudgetError, CurateError, RecipeError
-from curate.selection.cutoff import Pairs, nth_smallest
-from curate.selection.keys import priority_key, rank_within
-from curate.selection.shares import exact_share
-from curate.selection.span import first_rows, key_value, rows_of
+from curate.ordering.cutoff import Pairs, nth_smallest
+from curate.ordering.keys import priority_key, rank_within
+from curate.ordering.shares import exact_share
+from curate.ordering.span import first_rows, key_value, rows_of
 
 __all__ = ["Strata", "Stratified", "find_strata", "select_stratified", "strata_budgets"]
 

@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from curate.errors import CurateError, RecipeError
-from curate.selection.keys import priority_key
-from curate.selection.span import first_rows
+from curate.ordering.keys import priority_key
+from curate.ordering.span import first_rows
 
 __all__ = ["race_keys", "select_weighted"]
 

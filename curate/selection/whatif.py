@@ -10,9 +10,9 @@ import numpy.typing as npt
 
 from curate.clustering.complexity import Kind
 from curate.errors import BudgetError
+from curate.ordering.shares import n_keep
 from curate.selection.budget import softmax
 from curate.selection.density import DensityBudgets, density_budgets
-from curate.selection.shares import n_keep
 
 __all__ = ["Density", "Spread", "counts_of", "floor_sums", "share_for", "spread"]
 

@@ -13,11 +13,11 @@ from curate import schema
 from curate.errors import CurateError
 from curate.execution.context import Context, log
 from curate.io import storage
+from curate.ordering.shares import n_keep
 from curate.recipe import Weight
 from curate.scores.base import require_memory
 from curate.scores.registry import folders_for
 from curate.selection.methods import with_density
-from curate.selection.shares import n_keep
 from curate.weighting.concept import concept_weights
 from curate.weighting.effective_size import effective_by_group, effective_sample_size
 from curate.weighting.inverse import inverse_inclusion

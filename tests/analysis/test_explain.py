@@ -13,6 +13,7 @@ from calls import curate
 from curate import open_run
 from curate.analysis.explain import explain, opened
 from curate.errors import UsageError
+from curate.ordering.shares import n_keep
 from curate.pipeline import rescore, runner
 from curate.pipeline.stages import select
 from curate.recipe.loading import parse_recipe
@@ -24,7 +25,6 @@ from curate.selection.counterfactual_run import Again, Row, standing_of
 from curate.selection.methods import concept_quotas
 from curate.selection.order import order_of
 from curate.selection.prototypes import select_prototypes
-from curate.selection.shares import n_keep
 from curate.selection.whatif import Density
 
 N = 260

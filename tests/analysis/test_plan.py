@@ -17,11 +17,11 @@ from curate.deduplication.semantic import find_duplicates, threshold_of
 from curate.deduplication.similarity import pair_similarities
 from curate.deduplication.thresholds import Keeping, keeping_threshold, largest_epsilon
 from curate.errors import BudgetError
+from curate.ordering.shares import n_keep
 from curate.pipeline import runner
 from curate.pipeline.stages import dedup, select
 from curate.recipe.loading import parse_recipe
 from curate.selection.budget import softmax
-from curate.selection.shares import n_keep
 from curate.selection.whatif import floor_sums, share_for, spread
 from curate.weighting.effective_size import effective_sample_size
 
@@ -85,7 +85,7 @@ def test_a_temperature_is_that_of_the_selection(place):
 @pytest.mark.parametrize("inclusive", [False, True])
 def test_epsilons_drop_what_dedup_drops_at_them(place, mode, inclusive):
     name = f"{mode}-{inclusive}"
-    dedup.run(again(place, name, dedup={"mode": mode, "inclusive": inclusive}))
+    dedup.Deduplicate(again(place, name, dedup={"mode": mode, "inclusive": inclusive})).run()
     recipe = open_run(place / name).folder.recipe
     values = again(place, name, dedup={"mode": mode, "inclusive": inclusive}).recipe
     recipe.write_text(values.to_yaml())
@@ -94,7 +94,7 @@ def test_epsilons_drop_what_dedup_drops_at_them(place, mode, inclusive):
     rates = plan(place / name, epsilon=epsilons)["epsilon"]
     for epsilon, rate in zip(epsilons, rates, strict=True):
         context = again(place, f"{name}-at", dedup={"mode": mode, "inclusive": inclusive, "epsilon": epsilon})
-        dedup.Dedup(context).run()
+        dedup.Deduplicate(context).run()
         dropped = context.facts(context.run.duplicates)["dropped"]
         assert rate["at_least"] <= dropped <= rate["at_most"]
         assert rate["exact"] == (rate["at_least"] == rate["at_most"])
@@ -249,7 +249,7 @@ def test_what_cannot_be_asked(place, arguments, message):
 def test_a_run_that_compared_nothing_says_so(place):
     context = again(place, "never", dedup={"epsilon": None})
     (place / "never/recipe.yaml").write_text(context.recipe.to_yaml())
-    dedup.Dedup(context).run()
+    dedup.Deduplicate(context).run()
     select.run(context)
     found = plan(place / "never")
     assert found["epsilon"] == []

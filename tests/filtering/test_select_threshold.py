@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from curate.errors import BudgetError, CurateError, RecipeError
 from curate.filtering.threshold import above, above_quantile, top, top_cuts, top_rows
-from curate.selection.keys import priority_key
+from curate.ordering.keys import priority_key
 
 BAD = [np.nan, np.inf, -np.inf]
 

@@ -10,9 +10,9 @@ from calls import curate as command
 from pictured import CAPTION, LABELS, pictured
 
 import curate
+from curate.ordering.shares import n_keep
 from curate.recipe.loading import parse_recipe
 from curate.selection.density import density_budgets
-from curate.selection.shares import n_keep
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = [

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curate.errors import BudgetError
+from curate.ordering.keys import priority_key, rank_within
 from curate.selection.density import density_budgets
-from curate.selection.keys import priority_key, rank_within
 
 
 def budgets(sizes, n_keep, intra=None, inter=None, temperature=0.1, **more):

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curate.errors import BudgetError
-from curate.selection.group_cutoff import nth_smallest_by_group
+from curate.ordering.group_cutoff import nth_smallest_by_group
 from curate.selection.quotas import quotas, take_quotas
 
 

@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curate.errors import BudgetError, CurateError, RecipeError
-from curate.selection.cutoff import nth_smallest
-from curate.selection.group_cutoff import nth_smallest_by_group
-from curate.selection.keys import priority_key
-from curate.selection.span import Cuts, rows_of
+from curate.ordering.cutoff import nth_smallest
+from curate.ordering.group_cutoff import nth_smallest_by_group
+from curate.ordering.keys import priority_key
+from curate.ordering.span import Cuts, rows_of
 from curate.selection.stratified import Strata, find_strata, select_stratified, strata_budgets
 
 FULL = (0, 1)

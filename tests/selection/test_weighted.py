@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curate.errors import BudgetError, CurateError, RecipeError
-from curate.selection.cutoff import nth_smallest
-from curate.selection.span import Cuts
+from curate.ordering.cutoff import nth_smallest
+from curate.ordering.span import Cuts
 from curate.selection.weighted import race_keys, select_weighted
 
 UIDS = np.array([f"u{i:03d}" for i in range(64)])

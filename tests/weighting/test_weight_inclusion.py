@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reference.infobatch import select_infobatch
 
 from curate.errors import CurateError, RecipeError
-from curate.selection.infobatch import select_infobatch
-from curate.selection.span import first_rows
+from curate.ordering.span import first_rows
 from curate.selection.stratified import select_stratified
 from curate.weighting.inverse import CERTAIN, UNKNOWN, group_inclusion, inclusion, inverse_inclusion
 

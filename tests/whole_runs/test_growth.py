@@ -21,14 +21,14 @@ from hypothesis import strategies as st
 from curate.clustering import kmeans
 from curate.clustering.drift import drift, far_by_chance, reach, shares_moved
 from curate.io import storage
+from curate.ordering.cutoff import nth_smallest
+from curate.ordering.keys import ahead
 from curate.pipeline import runner
 from curate.pipeline.stages import dedup, read
 from curate.recipe.loading import parse_recipe
 from curate.runs.folder import RunFolder
 from curate.selection import methods
-from curate.selection.cutoff import nth_smallest
 from curate.selection.diversity import Cosine, medoid, select_diverse
-from curate.selection.keys import ahead
 from curate.selection.order import Order, with_order
 
 ROWS = 50  # of a shard

@@ -25,6 +25,7 @@ from curate.execution.stage import Stage
 from curate.hashing import hash_uids
 from curate.io import storage
 from curate.linalg import load_unit
+from curate.ordering.keys import score_of
 from curate.pipeline.stages import dedup_reuse
 from curate.pipeline.stages.dedup_tasks import (
     BackTask,
@@ -38,7 +39,6 @@ from curate.pipeline.stages.dedup_tasks import (
 from curate.recipe import DropShare
 from curate.scores.registry import folders_for
 from curate.selection.previous import Shipped, for_stage
-from curate.selection.priority import score_of
 
 __all__ = ["Deduplicate"]
 

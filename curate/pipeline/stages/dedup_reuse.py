@@ -16,10 +16,10 @@ import pyarrow as pa
 from curate.execution.context import Context, eligible, reuse_or_remove
 from curate.hashing import hash_uids
 from curate.io import storage
+from curate.ordering.keys import with_priority
 from curate.pipeline.stages.embed_task import content_of
 from curate.runs.folder import RunFolder
 from curate.selection.previous import Shipped
-from curate.selection.priority import with_priority
 
 __all__ = ["Members", "forget", "members", "remember", "unchanged"]
 

@@ -18,10 +18,10 @@ from curate.execution import exchange
 from curate.execution.context import eligible
 from curate.io import storage
 from curate.linalg import load_unit
+from curate.ordering.keys import with_priority
 from curate.recipe import Dedup
 from curate.runs.folder import RunFolder
 from curate.selection.previous import Shipped
-from curate.selection.priority import with_priority
 
 __all__ = ["BackTask", "CompareTask", "Groups", "SpreadTask", "bring_back", "compare_bucket", "spread"]
 

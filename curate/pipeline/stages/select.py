@@ -17,6 +17,8 @@ from curate.errors import BudgetError, CurateError, UsageError
 from curate.execution.context import Context, eligible, log, reuse_or_remove
 from curate.execution.stage import Stage
 from curate.io import storage
+from curate.ordering.shares import n_keep
+from curate.ordering.span import Cuts
 from curate.pipeline.stages import representatives as stand_ins
 from curate.recipe import Recipe, Select
 from curate.runs.folder import RunFolder
@@ -26,8 +28,6 @@ from curate.selection import previous, ranks, unscored
 from curate.selection.order import order_of
 from curate.selection.ranks import Ranked
 from curate.selection.rules import Choice
-from curate.selection.shares import n_keep
-from curate.selection.span import Cuts
 from curate.weighting import stage_weights
 
 __all__ = ["VERSION", "Funnel", "Selection", "check_recipe", "classes_of", "run"]

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curate.errors import BudgetError, RecipeError
-from curate.selection.keys import priority_key
-from curate.selection.span import (
+from curate.ordering.keys import priority_key
+from curate.ordering.span import (
     Span,
     easiest,
     first_rows,

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from curate.errors import BudgetError, CurateError, RecipeError
-from curate.selection.shares import exact_share
-from curate.selection.span import first_rows
+from curate.ordering.shares import exact_share
+from curate.ordering.span import first_rows
 
 __all__ = ["InfoBatch", "easy_rows_kept", "select_infobatch"]
 

@@ -4,8 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curate.errors import BudgetError, RunError
-from curate.selection.group_cutoff import nth_smallest_by_group
-from curate.selection.keys import rank_within
+from curate.ordering.group_cutoff import nth_smallest_by_group
+from curate.ordering.keys import rank_within
 
 
 def shards(*columns):

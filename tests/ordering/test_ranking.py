@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from curate.errors import CurateError, RecipeError
-from curate.selection.keys import priority_key, rank_within
+from curate.ordering.keys import priority_key, rank_within
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
 

@@ -4,8 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curate.errors import BudgetError, RunError
-from curate.selection.cutoff import nth_smallest
-from curate.selection.keys import priority_key
+from curate.ordering.cutoff import nth_smallest
+from curate.ordering.keys import priority_key
 
 
 def shards(key, tie, cuts=4):

@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from curate.errors import BudgetError, RecipeError
-from curate.selection.cutoff import Pairs, nth_smallest
-from curate.selection.keys import priority_key, rank_within
-from curate.selection.shares import exact_share
+from curate.ordering.cutoff import Pairs, nth_smallest
+from curate.ordering.keys import priority_key, rank_within
+from curate.ordering.shares import exact_share
 
 __all__ = [
     "Cuts",

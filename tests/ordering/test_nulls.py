@@ -4,8 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from curate.errors import BudgetError, CurateError, RecipeError
-from curate.selection.nulls import NullPlan, keep_nulls, null_plan, status_counts
-from curate.selection.span import rows_of
+from curate.ordering.nulls import NullPlan, keep_nulls, null_plan, status_counts
+from curate.ordering.span import rows_of
 
 shares = st.sampled_from([0, 0.018, 0.1, 0.25, "0.5", 0.75, 1])
 sizes = st.integers(0, 1000)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from curate.errors import BudgetError
-from curate.selection.shares import exact_share, n_keep
+from curate.ordering.shares import exact_share, n_keep
 
 
 @pytest.mark.parametrize(
