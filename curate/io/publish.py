@@ -14,8 +14,8 @@ from typing import TypeVar
 
 from curate.errors import UsageError
 from curate.io import storage
-from curate.io.checksums import MARKER
 from curate.io.filesystem import StorageOptions, is_remote
+from curate.io.records import MARKER
 from curate.io.remote import destination as remote
 
 __all__ = [

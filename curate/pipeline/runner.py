@@ -18,7 +18,7 @@ from curate.execution.engines.base import Engine
 from curate.execution.engines.local import LocalEngine, cpu_count
 from curate.execution.engines.ray import RayEngine
 from curate.io import storage
-from curate.io.remote.cache import HOME
+from curate.io.remote.working_copy import COPY_FOLDER
 from curate.io.yaml import read_yaml
 from curate.pipeline.stages import cluster, dedup, embed, filter, read, report, score, select, write
 from curate.pipeline.time_limit import run_limited
@@ -193,7 +193,7 @@ def _check_same(run: RunFolder, recipe: Recipe, *, force: bool) -> None:
         )
     if differs:
         for path in run.path.iterdir():
-            if path not in (run.path / ".lock", run.path / HOME, run.recipe):
+            if path not in (run.path / ".lock", run.path / COPY_FOLDER, run.recipe):
                 storage.remove(path)
         storage.remove(run.recipe)  # last: without it, what an interruption leaves is no run folder
 

@@ -13,15 +13,15 @@ from calls import curate
 from folders import files_below
 
 from curate import open_run
+from curate.analysis.verify.verify import verify_run
+from curate.errors import RunError, UsageError
+from curate.io import storage
 from curate.pipeline import runner
 from curate.pipeline.stages.read import part_names
-from curate.io import storage
-from curate.runs import dated
 from curate.recipe.loading import parse_recipe
-from curate.errors import RunError, UsageError
-from curate.runs.gc import gc
+from curate.runs import dated
 from curate.runs.folder import RunFolder
-from curate.analysis.verify.verify import verify_run
+from curate.runs.gc import gc
 
 
 def contents(run):
