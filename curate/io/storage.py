@@ -97,7 +97,7 @@ def _reason(error: OSError) -> str:
 
 
 def _is_elsewhere(name: object, path: Path) -> bool:
-    """Whether an error is about a file that is neither `path` nor beside it (a source, say)."""
+    """Return True if an error is about a file that is neither `path` nor beside it (a source, say)."""
     return isinstance(name, str) and Path(name) != path and Path(name).parent not in (path, path.parent)
 
 

@@ -167,7 +167,7 @@ class RemoteStore:
     # Writing
 
     def _stays(self, name: str) -> bool:
-        """Whether a file belongs to the run at the URL; scratch does while other machines work on it too."""
+        """Return True if a file belongs to the run at the URL; scratch does while other machines work on it too."""
         if name.startswith((LOCK, f"{COPY_FOLDER}/")) or name.endswith(SIDECAR_SUFFIX):
             return False
         if self.shared:
@@ -292,7 +292,7 @@ class RemoteStore:
 
 
 def _is_file(name: str) -> bool:
-    """Whether a name at the URL can be that of a file of a run: none that leads elsewhere, no sign of a folder."""
+    """Return True if a name at the URL can be that of a file of a run: none that leads elsewhere, no sign of a folder."""
     parts = name.split("/")
     return name != LOCK and parts[0] != COPY_FOLDER and not {"", ".", ".."} & set(parts)
 
