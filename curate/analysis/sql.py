@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from curate.analysis.summary.tables import part_names, score_folders
 from curate.errors import RunError, UsageError
-from curate.io.remote.cache import ensure_local, home_of
+from curate.io.remote.cache import ensure_local, store_of
 from curate.runs.folder import RunFolder
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def tables(run: RunFolder, sql: str) -> dict[str, "pl.LazyFrame"]:
         for name, names in found.items()
         if names
     }
-    fetched = home_of(run.path) is None or re.search(r"\bembeddings\b", sql, re.IGNORECASE)
+    fetched = store_of(run.path) is None or re.search(r"\bembeddings\b", sql, re.IGNORECASE)
     if fetched and (embedded := part_names(run, run.embeddings)):
         frames["embeddings"] = pl.concat(
             [pl.scan_ipc(ensure_local(run.part(run.embeddings, part))) for part in embedded]

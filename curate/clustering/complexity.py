@@ -5,8 +5,7 @@ clusters" (arXiv:2401.04578): complexity = d_inter x d_intra; larger is more com
 """
 
 import math
-from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -14,15 +13,12 @@ import numpy.typing as npt
 from curate.errors import EmbeddingError, RecipeError
 from curate.linalg import margin, row_dots
 
-__all__ = ["KINDS", "ExactSums", "Kind", "complexity", "inter_distance", "intra_distance"]
+__all__ = ["KINDS", "Kind", "complexity", "inter_distance"]
 
 Kind = Literal["inter*intra", "inter", "intra", "uniform", "size"]
 KINDS: tuple[Kind, ...] = ("inter*intra", "inter", "intra", "uniform", "size")
 
 _TILE = 1 << 23  # inner products held at a time: 32 MB
-_UNIT = 2.0**53  # distances are whole multiples of 2^-53
-_LIMB = 2.0**27  # and are summed in two halves of 27 bits
-_CALL = 1 << 24  # rows per call of bincount, whose float64 sums of 27 bits are then exact
 
 Floats = npt.NDArray[np.float64]
 
@@ -86,63 +82,6 @@ def _lower_bound(products: npt.NDArray[np.float32], n: int) -> npt.NDArray[np.fl
         products = products[:, : n_groups * size].reshape(len(products), size, n_groups).max(axis=1)
     bound: npt.NDArray[np.float32] = np.partition(products, products.shape[1] - n, axis=1)[:, -n]
     return bound
-
-
-@dataclass(frozen=True)
-class ExactSums:
-    """Sums of distances per concept that do not depend on the order or grouping of the rows.
-
-    A distance in [0, 2] (float32, as `assign` returns it) is a whole multiple of 2^-53; the multiples
-    are added as integers, in an upper and a lower half. counts : rows per concept. All (k,) int64;
-    exact up to 2^35 rows per concept.
-
-    >>> one = ExactSums.of(np.array([0.1, 0.2], np.float32), np.array([0, 1]), 2)
-    >>> two = ExactSums.of(np.array([0.3, 0.4], np.float32), np.array([0, 1]), 2)
-    >>> intra_distance(one + two).round(6)
-    array([0.2, 0.3])
-    """
-
-    upper: npt.NDArray[np.int64]
-    lower: npt.NDArray[np.int64]
-    counts: npt.NDArray[np.int64]
-
-    @classmethod
-    def zeros(cls, n_concepts: int) -> Self:
-        """Return the sums of no rows."""
-        return cls(*np.zeros((3, n_concepts), np.int64))
-
-    @classmethod
-    def of(
-        cls, distance: npt.NDArray[np.float32], concept: npt.NDArray[np.integer[Any]], n_concepts: int
-    ) -> Self:
-        """Return the sums of `distance` (n,) in [0, 2] by `concept` (n,) in [0, n_concepts)."""
-        if not ((distance >= 0) & (distance <= 2)).all():
-            raise EmbeddingError("distances must be in [0, 2]; are the vectors not normalised?")
-        upper, lower, counts = np.zeros((3, n_concepts), np.int64)
-        for start in range(0, len(distance), _CALL):
-            ids = concept[start : start + _CALL]
-            multiple = np.rint(distance[start : start + _CALL].astype(np.float64) * _UNIT)
-            high = np.floor(multiple / _LIMB)
-            upper += np.bincount(ids, high, n_concepts).astype(np.int64)
-            lower += np.bincount(ids, multiple - high * _LIMB, n_concepts).astype(np.int64)
-            counts += np.bincount(ids, minlength=n_concepts)
-        return cls(upper, lower, counts)
-
-    def __add__(self, other: Self) -> Self:
-        return type(self)(self.upper + other.upper, self.lower + other.lower, self.counts + other.counts)
-
-
-def intra_distance(sums: ExactSums) -> Floats:
-    """Return the mean distance of the members of each concept to its centroid, correctly rounded.
-
-    Returns (k,) in [0, 2]; 0 for concepts with one member or none.
-    """
-    means = np.zeros(len(sums.counts))
-    columns = (sums.upper.tolist(), sums.lower.tolist(), sums.counts.tolist())
-    for concept, (upper, lower, count) in enumerate(zip(*columns, strict=True)):
-        if count > 1:
-            means[concept] = ((upper << 27) + lower) / (count << 53)
-    return means
 
 
 def complexity(

@@ -1,7 +1,7 @@
 """What a file was when it was written: its size, time and hash, so that damage is noticed before it is used.
 
 A finished stage keeps these records in its marker. While a stage is not finished, every part of it (and every
-scratch file) has its record beside it, in a hidden file: its seal. A file with the recorded size and time is
+scratch file) has its record beside it, in a hidden file: its sidecar. A file with the recorded size and time is
 trusted; any other is read, and if its bytes are not the recorded ones it is removed, so that it is made anew.
 """
 
@@ -14,21 +14,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from curate.hashing import digest
+from curate.io.records import SIDECAR_SUFFIX, verified, with_checksum
 from curate.io.remote import cache
 
 __all__ = [
-    "MARKER",
-    "SUFFIX",
     "Record",
     "drop_sidecars",
     "hash_file",
     "read",
     "record_of",
-    "verified",
+    "remove_damaged",
     "verify",
     "verify_or_remove",
-    "with_checksum",
     "with_version",
     "write",
 ]
@@ -38,12 +35,6 @@ __all__ = [
 Record: TypeAlias = Mapping[str, Any]
 log = logging.getLogger("curate")
 
-#: The file by which a folder says that its stage is finished, with the records of the other files.
-MARKER = "_done.json"
-SUFFIX = ".seal"
-CHECK = "checksum"
-ITEMS = "list"
-
 
 def hash_file(path: Path) -> str:
     """Return the blake2b-128 hash of a file's bytes."""
@@ -52,32 +43,6 @@ def hash_file(path: Path) -> str:
         while block := file.read(8 << 20):
             state.update(block)
     return state.hexdigest()
-
-
-def with_checksum(value: Mapping[str, Any] | list[Any]) -> dict[str, Any]:
-    """Return `value` with the hash of all that it says, by which a flipped bit in its JSON is noticed.
-
-    A list goes under the name `list`.
-    """
-    value = {ITEMS: value} if isinstance(value, list) else value
-    plain = json.loads(json.dumps(value))  # keys as they will be read back
-    return {**value, CHECK: digest(json.dumps(plain, sort_keys=True))}
-
-
-def verified(found: Any) -> Any:  # noqa: ANN401  (JSON may hold anything)
-    """Return what JSON with a checksum says, without it; None if it says something else than was written.
-
-    >>> trusted(checked({"rows": 3})), trusted(checked({"rows": 3}) | {"rows": 7}), trusted({"rows": 3})
-    ({'rows': 3}, None, {'rows': 3})
-    >>> trusted(checked([1, 2]))
-    [1, 2]
-    """
-    if not isinstance(found, dict) or CHECK not in found:
-        return found
-    value = {name: item for name, item in found.items() if name != CHECK}
-    if with_checksum(value)[CHECK] != found[CHECK]:
-        return None
-    return value[ITEMS] if list(value) == [ITEMS] else value
 
 
 def record_of(path: Path, *, hashed: bool = True) -> Record:
@@ -117,23 +82,23 @@ def verify(path: Path, record: Record) -> Record | None:
 
 
 def _sidecar(path: Path) -> Path:
-    return path.with_name(f".{path.name}{SUFFIX}")
+    return path.with_name(f".{path.name}{SIDECAR_SUFFIX}")
 
 
 def write(path: Path, record: Record) -> None:
-    """Put the seal of `path` beside it. It is not flushed: without its seal a file is as good as before."""
-    seal = _sidecar(path)
-    partial = seal.with_name(f"{seal.name}.partial-{secrets.token_hex(4)}")
+    """Put the record of `path` in its sidecar. It is not flushed: a file without one is trusted as before."""
+    sidecar = _sidecar(path)
+    partial = sidecar.with_name(f"{sidecar.name}.partial-{secrets.token_hex(4)}")
     try:
         partial.write_text(json.dumps(with_checksum(record)), encoding="utf-8")
-        partial.replace(seal)
+        partial.replace(sidecar)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
 
 
 def read(path: Path) -> Record | None:
-    """Return what the seal of a file says; None if it has none, or one that makes no sense."""
+    """Return the record in the sidecar of a file; None if it has none, or one that is damaged."""
     try:
         found = verified(json.loads(_sidecar(path).read_text(encoding="utf-8")))
     except (FileNotFoundError, ValueError):
@@ -142,7 +107,7 @@ def read(path: Path) -> Record | None:
 
 
 def verify_or_remove(path: Path) -> bool:
-    """Whether a file is there and is what its seal says, if it has one; one that is not is removed."""
+    """Return True if a file is there and is what its sidecar (if any) says. Side effect: removes a damaged file."""
     if not path.is_file():
         return False
     record = read(path)
@@ -150,28 +115,28 @@ def verify_or_remove(path: Path) -> bool:
         return True
     now = verify(path, record)
     if now is None:
-        remove_damaged(path, tell="hash" in record)  # scratch was copied, perhaps, and costs little
+        remove_damaged(path, warn="hash" in record)  # scratch was copied, perhaps, and costs little
         return False
     if now != record:
         write(path, now)
     return True
 
 
-def remove_damaged(path: Path, *, tell: bool = True) -> None:
-    """Remove a damaged file, and say so."""
+def remove_damaged(path: Path, *, warn: bool = True) -> None:
+    """Remove a damaged file, with a warning."""
     if path.exists():
-        if tell:
+        if warn:
             log.warning("%s is not what was written there (damaged, or changed since); it is made anew", path)
-        cache.removed(path)
+        cache.remove_remote(path)
         path.unlink()
 
 
 def drop_sidecars(path: Path) -> None:
-    """Remove the seal of a file, or all seals below a folder."""
+    """Remove the sidecar of a file, or all sidecars below a folder."""
     if not path.is_dir():
         _sidecar(path).unlink(missing_ok=True)
         return
     for folder, _, names in os.walk(path):
         for name in names:
-            if name.startswith(".") and name.endswith(SUFFIX):
+            if name.startswith(".") and name.endswith(SIDECAR_SUFFIX):
                 Path(folder, name).unlink()

@@ -126,7 +126,7 @@ def explained(what: str, storage_options: StorageOptions) -> Iterator[None]:
 
 
 def is_remote(url: str) -> bool:
-    """Whether `url` is an address of anything but the local disk."""
+    """Return True if `url` is an address of anything but the local disk."""
     return _REMOTE.match(url) is not None
 
 
@@ -157,7 +157,7 @@ def _extra(url: str) -> str:
 
 
 def is_local(fs: AbstractFileSystem) -> bool:
-    """Whether a file system is the local disk."""
+    """Return True if a file system is the local disk."""
     return "file" in ((fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol)
 
 
@@ -208,7 +208,7 @@ def _ask(call: Callable[..., Any], path: str, **keywords: object) -> Any:  # noq
 
 
 def has_magic(path: str) -> bool:
-    """Whether a path is a glob."""
+    """Return True if a path is a glob."""
     return any(character in path for character in "*?[")
 
 

@@ -104,7 +104,7 @@ def started_at(pid: int) -> str | None:
 
 
 def is_same_process(holder: Mapping[str, Any]) -> bool:
-    """Whether the process of this machine that a lock names is still that process, and lives."""
+    """Return True if the process of this machine that a lock names is still that process, and lives."""
     pid, started = holder.get("pid"), holder.get("started")
     return isinstance(pid, int) and pid > 0 and started is not None and started_at(pid) == started
 

@@ -1,7 +1,7 @@
 """Folders and files outside the run that curate writes: only what it wrote itself is ever replaced.
 
 A hidden file beside (or in) the place says what was written there. A place is a path on this machine or a URL;
-what goes to a URL is finished on this machine first (`sinks.remote`).
+what goes to a URL is finished on this machine first (`io.remote.destination`).
 """
 
 import contextlib
@@ -14,8 +14,8 @@ from typing import TypeVar
 
 from curate.errors import UsageError
 from curate.io import storage
-from curate.io.checksums import MARKER
 from curate.io.filesystem import StorageOptions, is_remote
+from curate.io.records import MARKER
 from curate.io.remote import destination as remote
 
 __all__ = [
@@ -49,7 +49,7 @@ class Place:
 
     @property
     def remote(self) -> bool:
-        """Whether it is a URL."""
+        """Return True if it is a URL."""
         return is_remote(self.where)
 
     @property
@@ -80,7 +80,7 @@ def require_own_folder(place: Place) -> None:
 
 
 def is_current(place: Place, fingerprint: str) -> bool:
-    """Whether a folder holds all that was written with this fingerprint."""
+    """Return True if a folder holds all that was written with this fingerprint."""
     if place.remote:
         return remote.is_current(place.where, place.storage_options, fingerprint)
     noted = storage.read_json(place.path / LISTING) or {}

@@ -38,7 +38,7 @@ log = logging.getLogger("curate")
 
 
 def transient(error: BaseException) -> bool:
-    """Whether the same call may well succeed a moment later, judging by an error and by what caused it.
+    """Return True if the same call may well succeed a moment later, judging by an error and by what caused it.
 
     >>> transient(ConnectionResetError()), transient(TimeoutError()), transient(FileNotFoundError())
     (True, True, False)
@@ -139,11 +139,11 @@ class RetryingFile(io.RawIOBase):
         return self._file.tell()
 
     def readable(self) -> bool:
-        """Whether it can be read: always."""
+        """Return True if it can be read: always."""
         return True
 
     def seekable(self) -> bool:
-        """Whether it can go to a place."""
+        """Return True if it can go to a place."""
         return self._file.seekable()
 
     def close(self) -> None:

@@ -17,7 +17,7 @@ _PASSWORD = re.compile(r"(?<=://)([^/@:\s]*):[^/@\s]+@")
 
 
 def with_password(text: str) -> bool:
-    """Whether a URL holds a password (not the name of an environment variable).
+    """Return True if a URL holds a password (not the name of an environment variable).
 
     >>> with_password("ftp://me:secret@host/x"), with_password("s3://bucket/a:b@c")
     (True, False)

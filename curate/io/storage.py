@@ -2,8 +2,8 @@
 
 Everything is written under ``.<name>.partial-<random>`` beside its place, flushed to the disk, and
 renamed. A part carries the fingerprint of what made it in its own schema metadata, so that a part left
-by an interrupted run can be told from a stale one without any other record; and it is sealed (`seals`),
-so that a damaged one can be told from a whole one.
+by an interrupted run can be told from a stale one without any other record; and its checksum lies beside it
+(`checksums`), so that a damaged one can be told from a whole one.
 """
 
 import contextlib
@@ -23,8 +23,10 @@ from curate.errors import RunError
 from curate.hashing import digest
 from curate.io import checksums
 from curate.io.checksums import hash_file
+from curate.io.records import verified, with_checksum
 from curate.io.remote import cache
 from curate.io.remote.cache import ensure_all_local, ensure_local
+from curate.io.remote.working_copy import COPY_FOLDER
 from curate.schema import check
 
 __all__ = [
@@ -42,8 +44,8 @@ __all__ = [
     "read_json",
     "read_table",
     "remove",
+    "replace_folder",
     "stored_fingerprint",
-    "take_place",
     "write_ipc",
     "write_json",
     "write_parquet",
@@ -95,7 +97,7 @@ def _reason(error: OSError) -> str:
 
 
 def _is_elsewhere(name: object, path: Path) -> bool:
-    """Whether an error is about a file that is neither `path` nor beside it (a source, say)."""
+    """Return True if an error is about a file that is neither `path` nor beside it (a source, say)."""
     return isinstance(name, str) and Path(name) != path and Path(name).parent not in (path, path.parent)
 
 
@@ -108,11 +110,11 @@ def _sync(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def atomic(path: Path, *, seal: bool = False, hashed: bool = True) -> Iterator[Path]:
+def atomic(path: Path, *, checksum: bool = False, hashed: bool = True) -> Iterator[Path]:
     """Give a temporary path beside `path`; on success flush it and rename it to `path`.
 
-    seal : note beside it what it is, for `seals.intact`. hashed : False for scratch, whose hash is not worth
-    its time: its seal has size and time only.
+    checksum : write its record beside it, for `checksums.verify_or_remove`. hashed : False for scratch, whose hash is
+    not worth its time: its record has size and time only.
     """
     partial = path.with_name(f".{path.name}{PARTIAL}{secrets.token_hex(4)}")
     with explained(path):
@@ -120,7 +122,7 @@ def atomic(path: Path, *, seal: bool = False, hashed: bool = True) -> Iterator[P
         try:
             yield partial
             _sync(partial)
-            record = checksums.record_of(partial, hashed=hashed) if seal else None
+            record = checksums.record_of(partial, hashed=hashed) if checksum else None
             if record is not None:  # before the file is there, so that none is ever without
                 checksums.write(path, record)
             else:
@@ -150,20 +152,20 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             for file in partial.iterdir():
                 _sync(file)
             _sync(partial)
-            take_place(partial, path)
+            replace_folder(partial, path)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
 
-def take_place(new: Path, path: Path) -> None:
+def replace_folder(new: Path, path: Path) -> None:
     """Let the folder `new` take the place of the folder `path`; if that fails, the old one is there again.
 
     At a URL there is no such step: if it fails there, what was there has no mark any more and is made anew.
     """
     old = path.with_name(f".{path.name}{PARTIAL}{secrets.token_hex(4)}")
-    home = cache.home_of(path)
+    store = cache.store_of(path)
     with explained(path):
-        noted = None if home is None else home.move(new, path)
+        noted = None if store is None else store.move(new, path)
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists():
             path.replace(old)
@@ -181,7 +183,7 @@ def take_place(new: Path, path: Path) -> None:
 
 def remove(path: Path) -> None:
     """Remove a file or a folder, if it is there; at the URL of a run first."""
-    cache.removed(path)
+    cache.remove_remote(path)
     if path.is_dir():
         shutil.rmtree(path)
     else:
@@ -190,15 +192,15 @@ def remove(path: Path) -> None:
 
 def keep(path: Path) -> None:
     """Send a file that was written in place (a log) to the URL of its run, if it has one."""
-    home = cache.home_of(path)
-    if home is not None:
-        home.keep(path)
+    store = cache.store_of(path)
+    if store is not None:
+        store.keep(path)
 
 
 def clear_partials(folder: Path) -> None:
     """Remove what an interrupted run left half-written below `folder`."""
     for path in list(folder.rglob(f".*{PARTIAL}*")):
-        if cache.HOME not in path.parts:
+        if COPY_FOLDER not in path.parts:
             remove(path)
 
 
@@ -210,13 +212,13 @@ def write_json(path: Path, value: object) -> None:
 
 def write_record(path: Path, value: Mapping[str, Any] | list[Any]) -> None:
     """Write what a run has to remember, with a checksum of what it says: see `read_json`."""
-    write_json(path, checksums.with_checksum(value))
+    write_json(path, with_checksum(value))
 
 
 def read_json(path: Path) -> Any:  # noqa: ANN401  (JSON may hold anything)
     """Return the JSON in `path`; None if it is not there, torn, or not what its checksum (if any) says."""
     try:
-        return checksums.verified(json.loads(ensure_local(path).read_text(encoding="utf-8")))
+        return verified(json.loads(ensure_local(path).read_text(encoding="utf-8")))
     except (FileNotFoundError, ValueError):
         return None
 
@@ -234,7 +236,7 @@ def write_parquet(
     """
     stamped = _with_fingerprint(schema, fingerprint)
     with (
-        atomic(path, seal=True) as partial,
+        atomic(path, checksum=True) as partial,
         pq.ParquetWriter(partial, stamped, compression="zstd") as writer,
     ):
         for table in _in_row_groups([tables] if isinstance(tables, pa.Table) else tables, schema):
@@ -263,7 +265,7 @@ def write_ipc(
     """Write record batches as an uncompressed Arrow IPC file, which maps into NumPy without a copy."""
     stamped = _with_fingerprint(schema, fingerprint)
     with (
-        atomic(path, seal=True, hashed=not scratch) as partial,
+        atomic(path, checksum=True, hashed=not scratch) as partial,
         pa.OSFile(str(partial), "wb") as sink,
         pa.ipc.new_file(sink, stamped) as writer,
     ):

@@ -107,7 +107,7 @@ def _write(path: Path, rows: Matrix) -> None:
     """Write rows in the order of their hashes, block by block."""
     hashes = np.fromiter((xxhash.xxh3_64_intdigest(row) for row in rows), np.uint64, len(rows))
     order = np.argsort(hashes, kind="stable")
-    with storage.atomic(path, seal=True) as partial:
+    with storage.atomic(path, checksum=True) as partial:
         file = np.lib.format.open_memmap(partial, "w+", np.float32, rows.shape)
         for start in range(0, len(rows), BATCH_ROWS):
             block = order[start : start + BATCH_ROWS]

@@ -18,7 +18,7 @@ from curate.execution.context import Context, Progress
 from curate.execution.engines.choice import make_engine, on_engine
 from curate.execution.parts import with_parts
 from curate.io import storage
-from curate.io.remote.cache import HOME
+from curate.io.remote.working_copy import COPY_FOLDER
 from curate.io.yaml import read_yaml
 from curate.pipeline.order import STAGES
 from curate.pipeline.stages import filter, read, select, write
@@ -146,7 +146,7 @@ def _check_same(run: RunFolder, recipe: Recipe, *, force: bool) -> None:
         )
     if differs:
         for path in run.path.iterdir():
-            if path not in (run.path / ".lock", run.path / HOME, run.recipe):
+            if path not in (run.path / ".lock", run.path / COPY_FOLDER, run.recipe):
                 storage.remove(path)
         storage.remove(run.recipe)  # last: without it, what an interruption leaves is no run folder
 

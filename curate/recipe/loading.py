@@ -1,4 +1,4 @@
-"""Reading a recipe: YAML and overrides, checked into the models of `settings`, with messages for people.
+"""Reading a recipe: YAML and overrides, checked into the models of `curate.recipe`, with messages for people.
 
 Unknown keys are refused with a suggestion. Values can be overridden by dotted names (``select.keep=0.2``).
 """

@@ -216,7 +216,7 @@ def _records(run: RunFolder, folder: Path) -> dict[Path, checksums.Record]:
 
 
 def _remember(file: Path, stored: Path, record: checksums.Record | None) -> None:
-    """Link a part into the store, over an older one of that name, with a seal by which damage is noticed later."""
+    """Link a part into the store, over an older one of that name, with a record by which damage is noticed later."""
     if stored.exists():
         here, there = file.stat(), stored.stat()
         if (here.st_size, here.st_mtime_ns) == (

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from curate.errors import RunError, UsageError
 from curate.io import checksums, lock, storage
-from curate.io.checksums import MARKER
+from curate.io.records import MARKER
 from curate.io.remote import cache
+from curate.io.remote.working_copy import copy_path
 from curate.io.secrets import HIDDEN
 from curate.runs.layout import STAGE_FOLDERS
 
@@ -35,8 +36,8 @@ class RunFolder:
     @property
     def where(self) -> str:
         """What a person calls the run: its folder, or its URL."""
-        home = cache.home_of(self.path)
-        return str(self.path) if home is None else home.url
+        store = cache.store_of(self.path)
+        return str(self.path) if store is None else store.url
 
     @property
     def samples(self) -> Path:
@@ -124,7 +125,7 @@ class RunFolder:
     def mark(self, folder: Path, fingerprint: str, facts: Mapping[str, object]) -> None:
         """Mark a stage's folder as done: its fingerprint, its files with sizes, times and hashes, its facts.
 
-        From here on the mark says what the files are, and their seals are gone. Raises RunError for a file that
+        From here on the mark says what the files are, and their sidecars are gone. Raises RunError for a file that
         changed after it was written.
         """
         files = {
@@ -143,7 +144,7 @@ class RunFolder:
         return marker is not None and marker.get("fingerprint") == fingerprint and self.remove_damaged(folder)
 
     def remove_damaged(self, folder: Path) -> bool:
-        """Remove the files of a stage that are not what its mark (or their seal) says; whether none is missing.
+        """Remove the files of a stage that are not what its mark (or their sidecar) says; whether none is missing.
 
         A file with the recorded size and time is trusted. Another one is read: if its bytes are those recorded
         (it was copied, say), its time is recorded anew.
@@ -172,7 +173,7 @@ class RunFolder:
         return str(marker["fingerprint"])
 
     def unmark(self, folder: Path) -> None:
-        """Take a stage's mark away before its files change; what it knew of them goes to their seals."""
+        """Take a stage's mark away before its files change; what it knew of them goes to their sidecars."""
         for name, record in ((self.marker(folder) or {}).get("files") or {}).items():
             if (folder / name).exists():
                 checksums.write(folder / name, record)
@@ -180,7 +181,7 @@ class RunFolder:
 
     def publish(self, new: Path, folder: Path) -> None:
         """Let a folder that is whole and marked take the place of a stage's folder, all at once."""
-        storage.take_place(new, folder)
+        storage.replace_folder(new, folder)
 
     def keep_only(self, folder: Path, parts: Sequence[str]) -> None:
         """Remove parts of shards that are no longer in the source."""
@@ -191,9 +192,9 @@ class RunFolder:
 
     def follow(self) -> None:
         """Let the working copy of a run at a URL be as the run is now."""
-        home = cache.home_of(self.path)
-        if home is not None:
-            home.refresh()
+        store = cache.store_of(self.path)
+        if store is not None:
+            store.refresh()
 
     @contextlib.contextmanager
     def lock(self, *, there: bool = True) -> Iterator[None]:
@@ -201,24 +202,24 @@ class RunFolder:
 
         there : hold the URL too, where the run is at one; the working copy follows it then.
         """
-        home = cache.home_of(self.path)
+        store = cache.store_of(self.path)
         with contextlib.ExitStack() as stack:
             stack.enter_context(lock.held(self.path))
-            if home is not None:
+            if store is not None:
                 from curate.io.remote.remote_lock import held
 
                 if there:
-                    stack.enter_context(held(home))
-                home.refresh(tidy=True)
+                    stack.enter_context(held(store))
+                store.refresh(tidy=True)
             yield
 
 
 def _record(file: Path) -> checksums.Record:
-    """Return the record of a file, from its seal where it has one; raises RunError if it is something else."""
-    sealed = checksums.read(file)
-    if sealed is None or "hash" not in sealed:
+    """Return the record of a file, from its sidecar where it has one; raises RunError if it is something else."""
+    known = checksums.read(file)
+    if known is None or "hash" not in known:
         return checksums.record_of(file)
-    now = checksums.verify(file, sealed)
+    now = checksums.verify(file, known)
     if now is None:
         raise RunError(f"{file}: its bytes changed after it was written; run again to make it anew")
     return now
@@ -303,7 +304,7 @@ def folder_of(recipe: "Recipe") -> RunFolder:
     if not is_remote(recipe.run):
         return RunFolder(Path(recipe.run))
     given = recipe.remote
-    root = cache.working_copy(recipe.run)
+    root = copy_path(recipe.run)
     plain = given.model_dump(mode="json")["storage_options"].items()
     written = {name: value for name, value in plain if HIDDEN not in str(value)}
     cache.begin(
@@ -315,7 +316,7 @@ def folder_of(recipe: "Recipe") -> RunFolder:
 
 def _at_url(url: str) -> RunFolder:
     """Return the working copy of a run at a URL, as it is now; its options are those it was made with here."""
-    root = cache.working_copy(url)
+    root = copy_path(url)
     if cache.copy_of(root) is None:
         cache.begin(
             root, url, storage_options={}, written_options={}, cache=cache.DEFAULT_BYTES, shared=False

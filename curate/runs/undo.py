@@ -22,7 +22,7 @@ def undone(run: RunFolder) -> Iterator[None]:
     caller holds the lock. At a URL nothing holds the old ones: the recipe is put back, and what the command had begun
     to change is made anew by the next run.
     """
-    if cache.home_of(run.path) is not None:
+    if cache.store_of(run.path) is not None:
         with _recipe_undone(run):
             yield
         return

@@ -47,48 +47,48 @@ def plain_schema(schema: pa.Schema) -> pa.Schema:
 
 
 def is_binary(kind: pa.DataType) -> bool:
-    """Whether values are bytes, each of its own length."""
+    """Return True if values are bytes, each of its own length."""
     kind = plain_type(kind)
     return bool(pt.is_binary(kind) or pt.is_large_binary(kind))
 
 
 def is_bytes(kind: pa.DataType) -> bool:
-    """Whether values are bytes, each of its own length or all of one."""
+    """Return True if values are bytes, each of its own length or all of one."""
     return is_binary(kind) or bool(pt.is_fixed_size_binary(plain_type(kind)))
 
 
 def is_string(kind: pa.DataType) -> bool:
-    """Whether values are strings."""
+    """Return True if values are strings."""
     kind = plain_type(kind)
     return bool(pt.is_string(kind) or pt.is_large_string(kind))
 
 
 def is_text(kind: pa.DataType) -> bool:
-    """Whether values are strings, bytes that may be text, or nothing but nulls."""
+    """Return True if values are strings, bytes that may be text, or nothing but nulls."""
     return is_string(kind) or is_bytes(kind) or bool(pt.is_null(kind))
 
 
 def is_list(kind: pa.DataType) -> bool:
-    """Whether values are lists, however they are stored."""
+    """Return True if values are lists, however they are stored."""
     lists = pt.is_list(kind) or pt.is_large_list(kind) or pt.is_fixed_size_list(kind)
     return bool(lists or pt.is_list_view(kind) or pt.is_large_list_view(kind))
 
 
 def is_list_of_text(kind: pa.DataType) -> bool:
-    """Whether values are lists of strings or bytes."""
+    """Return True if values are lists of strings or bytes."""
     kind = plain_type(kind)
     return is_list(kind) and is_text(kind.value_type)
 
 
 def is_label(kind: pa.DataType) -> bool:
-    """Whether values can name a class: text, numbers, truth values, dates and times."""
+    """Return True if values can name a class: text, numbers, truth values, dates and times."""
     kind = plain_type(kind)
     numbers = pt.is_integer(kind) or pt.is_floating(kind) or pt.is_decimal(kind) or pt.is_boolean(kind)
     return is_text(kind) or bool(numbers or pt.is_date(kind) or pt.is_timestamp(kind))
 
 
 def is_image_struct(kind: pa.DataType) -> bool:
-    """Whether values are structs of bytes, a path, or both: images as Hugging Face stores them."""
+    """Return True if values are structs of bytes, a path, or both: images as Hugging Face stores them."""
     if not pt.is_struct(kind):
         return False
     fields = {field.name: field.type for field in kind}
@@ -98,12 +98,12 @@ def is_image_struct(kind: pa.DataType) -> bool:
 
 
 def is_image(kind: pa.DataType) -> bool:
-    """Whether values can be images or the paths to them."""
+    """Return True if values can be images or the paths to them."""
     return is_image_struct(kind) or is_text(kind)
 
 
 def has_view(kind: pa.DataType) -> bool:
-    """Whether values are views of strings or bytes, or have such inside."""
+    """Return True if values are views of strings or bytes, or have such inside."""
     if kind.num_fields:
         return any(has_view(kind.field(place).type) for place in range(kind.num_fields))
     return bool(pt.is_string_view(kind) or pt.is_binary_view(kind))

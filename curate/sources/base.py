@@ -40,7 +40,7 @@ class Shard:
 
     name : path below the source's root, unique in a run; the order of names is the order of shards.
     url : where to open it. version : size and time (or ETag), the fast sign of a change. format : the name
-    of its format (`formats.FORMATS`).
+    of its format (`registry.FORMATS`).
     """
 
     name: str

@@ -100,7 +100,7 @@ def followed(rows: Rows, read: Callable[[str], Found], batch_bytes: int) -> Iter
 
 
 def _leads(rows: Rows, row: int) -> bool:
-    """Whether the image of a row is still to be read from where its path leads."""
+    """Return True if the image of a row is still to be read from where its path leads."""
     return rows.outcome[row] == "ok" and rows.image[row] is None
 
 

@@ -34,7 +34,7 @@ class CardFacts:
     """What a card says.
 
     splits : {split: (pattern of its files, rows)}. schema : of the shards, None where they are tars. counts : as
-    `stages.report.grouped` gives them. provenance : further lines, name to value.
+    the stage `report` groups them. provenance : further lines, name to value.
     """
 
     splits: Mapping[str, tuple[str, int]]

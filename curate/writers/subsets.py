@@ -28,7 +28,7 @@ def write_npy(path: Path, kept: Kept, seed: int) -> int:
     """Write a DataComp subset file: the sorted uids, each as often as its weight says; return its length.
 
     kept : (uids, (n,) weights), block by block. Weights become whole repeats by systematic resampling in
-    the order of the uids (`weight.concept.repeats`, its offset from `seed`), so that the list is as long as
+    the order of the uids (`weighting.concept.repeats`, its offset from `seed`), so that the list is as long as
     there are kept rows with a weight. Raises UsageError for uids that are not 32 hexadecimal digits.
     """
     halves, weights = [np.empty(0, _HALVES)], [np.empty(0, np.float32)]

@@ -1,12 +1,9 @@
 import math
-from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from curate.clustering.complexity import ExactSums, complexity, inter_distance, intra_distance
+from curate.clustering.complexity import complexity, inter_distance
 from curate.errors import EmbeddingError, RecipeError
 from curate.linalg import row_dots, unit_rows
 
@@ -45,42 +42,6 @@ def test_inter_distance_edges():
     assert inter_distance(np.eye(2, dtype=np.float32)).tolist() == [1.0, 1.0]
     with pytest.raises(RecipeError, match=r"select\.neighbours must be at least 1, got 0"):
         inter_distance(rows(3, 4), 0)
-
-
-@given(st.integers(0, 300), st.integers(1, 6), st.integers(0, 10**6))
-@settings(max_examples=40, deadline=None)
-def test_intra_distance_is_exact_in_any_order(n, k, seed):
-    rng = np.random.default_rng(seed)
-    distance = (2 * rng.random(n) ** rng.integers(1, 9)).astype(np.float32)
-    concept = rng.integers(0, k, n)
-    whole = intra_distance(ExactSums.of(distance, concept, k))
-    for j in range(k):
-        own = [Fraction(round(float(x) * 2**53), 2**53) for x in distance[concept == j]]
-        assert whole[j] == (float(sum(own) / len(own)) if len(own) > 1 else 0.0)
-    moved = rng.permutation(n)
-    parts = ExactSums.zeros(k)
-    for piece in np.array_split(moved, 7):
-        parts = ExactSums.of(distance[piece], concept[piece], k) + parts
-    np.testing.assert_array_equal(intra_distance(parts), whole)
-
-
-def test_doubling_the_rows_changes_no_mean():
-    rng = np.random.default_rng(0)
-    distance, concept = rng.random(99).astype(np.float32), rng.integers(0, 4, 99)
-    once = ExactSums.of(distance, concept, 4)
-    np.testing.assert_array_equal(intra_distance(once + once), intra_distance(once))
-
-
-def test_intra_distance_of_few_members_and_the_largest_value():
-    sums = ExactSums.of(np.array([0.5, 2.0, 2.0], np.float32), np.array([1, 2, 2]), 4)
-    assert intra_distance(sums).tolist() == [0, 0, 2, 0]
-    assert sums.counts.tolist() == [0, 1, 2, 0]
-
-
-@pytest.mark.parametrize("value", [np.nan, -0.1, 2.1])
-def test_sums_refuse(value):
-    with pytest.raises(EmbeddingError, match=r"in \[0, 2\]"):
-        ExactSums.of(np.array([value], np.float32), np.array([0]), 1)
 
 
 def test_kinds_of_complexity():

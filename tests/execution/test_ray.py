@@ -23,7 +23,7 @@ from curate.analysis.verify.verify import check_run
 from curate.errors import CurateError, RunError, UsageError
 from curate.execution.engines import local, ray, ray_worker
 from curate.execution.engines.ray import RayEngine
-from curate.io.remote import cache as copy
+from curate.io.remote.working_copy import CACHE_VARIABLE
 from curate.recipe.loading import parse_recipe
 
 TESTS = Path(__file__).resolve().parents[1]
@@ -290,7 +290,7 @@ def machine_apart(cluster, tmp_path, monkeypatch):
     """A third machine of the cluster, with a disk of its own where the others have the working copies of runs."""
     cache = tmp_path / "cache"
     cache.mkdir()
-    monkeypatch.setenv(copy.CACHE_VARIABLE, str(cache))
+    monkeypatch.setenv(CACHE_VARIABLE, str(cache))
     start = f"{sys.executable} -m ray.scripts.scripts start --address={cluster.address} --num-cpus=1"
     script = (
         f"mount -t tmpfs none {cache} && exec {start} --object-store-memory=80000000 --disable-usage-stats"

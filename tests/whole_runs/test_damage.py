@@ -13,7 +13,7 @@ from folders import changed, files_below, tables, times
 from curate import open_run
 from curate.analysis.verify.verify import verify_run
 from curate.errors import RunError, UsageError
-from curate.io import checksums, storage
+from curate.io import checksums, records, storage
 from curate.pipeline import runner
 from curate.recipe.loading import parse_recipe
 from curate.runs.folder import MARKER, RunFolder
@@ -234,7 +234,7 @@ def test_parts_that_an_interrupted_stage_left_whole_are_not_made_again(folder, r
 def test_a_file_that_changes_before_the_mark_is_not_marked(tmp_path):
     run = RunFolder(tmp_path)
     part = tmp_path / "stage" / "part-1.parquet"
-    with storage.atomic(part, seal=True) as partial:
+    with storage.atomic(part, checksum=True) as partial:
         partial.write_text("what was computed")
     part.write_text("what was damaged!")
     with pytest.raises(RunError, match=r"part-1\.parquet: its bytes changed after it was written"):
@@ -288,7 +288,7 @@ def test_a_mark_from_before_times_were_recorded_still_counts(folder, run):
 
 def test_a_seal_that_is_gone_or_damaged_costs_nothing(tmp_path):
     part = tmp_path / "part-1.arrow"
-    with storage.atomic(part, seal=True) as partial:
+    with storage.atomic(part, checksum=True) as partial:
         partial.write_text("x")
     assert checksums.read(part)["bytes"] == 1
     seal = tmp_path / ".part-1.arrow.seal"
@@ -305,13 +305,13 @@ def test_a_seal_that_is_gone_or_damaged_costs_nothing(tmp_path):
 def test_every_flipped_bit_of_a_record_is_noticed():
     """Or it does no harm: one of white space, or of the checksum's own name."""
     value = {"facts": {"kept": 12, "share": 0.25}, "files": {"a": {"hash": "0f"}}, "none": None}
-    whole = json.dumps(checksums.with_checksum(value), indent=2).encode()
+    whole = json.dumps(records.with_checksum(value), indent=2).encode()
     noticed = 0
     for at, bit in itertools.product(range(len(whole)), range(8)):
         content = bytearray(whole)
         content[at] ^= 1 << bit
         try:
-            found = checksums.verified(json.loads(content.decode()))
+            found = records.verified(json.loads(content.decode()))
         except ValueError:
             found = None
         noticed += found is None

@@ -23,7 +23,7 @@ from curate.execution.engines.base import Place
 from curate.execution.engines.ray_actors import Actors
 from curate.execution.engines.ray_connect import Connection, connect, line_of
 from curate.execution.engines.ray_worker import Failure, Holder, Site, work
-from curate.io.remote.cache import hand_over, home_of
+from curate.io.remote.cache import hand_over, store_of
 
 __all__ = ["RayEngine"]
 
@@ -137,8 +137,8 @@ class RayEngine:
     def _follow(self) -> None:
         """Let the copy of a run at a URL have what the workers have done; theirs do so before their next work."""
         self._turn += 1
-        if (home := home_of(self._folder)) is not None:
-            home.refresh()
+        if (store := store_of(self._folder)) is not None:
+            store.refresh()
 
     def _places(self) -> tuple[int, Place]:
         """Return how many hold a model, and what each of them has."""

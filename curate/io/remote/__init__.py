@@ -1,7 +1,7 @@
-"""The home of a run at a URL: an object store holds the run, a folder of this machine is its working copy.
+"""A run at a URL: an object store holds the run, a folder of this machine is its working copy.
 
-Stages work on paths. Where these lie in a working copy, every finished file goes to its final name at the URL in
-one PUT before it takes its place here (`store`); a file that is only there stands here as an empty place of its
-size, and is fetched when it is read (`copy`); what was not read for a while makes room (`room`). One writer at a
-time holds the URL (`lock`). The URL says what is true: `refresh` makes the copy follow it.
+Stages work on paths. Where these lie in a working copy, every finished file goes to its final name at the URL in one
+PUT before it gets its name here (`store`). A file that is only at the URL has a placeholder of its size here, and is
+fetched when it is read (`cache`); one that was not read for a while is evicted (`working_copy`). One writer at a time
+holds the URL (`remote_lock`). The URL is right: `RemoteStore.refresh` makes the copy follow it.
 """

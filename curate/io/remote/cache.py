@@ -1,209 +1,48 @@
-"""The working copy of a run at a URL: which of its files are here, and which only stand for what is there.
+"""Files of a run at a URL, made local before they are read: what every reader and writer of files asks.
 
-For every file that is at the URL, a note in `.home/state` says which version of it. A file whose size and time are
-those noted is that version; any other (an empty place of the same size, a file that was touched) is fetched before
-it is read. Nothing here is imported from the rest of curate: every reader and writer of files asks this module, and
-for a path outside a working copy the answer is that there is nothing to do.
+For a path outside a working copy the answer is that there is nothing to do. A path in one is served by the store of
+its run (`store.RemoteStore`), which is found by the folder that the path lies in.
 """
 
 import contextlib
 import fcntl
 import functools
-import hashlib
 import json
 import os
-import secrets
-import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from curate.io.remote.working_copy import (
+    COPY_FOLDER,
+    State,
+    WorkingCopy,
+    token_of,
+    variable,
+    work_under,
+    write_whole,
+)
+
 if TYPE_CHECKING:
-    from curate.io.remote.store import Home
+    from curate.io.remote.store import RemoteStore
 
 __all__ = [
-    "HOME",
-    "Copy",
-    "State",
+    "DEFAULT_BYTES",
+    "Handed",
     "begin",
-    "cache_folder",
     "copy_of",
     "ensure_all_local",
     "ensure_local",
     "hand_over",
-    "home_of",
-    "removed",
+    "remove_remote",
     "send",
     "state_of",
-    "token_of",
-    "work_under",
-    "working_copy",
+    "store_of",
 ]
 
-#: In the working copy: what belongs to the copy and not to the run.
-HOME = ".home"
-#: Where the working copies are; by default below XDG_CACHE_HOME, or ~/.cache.
-CACHE_VARIABLE = "CURATE_CACHE"
 #: How much the files of a working copy may take, where nobody says.
 DEFAULT_BYTES = 50 * 10**9
-#: Where a process and those it starts find the options of a URL: they may hold secrets, which no file may.
-_OPTIONS_VARIABLE = "CURATE_HOME_OPTIONS_"
-#: Where they find the token of the lock that they work under.
-_TOKEN_VARIABLE = "CURATE_HOME_TOKEN_"
-
-
-@dataclass(frozen=True)
-class State:
-    """What is known of a file at the URL.
-
-    version, size : of the object. mtime_ns : of the file here that is this version; None where there is none.
-    noted : when this was noted (seconds).
-    """
-
-    version: str
-    size: int
-    mtime_ns: int | None
-    noted: float
-
-
-@dataclass(frozen=True)
-class Copy:
-    """A working copy at `root`."""
-
-    root: Path
-
-    def name(self, path: Path) -> str:
-        """Return the name of a file of the run, at the URL and here."""
-        return path.absolute().relative_to(self.root).as_posix()
-
-    def path(self, name: str) -> Path:
-        """Return where a file of the run is here."""
-        return self.root / name
-
-    def _note(self, name: str) -> Path:
-        return self.root / HOME / "state" / f"{name}.json"
-
-    def state(self, name: str) -> State | None:
-        """Return what is noted of a file; None if nothing is."""
-        try:
-            return State(**json.loads(self._note(name).read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
-            return None
-
-    def states(self, below: str = "") -> dict[str, State]:
-        """Return what is noted of all files below a folder of the run."""
-        top = self.root / HOME / "state"
-        found = {}
-        for note in (top / below).rglob("*.json"):
-            name = note.relative_to(top).as_posix().removesuffix(".json")
-            if (state := self.state(name)) is not None:
-                found[name] = state
-        return found
-
-    def note(self, name: str, version: str, size: int, mtime_ns: int | None) -> None:
-        """Note a version of a file, which is here if it has this time."""
-        write_whole(self._note(name), json.dumps(asdict(State(version, size, mtime_ns, time.time()))))
-
-    def forget(self, name: str) -> None:
-        """Forget a file that is no longer at the URL."""
-        self._note(name).unlink(missing_ok=True)
-
-    def is_here(self, name: str, state: State) -> bool:
-        """Whether the file here is the version noted."""
-        try:
-            facts = self.path(name).stat()
-        except OSError:
-            return False
-        return state.mtime_ns is not None and (facts.st_size, facts.st_mtime_ns) == (
-            state.size,
-            state.mtime_ns,
-        )
-
-    def leave_place(self, name: str, version: str, size: int) -> None:
-        """Let an empty place of its size stand for a file that is at the URL."""
-        path = self.path(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.note(name, version, size, None)
-        partial = path.with_name(f".{path.name}.partial-{secrets.token_hex(4)}")
-        with partial.open("wb") as file:
-            file.truncate(size)
-        os.utime(partial, ns=(0, 0))  # no time that a written file has
-        partial.replace(path)
-
-    @contextlib.contextmanager
-    def room(self, how: int) -> Iterator[None]:
-        """Let several look at what is here (LOCK_SH), or one alone take files away (LOCK_EX)."""
-        with (self.root / HOME / "room").open("w") as file:
-            fcntl.flock(file, how)
-            yield
-
-    def used(self, name: str) -> None:
-        """Remember that a file was read now."""
-        try:
-            os.utime(self._note(name))
-        except OSError:
-            return
-
-    def last_used(self, name: str) -> float:
-        """Return when a file was read or written last."""
-        try:
-            return self._note(name).stat().st_mtime
-        except OSError:
-            return 0.0
-
-    def settings(self) -> dict[str, Any]:
-        """Return what `begin` wrote."""
-        found = json.loads((self.root / HOME / "home.json").read_text(encoding="utf-8"))
-        found["storage_options"] |= json.loads(os.environ.get(_variable(self.root), "{}"))
-        return dict(found)
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a small file that is whole whenever it is there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial-{secrets.token_hex(4)}")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def cache_folder() -> Path:
-    """Return the folder of all working copies."""
-    given = os.environ.get(CACHE_VARIABLE)
-    if given:
-        return Path(given).expanduser().absolute()
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser().absolute() / "curate"
-
-
-def working_copy(url: str) -> Path:
-    """Return where the working copy of the run at a URL is on this machine."""
-    name = url.rstrip("/").rpartition("/")[2]
-    return (
-        cache_folder()
-        / "runs"
-        / f"{name}-{hashlib.blake2b(url.rstrip('/').encode(), digest_size=6).hexdigest()}"
-    )
-
-
-def _variable(root: Path, kind: str = _OPTIONS_VARIABLE) -> str:
-    return kind + hashlib.blake2b(str(root).encode(), digest_size=6).hexdigest().upper()
-
-
-def token_of(root: Path) -> str | None:
-    """Return the token of the lock on the URL that this process works under; None if it works under none."""
-    return os.environ.get(_variable(root, _TOKEN_VARIABLE))
-
-
-def work_under(root: Path, token: str | None) -> None:
-    """Let this process, and those it starts, work under a lock on the URL (None: no longer)."""
-    name = _variable(root, _TOKEN_VARIABLE)
-    os.environ.pop(name, None)
-    if token is not None:
-        os.environ[name] = token
 
 
 def begin(
@@ -222,16 +61,16 @@ def begin(
     """
     facts = {"url": url.rstrip("/"), "storage_options": written_options, "cache": cache, "shared": shared}
     text = json.dumps(facts)
-    path, options = root / HOME / "home.json", json.dumps(storage_options) if storage_options else None
+    path, options = root / COPY_FOLDER / "home.json", json.dumps(storage_options) if storage_options else None
     same = path.exists() and path.read_text(encoding="utf-8") == text
-    if same and options in (None, os.environ.get(_variable(root))) and _root_of(str(root)) == root:
-        return  # who holds the URL goes on with the home there is
+    if same and options in (None, os.environ.get(variable(root))) and _root_of(str(root)) == root:
+        return  # the holder of the URL goes on with the store that it has
     if options is not None:
-        os.environ[_variable(root)] = options
+        os.environ[variable(root)] = options
     if not same:
         write_whole(path, text)
     _root_of.cache_clear()
-    _home_at.cache_clear()
+    _store_at.cache_clear()
 
 
 @dataclass(frozen=True)
@@ -249,15 +88,15 @@ class Handed:
         """
         given, root, plain = self.settings, Path(self.root), {}
         with contextlib.suppress(OSError, ValueError):
-            plain = json.loads((root / HOME / "home.json").read_text(encoding="utf-8"))
+            plain = json.loads((root / COPY_FOLDER / "home.json").read_text(encoding="utf-8"))
         work_under(root, self.token)
         begin(
             root, given["url"], storage_options=given["storage_options"],
             written_options=plain.get("storage_options", {}), cache=given["cache"], shared=given["shared"],
         )  # fmt: skip
-        home = home_of(root)
-        if home is not None:
-            home.refresh(turn=turn)
+        store = store_of(root)
+        if store is not None:
+            store.refresh(turn=turn)
 
 
 def hand_over(root: Path) -> Handed | None:
@@ -270,31 +109,31 @@ def hand_over(root: Path) -> Handed | None:
 def _root_of(folder: str) -> Path | None:
     """Return the working copy that a folder lies in (or is)."""
     for path in (Path(folder), *Path(folder).parents):
-        if (path / HOME / "home.json").exists():
+        if (path / COPY_FOLDER / "home.json").exists():
             return path
     return None
 
 
-def copy_of(path: Path) -> Copy | None:
+def copy_of(path: Path) -> WorkingCopy | None:
     """Return the working copy that a path lies in (or is); None for any other path."""
     text = os.path.abspath(path)  # noqa: PTH100  (asked for every file of every run: pathlib takes ten times as long)
     root = _root_of(os.path.dirname(text))  # noqa: PTH120
-    if root is None and os.path.exists(f"{text}/{HOME}/home.json"):  # noqa: PTH110
+    if root is None and os.path.exists(f"{text}/{COPY_FOLDER}/home.json"):  # noqa: PTH110
         root = Path(text)
-    return None if root is None else Copy(root)
+    return None if root is None else WorkingCopy(root)
 
 
 @functools.lru_cache(64)
-def _home_at(root: Path) -> "Home":
-    from curate.io.remote.store import Home  # it builds on the sources, which read files too
+def _store_at(root: Path) -> "RemoteStore":
+    from curate.io.remote.store import RemoteStore  # fsspec is not needed for runs on this machine
 
-    return Home(Copy(root))
+    return RemoteStore(WorkingCopy(root))
 
 
-def home_of(path: Path) -> "Home | None":
-    """Return the home of the run that a path lies in; None for one that is on this machine alone."""
+def store_of(path: Path) -> "RemoteStore | None":
+    """Return the store of the run that a path lies in; None for one that is on this machine alone."""
     copy = copy_of(path)
-    return None if copy is None else _home_at(copy.root)
+    return None if copy is None else _store_at(copy.root)
 
 
 def state_of(path: Path) -> tuple[State, bool] | None:
@@ -303,18 +142,18 @@ def state_of(path: Path) -> tuple[State, bool] | None:
     state = None if copy is None else copy.state(copy.name(path))
     if copy is None or state is None:
         return None
-    return state, copy.is_here(copy.name(path), state)
+    return state, copy.is_local(copy.name(path), state)
 
 
 def ensure_local(path: Path) -> Path:
     """Return a path whose file can be read: one that is only at the URL is fetched."""
     copy = copy_of(path)
     if copy is not None and (state := copy.state(name := copy.name(path))) is not None:
-        with copy.room(fcntl.LOCK_SH):  # what is said to be here now is not taken away for a while
+        with copy.eviction_lock(fcntl.LOCK_SH):  # a file that is local now is not evicted for a while
             copy.used(name)
-            is_here = copy.is_here(name, state)
-        if not is_here:
-            _home_at(copy.root).fetch(name, state)
+            is_local = copy.is_local(name, state)
+        if not is_local:
+            _store_at(copy.root).fetch(name, state)
     return path
 
 
@@ -328,19 +167,12 @@ def send(partial: Path, path: Path) -> Callable[[], None] | None:
 
     Returns what to call when it has; None where there is nothing to send.
     """
-    home = home_of(path)
-    return None if home is None else home.send(partial, path)
+    store = store_of(path)
+    return None if store is None else store.send(partial, path)
 
 
-def removed(path: Path) -> None:
+def remove_remote(path: Path) -> None:
     """Remove at the URL what is about to be removed here: a file, or all below a folder."""
-    home = home_of(path)
-    if home is not None:
-        home.remove(path)
-
-
-def files_below(folder: Path) -> Iterator[Path]:
-    """Yield the files below a folder, what belongs to the copy left out."""
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and HOME not in path.relative_to(folder).parts:
-            yield path
+    store = store_of(path)
+    if store is not None:
+        store.remove(path)

@@ -99,7 +99,7 @@ def require_own_folder(what: str, url: str, storage_options: StorageOptions) -> 
 def is_current(
     url: str, storage_options: StorageOptions, fingerprint: str, names: Iterable[str] | None = None
 ) -> bool:
-    """Whether the folder at `url` holds all that was written with this fingerprint, unchanged; names : these files."""
+    """Return True if the folder at `url` holds all that was written with this fingerprint, unchanged; names : these files."""
     with _explained(url, storage_options):
         place = _place(url, storage_options)
         noted = place.listing()

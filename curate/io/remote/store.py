@@ -13,13 +13,21 @@ from pathlib import Path
 from typing import Any
 
 from curate.errors import CurateError, RunError, UsageError
-from curate.io import checksums, filesystem
+from curate.io import filesystem
 from curate.io.filesystem import Entry
-from curate.io.remote import eviction
-from curate.io.remote.cache import HOME, Copy, State, files_below, token_of, write_whole
+from curate.io.records import MARKER, SIDECAR_SUFFIX, verified, with_checksum
+from curate.io.remote.working_copy import (
+    COPY_FOLDER,
+    State,
+    WorkingCopy,
+    evict,
+    files_below,
+    token_of,
+    write_whole,
+)
 from curate.io.retries import again
 
-__all__ = ["LOCK", "Home"]
+__all__ = ["LOCK", "RemoteStore"]
 
 log = logging.getLogger("curate")
 
@@ -36,10 +44,10 @@ _FIRST = ("recipe.yaml", ".work/recipe.json")
 _LASTING = (".work/keys/", ".work/shipped/")
 
 
-class Home:
+class RemoteStore:
     """The run at a URL, as its working copy reaches it. Raises RunError naming the URL for what the store refuses."""
 
-    def __init__(self, copy: Copy) -> None:
+    def __init__(self, copy: WorkingCopy) -> None:
         self.copy = copy
         facts = copy.settings()
         self.url, self.shared, self.cache = str(facts["url"]), bool(facts["shared"]), int(facts["cache"])
@@ -69,7 +77,7 @@ class Home:
 
     def fetch(self, name: str, state: State) -> None:
         """Bring a file here. Raises FileNotFoundError where it is no longer at the URL."""
-        path, new = self.copy.path(name), self.copy.root / HOME / "incoming" / secrets.token_hex(8)
+        path, new = self.copy.path(name), self.copy.root / COPY_FOLDER / "incoming" / secrets.token_hex(8)
         path.parent.mkdir(parents=True, exist_ok=True)
         new.parent.mkdir(exist_ok=True)
         try:
@@ -88,7 +96,7 @@ class Home:
             self.copy.note(name, state.version, state.size, facts.st_mtime_ns)
         finally:
             new.unlink(missing_ok=True)
-        self._make_room(state.size)
+        self._evict(state.size)
 
     def read(self, name: str) -> bytes | None:
         """Return what a small file at the URL says, past the working copy; None if it is not there."""
@@ -117,7 +125,7 @@ class Home:
         processes here ask for under the same name is done once. Raises UsageError where the URL holds other things
         than a run.
         """
-        last = self.copy.root / HOME / "turn"
+        last = self.copy.root / COPY_FOLDER / "turn"
         with self._alone():
             if turn and last.exists() and last.read_text(encoding="utf-8") == turn:
                 return
@@ -136,7 +144,7 @@ class Home:
                 if state is not None and state.noted >= began:
                     continue  # written since the listing
                 if state is None or state.version != entry.version or not self.copy.path(name).exists():
-                    self.copy.leave_place(name, entry.version, entry.size)
+                    self.copy.leave_placeholder(name, entry.version, entry.size)
             for name in known.keys() - there.keys():
                 if known[name].noted < began:
                     self.copy.path(name).unlink(missing_ok=True)
@@ -152,15 +160,15 @@ class Home:
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
         """Let one process of this machine at a time follow the URL."""
-        with (self.copy.root / HOME / "lock").open("w") as file:
+        with (self.copy.root / COPY_FOLDER / "lock").open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
     # Writing
 
     def _stays(self, name: str) -> bool:
-        """Whether a file belongs to the run at the URL; scratch does while other machines work on it too."""
-        if name.startswith((LOCK, f"{HOME}/")) or name.endswith(checksums.SUFFIX):
+        """Return True if a file belongs to the run at the URL; scratch does while other machines work on it too."""
+        if name.startswith((LOCK, f"{COPY_FOLDER}/")) or name.endswith(SIDECAR_SUFFIX):
             return False
         if self.shared:
             return True
@@ -179,7 +187,7 @@ class Home:
 
         def note() -> None:
             self.copy.note(name, version, facts.st_size, facts.st_mtime_ns)
-            self._make_room(facts.st_size)
+            self._evict(facts.st_size)
 
         return note
 
@@ -218,11 +226,11 @@ class Home:
 
     def _remove(self, names: Iterable[str]) -> None:
         """Remove files at the URL: marks first, so that no mark speaks of files that are gone."""
-        chosen = sorted(names, key=lambda name: (Path(name).name != checksums.MARKER, name))
+        chosen = sorted(names, key=lambda name: (Path(name).name != MARKER, name))
         if not chosen:
             return
         self._require_held()
-        marks = [name for name in chosen if Path(name).name == checksums.MARKER]
+        marks = [name for name in chosen if Path(name).name == MARKER]
         for name in marks:  # here first: what fails there must leave none
             self.copy.path(name).unlink(missing_ok=True)
         others = [self.at(name) for name in chosen[len(marks) :]]
@@ -244,20 +252,20 @@ class Home:
         Returns what notes it when `new` stands at `path` here too.
         """
         folder, before = self.copy.name(path), self.copy.states(self.copy.name(path))
-        marks = {name for name in before if Path(name).name == checksums.MARKER}
+        marks = {name for name in before if Path(name).name == MARKER}
         self._remove(marks)
         names = {f"{folder}/{file.relative_to(new).as_posix()}": file for file in files_below(new)}
         names = {name: file for name, file in names.items() if self._stays(name)}
         self._remove(before.keys() - marks - names.keys())
         moved: dict[str, tuple[str, int, int | None]] = {}
-        for name in sorted(names, key=lambda name: (Path(name).name == checksums.MARKER, name)):
+        for name in sorted(names, key=lambda name: (Path(name).name == MARKER, name)):
             file = names[name]
-            if file.name == checksums.MARKER:
+            if file.name == MARKER:
                 _with_versions(file, folder, {name: version for name, (version, _, _) in moved.items()})
             state = self.copy.state(self.copy.name(file))
-            if state is not None and file.name != checksums.MARKER:
+            if state is not None and file.name != MARKER:
                 version = self._copy_there(self.copy.name(file), name)
-                mtime = file.stat().st_mtime_ns if self.copy.is_here(self.copy.name(file), state) else None
+                mtime = file.stat().st_mtime_ns if self.copy.is_local(self.copy.name(file), state) else None
             else:
                 version, mtime = self._put(file, name), file.stat().st_mtime_ns
             moved[name] = version, file.stat().st_size, mtime
@@ -275,26 +283,24 @@ class Home:
             again(lambda: self.fs.cp_file(self.at(source), self.at(target)), f"{self.url}/{target}")
             return self._version(target)
 
-    def _make_room(self, size: int) -> None:
-        """Let what was not read for a while go, once enough has come."""
+    def _evict(self, size: int) -> None:
+        """Evict files that were not read for a while, once enough has come."""
         self._moved += size
         if self._moved > self.cache // 16:
             self._moved = 0
-            eviction.make(self.copy, self.cache)
+            evict(self.copy, self.cache)
 
 
 def _is_file(name: str) -> bool:
-    """Whether a name at the URL can be that of a file of a run: none that leads elsewhere, no sign of a folder."""
+    """Return True if a name at the URL can be that of a file of a run: none that leads elsewhere, no sign of a folder."""
     parts = name.split("/")
-    return name != LOCK and parts[0] != HOME and not {"", ".", ".."} & set(parts)
+    return name != LOCK and parts[0] != COPY_FOLDER and not {"", ".", ".."} & set(parts)
 
 
 def _with_versions(mark: Path, folder: str, versions: Mapping[str, str]) -> None:
     """Let a mark say which versions its files have at the URL."""
-    found = checksums.verified(json.loads(mark.read_text(encoding="utf-8")))
+    found = verified(json.loads(mark.read_text(encoding="utf-8")))
     for name, record in found["files"].items():
         if (version := versions.get(f"{folder}/{name}")) is not None:
             record["version"] = version
-    mark.write_text(
-        json.dumps(checksums.with_checksum(found), indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-    )
+    mark.write_text(json.dumps(with_checksum(found), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

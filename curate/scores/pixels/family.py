@@ -200,7 +200,7 @@ def _decode(context: Context, settings: Pixels, labels: Labels, path: Path, n: i
             Preprocess((size, size)), workers=workers, max_pixels=recipe.embed.max_pixels,
             memory_limit_bytes=limit,
         ) as pool,
-        storage.atomic(path, seal=True) as partial,
+        storage.atomic(path, checksum=True) as partial,
         partial.open("wb") as file,
     ):  # fmt: skip
         np.lib.format.write_array_header_1_0(file, header)

@@ -75,7 +75,7 @@ def partners(url: str) -> dict[str, str]:
 
 
 def recognises(names: Sequence[str]) -> bool:
-    """Whether files of these names are a clip-retrieval folder: metadata, and vectors in a folder beside."""
+    """Return True if files of these names are a clip-retrieval folder: metadata, and vectors in a folder beside."""
     metadata = any(_METADATA.fullmatch(f"/{name}") for name in names)
     return metadata and any(
         re.search(r"(^|/)(img|text)_emb/(img|text)_emb_[^/]*\.npy$", name) for name in names

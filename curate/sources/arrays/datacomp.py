@@ -83,7 +83,7 @@ def columns(
 
 
 def recognises(names: Sequence[str]) -> bool:
-    """Whether files of these names are DataComp metadata: Parquet files with an `.npz` of the same name."""
+    """Return True if files of these names are DataComp metadata: Parquet files with an `.npz` of the same name."""
     there = set(names)
     return any(name.endswith(EXTENSION) and partners(name)["npz"] in there for name in there)
 

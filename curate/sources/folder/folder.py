@@ -378,7 +378,7 @@ def columns_of(schema: pa.Schema, **roles: Any) -> Columns:  # noqa: ANN401  (th
 
 
 def recognises(names: Sequence[str]) -> bool:
-    """Whether files of these names are a folder of images: images, and beside them at most metadata files."""
+    """Return True if files of these names are a folder of images: images, and beside them at most metadata files."""
     rest = [name for name in names if not name.lower().endswith(IMAGE_ENDS)]
     return len(rest) < len(names) and all(name.rpartition("/")[2] in METADATA for name in rest)
 

@@ -78,7 +78,7 @@ class Place:
 
     @property
     def labelled(self) -> bool:
-        """Whether the folder right above an image is its label."""
+        """Return True if the folder right above an image is its label."""
         return not self.rest.rpartition("/")[2].startswith(UNLABELLED)
 
 

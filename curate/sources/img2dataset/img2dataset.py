@@ -105,7 +105,7 @@ def _shard(
 
 
 def unfinished(shard: Shard) -> bool:
-    """Whether img2dataset has not finished a shard."""
+    """Return True if img2dataset has not finished a shard."""
     return shard.version.startswith(UNFINISHED)
 
 
@@ -191,7 +191,7 @@ def check_unchanged(shard: Shard) -> None:
 
 
 def recognises(names: Sequence[str]) -> bool:
-    """Whether these are the files of img2dataset: statistics lie beside them."""
+    """Return True if these are the files of img2dataset: statistics lie beside them."""
     return any(name.endswith(STATS) for name in names)
 
 

@@ -106,7 +106,7 @@ def _split_role(name: str) -> tuple[str, str | None]:
 
 
 def is_text(suffix: str) -> bool:
-    """Whether members with this suffix are text."""
+    """Return True if members with this suffix are text."""
     return suffix == KEY or suffix.rpartition(".")[2] in TEXTS
 
 

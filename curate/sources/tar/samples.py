@@ -111,7 +111,7 @@ def samples(
 
 
 def _ignored(member: Member, ignored: Ignored) -> bool:
-    """Whether a member belongs to no sample; those that one would not expect are noted."""
+    """Return True if a member belongs to no sample; those that one would not expect are noted."""
     if member.kind in (DIRECTORY, DAMAGED):
         return member.kind == DIRECTORY
     parts = member.name.split("/")

@@ -5,10 +5,11 @@ import time
 
 from curate.io import storage
 from curate.io.remote import cache
+from curate.io.remote.working_copy import CACHE_VARIABLE, copy_path
 
 
 def machine(tmp_path, monkeypatch, name):
-    monkeypatch.setenv(cache.CACHE_VARIABLE, str(tmp_path / name))
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / name))
     return tmp_path / name
 
 
@@ -18,14 +19,14 @@ def lock_of(**changes):
 
 
 def working(url, options, *, shared=False):
-    """Return the working copy of a URL on the machine of this moment, and its home."""
-    root = cache.working_copy(url)
+    """Return the working copy of a URL on the machine of this moment, and its store."""
+    root = copy_path(url)
     cache.begin(root, url, storage_options=options, written_options={}, cache=10**9, shared=shared)
-    return root, cache.home_of(root)
+    return root, cache.store_of(root)
 
 
-def write(path, data, *, seal=False):
-    with storage.atomic(path, seal=seal) as partial:
+def write(path, data, *, checksum=False):
+    with storage.atomic(path, checksum=checksum) as partial:
         partial.write_bytes(data)
 
 

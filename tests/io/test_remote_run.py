@@ -18,14 +18,13 @@ from buckets import no_secret_below, objects
 from builders import planted, recipe_values, write_shards
 from calls import curate
 from folders import TABLES, tables
-from homes import lock_of, machine
+from remotes import lock_of, machine
 
 from curate.analysis.verify.verify import check_run
 from curate.errors import BudgetError, RecipeError, RunError, UsageError
 from curate.io import storage
-from curate.io.remote import cache as copy
-from curate.io.remote import eviction, remote_lock, store
-from curate.io.remote.store import Home
+from curate.io.remote import remote_lock, store, working_copy
+from curate.io.remote.store import RemoteStore
 from curate.pipeline import rescore, runner
 from curate.recipe.loading import parse_recipe
 from curate.runs.folder import folder_of, open_run
@@ -100,8 +99,8 @@ def without_card(found):
 
 def fetched(run):
     """The names of the files that are in the working copy, and not only places for them."""
-    known = copy.Copy(run.path)
-    return {name for name, state in known.states().items() if known.is_here(name, state)}
+    known = working_copy.WorkingCopy(run.path)
+    return {name for name, state in known.states().items() if known.is_local(name, state)}
 
 
 def test_the_tables_are_those_of_a_run_on_a_disk_and_any_machine_goes_on(
@@ -152,7 +151,7 @@ def ended_at(monkeypatch, step, *, after):
 
     with monkeypatch.context() as patch:
         for name in ("_put", "_remove", "_copy_there"):
-            patch.setattr(Home, name, counted(getattr(Home, name)))
+            patch.setattr(RemoteStore, name, counted(getattr(RemoteStore, name)))
         yield done
 
 
@@ -203,14 +202,14 @@ KILLED = """
 import os, signal, sys, json
 from curate.pipeline import runner
 from curate.recipe.loading import parse_recipe
-from curate.io.remote.store import Home
+from curate.io.remote.store import RemoteStore
 values, name = json.loads(sys.argv[1]), sys.argv[2]
-real = Home._put
+real = RemoteStore._put
 def put(self, file, target):
     if target.startswith(name):
         os.kill(os.getpid(), signal.SIGKILL)
     return real(self, file, target)
-Home._put = put
+RemoteStore._put = put
 runner.run(parse_recipe(values))
 """
 
@@ -367,17 +366,17 @@ def test_other_things_are_not_touched(local, options, lake, url):
 
 
 def test_a_bounded_cache_gives_the_same_tables(local, options, lake, url, monkeypatch):
-    monkeypatch.setattr(eviction, "GRACE_S", 0.0)
+    monkeypatch.setattr(working_copy, "GRACE_S", 0.0)
     calls = itertools.count()
     monkeypatch.setattr(
-        Home, "_make_room", lambda self, size: next(calls) % 6 or eviction.make(self.copy, 20_000)
+        RemoteStore, "_evict", lambda self, size: next(calls) % 6 or working_copy.evict(self.copy, 20_000)
     )
     recipe = recipe_at(url, local[0], options)
     runner.run(recipe)
     assert without_card(tables_at(lake, url)) == without_card(local[1])
     run = folder_of(recipe)
-    eviction.make(copy.Copy(run.path), 20_000)
-    known = copy.Copy(run.path)
+    working_copy.evict(working_copy.WorkingCopy(run.path), 20_000)
+    known = working_copy.WorkingCopy(run.path)
     states = known.states()
     here = fetched(run)
     assert sum(states[name].size for name in here) <= 20_000 < sum(state.size for state in states.values())
