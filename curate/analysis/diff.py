@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from curate.analysis.differences import CHANGED, COLUMNS, Tally
 from curate.errors import RunError, UsageError
-from curate.execution.uid_buckets import UidBuckets
+from curate.execution.exchange import UidBuckets
 from curate.io import storage
 from curate.io.yaml import read_yaml
 from curate.recipe.scores import stored_folders

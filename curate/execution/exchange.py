@@ -5,16 +5,188 @@ file's own footer is the index; a reader takes its batch out of every file throu
 are never parts x buckets files, and nothing but one group is in memory.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Generic, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 import pyarrow as pa
 
-from curate.io import storage
+from curate.execution.context import Context, reuse_or_remove
+from curate.hashing import hash_uids
+from curate.io import checksums, storage
 
-__all__ = ["gather", "plan_buckets", "scatter"]
+__all__ = ["Exchange", "Grouped", "UidBuckets", "bucket_of", "gather", "plan_buckets", "scatter"]
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Grouped:
+    """Rows, and the group that each goes to.
+
+    group : (rows,), in [0, number of groups). take : returns the rows at the given positions, of one group at a time,
+    so that rows with vectors need not be in memory together. kind : their columns.
+    """
+
+    group: npt.NDArray[np.integer]
+    take: Callable[[npt.NDArray[np.int64]], pa.Table]
+    kind: pa.Schema
+
+    @classmethod
+    def of(cls, group: npt.NDArray[np.integer], table: pa.Table) -> Self:
+        """Return the rows of a table."""
+        return cls(group, table.take, table.schema)
+
+
+@dataclass(frozen=True)
+class _SpreadTask(Generic[Item]):
+    """One part whose rows go to buckets."""
+
+    part: str
+    item: Item
+    function: Callable[[Item, int], Grouped]
+    n_buckets: int
+    out: Path
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class _BucketTask:
+    """One bucket to work on; `out` is None where the result is not a table that goes back to parts."""
+
+    bucket: int
+    files: tuple[Path, ...]
+    function: Callable[[pa.Table], Any]
+    n_parts: int
+    out: Path | None
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """What has to look at rows of many parts together: rows go to buckets, are worked on there, and go back.
+
+    `spread` is called with a function per part, `bucket` with one per bucket, and `back` gives a part what was found
+    about its rows. Functions must be picklable (of a module, or `functools.partial` of one); each runs in any process
+    of the engine. Files that are whole and carry the fingerprint are not made again, so that an interrupted stage
+    goes on where it was.
+
+        exchange = Exchange.by_memory(context, "read", folder, fingerprint, rows=total, row_bytes=400)
+        rows = exchange.spread(rows_of_part, {part.name: part for part in context.parts})
+        found = exchange.bucket(copies_in, rows)
+        for part in context.parts:
+            table = Exchange.back(found, part.index)
+
+    stage : whose progress it is. folder : of scratch files, which the caller removes when all is done.
+    n_buckets : fixed by the caller where rows belong together otherwise than by hash (`plan_buckets`).
+    fingerprint : what rows and results are made from, without the number of buckets, which is in the names of files.
+    """
+
+    context: Context
+    stage: str
+    folder: Path
+    fingerprint: str
+    n_buckets: int
+
+    @classmethod
+    def by_memory(
+        cls, context: Context, stage: str, folder: Path, fingerprint: str, *, rows: int, row_bytes: int
+    ) -> Self:
+        """Return an exchange with so many buckets that one fits into the memory of a task."""
+        return cls(context, stage, folder, fingerprint, max(1, -(-rows * row_bytes // context.task_memory)))
+
+    def spread(
+        self, function: Callable[[Item, int], Grouped], items: Mapping[str, Item], name: str = "rows"
+    ) -> tuple[Path, ...]:
+        """Send rows to their buckets; return the files, one per part.
+
+        function : takes an item and the number of buckets. items : by the name of the part.
+        """
+        fingerprint = storage.fingerprint(self.fingerprint, self.n_buckets)
+        tasks = [
+            _SpreadTask(
+                part, item, function, self.n_buckets, self.folder / f"{name}-{part}.arrow", fingerprint
+            )
+            for part, item in items.items()
+        ]
+        todo = [task for task in tasks if not reuse_or_remove(task.out, fingerprint)]
+        self.context.map(self.stage, "parts", _spread, todo)
+        return tuple(task.out for task in tasks)
+
+    def each(self, function: Callable[[pa.Table], Result], files: tuple[Path, ...]) -> list[Result]:
+        """Return what `function` returns for the rows of each bucket."""
+        tasks = [
+            _BucketTask(bucket, files, function, 0, None, self.fingerprint)
+            for bucket in range(self.n_buckets)
+        ]
+        return self.context.map(self.stage, "buckets", _work, tasks)
+
+    def bucket(
+        self,
+        function: Callable[[pa.Table], pa.Table],
+        files: tuple[Path, ...],
+        name: str = "found",
+        fingerprint: str | None = None,
+    ) -> tuple[Path, ...]:
+        """Work on the rows of each bucket; return the files of results, one per bucket, from which `back` reads.
+
+        function : returns rows with a column `part`, the position of the part that each goes back to.
+        fingerprint : of the results, where more goes into them than into the rows.
+        """
+        fingerprint, n_parts = fingerprint or self.fingerprint, len(self.context.parts)
+        tasks = [
+            _BucketTask(bucket, files, function, n_parts, out, fingerprint)
+            for bucket, out in enumerate(self._results(name))
+            if not reuse_or_remove(out, fingerprint)
+        ]
+        self.context.map(self.stage, "buckets", _work, tasks)
+        return self._results(name)
+
+    def found(self, name: str = "found") -> tuple[Path, ...] | None:
+        """Return the files of results if all are there, else None: then rows need not be spread again."""
+        files = self._results(name)
+        made = [reuse_or_remove(file, self.fingerprint) for file in files]
+        return files if all(made) else None
+
+    def _results(self, name: str) -> tuple[Path, ...]:
+        return tuple(
+            self.folder / f"{name}-{bucket}-of-{self.n_buckets}.arrow" for bucket in range(self.n_buckets)
+        )
+
+    def keep_only(self, files: Iterable[Path]) -> None:
+        """Remove all other scratch files."""
+        for path in set(self.folder.glob("*.arrow")) - set(files):
+            storage.remove(path)
+            checksums.drop_sidecars(path)
+
+    @staticmethod
+    def back(files: Sequence[Path], part: int) -> pl.DataFrame:
+        """Return what was found about the rows of the part at this position, bucket after bucket."""
+        return pl.DataFrame(gather(files, part))
+
+
+def _spread(task: _SpreadTask[Any]) -> None:
+    rows = task.function(task.item, task.n_buckets)
+    scatter(task.out, rows.group, task.n_buckets, rows.take, rows.kind, task.fingerprint)
+
+
+def _work(task: _BucketTask) -> Any:  # noqa: ANN401  (whatever the function of a bucket returns)
+    result = task.function(gather(task.files, task.bucket))
+    if task.out is None:
+        return result
+    part = result["part"].to_numpy()
+    scatter(task.out, part, task.n_parts, result.take, result.schema, task.fingerprint)
+    return None
+
+
+def bucket_of(ids: Sequence[str], n_buckets: int) -> npt.NDArray[np.int32]:
+    """Return the bucket of each id, by its hash; (n,)."""
+    return (hash_uids(ids, "bucket") % np.uint64(n_buckets)).astype(np.int32)
 
 
 def scatter(
@@ -64,3 +236,34 @@ def plan_buckets(sizes: npt.NDArray[np.int64], max_rows: int) -> npt.NDArray[np.
         buckets[index] = bucket
         filled += size
     return buckets
+
+
+class UidBuckets:
+    """Rows of many tables brought together by their uid, in this process, one bucket of uids in memory at a time.
+
+    What has to look at all rows of a run at once (is a uid there twice, which rows do two runs share) is done bucket
+    by bucket; the buckets are ranges of the hash of the uid. Scratch files in `folder`, one per table added, have one
+    batch of rows per bucket.
+
+    rows, row_bytes : how many rows there will be and what one takes, which decides how many buckets are needed for
+    a quarter of `memory`. kind : the columns, `uid` among them.
+    """
+
+    def __init__(self, folder: Path, kind: pa.Schema, *, rows: int, row_bytes: int, memory: int) -> None:
+        self._folder, self._kind = folder, kind
+        self._files: list[Path] = []
+        self.count = max(1, -(-rows * row_bytes // max(1, memory // 4)))
+
+    def add(self, table: pa.Table) -> None:
+        """Divide the rows of a table among the buckets."""
+        hashes = hash_uids(table["uid"].to_pylist(), "bucket")
+        bucket = ((hashes >> np.uint64(32)) * np.uint64(self.count) >> np.uint64(32)).astype(np.int32)
+        path = self._folder / f"rows-{len(self._files)}.arrow"
+        scatter(path, bucket, self.count, table.cast(self._kind).take, self._kind, "scratch")
+        self._files.append(path)
+
+    def frame(self, bucket: int) -> pl.DataFrame:
+        """Return the rows of one bucket, in the order in which they were added."""
+        if not self._files:
+            return pl.DataFrame(self._kind.empty_table())
+        return pl.DataFrame(gather(self._files, bucket))

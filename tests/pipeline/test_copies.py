@@ -115,7 +115,7 @@ def test_going_on_with_other_memory_does_not_mix_buckets(tmp_path, monkeypatch):
     parts = [[(c, c) for c in "abcab"], [(c, c) for c in "bbcde"]]
     context = context_of(tmp_path, parts, named=False, exact=True)
 
-    def stop(task):
+    def stop(*arguments):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Context, "task_memory", property(lambda self: 700))

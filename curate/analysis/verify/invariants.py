@@ -14,7 +14,7 @@ from curate.analysis.summary.counts import group_reasons
 from curate.analysis.verify import part_invariants
 from curate.analysis.verify.stage_tables import CHAIN, Tables, breach, read
 from curate.errors import CurateError
-from curate.execution.uid_buckets import UidBuckets
+from curate.execution.exchange import UidBuckets
 from curate.io.remote.cache import ensure_local
 from curate.sources.base import Columns
 from curate.sources.registry import format_of

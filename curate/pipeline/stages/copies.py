@@ -4,7 +4,9 @@ Rows with the same content (image, caption, label as they stand) are one sample.
 content hash, so that memory holds one bucket at a time.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +14,10 @@ import polars as pl
 import pyarrow as pa
 
 from curate.errors import SourceError
-from curate.execution import exchange
-from curate.execution.context import Context, Part, reuse_or_remove
-from curate.hashing import digest, hash_uids, tie
-from curate.io import checksums, storage
+from curate.execution.context import Context, Part
+from curate.execution.exchange import Exchange, Grouped, bucket_of
+from curate.hashing import digest, tie
+from curate.io import storage
 from curate.pipeline.stages.read import keys_path
 
 __all__ = ["Copies", "find", "of_part"]
@@ -43,7 +45,7 @@ class Copies:
 
     def of(self, part: Part) -> pl.DataFrame:
         """Return the rows of a part that are copies or have copies, in order."""
-        return pl.DataFrame(exchange.gather(self.files, part.index)).sort("position")
+        return Exchange.back(self.files, part.index).sort("position")
 
     def fingerprint_of(self, part: Part) -> str:
         """Return what changes when other rows of a part are copies than before.
@@ -54,59 +56,28 @@ class Copies:
         return digest(self.of(part).filter(copied).drop("part").write_ndjson())
 
 
-@dataclass(frozen=True)
-class SpreadTask:
-    """One part whose rows go to buckets by `column`."""
-
-    part: Part
-    keys: Path
-    column: str
-    out: Path
-    fingerprint: str
-    buckets: int
-
-
-@dataclass(frozen=True)
-class FindTask:
-    """One bucket in which copies (or uids given twice) are looked for."""
-
-    bucket: int
-    files: tuple[Path, ...]
-    parts: tuple[Part, ...]
-    named: bool
-    seed: int
-    out: Path
-    fingerprint: str
-
-
 def find(context: Context) -> Copies:
     """Find copies among all rows. Raises SourceError if a named uid column holds a uid twice."""
     parts = context.parts
     if not parts:
         return Copies((), storage.fingerprint("copies", VERSION, []))
-    total = sum(part.rows for part in parts)
-    buckets = max(1, -(-total * ROW_BYTES // context.task_memory))
     named = any(part.columns.uid for part in parts)
-    exact = context.recipe.dedup.exact
-    seed = context.recipe.seed
+    exact, seed = context.recipe.dedup.exact, context.recipe.seed
     fingerprint = storage.fingerprint("copies", VERSION, [p.fingerprint for p in parts], named, exact, seed)
-    folder = context.run.work / "copies"
-    files = tuple(folder / f"found-{bucket}-of-{buckets}.arrow" for bucket in range(buckets))
-    if all(reuse_or_remove(file, fingerprint) for file in files):
+    exchange = Exchange.by_memory(
+        context, "read", context.run.work / "copies", fingerprint,
+        rows=sum(part.rows for part in parts), row_bytes=ROW_BYTES,
+    )  # fmt: skip
+    files = exchange.found()
+    if files is not None:
         return Copies(files, fingerprint)
-    spread_fingerprint = storage.fingerprint(fingerprint, buckets)
+    items = {part.name: (part, keys_path(context, part)) for part in parts}
     if named:
-        spread = _spread_by(context, "uid", buckets, spread_fingerprint)
-        context.map(
-            "read", "buckets", _refuse_repeats,
-            [FindTask(b, spread, parts, named, seed, file, fingerprint) for b, file in enumerate(files)],
-        )  # fmt: skip
-    spread = _spread_by(context, "content", buckets, spread_fingerprint)
-    tasks = [FindTask(b, spread, parts, named, seed, file, fingerprint) for b, file in enumerate(files)]
-    context.map("read", "buckets", _find_copies, tasks)
-    for path in set(folder.glob("*.arrow")) - set(files):
-        storage.remove(path)
-        checksums.drop_sidecars(path)
+        spread = exchange.spread(partial(_rows_of_part, "uid"), items, "uid")
+        exchange.each(partial(_refuse_repeats, parts), spread)
+    spread = exchange.spread(partial(_rows_of_part, "content"), items, "content")
+    files = exchange.bucket(partial(_find_copies, seed if named else None), spread)
+    exchange.keep_only(files)
     return Copies(files, fingerprint)
 
 
@@ -133,47 +104,26 @@ def of_part(copies: Copies, part: Part, keys: pl.DataFrame, *, exact: bool) -> p
     )
 
 
-def _spread_by(context: Context, column: str, buckets: int, fingerprint: str) -> tuple[Path, ...]:
-    folder = context.run.work / "copies"
-    tasks = [
-        SpreadTask(
-            part,
-            keys_path(context, part),
-            column,
-            folder / f"{column}-{part.name}.arrow",
-            fingerprint,
-            buckets,
-        )
-        for part in context.parts
-    ]
-    context.map(
-        "read", "parts", _spread, [task for task in tasks if not reuse_or_remove(task.out, fingerprint)]
-    )
-    return tuple(task.out for task in tasks)
-
-
-def _spread(task: SpreadTask) -> None:
-    columns = ["uid", "content"] if task.part.columns.uid else ["content"]
-    table = storage.read_table(task.keys, columns)
+def _rows_of_part(column: str, item: tuple[Part, Path], n_buckets: int) -> Grouped:
+    """Return the identities and places of the rows of a part, in buckets by `column`."""
+    part, keys = item
+    table = storage.read_table(keys, ["uid", "content"] if part.columns.uid else ["content"])
     rows = table.num_rows
-    table = table.append_column("part", pa.array(np.full(rows, task.part.index, np.int32)))
+    table = table.append_column("part", pa.array(np.full(rows, part.index, np.int32)))
     table = table.append_column("position", pa.array(np.arange(rows, dtype=np.int32)))
-    bucket = hash_uids(table[task.column].to_pylist(), "bucket") % np.uint64(task.buckets)
-    exchange.scatter(
-        task.out, bucket.astype(np.int32), task.buckets, table.take, table.schema, task.fingerprint
-    )
+    return Grouped.of(bucket_of(table[column].to_pylist(), n_buckets), table)
 
 
-def _refuse_repeats(task: FindTask) -> None:
-    frame = pl.DataFrame(exchange.gather(task.files, task.bucket))
+def _refuse_repeats(parts: Sequence[Part], table: pa.Table) -> None:
+    frame = pl.DataFrame(table)
     repeated = frame.filter(pl.col("uid").is_duplicated()).sort("uid", "part", "position")
     if len(repeated):
         first = repeated.filter(pl.col("uid") == repeated["uid"][0])
         places = ", ".join(
-            f"{task.parts[row['part']].shard.url} row {task.parts[row['part']].start + row['position']}"
+            f"{parts[row['part']].shard.url} row {parts[row['part']].start + row['position']}"
             for row in first.head(3).iter_rows(named=True)
         )
-        column = task.parts[0].columns.uid
+        column = parts[0].columns.uid
         more = repeated["uid"].n_unique() - 1
         also = f", and {more} more uids" if more else ""
         raise SourceError(
@@ -181,12 +131,12 @@ def _refuse_repeats(task: FindTask) -> None:
         )
 
 
-def _find_copies(task: FindTask) -> None:
-    frame = pl.DataFrame(exchange.gather(task.files, task.bucket))
+def _find_copies(seed: int | None, table: pa.Table) -> pa.Table:
+    """Return the rows of a bucket that are copies or have copies; seed : None where uids are made of the content."""
+    frame = pl.DataFrame(table)
     frame = frame.filter(pl.col("content").is_duplicated())
-    frame = _ranked_by_uid(frame, task.seed) if task.named else _ranked_by_place(frame)
-    table = frame.select("part", "position", "occurrence", "copy_of").to_arrow().cast(FOUND)
-    exchange.scatter(task.out, frame["part"].to_numpy(), len(task.parts), table.take, FOUND, task.fingerprint)
+    frame = _ranked_by_place(frame) if seed is None else _ranked_by_uid(frame, seed)
+    return frame.select(FOUND.names).to_arrow().cast(FOUND)
 
 
 def _ranked_by_place(frame: pl.DataFrame) -> pl.DataFrame:

@@ -7,36 +7,31 @@ Concepts whose rows are those of the last time are not compared again (`unchange
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+import pyarrow as pa
 
+from curate import schema
 from curate.clustering import kmeans
 from curate.deduplication import semantic
 from curate.embedding.store import EmbeddingPart
-from curate.execution import exchange
+from curate.errors import RunError
 from curate.execution.context import Context, eligible, log, reuse_or_remove
+from curate.execution.exchange import Exchange, Grouped, plan_buckets
 from curate.execution.stage import Stage
 from curate.hashing import hash_uids
 from curate.io import storage
 from curate.linalg import load_unit
-from curate.ordering.keys import score_of
+from curate.ordering.keys import score_of, with_priority
 from curate.pipeline.stages import dedup_reuse
-from curate.pipeline.stages.dedup_tasks import (
-    BackTask,
-    CompareTask,
-    Groups,
-    SpreadTask,
-    bring_back,
-    compare_bucket,
-    spread,
-)
-from curate.recipe import DropShare
+from curate.recipe import Dedup, DropShare
+from curate.runs.folder import RunFolder
 from curate.scores.registry import folders_for
 from curate.selection.previous import Shipped, for_stage
 
@@ -46,6 +41,76 @@ __all__ = ["Deduplicate"]
 #: until the share is met within this tolerance, or this many rounds were made.
 SHARE_TOLERANCE = 0.005
 SHARE_ROUNDS = 6
+
+
+ROWS = pa.schema(
+    [
+        ("part", pa.int32()),
+        ("position", pa.int32()),
+        ("concept", pa.int32()),
+        ("subconcept", pa.int32()),
+        ("key", pa.uint64()),
+        ("tie", pa.uint64()),
+        ("pinned", pa.bool_()),
+        ("uid", pa.string()),
+    ]
+)
+FOUND = pa.schema(
+    [("part", pa.int32()), ("position", pa.int32()), ("pinned", pa.bool_()), *list(schema.DUPLICATES)]
+)
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Which (concept, subconcept) goes to which bucket; subconcepts only where a concept is split.
+
+    changed : (k,) concepts that are compared; what was found in the others stays.
+    """
+
+    sizes: npt.NDArray[np.int64]
+    changed: npt.NDArray[np.bool_]
+    bucket: npt.NDArray[np.int32]
+    splits: dict[int, npt.NDArray[np.float32]]
+    first_split_bucket: dict[int, int]
+    n_buckets: int
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of one part that are compared, and by what they go to buckets."""
+
+    run: RunFolder
+    part: str
+    index: int
+    families: tuple[str, ...]
+    on: str
+    prefer: str
+    seed: int
+    shipped: Shipped | None
+    groups: Groups
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How the rows of a bucket are compared."""
+
+    settings: Dedup
+    epsilon: float
+    mode: Literal["greedy", "reference"]
+    seed: int
+
+
+@dataclass(frozen=True)
+class BackTask:
+    """One part that takes what was found about its rows; of concepts that are not `changed`, from before."""
+
+    run: RunFolder
+    part: str
+    index: int
+    files: tuple[Path, ...]
+    changed: npt.NDArray[np.bool_]
+    out: Path
+    fingerprint: str
 
 
 class Deduplicate(Stage):
@@ -104,7 +169,7 @@ def _bring_all_back(
         for part in context.parts
         if not reuse_or_remove(out := run.part(run.duplicates, part.name), fingerprint)
     ]
-    context.map("dedup", "parts", bring_back, tasks)
+    context.map("dedup", "parts", _bring_back, tasks)
 
 
 def _compare_all(
@@ -164,46 +229,30 @@ def _compare_changed(
     # What is scratch depends on the plan, and the plan on `memory`, which may differ when a run goes on.
     plan = [groups.bucket.tolist(), groups.changed.tolist(), sorted(groups.first_split_bucket.items())]
     fingerprint = storage.fingerprint(fingerprint, *plan)
-    rows = tuple(scratch / f"rows-{part.name}.arrow" for part in context.parts)
-    tasks = [
-        SpreadTask(
+    items = {
+        part.name: Rows(
             context.run, part.name, part.index, folders, context.recipe.cluster.on,
-            settings.prefer, context.recipe.seed, before, groups, out, fingerprint,
+            settings.prefer, context.recipe.seed, before, groups,
         )
-        for part, out in zip(context.parts, rows, strict=True)
-        if not reuse_or_remove(out, fingerprint)
-    ]  # fmt: skip
-    context.map("dedup", "parts", spread, tasks)
-    template = CompareTask(
-        0, rows, len(context.parts), settings, 0.5, settings.mode, context.recipe.seed, scratch, fingerprint
-    )
+        for part in context.parts
+    }  # fmt: skip
+    exchange = Exchange(context, "dedup", scratch, fingerprint, groups.n_buckets)
+    rows = exchange.spread(_rows_of_part, items)
+    how = Comparison(settings, 0.5, settings.mode, context.recipe.seed)
     if isinstance(settings.epsilon, DropShare):
-        files, epsilon = _meet_share(context, template, groups, settings.epsilon.drop)
+        files, epsilon = _meet_share(exchange, rows, how, settings.epsilon.drop)
     else:
         epsilon = float(settings.epsilon or 0)
-        files, _, _ = _compare(context, replace(template, epsilon=epsilon), groups)
+        files, _, _ = _compare(exchange, rows, replace(how, epsilon=epsilon))
     return epsilon, files
 
 
-def _compare(context: Context, template: CompareTask, groups: Groups) -> tuple[tuple[Path, ...], int, int]:
+def _compare(
+    exchange: Exchange, rows: tuple[Path, ...], how: Comparison
+) -> tuple[tuple[Path, ...], int, int]:
     """Compare all buckets at one epsilon; return the files, the rows dropped and the rows compared."""
-    fingerprint = storage.fingerprint(template.fingerprint, template.epsilon, template.mode)
-    tasks = [
-        replace(
-            template,
-            bucket=bucket,
-            fingerprint=fingerprint,
-            out=template.out / f"found-{fingerprint[:8]}-{bucket}.arrow",
-        )
-        for bucket in range(groups.n_buckets)
-    ]
-    context.map(
-        "dedup",
-        "buckets",
-        compare_bucket,
-        [task for task in tasks if not reuse_or_remove(task.out, fingerprint)],
-    )
-    files = tuple(task.out for task in tasks)
+    fingerprint = storage.fingerprint(exchange.fingerprint, how.epsilon, how.mode)
+    files = exchange.bucket(partial(_compare_bucket, how), rows, f"found-{fingerprint[:8]}", fingerprint)
     dropped = compared = 0
     for file in files:
         reader = storage.map_ipc(file)
@@ -215,21 +264,21 @@ def _compare(context: Context, template: CompareTask, groups: Groups) -> tuple[t
 
 
 def _meet_share(
-    context: Context, template: CompareTask, groups: Groups, share: float
+    exchange: Exchange, rows: tuple[Path, ...], how: Comparison, share: float
 ) -> tuple[tuple[Path, ...], float]:
     """Find the epsilon that drops about `share` of the compared rows.
 
     In reference mode the share dropped follows from the similarities alone. Greedy dedup drops fewer at
     the same epsilon, so epsilon is widened step by step towards the share.
     """
-    files, _, _ = _compare(context, replace(template, mode="reference"), groups)
+    files, _, _ = _compare(exchange, rows, replace(how, mode="reference"))
     similarities = np.concatenate([_similarities(file) for file in files])
     wanted = share
     for _ in range(SHARE_ROUNDS):
         epsilon, _ = semantic.threshold_for_share(similarities, wanted)
-        files, dropped, compared = _compare(context, replace(template, epsilon=epsilon), groups)
+        files, dropped, compared = _compare(exchange, rows, replace(how, epsilon=epsilon))
         gap = share - dropped / max(compared, 1)
-        if template.mode == "reference" or abs(gap) <= SHARE_TOLERANCE:
+        if how.mode == "reference" or abs(gap) <= SHARE_TOLERANCE:
             break
         wanted = min(1 - 1e-9, max(1e-9, wanted + gap))
     return files, epsilon
@@ -256,7 +305,7 @@ def _plan(context: Context, rows: npt.NDArray[np.int64], changed: npt.NDArray[np
     splits = {concept: _fit_split(context, concept, int(sizes[concept])) for concept in large}
     small = sizes.copy()
     small[large] = 0
-    bucket = exchange.plan_buckets(small, room)
+    bucket = plan_buckets(small, room)
     count = int(bucket.max(initial=0)) + 1
     first = {}
     for concept, centroids in splits.items():
@@ -282,3 +331,101 @@ def _fit_split(context: Context, concept: int, size: int) -> npt.NDArray[np.floa
     chosen.sort(key=lambda row: row[1])
     sample = load_unit(np.stack([row[2] for row in chosen]))
     return kmeans.fit(sample, wanted, seed=seed).centroids
+
+
+# --- in any process: what is done with one part or one bucket --------------------------------------------------------
+
+
+def _rows_of_part(task: Rows, n_buckets: int) -> Grouped:
+    """Return the rows of a part that are compared, with their vectors, and their buckets."""
+    frame = eligible(task.run, task.part, (*task.families, "filter")).with_row_index("position")
+    changed = pl.Series(task.groups.changed[frame["concept"].to_numpy()], dtype=pl.Boolean)
+    frame = frame.filter(pl.col("filter_reason").is_null() & changed)
+    frame = with_priority(frame, task.prefer, task.seed, "dedup", task.shipped)
+    vectors = EmbeddingPart(task.run.part(task.run.embeddings, task.part))
+    concept, position = frame["concept"].to_numpy(), frame["position"].cast(pl.Int64).to_numpy()
+    bucket, sub = task.groups.bucket[concept], np.zeros(len(frame), np.int32)
+    for large, centroids in task.groups.splits.items():
+        here = np.flatnonzero(concept == large)
+        sub[here], _ = kmeans.assign(load_unit(vectors.take(task.on, position[here])), centroids)
+        bucket[here] = task.groups.first_split_bucket[large] + sub[here]
+    columns = frame.with_columns(
+        pl.lit(task.index, pl.Int32).alias("part"),
+        pl.Series("subconcept", sub),
+        pl.col("position").cast(pl.Int32),
+    ).select(ROWS.names)
+    table = columns.to_arrow().cast(ROWS)
+    kind = ROWS.append(pa.field("vector", pa.list_(pa.float16(), vectors.dim)))
+
+    def take(rows: npt.NDArray[np.int64]) -> pa.Table:
+        half = vectors.take(task.on, position[rows])
+        lists = pa.FixedSizeListArray.from_arrays(pa.array(half.reshape(-1)), vectors.dim)
+        return table.take(rows).append_column("vector", lists)
+
+    return Grouped(bucket, take, kind)
+
+
+def _compare_bucket(how: Comparison, table: pa.Table) -> pa.Table:
+    """Compare the rows of one bucket, concept by concept; what was found is ordered by part."""
+    rows = pl.DataFrame(table.drop_columns(["vector"])).with_row_index("at")
+    dim = table.schema.field("vector").type.list_size
+    vectors = table["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(-1, dim)
+    found = [
+        _compare_group(group, vectors, how)
+        for _, group in rows.group_by("concept", "subconcept", maintain_order=True)
+    ]
+    empty = pl.DataFrame(FOUND.empty_table())
+    return pl.concat([empty, *found]).sort("part", "position").to_arrow().cast(FOUND)
+
+
+def _compare_group(group: pl.DataFrame, vectors: npt.NDArray[np.float16], how: Comparison) -> pl.DataFrame:
+    """Compare the rows of one concept (or sub-concept; split further where it is still too large)."""
+    if len(group) > how.settings.max_concept:
+        group = group.sort("uid")
+        unit = load_unit(vectors[group["at"].to_numpy()])
+        ids = semantic.split_large(unit, how.settings.max_concept, seed=how.seed)
+        inner = group.with_columns(pl.Series("subconcept", group["subconcept"].to_numpy() * 1_000 + ids))
+        pieces = inner.group_by("subconcept", maintain_order=True)
+        return pl.concat([_compare_group(piece, vectors, how) for _, piece in pieces])
+    group = group.sort(~pl.col("pinned"), "key", "tie", "uid")
+    result = semantic.find_duplicates(
+        load_unit(vectors[group["at"].to_numpy()]),
+        threshold=semantic.threshold_of(how.epsilon),
+        mode=how.mode,
+        inclusive=how.settings.inclusive,
+        fixed=group["pinned"].to_numpy(),
+    )
+    found = pl.Series("found", result.duplicate_of)
+    index = pl.select(pl.when(found >= 0).then(found)).to_series()
+    return group.select(
+        "part", "position", "pinned", "uid", "concept", "subconcept",
+        pl.Series("max_similarity_earlier", result.max_similarity_earlier).fill_nan(None),
+        group["uid"].gather(index).alias("duplicate_of"),
+        pl.Series("similarity", result.similarity).fill_nan(None),
+    )  # fmt: skip
+
+
+def _bring_back(task: BackTask) -> None:
+    """Write what was found about the rows of one part, in their order."""
+    table = schema.DUPLICATES.empty_table()
+    if task.files:
+        rows = Exchange.back(task.files, task.index).sort("position")
+        found = rows.select(schema.DUPLICATES.names)
+        if not task.changed.all():
+            found = _with_known(task, found)
+        table = found.to_arrow().cast(schema.DUPLICATES)
+    storage.write_parquet(task.out, table, schema.DUPLICATES, task.fingerprint)
+
+
+def _with_known(task: BackTask, found: pl.DataFrame) -> pl.DataFrame:
+    """Return what was found about a part's rows with what is known of the others, in the order of the part."""
+    frame = eligible(task.run, task.part, ("filter",)).filter(pl.col("filter_reason").is_null())
+    known = frame.select("uid", "concept").filter(~pl.Series(task.changed[frame["concept"].to_numpy()]))
+    if len(known):
+        before = pl.DataFrame(storage.read_table(task.out))
+        if not known["uid"].is_in(before["uid"].implode()).all():
+            raise RunError(f"{task.out}: a row is missing that was compared before; remove it and run again")
+        known = known.select("uid").join(before, on="uid", how="left", maintain_order="left", validate="1:1")
+        found = pl.concat([found, known.select(found.columns)])
+    every = frame.select("uid").join(found, on="uid", how="left", maintain_order="left", validate="1:1")
+    return every.select(schema.DUPLICATES.names)

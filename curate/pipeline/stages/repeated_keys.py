@@ -4,7 +4,6 @@ They are never identities (a uid is), so such rows stay apart; how many there ar
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,8 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from curate.execution import exchange
 from curate.execution.context import Context, Part, log
-from curate.hashing import hash_uids
+from curate.execution.exchange import Exchange, Grouped, bucket_of
 from curate.io import storage
 
 __all__ = ["FORMATS", "find"]
@@ -27,24 +25,6 @@ EXAMPLES = 3
 ROWS = pa.schema([("key", pa.string()), ("shard", pa.int32())])
 
 
-@dataclass(frozen=True)
-class SpreadTask:
-    """The keys of one part, which go to buckets by their hash."""
-
-    keys: Path
-    shard: int
-    buckets: int
-    out: Path
-
-
-@dataclass(frozen=True)
-class CountTask:
-    """One bucket in which repeated keys are counted."""
-
-    files: tuple[Path, ...]
-    bucket: int
-
-
 def find(context: Context, parts: Sequence[Part], keys: Sequence[Path]) -> dict[str, Any]:
     """Return how many keys, and rows with them, are in several shards, with examples; empty where none are.
 
@@ -55,14 +35,11 @@ def find(context: Context, parts: Sequence[Part], keys: Sequence[Path]) -> dict[
     if len(shards) < 2:
         return {}
     folder = context.run.work / "repeated"
-    buckets = max(1, -(-sum(parts[place].rows for place in named) * ROW_BYTES // context.task_memory))
-    tasks = [
-        SpreadTask(keys[place], shards.index(parts[place].shard.name), buckets, folder / f"{place}.arrow")
-        for place in named
-    ]
-    context.map("read", "parts", _spread, tasks)
-    files = tuple(task.out for task in tasks)
-    found = context.map("read", "buckets", _count, [CountTask(files, bucket) for bucket in range(buckets)])
+    rows = sum(parts[place].rows for place in named)
+    exchange = Exchange.by_memory(context, "read", folder, "repeated", rows=rows, row_bytes=ROW_BYTES)
+    storage.remove(folder)  # of an interruption, perhaps of other shards
+    items = {parts[place].name: (keys[place], shards.index(parts[place].shard.name)) for place in named}
+    found = exchange.each(_count, exchange.spread(_rows_of_part, items))
     storage.remove(folder)
     facts = {"keys": sum(one["keys"] for one in found), "rows": sum(one["rows"] for one in found)}
     if not facts["keys"]:
@@ -76,15 +53,15 @@ def find(context: Context, parts: Sequence[Part], keys: Sequence[Path]) -> dict[
     return {**facts, "examples": said}
 
 
-def _spread(task: SpreadTask) -> None:
-    keys = storage.read_table(task.keys, ["key"])["key"].drop_null()
-    table = pa.table([keys, np.full(len(keys), task.shard, np.int32)], schema=ROWS)
-    bucket = hash_uids(keys.to_pylist(), "repeated") % np.uint64(task.buckets)
-    exchange.scatter(task.out, bucket.astype(np.int32), task.buckets, table.take, ROWS, "")
+def _rows_of_part(item: tuple[Path, int], n_buckets: int) -> Grouped:
+    table, shard = item
+    keys = storage.read_table(table, ["key"])["key"].drop_null()
+    rows = pa.table([keys, np.full(len(keys), shard, np.int32)], schema=ROWS)
+    return Grouped.of(bucket_of(keys.to_pylist(), n_buckets), rows)
 
 
-def _count(task: CountTask) -> dict[str, Any]:
-    rows = pl.DataFrame(exchange.gather(task.files, task.bucket))
+def _count(table: pa.Table) -> dict[str, Any]:
+    rows = pl.DataFrame(table)
     found = (
         rows.group_by("key")
         .agg(pl.len(), pl.col("shard").unique().sort())

@@ -4,16 +4,13 @@ A copy and its representative may be in different parts, so both are regrouped b
 representative; memory holds one bucket at a time, and only copies and near-duplicates are moved.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from curate.execution import exchange
-from curate.execution.context import Context, reuse_or_remove
-from curate.hashing import hash_uids
+from curate.execution.context import Context
+from curate.execution.exchange import Exchange, Grouped, bucket_of
 from curate.io import storage
 from curate.runs.folder import RunFolder
 
@@ -25,30 +22,7 @@ ROW_BYTES = 300
 ROWS = pa.schema(
     [("uid", pa.string()), ("part", pa.int32()), ("position", pa.int32()), ("duplicate_of", pa.string())]
 )
-FOUND = pa.schema([("position", pa.int32()), ("stand_in", pa.string())])
-
-
-@dataclass(frozen=True)
-class SpreadTask:
-    """One part whose copies and near-duplicates go to buckets."""
-
-    run: RunFolder
-    part: str
-    index: int
-    buckets: int
-    out: Path
-    fingerprint: str
-
-
-@dataclass(frozen=True)
-class JoinTask:
-    """One bucket in which copies meet their representatives."""
-
-    bucket: int
-    files: tuple[Path, ...]
-    n_parts: int
-    out: Path
-    fingerprint: str
+FOUND = pa.schema([("part", pa.int32()), ("position", pa.int32()), ("stand_in", pa.string())])
 
 
 def find(context: Context, copies: int, near: int, scratch: Path, fingerprint: str) -> tuple[Path, ...]:
@@ -58,39 +32,24 @@ def find(context: Context, copies: int, near: int, scratch: Path, fingerprint: s
     """
     if not copies or not near:
         return ()
-    buckets = max(1, -(-(copies + near) * ROW_BYTES // context.task_memory))
-    fingerprint = storage.fingerprint("stand_ins", fingerprint, buckets)
-    spread = [
-        SpreadTask(
-            context.run, part.name, part.index, buckets, scratch / f"copies-{part.name}.arrow", fingerprint
-        )
-        for part in context.parts
-    ]
-    context.map(
-        "select", "parts", _spread, [task for task in spread if not reuse_or_remove(task.out, fingerprint)]
+    fingerprint = storage.fingerprint("stand_ins", fingerprint)
+    exchange = Exchange.by_memory(
+        context, "select", scratch, fingerprint, rows=copies + near, row_bytes=ROW_BYTES
     )
-    files = tuple(task.out for task in spread)
-    joins = [
-        JoinTask(
-            bucket, files, len(context.parts), scratch / f"stand-ins-{bucket}-of-{buckets}.arrow", fingerprint
-        )
-        for bucket in range(buckets)
-    ]
-    context.map(
-        "select", "buckets", _join, [task for task in joins if not reuse_or_remove(task.out, fingerprint)]
-    )
-    return tuple(task.out for task in joins)
+    items = {part.name: (context.run, part.name, part.index) for part in context.parts}
+    return exchange.bucket(_join, exchange.spread(_rows_of_part, items, "copies"), "stand-ins")
 
 
 def of_part(files: tuple[Path, ...], index: int) -> pl.DataFrame:
     """Return position and `stand_in` of the copies of a part that do not name their representative."""
     if not files:
-        return pl.DataFrame(FOUND.empty_table())
-    return pl.DataFrame(exchange.gather(files, index))
+        return pl.DataFrame(FOUND.empty_table()).drop("part")
+    return Exchange.back(files, index).drop("part")
 
 
-def _spread(task: SpreadTask) -> None:
-    samples = storage.read_table(task.run.part(task.run.samples, task.part), ["outcome", "copy_of"])
+def _rows_of_part(item: tuple[RunFolder, str, int], n_buckets: int) -> Grouped:
+    run, part, index = item
+    samples = storage.read_table(run.part(run.samples, part), ["outcome", "copy_of"])
     copies = (
         pl.DataFrame(samples)
         .with_row_index("position")
@@ -99,22 +58,20 @@ def _spread(task: SpreadTask) -> None:
             uid="copy_of", position=pl.col("position").cast(pl.Int32), duplicate_of=pl.lit(None, pl.String)
         )
     )
-    found = storage.read_table(task.run.part(task.run.duplicates, task.part), ["uid", "duplicate_of"])
+    found = storage.read_table(run.part(run.duplicates, part), ["uid", "duplicate_of"])
     near = (
         pl.DataFrame(found)
         .filter(pl.col("duplicate_of").is_not_null())
         .select("uid", pl.lit(-1, pl.Int32).alias("position"), "duplicate_of")
     )
-    rows = pl.concat([copies, near]).with_columns(pl.lit(task.index, pl.Int32).alias("part"))
-    bucket = hash_uids(rows["uid"].to_list(), "bucket") % np.uint64(task.buckets)
+    rows = pl.concat([copies, near]).with_columns(pl.lit(index, pl.Int32).alias("part"))
     table = rows.select(ROWS.names).to_arrow().cast(ROWS)
-    exchange.scatter(task.out, bucket.astype(np.int32), task.buckets, table.take, ROWS, task.fingerprint)
+    return Grouped.of(bucket_of(rows["uid"].to_list(), n_buckets), table)
 
 
-def _join(task: JoinTask) -> None:
-    rows = pl.DataFrame(exchange.gather(task.files, task.bucket))
+def _join(table: pa.Table) -> pa.Table:
+    rows = pl.DataFrame(table)
     is_copy = pl.col("duplicate_of").is_null()
     near = rows.filter(~is_copy).select("uid", stand_in="duplicate_of")
     found = rows.filter(is_copy).join(near, on="uid", validate="m:1").sort("part", "position")
-    table = found.select(FOUND.names).to_arrow().cast(FOUND)
-    exchange.scatter(task.out, found["part"].to_numpy(), task.n_parts, table.take, FOUND, task.fingerprint)
+    return found.select(FOUND.names).to_arrow().cast(FOUND)
