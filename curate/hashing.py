@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-__all__ = ["content_hash", "content_uid", "digest", "hash_uids", "tie"]
+__all__ = ["content_hashes", "content_uids", "digest", "hash_uids", "tie"]
 
 DIGEST_BYTES = 16
 
@@ -36,17 +36,19 @@ def digest(*parts: bytes | str | None) -> str:
     return state.hexdigest()
 
 
-def content_hash(value: bytes | str | None) -> str | None:
-    """Return the hash of one field as it stands in the row, or None where there is nothing."""
-    return None if value is None else digest(value)
+def content_hashes(values: Iterable[bytes | str | None]) -> list[str | None]:
+    """Return the hash of each field as it stands in its row, or None where there is nothing."""
+    return [None if value is None else digest(value) for value in values]
 
 
-def content_uid(image_hash: str | None, caption_hash: str | None, label: str | None) -> str:
-    """Return the uid a row gets from its content: image (or path, or vector), caption, label.
+def content_uids(
+    image_hashes: Sequence[str | None], caption_hashes: Sequence[str | None], labels: Sequence[str | None]
+) -> list[str]:
+    """Return the uid each row gets from its content: image (or path, or vector), caption, label.
 
     Rows equal in all three are copies of one sample.
     """
-    return digest(image_hash, caption_hash, label)
+    return [digest(*row) for row in zip(image_hashes, caption_hashes, labels, strict=True)]
 
 
 def hash_uids(uids: Sequence[str] | Iterable[str], *key: str | int) -> npt.NDArray[np.uint64]:

@@ -4,6 +4,7 @@ import contextlib
 import importlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,62 +40,62 @@ class RunFolder:
         store = cache.store_of(self.path)
         return str(self.path) if store is None else store.url
 
-    @property
+    @cached_property
     def samples(self) -> Path:
         """One row per row read, with its outcome."""
         return self.path / "0_samples"
 
-    @property
+    @cached_property
     def embeddings(self) -> Path:
         """Unit vectors of the usable samples, one Arrow file per shard."""
         return self.stage("embed")
 
-    @property
+    @cached_property
     def concepts(self) -> Path:
         """Centroids, and the concept of every sample."""
         return self.stage("cluster")
 
-    @property
+    @cached_property
     def assignments(self) -> Path:
         """Concept and distance of every sample, one table per shard."""
         return self.concepts / "assignments"
 
-    @property
+    @cached_property
     def duplicates(self) -> Path:
         """What comparing within concepts found."""
         return self.stage("dedup")
 
-    @property
+    @cached_property
     def decisions(self) -> Path:
         """Keep or drop, and why: one row per row read."""
         return self.stage("select")
 
-    @property
+    @cached_property
     def filtered(self) -> Path:
         """The output shards."""
         return self.stage("write")
 
-    @property
+    @cached_property
     def report(self) -> Path:
         """The page, and the summary as JSON."""
         return self.stage("report")
 
-    @property
+    @cached_property
     def work(self) -> Path:
         """Scratch: what stages pass to each other and nobody reads afterwards."""
         return self.path / ".work"
 
-    @property
+    @cached_property
     def logs(self) -> Path:
         """What was said while working: one file of JSON lines per invocation."""
         return self.path / "logs"
 
-    @property
+    @cached_property
     def manifest(self) -> Path:
         """Counts, versions, fingerprints and times; written last."""
         return self.path / "manifest.json"
 
-    @property
+    @cached_property
     def recipe(self) -> Path:
         """The recipe with every setting filled in."""
         return self.path / "recipe.yaml"

@@ -64,9 +64,9 @@ def _keys(task: ReadTask) -> Iterator[pa.Table]:
     for rows, vectors in read_batches(
         task.part, task.source, task.npy, batch_bytes=task.batch_bytes, images=False
     ):
-        captions = [hashing.content_hash(caption) for caption in rows.caption]
+        captions = hashing.content_hashes(rows.caption)
         images = _image_hashes(rows, vectors)
-        content = [hashing.content_uid(*row) for row in zip(images, captions, rows.label, strict=True)]
+        content = hashing.content_uids(images, captions, rows.label)
         caption_bytes = [len(c.encode("utf-8", "replace")) if c else 0 for c in rows.caption]
         columns = {
             "uid": content if rows.uid is None else list(rows.uid),
@@ -94,16 +94,13 @@ def _storable(text: str) -> str:
 
 def _image_hashes(rows: Rows, vectors: np.ndarray | None) -> list[str | None]:
     """Return the hash of each row's image as it stands: bytes, else path, else its vector."""
-    hashes = [
-        hashing.content_hash(image if image is not None else ref)
-        for image, ref in zip(rows.image, rows.image_ref, strict=True)
+    present = [
+        image if image is not None else ref for image, ref in zip(rows.image, rows.image_ref, strict=True)
     ]
-    if vectors is None:
-        return hashes
-    return [
-        hashing.digest(vector.tobytes()) if known is None else known
-        for known, vector in zip(hashes, vectors, strict=True)
-    ]
+    if vectors is not None:
+        given = zip(present, vectors, strict=True)
+        present = [vector.tobytes() if known is None else known for known, vector in given]
+    return hashing.content_hashes(present)
 
 
 def read_batches(
