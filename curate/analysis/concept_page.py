@@ -11,7 +11,7 @@ from curate.io import storage
 from curate.pipeline.stages import read, report
 from curate.recipe.loading import load_recipe
 from curate.report import page
-from curate.runs.folder import open_run
+from curate.runs.run import open_run
 
 __all__ = ["write_concept_page"]
 

@@ -28,7 +28,8 @@ from curate.io.remote import eviction, remote_lock, store
 from curate.io.remote.store import Home
 from curate.pipeline import rescore, runner
 from curate.recipe.loading import parse_recipe
-from curate.runs.folder import folder_of, open_run
+from curate.runs.folder import folder_of
+from curate.runs.run import open_run
 
 N = 90
 
