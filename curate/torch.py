@@ -16,7 +16,7 @@ from curate.errors import UsageError
 from curate.weighting.loss import Method, check_settings
 
 if TYPE_CHECKING:
-    from curate.runs.folder import Run
+    from curate.runs.run import StoredRun
 
 __all__ = ["LossReweighter", "RunSampler", "sampler"]
 
@@ -126,7 +126,7 @@ class RunSampler(WeightedRandomSampler):
 
 
 def sampler(
-    run: "str | Path | Run",
+    run: "str | Path | StoredRun",
     dataset_uids: Sequence[str] | None = None,
     num_samples: int | None = None,
     seed: int = 0,
@@ -148,13 +148,13 @@ def sampler(
     return RunSampler(shares, wanted, replacement=True, generator=generator)
 
 
-def _weights(run: "str | Path | Run", dataset_uids: Sequence[str] | None) -> npt.NDArray[np.float64]:
+def _weights(run: "str | Path | StoredRun", dataset_uids: Sequence[str] | None) -> npt.NDArray[np.float64]:
     """Return the weight of each item of the data set, (n,) float64, 0 where it is not kept."""
     import polars as pl
 
-    from curate.runs.folder import Run, open_run
+    from curate.runs.run import StoredRun, open_run
 
-    opened = run if isinstance(run, Run) else open_run(run)
+    opened = run if isinstance(run, StoredRun) else open_run(run)
     decisions = opened.decisions().with_columns(
         pl.when("keep").then(pl.col("weight")).otherwise(0).fill_null(0).cast(pl.Float64).alias("weight")
     )

@@ -9,6 +9,8 @@ import pytest
 from builders import planted, recipe_values, write_shards
 
 from curate import progress
+from curate.api import progress as bars
+from curate.api.progress import progress_lines
 from curate.cli import output
 from curate.execution.units import rows_of_items
 from curate.pipeline import runner
@@ -95,7 +97,7 @@ def test_memory_is_that_of_all_processes():
 
 def test_a_log_gets_a_line_every_half_minute_at_most(capsys):
     clock = Clock()
-    report = output._lines(clock)
+    report = progress_lines(clock, output.note)
     for step in range(100):
         report("embed", step, 100, "rows")
         clock.now += 1
@@ -107,7 +109,7 @@ def test_a_log_gets_a_line_every_half_minute_at_most(capsys):
 
 def test_what_is_quick_or_finished_is_not_told(capsys):
     clock = Clock()
-    report = output._lines(clock)
+    report = progress_lines(clock, output.note)
     report("read", 0, 5, "rows")
     clock.now += 29
     report("read", 4, 5, "rows")
@@ -117,7 +119,7 @@ def test_what_is_quick_or_finished_is_not_told(capsys):
 
 
 def test_quiet_says_nothing(capsys, monkeypatch):
-    monkeypatch.setattr(output, "LINE_EVERY_S", 0.0)
+    monkeypatch.setattr(bars, "LINE_EVERY_S", 0.0)
     for quiet in (True, False):
         with output.progress(quiet=quiet) as report:
             report("embed", 1, 2, "rows")

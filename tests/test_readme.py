@@ -135,3 +135,46 @@ def test_a_sampler_reads_the_run(asked, monkeypatch):
     known = {}
     exec(re.search(r"```python\n(from curate\.torch .*?)```", README, re.DOTALL)[1], known)  # noqa: S102  (what the README shows)
     assert len(list(known["batches"])) == 150
+
+
+@pytest.fixture
+def from_python(tmp_path, monkeypatch):
+    """What the five jobs find: photos, pairs, labels of which some are wrong, vectors, and a data set."""
+    import numpy as np
+    import polars as pl
+    from builders import planted, write_shards
+    from pictured import picture
+
+    monkeypatch.chdir(tmp_path)
+    Path("photos").mkdir()
+    for i in range(8):
+        Path(f"photos/{i}.png").write_bytes(picture(i % 6))
+    pairs = {"image": [picture(i) for i in range(20)], "caption": [f"picture {i}" for i in range(20)]}
+    pl.DataFrame(pairs).write_parquet("pairs.parquet")
+    vectors = planted(120)
+    side = vectors.astype(np.float32) @ np.random.default_rng(1).standard_normal(vectors.shape[1]) > 0
+    wrong = np.arange(120) % 17 == 0
+    write_shards(Path("in"), vectors, shards=1, extra={"label": (side ^ wrong).astype(int).tolist()})
+    next(Path("in").iterdir()).rename("labelled.parquet")
+    ids = [f"s{i:06d}" for i in range(120)]
+    return {"vectors": vectors, "ids": ids, "dataset": vectors.astype(np.float32)}, wrong
+
+
+def test_the_five_jobs_from_python_work_as_printed(from_python):
+    known, wrong = from_python
+    section = README[README.index("## From Python") : README.index("## What it reads")]
+    first, *jobs = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    assert len(jobs) == 5
+    assert all(len(job.splitlines()) <= 5 for job in jobs)
+    exec(first, known)  # noqa: S102  (what the README shows)
+    found = []
+    for job in jobs:
+        exec(job, known)  # noqa: S102  (what the README shows)
+        found.append(known["run"])
+    assert sorted(known["files"]) == [f"{i}.png" for i in range(6)]
+    assert known["fitting"].height == 18
+    rows = found[2].samples().filter(found[2].samples()["uid"].is_in(known["wrong"]["uid"].implode()))["row"]
+    assert wrong[rows.to_numpy()].sum() > wrong.sum() / 2, "most wrong labels are found"
+    assert len(known["kept"]) == 36
+    assert sum(len(batch) for batch in known["batches"]) == 60
+    assert found[4].kept()["weight"].mean() == pytest.approx(1)

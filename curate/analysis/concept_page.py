@@ -13,7 +13,7 @@ from curate.execution.parts import with_parts
 from curate.io import storage
 from curate.recipe.loading import load_recipe
 from curate.report import page
-from curate.runs.folder import open_run
+from curate.runs.run import open_run
 
 __all__ = ["write_concept_page"]
 

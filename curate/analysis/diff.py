@@ -18,7 +18,7 @@ from curate.io import storage
 from curate.io.yaml import read_yaml
 from curate.recipe.scores import stored_folders
 from curate.recipe.types import default_memory
-from curate.runs.folder import Run, open_run
+from curate.runs.run import StoredRun, open_run
 
 __all__ = ["diff_runs"]
 
@@ -64,7 +64,7 @@ def diff_runs(a: str | Path, b: str | Path, *, out: Path | None = None) -> dict[
 class _Side:
     """One of the two runs: its parts, and the folder of each of its score columns."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: StoredRun) -> None:
         self.run = run
         run.folder.fingerprint(run.folder.decisions)
         files = (run.folder.marker(run.folder.decisions) or {"files": {}})["files"]
@@ -129,7 +129,7 @@ def _joined(frame: pl.DataFrame, paths: Sequence[str]) -> pl.DataFrame:
     return joined.with_columns(pl.col("there", "there_after").fill_null(value=False))
 
 
-def _why_not_comparable(a: Run, b: Run) -> str | None:
+def _why_not_comparable(a: StoredRun, b: StoredRun) -> str | None:
     """Return why a concept of one run is not that of the other; None if both have the same centroids."""
     paths = [run.folder.concepts / "centroids.parquet" for run in (a, b)]
     if not all(path.exists() for path in paths):

@@ -17,7 +17,7 @@ from curate.io.remote.cache import ensure_all_local, ensure_local
 from curate.pipeline.stages import filter as filters
 from curate.recipe import ScoreFilter
 from curate.recipe.loading import load_recipe
-from curate.runs.folder import open_run
+from curate.runs.run import open_run
 from curate.scores.registry import score_columns
 from curate.selection.budget_inputs import Divided, divided
 from curate.selection.counterfactual import nearest_flip

@@ -14,7 +14,7 @@ from curate.runs.folder import RunFolder
 if TYPE_CHECKING:
     import polars as pl
 
-    from curate.runs.folder import Run
+    from curate.runs.run import StoredRun
 
 __all__ = ["MAX_BYTES", "html"]
 
@@ -33,7 +33,7 @@ _NUMBER = "text-align:right;vertical-align:middle;padding:2px 10px;white-space:n
 log = logging.getLogger("curate")
 
 
-def html(run: "Run") -> str:
+def html(run: "StoredRun") -> str:
     """Return a run as HTML; of an unfinished one what there is. Never raises."""
     name = escape(run.folder.where)
     try:

@@ -14,7 +14,8 @@ from curate.io import storage
 from curate.linalg import unit_rows
 from curate.recipe import Embed
 from curate.recipe.loading import load_recipe
-from curate.runs.folder import RunFolder, open_run
+from curate.runs.folder import RunFolder
+from curate.runs.run import open_run
 
 if TYPE_CHECKING:
     import polars as pl

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from curate.errors import UsageError
 
 if TYPE_CHECKING:
-    from curate.runs.folder import Run
+    from curate.runs.run import StoredRun
 
 __all__ = ["recipe_path", "sample_path", "what_was_found"]
 
@@ -30,7 +30,7 @@ def recipe_path() -> Path:
     return _data() / "recipes" / "sample.yaml"
 
 
-def what_was_found(run: "Run") -> list[str]:
+def what_was_found(run: "StoredRun") -> list[str]:
     """Return three lines on a finished run: what is dropped, which concepts keep most, which captions fit least."""
     import polars as pl
 

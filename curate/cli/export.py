@@ -36,15 +36,16 @@ def export(
     quiet: flag.Quiet = False,
 ) -> None:
     """Write what a run decided in another format; nothing is computed anew."""
-    from curate.pipeline.export import export_recipe, export_run
+    from curate.pipeline.export import export_recipe, export_run, export_settings
 
-    names = None if columns is None else columns.split(",")
-    given: dict[str, object] = {"write.columns": names, "write.max_shard_size": max_shard_size}
-    given |= {"write.format": form if form in ("parquet", "webdataset") else None, "workers": workers}
-    given = flag.given({**given, "write.weight_groups": weight_groups})
-    if form != "webdataset" and weight_groups is None:
-        given["write.weight_groups"] = None  # a setting of the run's own tars
-    recipe = export_recipe(run, given, set_ or ())
+    settings = export_settings(
+        form,
+        columns=None if columns is None else columns.split(","),
+        max_shard_size=max_shard_size,
+        weight_groups=weight_groups,
+        workers=workers,
+    )
+    recipe = export_recipe(run, settings, set_ or ())
     with progress(quiet=quiet) as report, logged(quiet=quiet):
         done = export_run(recipe, form, out, progress=report)
     if json_:

@@ -1,6 +1,6 @@
 """The command `inspect`: what a run decided, in the terminal, as JSON, or by SQL."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from curate.cli import options as flag
 from curate.cli.app import app
@@ -31,7 +31,8 @@ def inspect(
     json_: Annotated[bool, Option("--json", help="Print as JSON.")] = False,
 ) -> None:
     """Show what a run decided: counts, concepts, scores, duplicates, groups, weights, times; or ask it by SQL."""
-    from curate.runs.folder import open_run
+    from curate.analysis.inspect import inspect_run
+    from curate.runs.run import open_run
 
     _check_flags(sql, limit, csv=csv, json_=json_)
     opened = open_run(run)
@@ -41,7 +42,7 @@ def inspect(
         shown = LIMIT if limit is None and not (csv or json_) else limit or None
         answer(opened.folder, sql, limit=shown, form="csv" if csv else "json" if json_ else "table")
         return
-    found = _summary(opened, concepts)
+    found = inspect_run(opened, concepts=concepts)
     if json_:
         emit(found)
         return
@@ -60,13 +61,3 @@ def _check_flags(sql: str | None, limit: int | None, *, csv: bool, json_: bool) 
         raise UsageError(f"{'--csv' if csv else '--limit'} is about an answer: give --sql too")
     if csv and json_:
         raise UsageError("--csv and --json exclude each other")
-
-
-def _summary(opened: Any, concepts: int) -> dict[str, Any]:  # noqa: ANN401  (a Run, imported late)
-    """Return what the run says of itself: counts as in the manifest, what changed since it, and the rest."""
-    from curate.analysis.summary.summary import summarize
-    from curate.analysis.verify.verify import changed_since
-
-    found = summarize(opened.folder, concepts=concepts).as_dict()
-    changed = changed_since(opened) if opened.folder.manifest.exists() else []
-    return {"run": opened.folder.where, "counts": found.pop("counts"), "changed": changed, **found}

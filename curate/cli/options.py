@@ -1,6 +1,6 @@
 """Flags that several commands have, and the settings they stand for."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Annotated, get_args
 
 import typer
@@ -29,8 +29,6 @@ __all__ = [
     "Workers",
     "conditions",
     "families",
-    "given",
-    "weighting",
 ]
 
 Text = str | None
@@ -70,11 +68,6 @@ Where = Annotated[
 ]
 
 
-def given(flags: Mapping[str, object]) -> dict[str, object]:
-    """Return the settings of the flags that were given."""
-    return {name: value for name, value in flags.items() if value is not None}
-
-
 def conditions(texts: Sequence[str]) -> list[object]:
     """Return what --where says: SQL as it is, a condition on one score as settings."""
     return [_read("--where", text) if text.lstrip().startswith("{") else text for text in texts]
@@ -90,13 +83,6 @@ def families(texts: Sequence[str]) -> list[object]:
                 f"'{{heads: {{seeds: 3}}}}', got {text!r}"
             )
     return found
-
-
-def weighting(method: str | None) -> dict[str, object]:
-    """Return the settings that --weight stands for; `none` ends weighting."""
-    if method is None:
-        return {}
-    return {"weight": "none"} if method == "none" else {"weight.method": method}
 
 
 def _read(what: str, text: str) -> object:

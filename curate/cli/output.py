@@ -4,16 +4,14 @@ import json
 import logging
 import re
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from curate.progress import Meter, bytes_text, duration_text
+from curate.api.progress import shown
+from curate.progress import bytes_text, duration_text
 
 if TYPE_CHECKING:
-    from rich.progress import TaskID
-
     from curate.execution.context import Progress
 
 __all__ = [
@@ -31,8 +29,6 @@ __all__ = [
     "write",
 ]
 
-#: Where stderr is no terminal, lines of progress are at least this far apart.
-LINE_EVERY_S = 30.0
 #: Characters JSON leaves as they are, though a terminal may obey them or refuse to show them.
 _CONTROLS = re.compile("[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -93,55 +89,8 @@ class _Lines(logging.Formatter):
 
 @contextmanager
 def progress(*, quiet: bool = False) -> Iterator["Progress"]:
-    """Give a progress function: bars on a terminal; elsewhere a line now and then, `LINE_EVERY_S` apart or more."""
-    if quiet:
-        yield lambda stage, done, total, unit: None
-    elif sys.stderr.isatty():
-        with _bars() as report:
-            yield report
-    else:
-        yield _lines(time.monotonic)
-
-
-def _lines(clock: Callable[[], float]) -> "Progress":
-    """Return a progress function that writes lines for a log; what takes less than `LINE_EVERY_S` writes none."""
-    meter, last = Meter(clock), clock()
-
-    def report(stage: str, done: int, total: int, unit: str) -> None:
-        nonlocal last
-        seen = meter.update(stage, done, total, unit)
-        if clock() - last >= LINE_EVERY_S and done < total:
-            last = clock()
-            note(seen.line())
-
-    return report
-
-
-@contextmanager
-def _bars() -> Iterator["Progress"]:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
-    from rich.progress import Progress as Bars
-
-    columns = (
-        TextColumn("{task.description:8}"),
-        BarColumn(20),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[unit]}"),
-        TextColumn("{task.fields[details]}"),
-    )
-    meter = Meter()
-    with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
-        tasks: dict[str, TaskID] = {}
-
-        def report(stage: str, done: int, total: int, unit: str) -> None:
-            details = meter.update(stage, done, total, unit).details()
-            if stage not in tasks:
-                tasks[stage] = bars.add_task(stage, total=total, unit=unit, details=details)
-            bars.update(tasks[stage], completed=done, total=total, unit=unit, details=details)
-            if done >= total:
-                bars.remove_task(tasks.pop(stage))
-
+    """Give a progress function: bars on a terminal; elsewhere a line now and then."""
+    with shown(not quiet, note) as report:
         yield report
 
 

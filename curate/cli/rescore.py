@@ -9,6 +9,7 @@ from curate.cli.app import app
 from curate.cli.options import Option
 from curate.cli.output import emit, logged, note, print_counts, print_table, progress
 from curate.errors import UsageError
+from curate.recipe.build import given, weight_settings
 
 if TYPE_CHECKING:
     from curate.pipeline.rescore import Chosen
@@ -48,8 +49,8 @@ def score(
 
     names = columns.split(",") if columns is not None else None
     own = {"on": on, "higher_is": higher_is, "on_missing": on_missing, "columns": names, "name": name}
-    entries = [*flag.families(family or []), *_own_file(file, flag.given(own))]
-    recipe = rescore.scored_recipe(run, entries, set_ or [], flag.given({"workers": workers}))
+    entries = [*flag.families(family or []), *_own_file(file, given(own))]
+    recipe = rescore.scored_recipe(run, entries, set_ or [], given({"workers": workers}))
     with progress(quiet=quiet) as report, logged(quiet=quiet):
         worked = rescore.score_run(recipe, progress=report)
     rows = rescore.score_table(recipe)
@@ -136,8 +137,8 @@ def select(
         "beta": beta, "cutoff": cutoff, "strata": strata, "per": per, "gamma": gamma,
     }  # fmt: skip
     settings = {f"select.{name}": value for name, value in settings.items()} | {"workers": workers}
-    settings |= {"filter": None if where is None else flag.conditions(where)} | flag.weighting(weight)
-    recipe = rescore.chosen_recipe(run, set_ or [], flag.given(settings))
+    settings |= {"filter": None if where is None else flag.conditions(where)} | weight_settings(weight)
+    recipe = rescore.chosen_recipe(run, set_ or [], given(settings))
     with progress(quiet=quiet) as report, logged(quiet=quiet):
         chosen = rescore.select_run(recipe, write=write, progress=report)
     _show_chosen(recipe, chosen, json_, quiet)

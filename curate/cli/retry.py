@@ -26,8 +26,9 @@ def retry(
     from curate.pipeline.rescore import scored_recipe
     from curate.pipeline.retry import retry_run
     from curate.pipeline.runner import check_limits
+    from curate.recipe.build import given
 
-    recipe = scored_recipe(run, (), set_ or [], flag.given({"workers": workers}))
+    recipe = scored_recipe(run, (), set_ or [], given({"workers": workers}))
     with progress(quiet=quiet) as report, logged(quiet=quiet):
         found = retry_run(recipe, progress=report)
     _show(recipe.run, found, json_, quiet)

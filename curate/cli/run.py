@@ -1,6 +1,6 @@
 """Commands that make a run: init, run, filter, demo."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,7 +22,8 @@ from curate.cli.output import (
 )
 from curate.errors import UnusableLimitError, UsageError
 from curate.recipe import Recipe
-from curate.recipe.loading import load_recipe, override, parse_recipe
+from curate.recipe.build import filter_recipe, given
+from curate.recipe.loading import load_recipe
 from curate.runs.layout import STAGES
 
 DryRun = Annotated[bool, Option("--dry-run", help="Say what there is to do and what it takes; do nothing.")]
@@ -139,17 +140,26 @@ def filter_(
     quiet: flag.Quiet = False,
 ) -> None:
     """Filter a dataset in one line, without a recipe."""
-    given: dict[str, Any] = {"select.keep": keep, "select.count": count, "select.method": method}
-    given |= {"select.by": by, "dedup.epsilon": _epsilon(epsilon), "dedup.against": against}
-    given |= {"embed.model": model, "embed.pretrained": pretrained, "pin": pin, "exclude": exclude}
-    given |= {"only": only}
-    given |= {"score": _scores(score or []), **flag.weighting(weight)}
-    if vectors is not None:
-        given["embed.files" if vectors.endswith(".npy") or "/" in vectors else "embed.column"] = vectors
-    path = source[0] if len(source) == 1 else source
-    values = {"source": {"path": path}, "select": {}, "filter": flag.conditions(where or [])}
-    values = override(values, (), flag.given(given))
-    loaded = parse_recipe(override(values, set_ or [], _settings(out, limit, at_most, workers, no_lock)))
+    loaded = filter_recipe(
+        {"source": {"path": source[0] if len(source) == 1 else source}},
+        keep=keep,
+        count=count,
+        method=method,
+        by=by,
+        score=flag.families(score or []),
+        weight=weight,
+        where=flag.conditions(where or []),
+        epsilon=_epsilon(epsilon),
+        against=against,
+        pin=pin,
+        exclude=exclude,
+        only=only,
+        model=model,
+        pretrained=pretrained,
+        vectors=vectors,
+        overrides=set_ or [],
+        settings=_settings(out, limit, at_most, workers, no_lock),
+    )
     _execute(loaded, dry_run=dry_run, force=force, refit=refit, json_=json_, quiet=quiet)
 
 
@@ -161,7 +171,7 @@ def demo(
 ) -> None:
     """Run the main job on the sample that ships with curate."""
     from curate.cli.demo import recipe_path, sample_path, what_was_found
-    from curate.runs.folder import open_run
+    from curate.runs.run import open_run
 
     settings = {"run": out, "source.path": f"{sample_path()}/*.parquet"}
     _execute(load_recipe(recipe_path(), settings=settings), json_=json_, quiet=quiet)
@@ -174,15 +184,9 @@ def _settings(
     out: str | None, limit: int | None, at_most: bool, workers: int | None, no_lock: bool
 ) -> dict[str, object]:
     """Return the settings that flags stand for."""
-    given = {"run": out, "source.limit": limit, "select.at_most": at_most or None, "workers": workers}
-    given["remote.lock"] = False if no_lock else None
-    return flag.given(given)
-
-
-def _scores(texts: Sequence[str]) -> list[object] | None:
-    """Return the families that --score adds to what is computed anyway, or None."""
-    added = flag.families(texts)
-    return ["clip_score", *(one for one in added if one != "clip_score")] if added else None
+    settings = {"run": out, "source.limit": limit, "select.at_most": at_most or None, "workers": workers}
+    settings["remote.lock"] = False if no_lock else None
+    return given(settings)
 
 
 def _epsilon(text: str | None) -> object:
@@ -212,7 +216,7 @@ def _execute(
     from curate.pipeline import runner
     from curate.pipeline.stages.read import part_names
     from curate.runs.dated import commit, new_run
-    from curate.runs.folder import open_run
+    from curate.runs.run import open_run
 
     if dry_run:
         _show_plan(recipe, json_)

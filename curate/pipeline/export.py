@@ -13,12 +13,14 @@ from curate.execution.parts import with_parts
 from curate.io import publish, storage
 from curate.pipeline.stages import write
 from curate.recipe import Recipe
+from curate.recipe.build import given
 from curate.recipe.loading import load_recipe
-from curate.runs.folder import folder_of, open_run
+from curate.runs.folder import folder_of
+from curate.runs.run import open_run
 from curate.writers import subsets
 from curate.writers.selected_rows import Kept
 
-__all__ = ["FILES", "FOLDERS", "Exported", "export_recipe", "export_run"]
+__all__ = ["FILES", "FOLDERS", "Exported", "export_recipe", "export_run", "export_settings"]
 
 #: Formats that are a folder of shards.
 FOLDERS = ("parquet", "webdataset", "dropped")
@@ -38,6 +40,25 @@ class Exported:
     target: Path | str
     rows: int
     files: int
+
+
+def export_settings(
+    form: str,
+    *,
+    columns: Sequence[str] | None = None,
+    max_shard_size: str | int | None = None,
+    weight_groups: int | None = None,
+    workers: int | None = None,
+) -> dict[str, object]:
+    """Return the settings of an export, for `export_recipe`; what is None stays as the run has it."""
+    settings: dict[str, object] = {
+        "write.columns": columns, "write.max_shard_size": max_shard_size, "workers": workers,
+        "write.format": form if form in ("parquet", "webdataset") else None, "write.weight_groups": weight_groups,
+    }  # fmt: skip
+    settings = given(settings)
+    if form != "webdataset" and weight_groups is None:
+        settings["write.weight_groups"] = None  # a setting of the run's own tars
+    return settings
 
 
 def export_recipe(

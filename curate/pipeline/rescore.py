@@ -17,7 +17,8 @@ from curate.pipeline import runner
 from curate.recipe import BY_SCORE, FAMILIES, Recipe
 from curate.recipe.loading import load_recipe, override, parse_recipe
 from curate.recipe.scores import dumped, tagged
-from curate.runs.folder import RunFolder, folder_of, open_run
+from curate.runs.folder import RunFolder, folder_of
+from curate.runs.run import open_run
 from curate.scores.base import Settings, directions
 from curate.scores.columns import SCORES
 from curate.scores.registry import families_of, score_columns, stage_of

@@ -1,14 +1,13 @@
-"""The run folder: where everything is, what is done, who is writing; and opening a run to read it."""
+"""The run folder: where everything is, what is done, who is writing."""
 
 import contextlib
-import importlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from curate.errors import RunError, UsageError
+from curate.errors import RunError
 from curate.io import checksums, lock, storage
 from curate.io.records import MARKER
 from curate.io.remote import cache
@@ -17,11 +16,9 @@ from curate.io.secrets import HIDDEN
 from curate.runs.layout import STAGE_FOLDERS
 
 if TYPE_CHECKING:
-    import polars as pl
-
     from curate.recipe import Recipe
 
-__all__ = ["FORMAT_VERSION", "LATEST", "MARKER", "Run", "RunFolder", "folder_of", "latest", "open_run"]
+__all__ = ["FORMAT_VERSION", "LATEST", "MARKER", "RunFolder", "folder_of", "latest"]
 
 FORMAT_VERSION = 1
 #: In a folder of dated runs: the file that names the newest one that succeeded (see `curate.runs.dated`).
@@ -226,61 +223,6 @@ def _record(file: Path) -> checksums.Record:
     return now
 
 
-@dataclass(frozen=True)
-class Run:
-    """A run to read. Every method returns a Polars frame; the files behind it are plain Parquet."""
-
-    folder: RunFolder
-
-    def _repr_html_(self) -> str:
-        """Return the run as a notebook shows it."""
-        # By name: a notebook's view is built on the stages, which build on this file.
-        return str(importlib.import_module("curate.analysis.notebook").html(self))
-
-    def samples(self) -> "pl.DataFrame":
-        """Return one row per row read: identity, size, caption, label and outcome."""
-        return self._parts(self.folder.samples)
-
-    def decisions(self) -> "pl.DataFrame":
-        """Return one row per row read: keep, weight, reason, concept and rank."""
-        return self._parts(self.folder.decisions)
-
-    def concepts(self) -> "pl.DataFrame":
-        """Return one row per concept: size, complexity, budget and the number kept."""
-        import polars as pl
-
-        self._require(self.folder.decisions)
-        return pl.read_parquet(storage.ensure_local(self.folder.decisions / "concepts.parquet"))
-
-    def scores(self) -> "pl.DataFrame":
-        """Return one row per embedded sample: its concept, its distance and every score."""
-        from curate.io.yaml import read_yaml
-        from curate.recipe.scores import stored_folders
-
-        frame = self._parts(self.folder.assignments, self.folder.concepts)
-        for folder in stored_folders(read_yaml(self.folder.recipe_text())):
-            scores = self._parts(self.folder.scores(folder))
-            frame = frame.join(scores, on="uid", how="left", validate="1:1", maintain_order="left")
-        return frame
-
-    def manifest(self) -> dict[str, Any]:
-        """Return the manifest: counts, versions, fingerprints and times."""
-        found = storage.read_json(self.folder.manifest)
-        if not isinstance(found, dict):
-            raise RunError(f"{self.folder.path}: manifest.json is not there yet; finish the run first")
-        return found
-
-    def _parts(self, folder: Path, stage: Path | None = None) -> "pl.DataFrame":
-        import polars as pl
-
-        self._require(stage or folder)
-        return pl.read_parquet(storage.ensure_all_local(folder, "part-*.parquet"))
-
-    def _require(self, folder: Path) -> None:
-        if self.folder.marker(folder) is None:
-            raise RunError(f"{self.folder.path}: {folder.name} is not there yet; finish the run first")
-
-
 def latest(root: str | Path) -> Path | None:
     """Return the run that `latest` names in a folder of dated runs; None if there is no such file.
 
@@ -313,30 +255,3 @@ def folder_of(recipe: "Recipe") -> RunFolder:
         shared=recipe.engine == "ray",
     )  # fmt: skip
     return RunFolder(root)
-
-
-def _at_url(url: str) -> RunFolder:
-    """Return the working copy of a run at a URL, as it is now; its options are those it was made with here."""
-    root = copy_path(url)
-    if cache.copy_of(root) is None:
-        cache.begin(
-            root, url, storage_options={}, written_options={}, cache=cache.DEFAULT_BYTES, shared=False
-        )
-    folder = RunFolder(root)
-    folder.follow()
-    return folder
-
-
-def open_run(path: str | Path) -> Run:
-    """Open a run folder (or URL) for reading; of a folder of dated runs the latest.
-
-    Raises UsageError if there is none.
-    """
-    from curate.io.filesystem import is_remote
-
-    folder = _at_url(str(path)) if is_remote(str(path)) else RunFolder(Path(path))
-    if not folder.recipe.exists() and not is_remote(str(path)):
-        folder = RunFolder(latest(folder.path) or folder.path)
-    if not folder.recipe.exists():
-        raise UsageError(f"{path} is not a run folder: it has no recipe.yaml")
-    return Run(folder)

@@ -20,7 +20,8 @@ from curate.execution.context import Context, reuse_or_remove
 from curate.filtering.uid_lists import Hashes, hashes, listed
 from curate.io import storage
 from curate.recipe import Recipe
-from curate.runs.folder import RunFolder, open_run
+from curate.runs.folder import RunFolder
+from curate.runs.run import open_run
 from curate.scores.base import require_memory
 
 __all__ = ["Shipped", "check_recipe", "flips", "for_stage"]

@@ -7,7 +7,7 @@ import pytest
 from curate.errors import UsageError
 from curate.pipeline import runner
 from curate.recipe.loading import parse_recipe
-from curate.runs.folder import open_run
+from curate.runs.run import open_run
 
 WORDS = ("red", "blue", "small", "old", "cat", "house", "tree", "boat")
 

@@ -27,7 +27,8 @@ from curate.io.remote import remote_lock, store, working_copy
 from curate.io.remote.store import RemoteStore
 from curate.pipeline import rescore, runner
 from curate.recipe.loading import parse_recipe
-from curate.runs.folder import folder_of, open_run
+from curate.runs.folder import folder_of
+from curate.runs.run import open_run
 
 N = 90
 

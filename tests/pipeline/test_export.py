@@ -15,7 +15,8 @@ from curate.io import publish
 from curate.pipeline import runner
 from curate.pipeline.export import export_recipe, export_run
 from curate.recipe.loading import parse_recipe
-from curate.runs.folder import RunFolder, open_run
+from curate.runs.folder import RunFolder
+from curate.runs.run import open_run
 from curate.writers.dataset_card import CardFacts, card, published_recipe, size_category
 
 N = 90

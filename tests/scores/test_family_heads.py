@@ -13,7 +13,7 @@ from curate.linalg import load_unit, unit_rows
 from curate.pipeline.runner import run
 from curate.recipe import Heads
 from curate.recipe.loading import parse_recipe
-from curate.runs.folder import open_run
+from curate.runs.run import open_run
 from curate.scores.columns import columns_of
 from curate.scores.heads import family as heads
 from curate.scores.heads import labels as trained

@@ -7,7 +7,7 @@ from curate.errors import UsageError
 from curate.filtering.uid_lists import read_uids
 from curate.pipeline import runner
 from curate.recipe.loading import parse_recipe
-from curate.runs.folder import open_run
+from curate.runs.run import open_run
 from curate.writers.subsets import write_npy, write_parquet, write_text
 
 HEX = [f"{i:032x}" for i in (7, 2**127 + 1, 2**64, 3, 2**64 - 1)]

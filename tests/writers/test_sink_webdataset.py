@@ -22,7 +22,7 @@ from shards import STRUCT, bad_utf8, keep, make
 from curate.errors import CurateError, RunError, SourceError, UsageError
 from curate.pipeline import runner
 from curate.recipe.loading import parse_recipe
-from curate.runs.folder import open_run
+from curate.runs.run import open_run
 from curate.sources.base import Columns
 from curate.sources.registry import ShardReader
 from curate.writers import webdataset as module

@@ -13,8 +13,9 @@ from curate import schema
 from curate.errors import CurateError
 from curate.io import storage
 from curate.recipe.loading import load_recipe
-from curate.runs.folder import Run, RunFolder
+from curate.runs.folder import RunFolder
 from curate.runs.layout import stages_until
+from curate.runs.run import StoredRun
 
 __all__ = ["TOLERANCE", "Tables", "breach", "read", "same_uids"]
 
@@ -32,7 +33,7 @@ class Tables:
     left alone. sampled, decided : the parts that 0_samples (if it is current) and 5_decisions have. whole : whether every table was read so far, so that the totals are right.
     """
 
-    def __init__(self, run: Run, changed: frozenset[str], damaged: frozenset[Path]) -> None:
+    def __init__(self, run: StoredRun, changed: frozenset[str], damaged: frozenset[Path]) -> None:
         self.run: RunFolder = run.folder
         self.manifest: dict[str, Any] = run.manifest()
         self.recipe = load_recipe(self.run.recipe)

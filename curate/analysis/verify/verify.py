@@ -9,7 +9,8 @@ from typing import Any
 from curate.errors import RunError
 from curate.io import storage
 from curate.io.remote.cache import state_of
-from curate.runs.folder import MARKER, Run, open_run
+from curate.runs.folder import MARKER
+from curate.runs.run import StoredRun, open_run
 
 __all__ = ["Checked", "changed_since", "check_run", "decided", "decisions_digest", "verify_run"]
 
@@ -57,7 +58,7 @@ def _bits(column: Any) -> Any:  # noqa: ANN401  (a Polars series, imported late)
     return column.cast(pl.Float32).reinterpret(signed=False) if column.dtype == pl.Float32 else column
 
 
-def changed_since(run: Run) -> list[str]:
+def changed_since(run: StoredRun) -> list[str]:
     """Return the stages that were done anew (or begun) after the manifest was written, in its order.
 
     With any, the shards, the report and the manifest are those of an earlier decision. Raises RunError if
@@ -68,7 +69,7 @@ def changed_since(run: Run) -> list[str]:
     return [name for name, facts in noted.items() if now[name].get("fingerprint") != facts["fingerprint"]]
 
 
-def decided(run: Run) -> dict[str, Any]:
+def decided(run: StoredRun) -> dict[str, Any]:
     """Return what the decisions say, as in the manifest: rows, kept, dropped by reason, unusable by outcome."""
     from curate.analysis.summary.counts import group_reasons
 

@@ -1,0 +1,19 @@
+"""What `curate inspect` shows of a run, as plain values."""
+
+from typing import Any
+
+from curate.analysis.summary.summary import summarize
+from curate.analysis.verify.verify import changed_since
+from curate.runs.run import StoredRun
+
+__all__ = ["inspect_run"]
+
+
+def inspect_run(run: StoredRun, *, concepts: int = 5) -> dict[str, Any]:
+    """Return what a run says of itself: counts as in the manifest, what changed since it, and the rest.
+
+    concepts : how many concepts a list has. See `RunSummary` for the other sections.
+    """
+    found = summarize(run.folder, concepts=concepts).as_dict()
+    changed = changed_since(run) if run.folder.manifest.exists() else []
+    return {"run": run.folder.where, "counts": found.pop("counts"), "changed": changed, **found}

@@ -1,0 +1,428 @@
+"""`Run`: what every verb of the Python API returns or takes."""
+
+import contextlib
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self, cast, overload
+
+from curate.api.progress import shown
+from curate.errors import CurateError, UsageError
+from curate.runs.run import StoredRun
+from curate.runs.run import open_run as open_stored_run
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    import polars as pl
+    from PIL.Image import Image
+
+    from curate.execution.context import Progress
+    from curate.pipeline.export import Exported
+    from curate.pipeline.retry import Retried
+
+__all__ = ["Run", "listed", "open_run"]
+
+
+class Run(StoredRun):
+    """A run: its tables as Polars frames, and what the command line can do with it.
+
+    Made by `curate.filter`, `curate.run` and `curate.open_run`. Methods that change the run (`score`, `select`,
+    `write`) return it, and raise before anything is lost: an error leaves scores and decisions as they were.
+    """
+
+    @property
+    def path(self) -> str:
+        """The run folder, or its URL."""
+        return self.folder.where
+
+    def __repr__(self) -> str:
+        """Return the run in one line: rows, kept, dropped and unusable."""
+        try:
+            return f"Run({self.path!r}: {self._counts()})"
+        except (CurateError, OSError) as error:
+            return f"Run({self.path!r}: cannot be read: {error})"
+
+    def _counts(self) -> str:
+        from curate.analysis.summary.counts import group_reasons
+        from curate.analysis.summary.scan import scan_parts
+
+        if self.folder.marker(self.folder.decisions) is None:
+            return "nothing is decided yet"
+        counts = group_reasons(scan_parts(self.folder, whole=False, tables=("decisions",)).reasons)
+        dropped, unusable = (sum(counts[name].values()) for name in ("dropped", "unusable"))
+        return f"{counts['rows']:,} rows, {counts['kept']:,} kept, {dropped:,} dropped, {unusable:,} unusable"
+
+    def _repr_html_(self) -> str:
+        """Return the run as a notebook shows it."""
+        from curate.analysis.notebook import html
+
+        return html(self)
+
+    # Other scores, another decision
+
+    def score(
+        self,
+        *families: str | Mapping[str, object],
+        file: str | Path | None = None,
+        on: str | None = None,
+        higher_is: str | None = None,
+        columns: Sequence[str] | None = None,
+        name: str | None = None,
+        on_missing: str | None = None,
+        workers: int | None = None,
+        settings: Mapping[str, object] | None = None,
+        progress: "bool | Progress" = True,
+    ) -> Self:
+        """Add scores to the run; decisions and shards stay as they are.
+
+        Parameters
+        ----------
+        *families
+            Names, such as ``"heads"``, or families with settings, such as ``{"heads": {"seeds": 3}}``.
+        file
+            Scores of your own: a Parquet file with a column of uids. `on` names that column, `higher_is` says what
+            a high number means (harder, noisier, easier or better), `columns` which columns to take, `name` what
+            its folder is called, `on_missing` (error or null) what to do where it lacks a sample.
+        workers, settings
+            Worker processes, and any other setting by its dotted name.
+        progress
+            True shows progress on stderr; a function gets (stage, done, total, unit).
+
+        Returns
+        -------
+        Run
+            This run; `scores` has the new columns.
+
+        Raises
+        ------
+        UsageError
+            Where there is no such family, or stages before the scores are not finished.
+        """
+        from curate.pipeline import rescore
+        from curate.recipe.build import given
+
+        own = given(
+            {"on": on, "higher_is": higher_is, "columns": columns, "name": name, "on_missing": on_missing}
+        )
+        if own and file is None:
+            raise UsageError(f"score takes {', '.join(sorted(own))} with file only")
+        entries = [*families, *([] if file is None else [{"file": str(file), **own}])]
+        recipe = rescore.scored_recipe(
+            self.path, entries, settings={**(settings or {}), **given({"workers": workers})}
+        )
+        with shown(progress) as report:
+            rescore.score_run(recipe, progress=report)
+        return self
+
+    def select(
+        self,
+        method: str | None = None,
+        *,
+        by: str | None = None,
+        keep: float | str | None = None,
+        count: int | None = None,
+        where: str | Mapping[str, object] | Sequence[str | Mapping[str, object]] | None = None,
+        weight: str | Mapping[str, object] | None = None,
+        write: bool = False,
+        workers: int | None = None,
+        settings: Mapping[str, object] | None = None,
+        progress: "bool | Progress" = True,
+        **options: object,
+    ) -> Self:
+        """Decide anew which samples are kept; nothing is embedded or scored again.
+
+        Parameters
+        ----------
+        method
+            How to choose: density, random, hardest, stratified, ...; the method of the run by default.
+        by
+            The score column that a method such as hardest goes by.
+        keep, count
+            The share, or the number, of samples to keep.
+        where
+            Conditions that kept samples meet, such as ``"clip_score >= 0.2"``; in place of those of the run.
+        weight
+            How to weigh what is kept: a method, its settings, or ``"none"``.
+        write
+            Write shards and report of the new decision too.
+        workers, settings
+            Worker processes, and any other setting by its dotted name.
+        progress
+            True shows progress on stderr; a function gets (stage, done, total, unit).
+        **options
+            Settings of the method, such as ``beta=0.1``: see `select` in the recipe.
+
+        Returns
+        -------
+        Run
+            This run, with the new decisions.
+
+        Raises
+        ------
+        RecipeError
+            For a setting that is wrong.
+        UsageError
+            Where the run lacks the score, or earlier stages are not finished.
+        """
+        from curate.pipeline import rescore
+        from curate.pipeline.runner import check_limits
+        from curate.recipe.build import given, weight_settings
+
+        asked: dict[str, object] = {"method": method, "by": by, "keep": keep, "count": count, **options}
+        values = {f"select.{key}": value for key, value in asked.items()} | {"workers": workers}
+        values |= {"filter": None if where is None else listed(where)} | weight_settings(weight)
+        recipe = rescore.chosen_recipe(self.path, settings={**(settings or {}), **given(values)})
+        with shown(progress) as report:
+            chosen = rescore.select_run(recipe, write=write, progress=report)
+        if chosen.manifest is not None:
+            check_limits(recipe, chosen.manifest)
+        return self
+
+    def write(self, *, progress: "bool | Progress" = True) -> Self:
+        """Write the shards and the report of the decision that the run has now; return this run."""
+        return self.select(write=True, progress=progress)
+
+    def retry(self, *, workers: int | None = None, progress: "bool | Progress" = True) -> "Retried":
+        """Try only the rows that failed, after a fix; return what was tried and what came of it."""
+        from curate.pipeline.rescore import scored_recipe
+        from curate.pipeline.retry import retry_run
+        from curate.pipeline.runner import check_limits
+        from curate.recipe.build import given
+
+        recipe = scored_recipe(self.path, settings=given({"workers": workers}))
+        with shown(progress) as report:
+            found = retry_run(recipe, progress=report)
+        if found.manifest is not None:
+            check_limits(recipe, found.manifest)
+        return found
+
+    # Questions
+
+    def summary(self, *, concepts: int = 5) -> dict[str, Any]:
+        """Return counts, concepts, scores, duplicates, groups, weights and times, as `curate inspect --json` has them.
+
+        concepts : how many concepts a list has.
+        """
+        from curate.analysis.inspect import inspect_run
+
+        return inspect_run(self, concepts=concepts)
+
+    def explain(self, uid: str) -> dict[str, Any]:
+        """Return why a sample was kept or dropped, and which budget would decide otherwise.
+
+        uid : the uid (or how it begins), ``shard:row``, or the number of its row over all shards.
+        """
+        from curate.analysis.explain import explain
+
+        return explain(self.path, str(uid))
+
+    def plan(
+        self,
+        *,
+        keep: Sequence[float] = (),
+        epsilon: Sequence[float] = (),
+        temperature: Sequence[float] = (),
+        epochs: float = 1.0,
+        samples_per_epoch: int | None = None,
+    ) -> dict[str, Any]:
+        """Return what other shares, epsilons and temperatures would give; nothing is computed anew.
+
+        keep, epsilon, temperature : values to look at; a range of them by default. epochs, samples_per_epoch : of the
+        training whose cost is told.
+        """
+        from curate.analysis.plan import plan
+
+        return plan(
+            self.path, keep=keep, epsilon=epsilon, temperature=temperature, epochs=epochs,
+            samples_per_epoch=samples_per_epoch,
+        )  # fmt: skip
+
+    def search(
+        self,
+        text: str | None = None,
+        *,
+        image: "str | Path | Image | None" = None,
+        vector: "str | Path | npt.ArrayLike | None" = None,
+        uid: str | None = None,
+        on: Literal["image", "text"] = "image",
+        top: int = 20,
+        concept: int | None = None,
+        kept: bool | None = None,
+    ) -> "pl.DataFrame":
+        """Return the samples nearest to a text, an image, a vector or a sample, the nearest first.
+
+        Parameters
+        ----------
+        text, image, vector, uid
+            What to look for, one of them. image : a file or a PIL image. vector : (d,), or a ``.npy`` file of it.
+        on
+            Compare with the vectors of images, or of captions (text).
+        top
+            How many samples.
+        concept, kept
+            Only samples of this concept; only kept (True) or only dropped (False) ones.
+
+        Returns
+        -------
+        polars.DataFrame
+            similarity (cosine), uid, concept, keep, reason, caption, label, shard and row.
+        """
+        from curate.analysis.search import Query, search
+
+        with _files(image, vector) as (picture, numbers):
+            query = Query(text, picture, numbers, uid)
+            return search(self.path, query, top=top, on=on, concept=concept, kept=kept)
+
+    @overload
+    def sql(self, query: str, *, lazy: Literal[False] = ...) -> "pl.DataFrame": ...
+    @overload
+    def sql(self, query: str, *, lazy: Literal[True]) -> "pl.LazyFrame": ...
+    def sql(self, query: str, *, lazy: bool = False) -> "pl.DataFrame | pl.LazyFrame":
+        """Return the answer to a SELECT over the tables of the run.
+
+        The tables are samples, embeddings, assignments, scores, filters, duplicates, decisions, concepts (as fitted),
+        budgets (as decided) and centroids, as far as they are finished.
+        """
+        from curate.analysis import sql
+
+        frames = sql.tables(self.folder, query)
+        found = sql.query(frames, query)
+        if lazy:
+            return found
+        with sql.explained(frames, query):
+            return found.collect()
+
+    def diff(self, other: "StoredRun | str | Path") -> dict[str, Any]:
+        """Return what is different in another run (made after this one): rows, decisions, concepts, scores, settings."""
+        from curate.analysis.diff import diff_runs
+
+        after = other.folder.where if isinstance(other, StoredRun) else other
+        return diff_runs(self.path, after)
+
+    def verify(self) -> dict[str, Any]:
+        """Check every file against its recorded hash, every count, and what must hold of the tables.
+
+        Returns how many files and rows were checked, and the stages that changed after the shards were written.
+        Raises RunError naming what is wrong.
+        """
+        from curate.analysis.verify.verify import verify_run
+
+        return verify_run(self.path)
+
+    def digest(self) -> str:
+        """Return the SHA-256 of all decisions and scores, the same for any order of rows and any split into shards."""
+        from curate.analysis.verify.verify import decisions_digest
+
+        return decisions_digest(self.path)
+
+    # Pages and files
+
+    def report(self, concept: int | None = None, *, progress: "bool | Progress" = True) -> Path:
+        """Write the report of the run anew, or the page of one concept; return its path."""
+        from curate.pipeline.page import write_page
+
+        with shown(progress) as show:
+            return write_page(self.path, concept, progress=show)
+
+    def export(
+        self,
+        format: str,
+        out: str | Path,
+        *,
+        columns: Sequence[str] | None = None,
+        max_shard_size: str | int | None = None,
+        weight_groups: int | None = None,
+        workers: int | None = None,
+        progress: "bool | Progress" = True,
+    ) -> "Exported":
+        """Write what the run decided in another format; nothing is computed anew.
+
+        Parameters
+        ----------
+        format
+            Folders: parquet, webdataset, dropped (rows not kept). Files: npy (DataComp), txt, uids, card.
+        out
+            The folder or file to write, here or at a URL; only an earlier export is replaced.
+        columns
+            Columns to add to the shards: uid, weight.
+        max_shard_size, weight_groups, workers
+            About how large a shard may be, such as ``"500MB"``; for tars, the number of groups by weight; worker
+            processes.
+        progress
+            True shows progress on stderr; a function gets (stage, done, total, unit).
+
+        Returns
+        -------
+        Exported
+            Where it is (`target`), and its `rows` and `files`.
+        """
+        from curate.pipeline.export import export_recipe, export_run, export_settings
+
+        settings = export_settings(
+            format,
+            columns=columns,
+            max_shard_size=max_shard_size,
+            weight_groups=weight_groups,
+            workers=workers,
+        )
+        with shown(progress) as report:
+            return export_run(export_recipe(self.path, settings), format, out, progress=report)
+
+
+@contextlib.contextmanager
+def _files(
+    image: "str | Path | Image | None", vector: "str | Path | npt.ArrayLike | None"
+) -> Iterator[tuple[Path | None, Path | None]]:
+    """Give an image and a vector as files, which a query takes."""
+    with tempfile.TemporaryDirectory() as folder:
+        if image is not None and not isinstance(image, str | Path):
+            path = Path(folder) / "image.png"
+            image.save(path)
+            image = path
+        if vector is not None and not isinstance(vector, str | Path):
+            import numpy as np
+
+            array = np.asarray(vector)
+            path = Path(folder) / "vector.npy"
+            np.save(path, array if array.dtype.kind == "f" else array.astype(np.float64))
+            vector = path
+        yield (None if image is None else Path(image)), (None if vector is None else Path(vector))
+
+
+def listed(value: Any) -> list[Any]:  # noqa: ANN401  (texts, settings, or lists of them)
+    """Return one thing as a list of it, a list as it is.
+
+    >>> listed("a"), listed({"by": "el2n"}), listed(("a", "b"))
+    (['a'], [{'by': 'el2n'}], ['a', 'b'])
+    """
+    return [value] if isinstance(value, str | Path | Mapping) else list(cast(Sequence[Any], value))
+
+
+def open_run(path: str | Path) -> Run:
+    """Open a run to read it and to work on it.
+
+    Parameters
+    ----------
+    path
+        A run folder or its URL; of a folder of dated runs the latest is opened.
+
+    Returns
+    -------
+    Run
+        The run, finished or not.
+
+    Raises
+    ------
+    UsageError
+        If there is no run.
+
+    Examples
+    --------
+    >>> open_run("no/such/folder")
+    Traceback (most recent call last):
+    ...
+    curate.errors.UsageError: no/such/folder is not a run folder: it has no recipe.yaml
+    """
+    if not isinstance(path, str | Path):
+        raise UsageError(f"curate.open_run takes a run folder or its URL, got {type(path).__name__}")
+    return Run(open_stored_run(path).folder)

@@ -1,0 +1,67 @@
+"""Recipes from a few arguments: what `curate filter` and `curate.filter` take."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from curate.recipe import Recipe
+from curate.recipe.loading import override, parse_recipe
+
+__all__ = ["filter_recipe", "given", "weight_settings"]
+
+
+def given(settings: Mapping[str, object]) -> dict[str, object]:
+    """Return the settings that are not None."""
+    return {name: value for name, value in settings.items() if value is not None}
+
+
+def weight_settings(weight: str | Mapping[str, object] | None) -> dict[str, object]:
+    """Return the settings of a method of weighting; `none` ends weighting, None changes nothing.
+
+    >>> weight_settings("concept"), weight_settings("none"), weight_settings(None)
+    ({'weight.method': 'concept'}, {'weight': 'none'}, {})
+    """
+    if weight is None:
+        return {}
+    return {"weight.method": weight} if isinstance(weight, str) and weight != "none" else {"weight": weight}
+
+
+def filter_recipe(
+    base: Mapping[str, Any],
+    *,
+    keep: object = None,
+    count: int | None = None,
+    method: str | None = None,
+    by: str | None = None,
+    score: Sequence[object] = (),
+    weight: str | Mapping[str, object] | None = None,
+    where: Sequence[object] = (),
+    epsilon: object = None,
+    against: Sequence[object] | None = None,
+    pin: Sequence[str] | None = None,
+    exclude: Sequence[str] | None = None,
+    only: Sequence[str] | None = None,
+    model: str | None = None,
+    pretrained: str | None = None,
+    vectors: str | None = None,
+    overrides: Sequence[str] = (),
+    settings: Mapping[str, object] | None = None,
+) -> Recipe:
+    """Return the recipe that filters one source.
+
+    base : settings to start from, with a `source`. score : families beside those there are (clip_score by default).
+    vectors : a column of the source, or `.npy` files. overrides, settings : as in `load_recipe`; they go last.
+    Raises RecipeError for a setting that is wrong.
+    """
+    asked: dict[str, object] = {
+        "select.keep": keep, "select.count": count, "select.method": method, "select.by": by,
+        "dedup.epsilon": epsilon, "dedup.against": against, "embed.model": model, "embed.pretrained": pretrained,
+        "pin": pin, "exclude": exclude, "only": only,
+    }  # fmt: skip
+    if score:
+        before = list(base.get("score", ["clip_score"]))
+        asked["score"] = [*before, *(one for one in score if one not in before)]
+    if vectors is not None:
+        asked["embed.files" if vectors.endswith(".npy") or "/" in vectors else "embed.column"] = vectors
+    values = {"select": {}, **base} | ({"filter": list(where)} if where else {})
+    values = override(values, (), given(asked | weight_settings(weight)))
+    return parse_recipe(override(values, overrides, settings))
