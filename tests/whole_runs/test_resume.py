@@ -32,7 +32,9 @@ DRIVER = """
 import contextlib, errno, io, json, os, resource, signal, sys
 from pathlib import Path
 import faiss, plotly.offline, pyarrow.dataset, sklearn.decomposition
-from curate import cli, pipeline, storage
+from curate import cli
+from curate.io import storage
+from curate.pipeline import runner
 from curate.recipe.loading import parse_recipe
 from curate.execution.context import Context
 
@@ -61,11 +63,11 @@ def count_down(folder, left, report, refuse=None):
     storage._sync = sync
 
 def after(stage):
-    real = runner.STAGES[stage]
-    def run(context):
-        real(context)
-        die()
-    runner.STAGES[stage] = run
+    class Dies(runner.STAGES[stage]):
+        def run(self):
+            super().run()
+            die()
+    runner.STAGES[stage] = Dies
 
 for line in sys.stdin:
     job = json.loads(line)
