@@ -64,15 +64,15 @@ def pairs(some: Iterable[Pair]) -> list[list[object]]:
     return [[one.kept, one.dropped, one.note] for one in some]
 
 
-def figures(facts: ReportData, concepts: pl.DataFrame) -> dict[str, Any]:
+def figures(report: ReportData, concepts: pl.DataFrame) -> dict[str, Any]:
     """Return the numbers of every figure that has something to show."""
     found: dict[str, Any] = {}
-    if not concepts.is_empty() and not facts.layout.is_empty():
-        drawn = concepts.join(facts.layout, on="concept", how="inner", maintain_order="left")
+    if not concepts.is_empty() and not report.layout.is_empty():
+        drawn = concepts.join(report.layout, on="concept", how="inner", maintain_order="left")
         names = ["concept", "x", "y", "n_eligible", "kept", "budget", "share", "complexity"]
         found["map"] = _finite(drawn.select(names)).to_dict(as_series=False)
-        found["map"]["typical"] = [list(facts.typical.get(c, ())) for c in drawn["concept"].to_list()]
-    drawable = [score for score in facts.scores if score.edges]
+        found["map"]["typical"] = [list(report.typical.get(c, ())) for c in drawn["concept"].to_list()]
+    drawable = [score for score in report.scores if score.edges]
     if drawable:
         found["scores"] = {
             score.name: {
@@ -82,11 +82,11 @@ def figures(facts: ReportData, concepts: pl.DataFrame) -> dict[str, Any]:
             }
             for score in drawable
         }  # fmt: skip
-    names_, square = facts.correlation
+    names_, square = report.correlation
     if len(names_) > 1:
         found["correlation"] = {"names": list(names_), "square": [list(row) for row in square]}
-    if facts.weights.get("counts"):
-        found["weights"] = {name: facts.weights[name] for name in ("edges", "counts")}
+    if report.weights.get("counts"):
+        found["weights"] = {name: report.weights[name] for name in ("edges", "counts")}
     return found
 
 

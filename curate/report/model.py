@@ -72,7 +72,7 @@ class Pair:
 
 @dataclass(frozen=True, kw_only=True)
 class Gallery:
-    """Samples of one concept. why : what makes it telling. The duplicates are pairs."""
+    """Samples of one concept. why : what makes it notable. The duplicates are pairs."""
 
     concept: int
     why: Sequence[str] = ()
