@@ -3,7 +3,9 @@
 Rows are matched by uid and occurrence, one bucket of uids after the other, so that memory does not grow with the runs.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -11,22 +13,38 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 
-from curate.analysis.differences import CHANGED, COLUMNS, Tally
 from curate.errors import RunError, UsageError
 from curate.execution.exchange import UidBuckets
+from curate.hashing import hash_uids
 from curate.io import storage
 from curate.io.yaml import read_yaml
 from curate.recipe.scores import stored_folders
 from curate.recipe.types import default_memory
 from curate.runs.run import StoredRun, open_run
 
-__all__ = ["diff_runs"]
+__all__ = ["CHANGED", "diff_runs"]
 
 #: Concepts listed: those whose number of rows changed most.
 LISTED = 10
 #: What a row takes while it is matched, and each of its scores.
 _ROW_BYTES, _SCORE_BYTES = 500, 40
 _KEYS = ["uid", "occurrence"]
+
+#: What is compared of a row besides its scores.
+COLUMNS = {"keep": pa.bool_(), "reason": pa.string(), "concept": pa.int32(), "weight": pa.float32()}
+
+#: The table of rows that differ. change : the first that applies of new, gone, kept_to_dropped, dropped_to_kept,
+#: reason, concept (where concepts are comparable), weight.
+CHANGED = pa.schema(
+    [("uid", pa.string()), ("occurrence", pa.int32()), ("change", pa.string())]
+    + [(f"{name}_{when}", kind) for name, kind in COLUMNS.items() for when in ("before", "after")]
+)
+
+#: What can become of a row.
+_CHANGES = (
+    "still_kept", "still_dropped", "kept_to_dropped", "dropped_to_kept",
+    "new_kept", "new_dropped", "gone_kept", "gone_dropped",
+)  # fmt: skip
 
 
 def diff_runs(a: str | Path, b: str | Path, *, out: Path | None = None) -> dict[str, Any]:
@@ -39,7 +57,7 @@ def diff_runs(a: str | Path, b: str | Path, *, out: Path | None = None) -> dict[
     a number in both (gained, lost : rows with one in b, or in a, alone). settings : those that differ, the place of
     the run aside.
 
-    out : write the rows that differ as Parquet (columns as in `curate.analysis.differences.CHANGED`, in the order of the hash
+    out : write the rows that differ as Parquet (columns as in `CHANGED`, in the order of the hash
     of the uid). Raises UsageError if one is no run, RunError if it has no decisions.
     """
     if out is not None and (out.suffix != ".parquet" or out.is_dir()):
@@ -47,15 +65,15 @@ def diff_runs(a: str | Path, b: str | Path, *, out: Path | None = None) -> dict[
     sides = [_Side(open_run(path)) for path in (a, b)]
     why_not = _why_not_comparable(*(side.run for side in sides))
     common = [name for name in sides[0].scores if name in sides[1].scores]
-    tally = Tally(common, comparable=why_not is None)
-    tables = (tally.add(rows) for rows in _matched(sides, common))
+    differences = Differences(common, comparable=why_not is None)
+    tables = (differences.add(rows) for rows in _matched(sides, common))
     if out is None:
         for _ in tables:
             pass
     else:
         storage.write_parquet(out, tables, CHANGED, "diff")
     found = {name: side.run.folder.where for name, side in zip("ab", sides, strict=True)}
-    result = {**found, **tally.result(LISTED)}
+    result = {**found, **differences.result(LISTED)}
     result["concepts"] |= {} if why_not is None else {"why_not": why_not}
     only = {name: sorted(set(side.scores) - set(common)) for name, side in zip("ab", sides, strict=True)}
     return {**result, "scores_of_one": only, "settings": _settings(*(side.recipe for side in sides))}
@@ -167,3 +185,138 @@ def _flat(name: str, value: object) -> Iterator[tuple[str, object]]:
         yield from ((f"{name}.{one}", True) for one in value)
     else:
         yield name, value
+
+
+@dataclass
+class _Numbers:
+    """Two columns of numbers: rows with both, how many of them differ, by how much; rows with one alone."""
+
+    rows: int = 0
+    changed: int = 0
+    total: float = 0.0
+    largest: float = 0.0
+    gained: int = 0
+    lost: int = 0
+
+    def add(self, before: pl.Series, after: pl.Series) -> None:
+        """Add up some rows. What is not finite counts as absent."""
+        here, there = (one.is_finite().fill_null(value=False) for one in (before, after))
+        off = (after - before).filter(here & there).abs()
+        self.rows += len(off)
+        self.changed += int((off > 0).sum())
+        self.total += float(off.sum())
+        self.largest = max(self.largest, float(off.max() or 0.0))  # type: ignore[arg-type]
+        self.gained += int((there & ~here).sum())
+        self.lost += int((here & ~there).sum())
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the numbers by name."""
+        mean = self.total / self.rows if self.rows else None
+        return {
+            "rows": self.rows, "changed": self.changed, "mean_difference": mean,
+            "largest_difference": self.largest if self.rows else None, "gained": self.gained, "lost": self.lost,
+        }  # fmt: skip
+
+
+class Differences:
+    """Counts over blocks of joined rows: columns of before, and those of after with the suffix `_after`.
+
+    `there` and `there_after` say which run has the row. scores : columns of numbers. comparable : whether a concept
+    means the same in both runs.
+    """
+
+    def __init__(self, scores: Sequence[str], *, comparable: bool) -> None:
+        self.comparable = comparable
+        self.changes: Counter[str] = Counter()
+        self.reasons: Counter[tuple[str, str]] = Counter()
+        self.sizes: Counter[tuple[int, str]] = Counter()
+        self.moved = 0
+        self.weights = _Numbers()
+        self.scores = {name: _Numbers() for name in scores}
+
+    def add(self, rows: pl.DataFrame) -> pa.Table:
+        """Count rows; return those that differ (columns as in `CHANGED`)."""
+        rows = rows.with_columns(became=_became())
+        self.changes.update(dict(rows["became"].value_counts().iter_rows()))
+        both = rows.filter("there", "there_after")
+        changed = (
+            both.filter(pl.col("reason") != pl.col("reason_after")).group_by("reason", "reason_after").len()
+        )
+        self.reasons.update({(before, after): count for before, after, count in changed.iter_rows()})
+        if self.comparable:
+            self._add_concepts(rows, both)
+        kept = both.filter("keep", "keep_after")
+        self.weights.add(kept["weight"].cast(pl.Float64), kept["weight_after"].cast(pl.Float64))
+        for name, numbers in self.scores.items():
+            numbers.add(both[name], both[f"{name}_after"])
+        return _changed(rows, ("reason", *(("concept",) if self.comparable else ()), "weight"))
+
+    def _add_concepts(self, rows: pl.DataFrame, both: pl.DataFrame) -> None:
+        self.moved += both.filter(pl.col("concept").ne_missing(pl.col("concept_after"))).height
+        for when, suffix in (("before", ""), ("after", "_after")):
+            some = rows.filter(pl.col(f"concept{suffix}").is_not_null())
+            sizes = some.group_by(f"concept{suffix}").agg(pl.len(), pl.col(f"keep{suffix}").sum())
+            for concept, size, kept in sizes.iter_rows():
+                self.sizes[concept, f"rows_{when}"] += size
+                self.sizes[concept, f"kept_{when}"] += kept
+
+    def result(self, listed: int) -> dict[str, Any]:
+        """Return everything by name, as `diff_runs` says. listed : how many concepts."""
+        n = {name: self.changes[name] for name in _CHANGES}
+        new, gone = n["new_kept"] + n["new_dropped"], n["gone_kept"] + n["gone_dropped"]
+        both, stayed = sum(n.values()) - new - gone, n["still_kept"]
+        reasons = sorted(self.reasons.items(), key=lambda item: (-item[1], item[0]))
+        concepts: dict[str, Any] = {"comparable": self.comparable}
+        if self.comparable:
+            concepts |= {"changed": self.moved, "sizes": self._sizes()[:listed]}
+        return {
+            "rows": {"a": both + gone, "b": both + new, "both": both, "new": new, "gone": gone},
+            "kept": {
+                "a": stayed + n["kept_to_dropped"] + n["gone_kept"],
+                "b": stayed + n["dropped_to_kept"] + n["new_kept"],
+            },
+            "changes": n,
+            "reasons": [{"before": x, "after": y, "rows": count} for (x, y), count in reasons],
+            "concepts": concepts,
+            "weights": self.weights.as_dict(),
+            "scores": [{"score": name, **numbers.as_dict()} for name, numbers in self.scores.items()],
+        }
+
+    def _sizes(self) -> list[dict[str, int]]:
+        """Return the concepts whose rows changed in number, those that changed most first."""
+        names = ("rows_before", "rows_after", "kept_before", "kept_after")
+        ids = sorted({concept for concept, _ in self.sizes})
+        rows = [{"concept": one, **{name: self.sizes[one, name] for name in names}} for one in ids]
+        rows = [row for row in rows if row["rows_before"] != row["rows_after"]]
+        return sorted(rows, key=lambda row: -abs(row["rows_after"] - row["rows_before"]))
+
+
+def _became() -> pl.Expr:
+    """Return what became of a row: one of `_CHANGES`."""
+    here, there = pl.col("there"), pl.col("there_after")
+    kept, stays = pl.col("keep"), pl.col("keep_after")
+    return (
+        pl.when(~here & stays).then(pl.lit("new_kept"))
+        .when(~here).then(pl.lit("new_dropped"))
+        .when(~there & kept).then(pl.lit("gone_kept"))
+        .when(~there).then(pl.lit("gone_dropped"))
+        .when(kept & stays).then(pl.lit("still_kept"))
+        .when(kept).then(pl.lit("kept_to_dropped"))
+        .when(stays).then(pl.lit("dropped_to_kept"))
+        .otherwise(pl.lit("still_dropped"))
+    )  # fmt: skip
+
+
+def _changed(rows: pl.DataFrame, compared: Sequence[str]) -> pa.Table:
+    """Return the rows that differ in any of some columns, or are in one run alone, by the hash of their uid."""
+    became = pl.col("became")
+    other = [pl.when(pl.col(one).ne_missing(pl.col(f"{one}_after"))).then(pl.lit(one)) for one in compared]
+    rows = rows.with_columns(
+        change=pl.when(became.str.contains("^(new|gone)_")).then(became.str.extract("^(new|gone)_"))
+        .when(became.str.contains("_to_")).then(became)
+        .otherwise(pl.coalesce(other))
+    ).filter(pl.col("change").is_not_null())  # fmt: skip
+    order = pl.Series("order", hash_uids(rows["uid"].to_list(), "bucket"), pl.UInt64)
+    rows = rows.with_columns(order).sort("order", "uid", "occurrence")
+    rows = rows.rename({name: f"{name}_before" for name in COLUMNS})
+    return rows.select(CHANGED.names).to_arrow().cast(CHANGED)

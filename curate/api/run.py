@@ -4,7 +4,7 @@ import contextlib
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 from curate.api.progress import shown
 from curate.errors import CurateError, UsageError
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from curate.pipeline.retry import Retried
 
 __all__ = ["Run", "listed", "open_run"]
+
+#: Rows that an answer to SQL is fetched by.
+_SQL_BATCH = 100_000
 
 
 class Run(StoredRun):
@@ -273,24 +276,20 @@ class Run(StoredRun):
             query = Query(text, picture, numbers, uid)
             return search(self.path, query, top=top, on=on, concept=concept, kept=kept)
 
-    @overload
-    def sql(self, query: str, *, lazy: Literal[False] = ...) -> "pl.DataFrame": ...
-    @overload
-    def sql(self, query: str, *, lazy: Literal[True]) -> "pl.LazyFrame": ...
-    def sql(self, query: str, *, lazy: bool = False) -> "pl.DataFrame | pl.LazyFrame":
+    def sql(self, query: str) -> "pl.DataFrame":
         """Return the answer to a SELECT over the tables of the run.
 
         The tables are samples, embeddings, assignments, scores, filters, duplicates, decisions, concepts (as fitted),
-        budgets (as decided) and centroids, as far as they are finished.
+        budgets (as decided) and centroids, as far as they are finished. No other file can be read.
         """
-        from curate.analysis import sql
+        from contextlib import closing
 
-        frames = sql.tables(self.folder, query)
-        found = sql.query(frames, query)
-        if lazy:
-            return found
-        with sql.explained(frames, query):
-            return found.collect()
+        import polars as pl
+
+        from curate.analysis.sql import opened
+
+        with opened(self.folder, query) as database, closing(database.batches(query, _SQL_BATCH)) as batches:
+            return pl.concat(list(batches), how="vertical_relaxed")
 
     def diff(self, other: "StoredRun | str | Path") -> dict[str, Any]:
         """Return what is different in another run (made after this one): rows, decisions, concepts, scores, settings."""

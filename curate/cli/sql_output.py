@@ -3,10 +3,10 @@
 import math
 import sys
 from collections.abc import Iterator
-from itertools import chain
+from contextlib import closing
 from typing import TYPE_CHECKING, Literal
 
-from curate.analysis.sql import explained, query, tables
+from curate.analysis.sql import opened
 from curate.cli.output import note, plain, print_table, text_of_json, write
 from curate.runs.folder import RunFolder
 
@@ -21,18 +21,28 @@ BATCH, MAX_TEXT = 10_000, 60
 
 def answer(run: RunFolder, sql: str, *, limit: int | None, form: Literal["table", "json", "csv"]) -> None:
     """Print what a SELECT over the tables of a run gives, at most `limit` rows (None: all)."""
-    frames = tables(run, sql)
-    found = query(frames, sql)
-    with explained(frames, sql):
-        more = found if limit is None else found.head(limit + 1)
+    with opened(run, sql) as database, closing(database.batches(sql, BATCH)) as found:
         if form == "table":
-            _table(more.collect(), limit)
+            _table(found, limit)
         else:
-            short = found if limit is None else found.head(limit)
-            (_csv if form == "csv" else _json)(short)
+            (_csv if form == "csv" else _json)(_first(found, limit))
 
 
-def _table(frame: "pl.DataFrame", limit: int | None) -> None:
+def _first(batches: "Iterator[pl.DataFrame]", limit: int | None) -> "Iterator[pl.DataFrame]":
+    """Yield the first `limit` rows of batches."""
+    left = limit
+    for batch in batches:
+        some = batch if left is None else batch.head(left)
+        left = None if left is None else left - len(some)
+        yield some
+        if left == 0:
+            return
+
+
+def _table(batches: "Iterator[pl.DataFrame]", limit: int | None) -> None:
+    import polars as pl
+
+    frame = pl.concat(list(_first(batches, None if limit is None else limit + 1)), how="vertical_relaxed")
     shown = frame if limit is None else frame.head(limit)
     print_table(shown.columns, [[_cut(value) for value in row] for row in shown.iter_rows()])
     if len(shown) < len(frame):
@@ -46,23 +56,18 @@ def _cut(value: object) -> object:
     return text if len(text) <= MAX_TEXT else f"{text[: MAX_TEXT - 3]}..."
 
 
-def _csv(frame: "pl.LazyFrame") -> None:
+def _csv(batches: "Iterator[pl.DataFrame]") -> None:
     """Print lines of CSV: byte for byte for a program, so that a terminal need not obey them for a person."""
     shown = sys.stdout.isatty()
-    head = frame.head(0).collect().write_csv()
-    for text in chain([head], _lines_of(frame)):
+    for place, batch in enumerate(batches):
+        text = batch.write_csv(include_header=place == 0)
         write("".join(f"{plain(line)}\n" for line in text.splitlines()) if shown else text)
 
 
-def _lines_of(frame: "pl.LazyFrame") -> Iterator[str]:
-    for batch in frame.collect_batches(chunk_size=BATCH, maintain_order=True):
-        yield batch.write_csv(include_header=False)
-
-
-def _json(frame: "pl.LazyFrame") -> None:
+def _json(batches: "Iterator[pl.DataFrame]") -> None:
     """Print a list with an object per row, each on a line."""
     before = "[\n"
-    for batch in frame.collect_batches(chunk_size=BATCH, maintain_order=True):
+    for batch in batches:
         for row in batch.iter_rows(named=True):
             write(before + text_of_json({name: _plain(value) for name, value in row.items()}))
             before = ",\n"

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from curate.report.model import Gallery, Pair, ReportData, Sample, Shown, WhatIf
@@ -63,15 +64,15 @@ def pairs(some: Iterable[Pair]) -> list[list[object]]:
     return [[one.kept, one.dropped, one.note] for one in some]
 
 
-def figures(facts: ReportData, concepts: pl.DataFrame) -> dict[str, Any]:
+def figures(report: ReportData, concepts: pl.DataFrame) -> dict[str, Any]:
     """Return the numbers of every figure that has something to show."""
     found: dict[str, Any] = {}
-    if not concepts.is_empty() and not facts.layout.is_empty():
-        drawn = concepts.join(facts.layout, on="concept", how="inner", maintain_order="left")
+    if not concepts.is_empty() and not report.layout.is_empty():
+        drawn = concepts.join(report.layout, on="concept", how="inner", maintain_order="left")
         names = ["concept", "x", "y", "n_eligible", "kept", "budget", "share", "complexity"]
         found["map"] = _finite(drawn.select(names)).to_dict(as_series=False)
-        found["map"]["typical"] = [list(facts.typical.get(c, ())) for c in drawn["concept"].to_list()]
-    drawable = [score for score in facts.scores if score.edges]
+        found["map"]["typical"] = [list(report.typical.get(c, ())) for c in drawn["concept"].to_list()]
+    drawable = [score for score in report.scores if score.edges]
     if drawable:
         found["scores"] = {
             score.name: {
@@ -81,11 +82,11 @@ def figures(facts: ReportData, concepts: pl.DataFrame) -> dict[str, Any]:
             }
             for score in drawable
         }  # fmt: skip
-    names_, square = facts.correlation
+    names_, square = report.correlation
     if len(names_) > 1:
         found["correlation"] = {"names": list(names_), "square": [list(row) for row in square]}
-    if facts.weights.get("counts"):
-        found["weights"] = {name: facts.weights[name] for name in ("edges", "counts")}
+    if report.weights.get("counts"):
+        found["weights"] = {name: report.weights[name] for name in ("edges", "counts")}
     return found
 
 
@@ -94,27 +95,20 @@ def _finite(frame: pl.DataFrame) -> pl.DataFrame:
     return frame.with_columns(pl.when(pl.col(floats).is_finite()).then(pl.col(floats)))
 
 
-def what_if(facts: WhatIf | None) -> Mapping[str, Any] | None:
-    """Return what budgets are computed from: arrays as base64 of little-endian numbers, exact to the last bit."""
-    if facts is None:
+def what_if(grid: WhatIf | None) -> Mapping[str, Any] | None:
+    """Return the budgets the page looks up: arrays as base64 of little-endian numbers, as short as they can be."""
+    if grid is None:
         return None
-    kinds = {
-        "concept": "<i4",
-        "free": "<i4",
-        "pinned": "<i4",
-        "complexity": "<f8",
-        "rank": "<i4",
-        "kept": "<i4",
-    }
-    arrays = {
-        name: base64.b64encode(facts.concepts[name].to_numpy().astype(kind).tobytes()).decode()
-        for name, kind in kinds.items()
-    }
-    largest = np.iinfo(np.int32).max
-    if int(facts.concepts["free"].max() or 0) > largest:  # type: ignore[arg-type]
-        return None
+    columns = {name: _packed(grid.concepts[name].to_numpy()) for name in ("concept", "size", "now")}
+    complexity = grid.concepts["complexity"].to_numpy().astype("<f8").tobytes()
     return {
-        **arrays, "base": facts.base, "eligible": facts.eligible, "of": facts.of, "keep": facts.keep,
-        "temperature": facts.temperature, "floor": facts.min_per_concept, "method": facts.method,
-        "command": facts.command,
+        **columns, "complexity": base64.b64encode(complexity).decode(), "budgets": _packed(grid.budgets),
+        "shares": list(grid.shares), "temperatures": list(grid.temperatures), "own": list(grid.own),
+        "cells": grid.cells.reshape(-1, 3).tolist(), "eligible": grid.eligible, "of": grid.of, "command": grid.command,
     }  # fmt: skip
+
+
+def _packed(numbers: npt.NDArray[np.integer[Any]]) -> dict[str, Any]:
+    """Return counts as base64 of 1, 2 or 4 bytes each."""
+    size = next(size for size in (1, 2, 4) if numbers.max(initial=0) < 256**size)
+    return {"bytes": size, "data": base64.b64encode(numbers.astype(f"<u{size}").tobytes()).decode()}

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 __all__ = [
@@ -70,7 +72,7 @@ class Pair:
 
 @dataclass(frozen=True, kw_only=True)
 class Gallery:
-    """Samples of one concept. why : what makes it telling. The duplicates are pairs."""
+    """Samples of one concept. why : what makes it notable. The duplicates are pairs."""
 
     concept: int
     why: Sequence[str] = ()
@@ -113,19 +115,21 @@ class Score:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class WhatIf:
-    """What density budgets are computed from, for every concept (k,); the page computes them anew.
+    """Density budgets over a grid of shares and temperatures, as `curate select` would give them.
 
-    concepts : concept, free (rows that compete), pinned, complexity, rank (of the smallest uid), kept. base : rows
-    that the share is of. keep, temperature : of the recipe (keep None for a count).
+    concepts : (k,) rows of concept, size (rows that compete), complexity, now (kept). budgets : (shares,
+    temperatures, k) rows kept. cells : (shares, temperatures, 3) rows asked for, concepts at the cap and at the
+    floor. own : places of what the run has. eligible : rows there are, of : what a share is of.
     """
 
     concepts: pl.DataFrame
-    base: int
+    shares: Sequence[float]
+    temperatures: Sequence[float]
+    budgets: npt.NDArray[np.int64]
+    cells: npt.NDArray[np.int64]
+    own: tuple[int, int]
     eligible: int
     of: str
-    keep: float | None
-    temperature: float
-    min_per_concept: int
     method: str
     command: str
 

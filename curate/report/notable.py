@@ -7,7 +7,7 @@ __all__ = ["MAX_NOTABLE", "RANKINGS", "notable_concepts"]
 #: Concepts that have a gallery on the page.
 MAX_NOTABLE = 60
 
-#: Why a concept is telling, and the column that says how much so.
+#: Why a concept is notable, and the column that says how much so.
 RANKINGS = {
     "largest": "n_eligible",
     "most complex": "complexity",
@@ -17,10 +17,10 @@ RANKINGS = {
 
 
 def notable_concepts(concepts: pl.DataFrame, limit: int = MAX_NOTABLE) -> dict[int, tuple[str, ...]]:
-    """Return the most telling concepts and what makes each so, in turn from every ranking.
+    """Return the most notable concepts and what makes each so, in turn from every ranking.
 
     concepts : concept, n_eligible, complexity, kept, unevenness (how far its farthest rows lie, in mean distances).
-    Concepts without rows are never telling; equal ones go by id.
+    Concepts without rows are never notable; equal ones go by id.
 
     >>> frame = pl.DataFrame({"concept": [0, 1, 2], "n_eligible": [9, 5, 1], "complexity": [0.1, 0.3, 0.2],
     ...     "kept": [3, 0, 1], "unevenness": [1.0, 1.0, 4.0]})

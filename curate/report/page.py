@@ -1,11 +1,11 @@
-"""The report page of a run: facts in, one self-contained HTML page out.
+"""The report page of a run: numbers in, one self-contained HTML page out.
 
 The page opens from disk. It holds all it needs and its content policy forbids every request. Captions,
 conditions and names are untrusted: templates escape them, data goes in as JSON that cannot end a script, scripts
 put it on the page as text, and only scripts that carry the page's nonce run.
 
-To add a panel: its facts in `facts.ReportData`, a file panel_<name>.html named in page.html, and, where it draws, an
-entry in `data.figures` (the numbers) and in figures.js (how they are drawn).
+To add a panel: its numbers in `model.ReportData`, a file panel_<name>.html named in page.html, and, where it draws, an
+entry in `figures.figures` (the numbers) and in figures.js (how they are drawn).
 """
 
 import functools
@@ -50,36 +50,35 @@ SCRIPTS = ("base.js", "figures.js", "tables.js", "galleries.js", "whatif.js", "m
 CONCEPT_SCRIPTS = ("base.js", "galleries.js", "concept.js")
 
 
-def render(facts: ReportData) -> str:
-    """Return the page of a run as HTML, the same text for the same facts.
+def render(report: ReportData) -> str:
+    """Return the page of a run as HTML, the same text for the same numbers.
 
     Raises RunError where the reasons do not add up to the rows read, or to the rows kept.
     """
-    _check_sums(facts)
-    concepts = largest(facts.concepts) if facts.concepts.height else pl.DataFrame()
-    drawn = figures.figures(facts, concepts)
+    _check_sums(report)
+    concepts = largest(report.concepts) if report.concepts.height else pl.DataFrame()
+    drawn = figures.figures(report, concepts)
     given: dict[str, Any] = {
-        "facts": facts,
-        "unusable": sum(n for reason, n in facts.reasons.items() if _kind(reason) == "unusable"),
-        "funnel": _funnel(facts),
+        "report": report,
+        "unusable": sum(n for reason, n in report.reasons.items() if _kind(reason) == "unusable"),
+        "funnel": _funnel(report),
         "concepts": concepts.to_dicts(),
-        "concept_counts": _concept_counts(facts.concepts),
-        "scores": [_score(row) for row in facts.scores],
-        "groups": [_groups(one) for one in facts.groups],
-        "stages": _stages(facts.stages),
-        "total_seconds": sum(stage.seconds or 0.0 for stage in facts.stages),
-        "told": {one.concept for one in facts.galleries},
+        "concept_counts": _concept_counts(report.concepts),
+        "scores": [_score(row) for row in report.scores],
+        "groups": [_groups(one) for one in report.groups],
+        "stages": _stages(report.stages),
+        "total_seconds": sum(stage.seconds or 0.0 for stage in report.stages),
         "drawn": drawn,
         "plotly": _plotly() if drawn else None,
         "script": _scripts(SCRIPTS),
     }
     script_data = {
-        **drawn, "galleries": [figures.gallery(one) for one in facts.galleries],
-        "duplicates": figures.pairs(facts.duplicates), "mislabelled": figures.shown(facts.mislabelled),
-        "typical": {str(concept): list(rows) for concept, rows in facts.typical.items()},
-        "whatif": figures.what_if(facts.what_if), "run": facts.name, "pictures": facts.pictures,
+        **drawn, "galleries": [figures.gallery(one) for one in report.galleries],
+        "duplicates": figures.pairs(report.duplicates), "mislabelled": figures.shown(report.mislabelled),
+        "typical": {str(concept): list(rows) for concept, rows in report.typical.items()},
+        "whatif": figures.what_if(report.what_if), "run": report.name, "pictures": report.pictures,
     }  # fmt: skip
-    return _page("page.html", given, script_data, facts.samples)
+    return _page("page.html", given, script_data, report.samples)
 
 
 def render_concept(
@@ -132,38 +131,38 @@ def _environment() -> jinja2.Environment:
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
         loader=jinja2.FunctionLoader(_file),
     )  # fmt: skip
-    said = {
+    filters = {
         "count": formatting.count,
         "number": formatting.number,
         "share": formatting.share,
         "cut": formatting.cut,
     }
-    environment.filters.update(**said, duration=formatting.duration)
+    environment.filters.update(**filters, duration=formatting.duration)
     return environment
 
 
-def _check_sums(facts: ReportData) -> None:
-    total, kept = sum(facts.reasons.values()), facts.reasons.get("kept", 0)
-    if total != facts.rows_in:
-        raise RunError(f"report: reasons must add up to {facts.rows_in:,} rows in, got {total:,}")
-    if kept != facts.kept:
-        raise RunError(f"report: reason 'kept' must count {facts.kept:,} rows, got {kept:,}")
+def _check_sums(report: ReportData) -> None:
+    total, kept = sum(report.reasons.values()), report.reasons.get("kept", 0)
+    if total != report.rows_in:
+        raise RunError(f"report: reasons must add up to {report.rows_in:,} rows in, got {total:,}")
+    if kept != report.kept:
+        raise RunError(f"report: reason 'kept' must count {report.kept:,} rows, got {kept:,}")
 
 
 def _kind(reason: str) -> str:
     return reason.split(":", 1)[0]
 
 
-def _funnel(facts: ReportData) -> list[dict[str, Any]]:
+def _funnel(report: ReportData) -> list[dict[str, Any]]:
     """Return one step per reason, in the order of deciding, with the rows it took and what it left."""
     order = {kind: place for place, kind in enumerate(REASONS)}
     unknown = order["kept"] - 0.5
-    taken = {reason: count for reason, count in facts.reasons.items() if reason != "kept"}
-    left, steps = facts.rows_in, []
+    taken = {reason: count for reason, count in report.reasons.items() if reason != "kept"}
+    left, steps = report.rows_in, []
     for reason in sorted(taken, key=lambda reason: order.get(_kind(reason), unknown)):
         left -= taken[reason]
-        steps.append(_step(reason, taken[reason], left, facts.rows_in))
-    return [*steps, _step("kept", facts.kept, facts.kept, facts.rows_in)]
+        steps.append(_step(reason, taken[reason], left, report.rows_in))
+    return [*steps, _step("kept", report.kept, report.kept, report.rows_in)]
 
 
 def _step(reason: str, rows: int, left: int, rows_in: int) -> dict[str, Any]:
@@ -217,7 +216,7 @@ def _score(row: Score) -> dict[str, Any]:
     low, high = finite.get("min", 0.0), finite.get("max", 0.0)
     drawn = len(finite) == len(QUANTILES) and high > low
     place = {name: _percent(value - low, high - low) for name, value in finite.items()} if drawn else None
-    return {"facts": row, "text": text, "place": place}
+    return {"score": row, "text": text, "place": place}
 
 
 def _groups(groups: Groups) -> dict[str, Any]:
@@ -231,4 +230,4 @@ def _groups(groups: Groups) -> dict[str, Any]:
 
 def _stages(stages: Sequence[StageStats]) -> list[dict[str, Any]]:
     longest = max((stage.seconds or 0.0 for stage in stages), default=0.0)
-    return [{"facts": stage, "percent": _percent(stage.seconds or 0.0, longest)} for stage in stages]
+    return [{"stats": stage, "percent": _percent(stage.seconds or 0.0, longest)} for stage in stages]

@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 
 from curate import open_run
 from curate.analysis import diff
-from curate.analysis.diff import diff_runs
-from curate.analysis.differences import CHANGED, Tally
+from curate.analysis.diff import CHANGED, Differences, diff_runs
 from curate.errors import RunError, UsageError
 from curate.io import storage
 from curate.io.yaml import read_yaml
@@ -217,7 +216,7 @@ def is_number(value):
 @settings(max_examples=40)
 @given(SIDE, SIDE, st.booleans())
 def test_counting_against_the_definition(before, after, comparable):
-    tally = Tally(["score"], comparable=comparable)
+    tally = Differences(["score"], comparable=comparable)
     table = tally.add(joined(before, after))
     found = tally.result(10)
     both = before.keys() & after.keys()

@@ -17,7 +17,7 @@ from builders import planted, recipe_values, write_shards
 from calls import curate
 
 from curate import open_run
-from curate.analysis.sql import tables
+from curate.analysis.sql import connect, table_files, view
 from curate.analysis.summary import scan
 from curate.analysis.summary.concepts import typical_samples
 from curate.analysis.summary.report_data import report_data, summarize_for_report
@@ -253,7 +253,7 @@ def test_every_table_can_be_asked(made):
         "samples": N, "embeddings": N, "assignments": N, "scores": N, "filters": N, "duplicates": N, "decisions": N,
         "concepts": 8, "budgets": 8, "centroids": 8,
     }  # fmt: skip
-    assert set(tables(run_of(made).folder, "")) == set(wanted)
+    assert set(table_files(run_of(made).folder, "")) == set(wanted)
     for name, rows in wanted.items():
         assert json.loads(asked(made, f"select count(*) n from {name}", "--json").out) == [{"n": rows}], name
 
@@ -307,12 +307,13 @@ def test_data_is_given_whole_unless_limited(made):
 @pytest.mark.parametrize(
     ("sql", "said"),
     [
-        ("select nope from budgets", 'unable to find column "nope"'),
-        ("select * from nope", "relation 'nope' was not found"),
-        ("select uid from", "sql parser error"),
+        ("select nope from budgets", 'Referenced column "nope" not found'),
+        ("select * from nope", "Table with name nope does not exist"),
+        ("select uid from", "--sql: Parser Error: syntax error"),
         ("select sum(caption) + 1 / label from samples", "--sql: "),
         ("drop table samples", "must be one SELECT statement, got 'drop table samples'"),
         ("", "must be one SELECT statement, got ''"),
+        ("select 1; drop view samples", "must be one SELECT statement, got 'select 1; drop view samples'"),
     ],
 )
 def test_what_is_no_question_is_one_line(made, sql, said):
@@ -325,11 +326,47 @@ def test_what_is_no_question_is_one_line(made, sql, said):
         assert "budgets has concept, n_eligible, d_intra, d_inter, " in answer.error
 
 
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "select * from read_csv('{file}')",
+        "select * from '{file}'",
+        "select * from read_parquet('{file}')",
+        "select * from read_text('{file}')",
+        "select * from glob('{file}')",
+        "copy samples to '{file}'",
+        "from samples; copy samples to '{file}'",
+        "attach '{file}'",
+        "install httpfs",
+        "load httpfs",
+        "set enable_external_access = true",
+        "with a as (select 1) select * from read_csv('{file}')",
+    ],
+)
+def test_nothing_but_the_run_is_read_or_written(made, tmp_path, sql):
+    file = tmp_path / "other.csv"
+    file.write_text("secret\n1\n")
+    answer = asked(made, sql.format(file=file))
+    assert (answer.code, answer.out) == (2, "")
+    assert answer.error.startswith("--sql") and len(answer.err.splitlines()) == 1
+    assert file.read_text() == "secret\n1\n" and [path.name for path in tmp_path.iterdir()] == ["other.csv"]
+
+
+def test_sums_and_vectors_are_plain_numbers(made):
+    [row] = json.loads(asked(made, "select sum(row) n, avg(row) a from samples", "--json").out)
+    assert row == {"n": sum(range(120)) * 3, "a": 59.5}
+    sql = "select e.uid, image from embeddings e join decisions using (uid) where keep order by uid limit 2"
+    rows = json.loads(asked(made, sql, "--json").out)
+    part = pl.concat([pl.read_ipc(path) for path in sorted((made / "run/1_embeddings").glob("*.arrow"))])
+    wanted = dict(part.select("uid", pl.col("image").arr.to_list()).iter_rows())
+    assert len(rows) == 2 and all(row["image"] == wanted[row["uid"]] for row in rows)
+
+
 def test_nothing_that_is_not_finite_leads_an_order(tmp_path):
     pl.DataFrame({"a": [1.0, float("nan"), 3.0, None]}).write_parquet(tmp_path / "x.parquet")
-    from curate.analysis.sql import _finite
-
-    found = _finite(pl.scan_parquet(tmp_path / "x.parquet")).collect()["a"].to_list()
+    file = tmp_path / "x.parquet"
+    with connect(10**9, tmp_path, [file]) as connection:
+        found = [a for (a,) in connection.sql(view([[file]])).fetchall()]
     assert found == [1.0, None, 3.0, None]
 
 

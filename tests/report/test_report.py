@@ -91,14 +91,19 @@ def gallery(concept=0):
 
 
 def what_if(n):
+    sizes = [10 * (n - i) for i in range(n)]
     frame = pl.DataFrame(
-        {"concept": range(n), "free": [10 * (n - i) for i in range(n)], "pinned": [0] * n,
-         "complexity": [0.1 + 0.05 * i / n for i in range(n)], "rank": range(1, n + 1), "kept": [1] * n}
-    )  # fmt: skip
-    total = int(frame["free"].sum())
+        {
+            "concept": range(n),
+            "size": sizes,
+            "complexity": [0.1 + 0.05 * i / n for i in range(n)],
+            "now": [1] * n,
+        }
+    )
     return WhatIf(
-        concepts=frame, base=total, eligible=total, of="usable", keep=0.3, temperature=0.1, min_per_concept=1,
-        method="density", command="curate select runs/sample",
+        concepts=frame, shares=[0.3], temperatures=[0.1], budgets=np.ones((1, 1, n), np.int64),
+        cells=np.array([[[n, 0, n]]]), own=(0, 0), eligible=sum(sizes), of="usable", method="density",
+        command="curate select runs/sample",
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Checking all laws: part by part, then what needs all rows at once, then what they add up to."""
+"""Checking all invariants: part by part, then what needs all rows at once, then what they add up to."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,14 +12,14 @@ import pyarrow.parquet as pq
 from curate import schema
 from curate.analysis.summary.counts import group_reasons
 from curate.analysis.verify import part_invariants
-from curate.analysis.verify.stage_tables import CHAIN, Tables, breach, read
+from curate.analysis.verify.stage_tables import CHAIN, Tables, read, violation
 from curate.errors import CurateError
 from curate.execution.exchange import UidBuckets
 from curate.io.remote.cache import ensure_local
 from curate.sources.base import Columns
 from curate.sources.registry import format_of
 
-__all__ = ["broken_laws"]
+__all__ = ["violations_of"]
 
 #: Which uids there are, and which are named: `row` and `occurrence`, `named` by a decision, `compared` and
 #: `points` (a duplicate's other row) with their concept.
@@ -27,8 +27,8 @@ _LINKS = pa.schema([("uid", pa.string()), ("kind", pa.string()), ("number", pa.i
 _LINK_BYTES = 300
 
 
-def broken_laws(tables: Tables) -> list[str]:
-    """Return every breach, one line each: `<file>: <rule>; <the first row that breaks it>`."""
+def violations_of(tables: Tables) -> list[str]:
+    """Return every violation, one line each: `<file>: <rule>; <the first row that breaks it>`."""
     found = list(_of_manifest(tables))
     rows = sum(row["rows"] for row in tables.manifest["parts"])
     with TemporaryDirectory(prefix="curate-verify-") as scratch:
@@ -39,13 +39,13 @@ def broken_laws(tables: Tables) -> list[str]:
             found += _guarded(tables, _of_part(tables, part, links))
         if tables.whole:
             found += _of_uids(tables, links)
-    for law in (_of_concepts, _of_budgets, _of_totals) if tables.whole else ():
-        found += _guarded(tables, law(tables))
+    for invariant in (_of_concepts, _of_budgets, _of_totals) if tables.whole else ():
+        found += _guarded(tables, invariant(tables))
     return [*found, *_guarded(tables, _of_shards(tables))]
 
 
 def _guarded(tables: Tables, lines: Iterator[str]) -> Iterator[str]:
-    """Yield breaches; a file that cannot be read is one of them, and ends the totals."""
+    """Yield violations; a file that cannot be read is one of them, and ends the totals."""
     try:
         yield from lines
     except CurateError as error:
@@ -154,10 +154,12 @@ def _of_concepts(tables: Tables) -> Iterator[str]:
     path = tables.run.concepts / "concepts.parquet"
     frame = read(path, schema.CONCEPTS)
     order = pl.Series(np.arange(len(frame), dtype=np.int32))
-    yield from breach(path, "concept must count from 0", frame["concept"].ne_missing(order), frame["concept"])
+    yield from violation(
+        path, "concept must count from 0", frame["concept"].ne_missing(order), frame["concept"]
+    )
     if "embed" in tables.current:
         wrong = frame["n_assigned"].ne_missing(pl.Series(tables.assigned))
-        yield from breach(
+        yield from violation(
             path, "n_assigned must be the rows in 2_concepts/assignments", wrong, frame["n_assigned"]
         )
     centroids = tables.run.concepts / "centroids.parquet"
@@ -176,9 +178,9 @@ def _of_budgets(tables: Tables) -> Iterator[str]:
         return
     for name, counted in (("n_eligible", tables.eligible), ("kept", tables.kept)):
         wrong = frame[name].ne_missing(pl.Series(counted))
-        yield from breach(path, f"{name} must be what the decisions say", wrong, frame[name])
+        yield from violation(path, f"{name} must be what the decisions say", wrong, frame[name])
     over = frame["kept"] > frame["budget"]
-    yield from breach(path, "kept must be at most budget", over, frame["kept"])
+    yield from violation(path, "kept must be at most budget", over, frame["kept"])
     budget, kept = int(frame["budget"].sum()), int(frame["kept"].sum())
     if budget != kept:
         yield f"{path}: budgets must add up to the rows kept, {kept:,}, got {budget:,}"
@@ -193,8 +195,8 @@ def _of_totals(tables: Tables) -> Iterator[str]:
     run, counts = tables.run, group_reasons(tables.reasons)
     if tables.changed.isdisjoint(CHAIN) and counts != tables.manifest["counts"]:
         names = [name for name in counts if counts[name] != tables.manifest["counts"].get(name)]
-        told = tables.manifest["counts"].get(names[0])
-        yield f"{run.manifest}: the decisions do not match its counts; {names[0]} is {told}, found {counts[names[0]]}"
+        stated = tables.manifest["counts"].get(names[0])
+        yield f"{run.manifest}: the decisions do not match its counts; {names[0]} is {stated}, found {counts[names[0]]}"
     known = {run.decisions: {"kept": counts["kept"], "eligible": int(tables.eligible.sum())}}
     if "embed" in tables.current:
         usable = tables.outcomes["ok"]
@@ -211,14 +213,14 @@ def _of_totals(tables: Tables) -> Iterator[str]:
         del known[run.decisions]["eligible"]
     for folder, numbers in known.items():
         for name, number in numbers.items():
-            told = tables.facts(folder).get(name, number)
-            if told != number:
+            stated = tables.facts(folder).get(name, number)
+            if stated != number:
                 where = (
                     "the decisions do not match its mark"
                     if folder == run.decisions
                     else "it does not match its mark"
                 )
-                yield f"{folder}: {where}; {name} is {told:,}, found {number:,}"
+                yield f"{folder}: {where}; {name} is {stated:,}, found {number:,}"
 
 
 def _of_shards(tables: Tables) -> Iterator[str]:
@@ -228,9 +230,9 @@ def _of_shards(tables: Tables) -> Iterator[str]:
     if "write" in tables.changed or any(folder in path.parents for path in tables.damaged):
         return
     rows = sum(_count(path) for path in files)
-    kept, told = tables.manifest["counts"]["kept"], tables.facts(folder).get("rows")
-    if not rows == kept == told:
-        yield f"{folder}: must hold the rows that are kept, {kept:,} (its mark says {told}), got {rows:,}"
+    kept, stated = tables.manifest["counts"]["kept"], tables.facts(folder).get("rows")
+    if not rows == kept == stated:
+        yield f"{folder}: must hold the rows that are kept, {kept:,} (its mark says {stated}), got {rows:,}"
 
 
 def _count(path: Path) -> int:

@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 
 from curate import schema
-from curate.analysis.verify.stage_tables import TOLERANCE, Tables, breach, read, same_uids
+from curate.analysis.verify.stage_tables import TOLERANCE, Tables, read, same_uids, violation
 from curate.embedding.store import BATCH_ROWS, EmbeddingPart
 from curate.scores.registry import families_of, stage_of
 
@@ -30,8 +30,8 @@ def of_samples(tables: Tables, part: str, samples: pl.DataFrame) -> Iterator[str
         yield f"{path}: must have {rows[part]:,} rows, as the manifest says, got {len(samples):,}"
     outcome = samples["outcome"]
     known = outcome.is_in(list(schema.OUTCOMES))
-    yield from breach(path, "outcome must be one of those in curate.schema.OUTCOMES", ~known, outcome)
-    yield from breach(path, "uid must not be null", samples["uid"].is_null(), samples["row"])
+    yield from violation(path, "outcome must be one of those in curate.schema.OUTCOMES", ~known, outcome)
+    yield from violation(path, "uid must not be null", samples["uid"].is_null(), samples["row"])
     tables.outcomes.update(dict(outcome.value_counts().iter_rows()))
     tables.copies += int(((outcome == "ok") & samples["copy_of"].is_not_null()).sum())
 
@@ -50,7 +50,7 @@ def of_embeddings(tables: Tables, part: str, usable: pl.Series) -> Iterator[str]
             lengths.append(np.where(vectors.present(column, batch), length, 1.0))
         length = np.concatenate(lengths)
         wrong = pl.Series(~(np.abs(length - 1) <= TOLERANCE))
-        yield from breach(path, f"{column} vectors must have length 1", wrong, pl.Series(length))
+        yield from violation(path, f"{column} vectors must have length 1", wrong, pl.Series(length))
 
 
 def of_assignments(tables: Tables, part: str, usable: pl.Series) -> Iterator[str]:
@@ -62,9 +62,9 @@ def of_assignments(tables: Tables, part: str, usable: pl.Series) -> Iterator[str
     yield from same_uids(path, usable, frame["uid"])
     concept, distance = frame["concept"], frame["distance"]
     inside = concept.is_between(0, k - 1).fill_null(False)
-    yield from breach(path, f"concept must be from 0 to {k - 1}", ~inside, concept)
+    yield from violation(path, f"concept must be from 0 to {k - 1}", ~inside, concept)
     near = distance.is_between(-TOLERANCE, 2 + TOLERANCE)
-    yield from breach(path, "distance must be from 0 to 2", ~near, distance)
+    yield from violation(path, "distance must be from 0 to 2", ~near, distance)
     tables.assigned += np.bincount(concept.filter(inside).to_numpy(), minlength=k)
 
 
@@ -81,7 +81,7 @@ def of_scores(tables: Tables, part: str, usable: pl.Series) -> Iterator[str]:
         yield from same_uids(path, usable, frame["uid"])
         for name in (column for column in frame.columns if frame.schema[column].is_float()):
             wrong = frame[name].is_not_null() & ~frame[name].fill_null(0).is_finite()
-            yield from breach(path, f"{name} must be finite or null", wrong, frame[name])
+            yield from violation(path, f"{name} must be finite or null", wrong, frame[name])
 
 
 def of_filter(tables: Tables, part: str, usable: pl.Series, decisions: pl.DataFrame) -> Iterator[str]:
@@ -92,12 +92,14 @@ def of_filter(tables: Tables, part: str, usable: pl.Series, decisions: pl.DataFr
     frame = read(path, schema.FILTER)
     yield from same_uids(path, usable, frame["uid"])
     both = frame["pinned"] & frame["filter_reason"].is_not_null()
-    yield from breach(path, "a pinned row must pass", both, frame["filter_reason"])
+    yield from violation(path, "a pinned row must pass", both, frame["filter_reason"])
     if "select" in tables.current:
         failed = frame.filter(pl.col("filter_reason").is_not_null())["uid"]
         kept = decisions.filter("keep")["uid"]
         rule = "a row that 3_scores/filter does not let pass must not be kept"
-        yield from breach(tables.path(tables.run.decisions, part), rule, kept.is_in(failed.implode()), kept)
+        yield from violation(
+            tables.path(tables.run.decisions, part), rule, kept.is_in(failed.implode()), kept
+        )
 
 
 def of_duplicates(
@@ -109,17 +111,17 @@ def of_duplicates(
         return
     frame = read(path, schema.DUPLICATES)
     uid, other, similarity = frame["uid"], frame["duplicate_of"], frame["similarity"]
-    yield from breach(path, "must hold usable rows of this part", ~uid.is_in(usable.implode()), uid)
+    yield from violation(path, "must hold usable rows of this part", ~uid.is_in(usable.implode()), uid)
     far = similarity.is_not_null() & ~similarity.fill_null(0).is_between(-1 - TOLERANCE, 1 + TOLERANCE)
-    yield from breach(path, "similarity must be from -1 to 1", far, similarity)
+    yield from violation(path, "similarity must be from -1 to 1", far, similarity)
     itself = (uid == other).fill_null(False)
-    yield from breach(path, "a row must not be a duplicate of itself", itself, uid)
+    yield from violation(path, "a row must not be a duplicate of itself", itself, uid)
     yield frame.select("uid", "duplicate_of", "concept")
     if "select" in tables.current:
         near = decisions.filter(pl.col("reason") == "near_duplicate")["uid"]
         found = near.is_in(frame.filter(other.is_not_null())["uid"].implode())
         where = tables.path(tables.run.decisions, part)
-        yield from breach(where, "a near_duplicate must be one in 4_duplicates", ~found, near)
+        yield from violation(where, "a near_duplicate must be one in 4_duplicates", ~found, near)
 
 
 def of_decisions(tables: Tables, part: str, frame: pl.DataFrame) -> Iterator[str]:
@@ -127,12 +129,14 @@ def of_decisions(tables: Tables, part: str, frame: pl.DataFrame) -> Iterator[str
     path, k = tables.path(tables.run.decisions, part), len(tables.kept)
     keep, reason, weight, concept = frame["keep"], frame["reason"], frame["weight"], frame["concept"]
     kept = reason.is_in(list(schema.KEPT_REASONS))
-    yield from breach(path, "keep must be true for the reasons kept and pinned alone", keep != kept, reason)
-    yield from breach(
+    yield from violation(
+        path, "keep must be true for the reasons kept and pinned alone", keep != kept, reason
+    )
+    yield from violation(
         path, "weight must be 0 where a row is not kept", ~keep & weight.ne_missing(0.0), weight
     )
     odd = keep & weight.is_not_null() & ~((weight >= 0) & weight.is_finite()).fill_null(True)
-    yield from breach(path, "weight must be null or a number from 0", odd, weight)
+    yield from violation(path, "weight must be null or a number from 0", odd, weight)
     tables.rows += len(frame)
     tables.reasons.update(dict(reason.value_counts().iter_rows()))
     if not {"cluster", "select"} <= tables.current:
@@ -140,7 +144,7 @@ def of_decisions(tables: Tables, part: str, frame: pl.DataFrame) -> Iterator[str
     inside = concept.is_between(0, k - 1).fill_null(False)
     competes = kept | (reason == "over_budget") | reason.str.starts_with("cutoff:")
     wrong = ~inside & (concept.is_not_null() | competes)
-    yield from breach(path, f"concept must be from 0 to {k - 1}", wrong, concept)
+    yield from violation(path, f"concept must be from 0 to {k - 1}", wrong, concept)
     tables.eligible += np.bincount(concept.filter(competes & inside).to_numpy(), minlength=k)
     tables.kept += np.bincount(concept.filter(keep & inside).to_numpy(), minlength=k)
 
@@ -153,10 +157,10 @@ def same_rows(tables: Tables, part: str, samples: pl.DataFrame, decisions: pl.Da
         return
     for name in ("uid", "occurrence", "shard", "row"):
         wrong = samples[name].ne_missing(decisions[name])
-        yield from breach(path, f"{name} must be that of 0_samples, in that order", wrong, decisions[name])
+        yield from violation(path, f"{name} must be that of 0_samples, in that order", wrong, decisions[name])
     reason, outcome = decisions["reason"], samples["outcome"]
     bad = outcome != "ok"
     wrong = (bad & (reason != "unusable:" + outcome)) | (~bad & reason.str.starts_with("unusable:"))
-    yield from breach(path, "unusable rows must be those that are not ok in 0_samples", wrong, reason)
+    yield from violation(path, "unusable rows must be those that are not ok in 0_samples", wrong, reason)
     wrong = (~bad & samples["copy_of"].is_not_null()) != (reason == "exact_duplicate")
-    yield from breach(path, "exact_duplicate must be the rows with copy_of in 0_samples", wrong, reason)
+    yield from violation(path, "exact_duplicate must be the rows with copy_of in 0_samples", wrong, reason)

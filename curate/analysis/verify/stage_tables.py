@@ -1,4 +1,4 @@
-"""What the laws are checked on: the tables of a run that belong together, and what they add up to."""
+"""What the invariants are checked on: the tables of a run that belong together, and what they add up to."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from curate.runs.folder import RunFolder
 from curate.runs.layout import stages_until
 from curate.runs.run import StoredRun
 
-__all__ = ["TOLERANCE", "Tables", "breach", "read", "same_uids"]
+__all__ = ["TOLERANCE", "Tables", "read", "same_uids", "violation"]
 
 #: How far the length of a vector in half precision may be from 1, and a distance from where it can be.
 TOLERANCE = 1e-3
@@ -84,7 +84,7 @@ def read(path: Path, kind: pa.Schema) -> pl.DataFrame:
     return pl.DataFrame(schema.check(storage.read_table(path), kind, str(path)))
 
 
-def breach(where: Path, rule: str, wrong: pl.Series, shown: pl.Series) -> Iterator[str]:
+def violation(where: Path, rule: str, wrong: pl.Series, shown: pl.Series) -> Iterator[str]:
     """Yield a line if any row is wrong (or null), with the first of them and what it holds."""
     rows = wrong.fill_null(True).arg_true()
     if len(rows):
@@ -98,4 +98,4 @@ def same_uids(where: Path, expected: pl.Series, found: pl.Series) -> Iterator[st
     if len(expected) != len(found):
         yield f"{where}: {rule}; {len(expected):,} are usable, {len(found):,} are here"
     else:
-        yield from breach(where, rule, expected.ne_missing(found), found)
+        yield from violation(where, rule, expected.ne_missing(found), found)

@@ -1,4 +1,4 @@
-"""Checking a finished run: every file against its hash, every law of its tables, and one digest of the decisions."""
+"""Checking a finished run: every file against its hash, every invariant of its tables, and one digest of the decisions."""
 
 import hashlib
 from collections.abc import Iterator
@@ -94,7 +94,7 @@ def check_run(path: str | Path) -> Checked:
     The tables are read part by part. What a file says whose bytes are not those recorded is not checked further.
     Raises RunError if the run was never finished.
     """
-    from curate.analysis.verify import Tables, broken_laws
+    from curate.analysis.verify import Tables, violations_of
 
     run = open_run(path)
     changed = changed_since(run)
@@ -108,7 +108,7 @@ def check_run(path: str | Path) -> Checked:
                 damaged.add(file)
                 violations.append(f"{file}: {wrong}")
     tables = Tables(run, frozenset(changed), frozenset(damaged))
-    violations += broken_laws(tables)
+    violations += violations_of(tables)
     return Checked(run.folder.where, files, tables.rows, changed, violations)
 
 

@@ -52,9 +52,9 @@ const figures = {
     };
   },
   whatif(_, colour) {
-    const {given, kept} = drawn.plan, some = [...kept.keys()].filter((i) => given.free[i] + given.pinned[i] > 0);
+    const {given, kept} = drawn.plan, some = [...kept.keys()].filter((i) => given.size[i] > 0);
     const every = Math.ceil(some.length / 2000), rows = some.filter((_, place) => place % every === 0);
-    const sizes = rows.map((i) => given.free[i] + given.pinned[i]), largest = Math.max(1, ...sizes);
+    const sizes = rows.map((i) => given.size[i]), largest = Math.max(1, ...sizes);
     const marks = (name, values, fill, symbol) => ({
       type: "scatter", mode: "markers", name, x: rows.map((i) => given.complexity[i]), y: rows.map((i, place) => values[i] / sizes[place]),
       customdata: rows.map((i, place) => [given.concept[i], count.format(values[i]), count.format(sizes[place])]),
@@ -62,7 +62,7 @@ const figures = {
       marker: {symbol, color: fill, opacity: .6, size: sizes, sizemode: "area", sizemin: 3, sizeref: 2 * largest / 22 ** 2, line: {width: .8, color: colour("--page")}},
     });
     return {
-      traces: [marks("now", given.kept, colour("--muted"), "circle-open"), marks("at the sliders", kept, colour("--kept"), "circle")],
+      traces: [marks("now", given.now, colour("--muted"), "circle-open"), marks("at the sliders", kept, colour("--kept"), "circle")],
       layout: {
         xaxis: {title: {text: "complexity"}, rangemode: "tozero"},
         yaxis: {title: {text: "kept share of eligible"}, range: [-.05, 1.07], tickformat: ".0%"},

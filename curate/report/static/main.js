@@ -31,26 +31,20 @@ function setUpScores() {
   show();
 }
 
-// Temperatures to two digits, and that of the recipe.
-function temperatures(own) {
-  const found = new Set([own]);
-  for (const power of [-3, -2, -1, 0]) for (let digits = 10; digits < 100; digits++) found.add(Number(`${digits}e${power - 1}`));
-  return [...found].sort((a, b) => a - b);
-}
-
 function setUpWhatIf() {
   if (!data.whatif) return;
-  const keep = document.getElementById("keep"), heat = document.getElementById("temperature"), steps = temperatures(data.whatif.temperature);
+  const keep = document.getElementById("keep"), heat = document.getElementById("temperature"), {shares, temperatures, own} = data.whatif;
   const say = (id, text) => { document.getElementById(id).textContent = text; };
-  heat.max = steps.length - 1;
+  keep.max = shares.length - 1;
+  heat.max = temperatures.length - 1;
   const compute = () => {
-    const thousandths = Number(keep.value), temperature = steps[Number(heat.value)], plan = drawn.plan = planned(thousandths, temperature);
-    const sizes = plan.kept.map((_, i) => plan.given.free[i] + plan.given.pinned[i]);
-    const shares = plan.kept.map((kept, i) => kept / sizes[i]).filter(Number.isFinite);
+    const share = shares[Number(keep.value)], temperature = temperatures[Number(heat.value)];
+    const plan = drawn.plan = planned(Number(keep.value), Number(heat.value)), {size} = plan.given;
+    const shown = plan.kept.map((kept, i) => kept / size[i]).filter(Number.isFinite);
     let least = 1, most = 0, entropy = 0;
-    for (const share of shares) { least = Math.min(least, share); most = Math.max(most, share); }
+    for (const value of shown) { least = Math.min(least, value); most = Math.max(most, value); }
     for (const kept of plan.kept) if (kept) entropy -= kept / plan.rows * Math.log(kept / plan.rows);
-    say("keep-said", `${(thousandths / 10).toFixed(1)}\u00a0% of ${plan.given.of} rows`);
+    say("keep-said", `${Number((100 * share).toPrecision(6))}\u00a0% of ${plan.given.of} rows`);
     say("temperature-said", String(temperature));
     say("what-rows", count.format(plan.rows));
     say("what-limits", `${count.format(plan.atCap)} · ${count.format(plan.atFloor)}`);
@@ -58,16 +52,13 @@ function setUpWhatIf() {
     say("what-effective", plan.rows ? Math.exp(entropy).toFixed(1) : "0");
     say("what-note", plan.asked > plan.given.eligible
       ? `${count.format(plan.asked)} rows asked for, but only ${count.format(plan.given.eligible)} are eligible: select would refuse this, or keep all of them with --at-most.` : "");
-    say("what-command", `${plan.given.command} --keep ${thousandths / 1000} --set select.temperature=${temperature}`);
+    say("what-command", `${plan.given.command} --keep ${share} --set select.temperature=${temperature}`);
     draw("whatif");
   };
   let waiting = 0;
   const soon = () => { cancelAnimationFrame(waiting); waiting = requestAnimationFrame(compute); };
-  const own = data.whatif.keep ?? data.whatif.kept_share;
   const reset = () => {
-    const kept = unpacked(data.whatif.kept, Int32Array).reduce((all, value) => all + value, 0);
-    keep.value = Math.round(1000 * (own ?? kept / Math.max(1, data.whatif.base)));
-    heat.value = steps.indexOf(data.whatif.temperature);
+    [keep.value, heat.value] = own;
     compute();
   };
   keep.addEventListener("input", soon);

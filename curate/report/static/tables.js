@@ -40,7 +40,7 @@ function furnish(table, open) {
 
 function filterable(table) {
   const text = document.getElementById("concept-text"), rows = document.getElementById("concept-rows");
-  const limit = document.getElementById("concept-limit"), told = document.getElementById("concept-told");
+  const limit = document.getElementById("concept-limit"), pictured = document.getElementById("concept-pictured");
   const known = new Set(data.galleries.map((gallery) => gallery.concept)), said = document.getElementById("concept-count");
   const words = (row) => [...(data.typical[row.dataset.concept] ?? [])].map(inWords).join(" ").toLowerCase();
   const filter = () => {
@@ -49,11 +49,11 @@ function filterable(table) {
     for (const row of table.tBodies[0].rows) {
       const fits = (!wanted || row.dataset.concept === wanted || words(row).includes(wanted))
         && Number(row.cells[2].dataset.value) >= least && (!limit.value || row.dataset.limit === limit.value)
-        && (!told.checked || known.has(Number(row.dataset.concept)));
+        && (!pictured.checked || known.has(Number(row.dataset.concept)));
       row.hidden = !fits;
       shown += fits;
     }
     said.textContent = shown === table.tBodies[0].rows.length ? "" : `${count.format(shown)} of ${count.format(table.tBodies[0].rows.length)}`;
   };
-  for (const control of [text, rows, limit, told]) control.addEventListener("input", filter);
+  for (const control of [text, rows, limit, pictured]) control.addEventListener("input", filter);
 }
