@@ -13,8 +13,8 @@ __all__ = ["recipe_path", "sample_path", "what_was_found"]
 
 
 def _data() -> Path:
-    here = Path(__file__).parent
-    for folder in (here / "data", here.parent / "data"):
+    package = Path(__file__).parents[1]
+    for folder in (package / "data", package.parent / "data"):
         if (folder / "sample").is_dir():
             return folder
     raise UsageError("the sample is not installed; clone the repository and run `make demo` there")

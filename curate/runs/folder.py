@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from curate.io import checksums, lock, storage
 from curate.errors import RunError
+from curate.io import checksums, lock, storage
+from curate.io.checksums import MARKER
 from curate.io.remote import cache
 from curate.recipe.secrets import HIDDEN
-from curate.io.checksums import MARKER
 
 if TYPE_CHECKING:
     from curate.recipe import Recipe
