@@ -198,7 +198,7 @@ def test_questions_to_a_run(run):
     assert run.explain(IDS[3])["uid"] == IDS[3]
     assert [entry["keep"] for entry in run.plan(keep=[0.1, 0.2])["keep"]] == [0.1, 0.2]
     assert run.sql("select count(*) n from decisions where keep")["n"].item() == 36
-    assert run.sql("select uid from samples", lazy=True).collect().height == N
+    assert run.sql("select uid from samples").height == N
     assert run.manifest()["counts"]["rows"] == N
     assert run.verify()["rows"] == N
     assert run.digest() == command("verify", run.path, "--digest").out.strip()
