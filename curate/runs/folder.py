@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from curate.io import checksums, lock, storage
 from curate.errors import RunError, UsageError
+from curate.io import checksums, lock, storage
+from curate.io.checksums import MARKER
 from curate.io.remote import cache
 from curate.recipe.secrets import HIDDEN
-from curate.io.checksums import MARKER
 
 if TYPE_CHECKING:
     import polars as pl
@@ -134,7 +134,9 @@ class RunFolder:
             for file in sorted(folder.rglob("*"))
             if file.is_file() and not file.name.startswith((".", "_"))
         }
-        storage.write_record(folder / MARKER, {"fingerprint": fingerprint, "facts": dict(facts), "files": files})
+        storage.write_record(
+            folder / MARKER, {"fingerprint": fingerprint, "facts": dict(facts), "files": files}
+        )
         checksums.drop_sidecars(folder)
 
     def is_done(self, folder: Path, fingerprint: str) -> bool:

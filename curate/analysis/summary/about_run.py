@@ -104,8 +104,8 @@ def _about_selection(context: Context) -> list[str]:
     if without:
         statuses = ", ".join(f"{name}: {rows:,}" for name, rows in without["statuses"].items())
         found.append(
-            f"{without['rows']:,} samples have no {context.recipe.select.by} ({statuses}); "
-            f"{without['kept']:,} of them are kept (on_null: {context.recipe.select.on_null})"
+            f"{without['rows']:,} samples have no {context.recipe.select.score_column} ({statuses}); "
+            f"{without['kept']:,} of them are kept (on_null: {context.recipe.select.null_policy})"
         )
     if noted and noted["effective"] < noted["rows"] / 2:
         found.append(

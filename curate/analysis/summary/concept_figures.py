@@ -71,11 +71,11 @@ def what_if(context: Context, concepts: pl.DataFrame, first: pl.DataFrame) -> Wh
     }
     return WhatIf(
         concepts=table, base=of[select.of], eligible=facts["eligible"], of=select.of, keep=select.keep,
-        temperature=select.temperature, min_per_concept=select.min_per_concept, method=select.method,
+        temperature=select.density.temperature, min_per_concept=select.density.min_per_concept, method=select.method,
         command=_command(recipe),
     )  # fmt: skip
 
 
 def _command(recipe: Recipe) -> str:
-    more = "" if recipe.select.method == "density" else " --method density"
+    more = "" if recipe.select.by_complexity else " --method density"
     return f"curate select {recipe.run}{more}"

@@ -34,7 +34,7 @@ from curate.pipeline.stages.dedup_tasks import (
 )
 from curate.recipe import DropShare
 from curate.scores.registry import folders_for
-from curate.selection.previous import Shipped, for_stage
+from curate.selection.rows.previous import Shipped, for_stage
 
 __all__ = ["VERSION", "run"]
 

@@ -21,7 +21,7 @@ from curate.linalg import load_unit
 from curate.ordering.keys import with_priority
 from curate.recipe import Dedup
 from curate.runs.folder import RunFolder
-from curate.selection.previous import Shipped
+from curate.selection.rows.previous import Shipped
 
 __all__ = ["BackTask", "CompareTask", "Groups", "SpreadTask", "bring_back", "compare_bucket", "spread"]
 

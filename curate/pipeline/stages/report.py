@@ -15,6 +15,7 @@ from curate.analysis.summary.pass_over_parts import LIMITS, Seen, Wanted, look_a
 from curate.errors import RunError
 from curate.execution.context import Context, log
 from curate.io import storage
+from curate.ordering.keys import score_of
 from curate.recipe import Recipe
 from curate.report import page
 from curate.report.model import Facts, Pair
@@ -108,8 +109,8 @@ def wanted(
 
 def _hardness(recipe: Recipe) -> tuple[str, int]:
     """Return the score that the run itself goes by, else the distance, and the factor that makes it hardness."""
-    known, prefer = score_columns(recipe), recipe.select.prefer
-    by = prefer.removeprefix("score:") if prefer.startswith("score:") else recipe.select.by
+    known, select = score_columns(recipe), recipe.select
+    by = next(iter(score_of(select.preference)), select.score_column)
     found = known.get(by or "")
     if by is None or found is None or found.higher_is is None:
         return "distance", 1
