@@ -19,6 +19,7 @@ COMMANDS = [
     "demo",
     "score",
     "select",
+    "methods",
     "retry",
     "export",
     "inspect",

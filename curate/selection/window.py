@@ -21,7 +21,7 @@ class Window(KeepsStretch):
 
     keeps = "a stretch of a score: below the hardest share (`drop_hardest`), or above the first (`offset`)"
     direction = "the hardest first below `drop_hardest`, the easiest first above `offset`"
-    paper = "Marion et al. 2023, arXiv:2309.04564"
+    paper = "Paul et al. 2021, arXiv:2107.07075"
     avoid = "when the share of wrong labels is unknown: take stratified with beta"
     ranks_ahead = False
     place = 6
