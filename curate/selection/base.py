@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from curate.clustering.complexity import Kind, complexity
 from curate.ordering.cutoff import Pairs
 from curate.ordering.keys import priority_key, score_of
-from curate.selection.rules import Counts, Floats, Rule
+from curate.selection.rules import Counts, Floats, Mask, Rule
 from curate.settings import Folder, KeepShare, Settings, whole
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ __all__ = [
     "RowSource",
     "Selector",
     "Source",
+    "comes_before",
     "free_rows",
     "free_sizes",
     "pairs",
@@ -276,15 +277,11 @@ class ByScore(Selector):
 
     def standing(self, run: "Finished", row: "Row") -> "Standing | str":
         """Return the row's place among all rows with a score, or among those without one."""
-        from curate.selection.rows.finished import by_score
-
-        return by_score(self, run, row)
+        return run.by_score(self, row)
 
     def scored_standing(self, run: "Finished", own: Mapping[str, Any]) -> "Standing | str":
         """Return where a row with a score stands."""
-        from curate.selection.rows.finished import nested
-
-        return nested(self, run, own)
+        return run.nested(self, own)
 
 
 def free_sizes(concepts: "pl.DataFrame") -> Counts:
@@ -305,3 +302,9 @@ def pairs(
 ) -> Callable[[], Iterator[Pairs]]:
     """Return how to read (key, tie) of the rows that compete, as `nth_smallest` wants it."""
     return lambda: ((block[key], block[ties]) for block in free_rows(rows, key, ties, scored=scored))
+
+
+def comes_before(rows: Arrays, own: Mapping[str, Any], key: str, ties: str) -> Mask:
+    """Return which rows come before one, by a key and a tie number."""
+    before: Mask = (rows[key] < own[key]) | ((rows[key] == own[key]) & (rows[ties] < own[ties]))
+    return before

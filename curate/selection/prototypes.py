@@ -14,7 +14,7 @@ from curate.errors import RecipeError
 from curate.ordering.cutoff import Pairs, nth_smallest
 from curate.ordering.span import Cuts
 from curate.selection import rules
-from curate.selection.base import RowSource, Selector, free_sizes
+from curate.selection.base import RowSource, Selector, comes_before, free_sizes
 from curate.selection.rules import Budgets
 from curate.settings import Preference
 
@@ -89,8 +89,6 @@ def first_of_all(rows: RowSource, floor: rules.Counts, n_keep: int, total: int, 
 
 def standing_over_all(run: "Finished", row: "Row", balance: float) -> "Standing | str":
     """Return where a row stands among the first rows over all concepts, with a floor per concept."""
-    from curate.selection.rows.finished import comes_before
-
     if run.shipped_first is not None:
         return run.shipped_first
     own = run.own(row)

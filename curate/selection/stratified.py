@@ -20,7 +20,7 @@ from curate.ordering.keys import priority_key
 from curate.ordering.shares import exact_share
 from curate.ordering.span import Cuts, key_value, rows_of
 from curate.selection import rules
-from curate.selection.base import Arrays, ByScore, RowSource, free_rows
+from curate.selection.base import Arrays, ByScore, RowSource, comes_before, free_rows
 from curate.selection.rules import Mask, Rows, group_inclusion
 from curate.settings import Count, Share
 
@@ -106,7 +106,6 @@ class Stratified(ByScore):
     def scored_standing(self, run: "Finished", own: Mapping[str, Any]) -> "Standing | str":
         """Return the row's place in its stratum, or that `beta` leaves it out."""
         from curate.selection.rows.counterfactual import Nested
-        from curate.selection.rows.finished import comes_before
 
         shares = run.shares
         rule = self.fit(run.rows, shares.of(shares.range[1])[0], shares.scored)

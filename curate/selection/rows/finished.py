@@ -18,7 +18,7 @@ from curate.execution.context import Context
 from curate.io import storage
 from curate.linalg import load_unit
 from curate.ordering.nulls import null_plan
-from curate.selection.base import Arrays, ByScore
+from curate.selection.base import Arrays, ByScore, comes_before
 from curate.selection.diversity import select_diverse
 from curate.selection.rows.budget_inputs import Divided
 from curate.selection.rows.counterfactual import Nested, Standing
@@ -26,7 +26,7 @@ from curate.selection.rows.order import Order, order_of, with_order
 from curate.selection.rows.ranks import VECTOR_BYTES, candidates
 from curate.selection.rows.run_rows import d_inter
 
-__all__ = ["Again", "Finished", "Row", "Shares", "by_score", "comes_before", "nested"]
+__all__ = ["Again", "Finished", "Row", "Shares"]
 
 #: What a row takes while the columns of all rows are held, so that they are made once.
 _HELD_BYTES = 80
@@ -143,36 +143,28 @@ class Finished:
         )
         return Shares(select, scored, free - scored)
 
+    def by_score(self, select: ByScore, row: Row) -> Standing | str:
+        """Return where a row of a method that goes by one score stands, among rows with a score or without."""
+        if self.shipped_first is not None:
+            return self.shipped_first
+        own = self.own(row)
+        if not np.isnan(own["score"]):
+            return select.scored_standing(self, own)
+        place = self.place_among(own, "draw", "tie", lambda block: np.isnan(block["score"]))
+        return Nested(place, lambda count: (0, self.shares.of(count)[1]), *self.shares.range)
+
+    def nested(self, select: ByScore, own: Mapping[str, Any]) -> Standing:
+        """Return where a row stands in one order of all rows with a score."""
+        shares = self.shares
+        place = self.place_among(own, "key", select.ties, lambda block: ~np.isnan(block["score"]))
+        return Nested(place, lambda count: select.places(shares.of(count)[0], shares.scored), *shares.range)
+
     def taken_at(self, row: Row, start: Literal["medoid", "isolated"]) -> int:
         """Return when a dropped row would be taken, by taking all rows of its concept."""
         return _taken_at(self.context, self.found, row, start)
 
 
-def comes_before(rows: Arrays, own: Mapping[str, Any], key: str, ties: str) -> Mask:
-    """Return which rows come before one, by a key and a tie number."""
-    before: Mask = (rows[key] < own[key]) | ((rows[key] == own[key]) & (rows[ties] < own[ties]))
-    return before
-
-
 # --- methods that go by one score over all rows -------------------------------------------------------------
-
-
-def by_score(select: ByScore, run: Finished, row: Row) -> Standing | str:
-    """Return where a row of a method that goes by one score stands."""
-    if run.shipped_first is not None:
-        return run.shipped_first
-    own = run.own(row)
-    if not np.isnan(own["score"]):
-        return select.scored_standing(run, own)
-    place = run.place_among(own, "draw", "tie", lambda block: np.isnan(block["score"]))
-    return Nested(place, lambda count: (0, run.shares.of(count)[1]), *run.shares.range)
-
-
-def nested(select: ByScore, run: Finished, own: Mapping[str, Any]) -> Standing:
-    """Return where a row stands in one order of all rows with a score."""
-    shares = run.shares
-    place = run.place_among(own, "key", select.ties, lambda block: ~np.isnan(block["score"]))
-    return Nested(place, lambda count: select.places(shares.of(count)[0], shares.scored), *shares.range)
 
 
 @dataclass(frozen=True)
