@@ -20,6 +20,7 @@ COMMANDS = [
     "demo",
     "score",
     "select",
+    "methods",
     "retry",
     "export",
     "inspect",

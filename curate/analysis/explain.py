@@ -15,14 +15,15 @@ from curate.execution.engines.local import LocalEngine
 from curate.execution.parts import with_parts
 from curate.io.remote.cache import ensure_all_local, ensure_local
 from curate.pipeline.stages import filter as filters
+from curate.pipeline.stages.select import classes_of
 from curate.recipe import ScoreFilter
 from curate.recipe.loading import load_recipe
 from curate.runs.run import open_run
 from curate.scores.registry import score_columns
-from curate.selection.budget_inputs import Divided, divided
-from curate.selection.counterfactual import nearest_flip
-from curate.selection.counterfactual_run import Row, standing_of
-from curate.selection.whatif import share_for
+from curate.selection.rows.budget_inputs import Divided, divided
+from curate.selection.rows.counterfactual import nearest_flip
+from curate.selection.rows.finished import Finished, Row
+from curate.selection.rows.whatif import share_for
 
 __all__ = ["explain", "opened"]
 
@@ -158,7 +159,7 @@ def _set_by(context: Context, found: Divided, table: Mapping[str, Any]) -> str:
         return "nothing: none of its rows reaches selection"
     if table["at_cap"]:
         return "cap: all its rows are kept"
-    if select.method != "density":
+    if not select.by_complexity:
         return f"method {select.method}, which sees rows and not budgets"
     pinned = f", besides {table['n_pinned']} pinned rows" if table["n_pinned"] else ""
     if table["at_floor"]:
@@ -213,7 +214,8 @@ def _flip(context: Context, found: Divided, row: Mapping[str, Any]) -> dict[str,
     if row["reason"] == "pinned":
         return {"keep": None, "why": "it is pinned: kept at any keep"}
     kept = bool(row["keep"])
-    standing = standing_of(context, found, Row(row["uid"], row["part"], row["concept"], row["rank"], kept))
+    asked = Row(row["uid"], row["part"], row["concept"], row["rank"], kept)
+    standing = context.recipe.select.standing(Finished(context, found, classes_of(context)), asked)
     if isinstance(standing, str):
         return {"keep": None, "why": standing}
     now = found.wanted - found.n_pinned

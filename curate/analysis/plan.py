@@ -13,10 +13,9 @@ from curate.analysis.explain import opened
 from curate.errors import BudgetError, UsageError
 from curate.execution.context import Context
 from curate.io import storage
-from curate.recipe import Select
-from curate.selection.budget_inputs import Divided, divided
-from curate.selection.methods import concept_quotas
-from curate.selection.whatif import counts_of, spread
+from curate.selection.base import Selector
+from curate.selection.rows.budget_inputs import Divided, divided
+from curate.selection.rows.whatif import counts_of, spread
 
 __all__ = ["EPSILONS", "SHARES", "TEMPERATURES", "draw", "pairs", "plan"]
 
@@ -50,13 +49,13 @@ def plan(
     shares = list(keep) or _with(SHARES, settings.keep)
     kept = [_kept(context, found, share) for share in shares]
     rates = [] if own is None else _rates(context, list(epsilon) or _with(EPSILONS, own))
-    temperatures = list(temperature) or _with(TEMPERATURES, settings.temperature)
+    temperatures = list(temperature) or _with(TEMPERATURES, settings.density.temperature)
     facts = context.facts(context.run.decisions)
     weights = facts.get("weights") or {}
     return {
         "run": context.run.where,
         "method": settings.method,
-        "now": {"keep": settings.keep, "count": found.wanted, "epsilon": own, "temperature": settings.temperature},
+        "now": {"keep": settings.keep, "count": found.wanted, "epsilon": own, "temperature": settings.density.temperature},
         "of": settings.of,
         "rows": {"base": found.base, "eligible": found.eligible, "pinned": found.n_pinned},
         "concepts": found.concepts.select("concept", "n_eligible", "complexity", "kept").to_dicts(),
@@ -142,17 +141,10 @@ def _kept(context: Context, found: Divided, share: float) -> dict[str, Any]:
     }
 
 
-def _budgets(found: Divided, select: Select, count: int) -> npt.NDArray[np.int64]:
+def _budgets(found: Divided, select: Selector, count: int) -> npt.NDArray[np.int64]:
     """Return what each concept keeps of `count` rows besides pinned ones, by the run's method (or density)."""
-    if not _by_quotas(select):
-        return found.density.at(count).budget
-    if select.method == "diversity":
-        return concept_quotas(found.density.free, count, select.min_per_concept, relax=True)
-    return concept_quotas(found.density.free, count, select.min_per_group, relax=False)
-
-
-def _by_quotas(select: Select) -> bool:
-    return select.method == "diversity" or (select.method == "quotas" and select.per == "concept")
+    budgets = select.concept_budgets(found.density.free, count)
+    return found.density.at(count).budget if budgets is None else budgets
 
 
 def _rates(context: Context, epsilons: Sequence[float]) -> list[dict[str, Any]]:
@@ -198,10 +190,10 @@ def _cost(
     return costs
 
 
-def _notes(select: Select, context: Context, own: float | None) -> list[str]:
+def _notes(select: Selector, context: Context, own: float | None) -> list[str]:
     """Say what the numbers do not."""
     notes = []
-    if select.method != "density" and not _by_quotas(select):
+    if not (select.by_complexity or select.by_sizes):
         notes.append(
             f"method {select.method} selects rows, not budgets of concepts: budgets are those of method density"
         )

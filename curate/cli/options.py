@@ -1,14 +1,16 @@
 """Flags that several commands have, and the settings they stand for."""
 
 from collections.abc import Sequence
-from typing import Annotated, get_args
+from typing import Annotated
 
 import typer
 import yaml
 
 from curate.errors import UsageError
 from curate.io.yaml import read_yaml
-from curate.recipe import FAMILIES, Select, Weight
+from curate.recipe import FAMILIES
+from curate.selection.registry import selectors
+from curate.weighting.registry import weighers
 
 __all__ = [
     "AtMost",
@@ -35,11 +37,6 @@ Text = str | None
 Option = typer.Option
 
 
-def _choices(model: type[Select] | type[Weight]) -> str:
-    """Return the methods of a setting, for the help."""
-    return ", ".join(get_args(model.model_fields["method"].annotation))
-
-
 Set = Annotated[
     list[str] | None,
     Option("--set", metavar="NAME=VALUE", help="Override a setting: select.keep=0.2; repeatable."),
@@ -55,10 +52,10 @@ Workers = Annotated[
 ]
 Keep = Annotated[Text, Option("--keep", help="Share to keep: 0.3 or 30%.")]
 Count = Annotated[int | None, Option("--count", help="Number of samples to keep.")]
-Method = Annotated[Text, Option("--method", help=f"{_choices(Select)}; density by default.")]
+Method = Annotated[Text, Option("--method", help=f"{', '.join(selectors())}; density by default.")]
 By = Annotated[Text, Option("--by", help="The score column that a method such as hardest goes by.")]
 WeightBy = Annotated[
-    Text, Option("--weight", metavar="METHOD", help=f"Weigh what is kept: {_choices(Weight)}, or none.")
+    Text, Option("--weight", metavar="METHOD", help=f"Weigh what is kept: {', '.join(weighers())}, or none.")
 ]
 Where = Annotated[
     list[str] | None,

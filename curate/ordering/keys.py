@@ -12,7 +12,7 @@ from curate.hashing import hash_uids, tie
 if TYPE_CHECKING:
     import polars as pl
 
-    from curate.selection.previous import Shipped
+    from curate.selection.rows.previous import Shipped
 
 __all__ = ["ahead", "priority_key", "rank_within", "score_of", "with_priority"]
 

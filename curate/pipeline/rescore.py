@@ -14,7 +14,7 @@ from curate.execution import context as base
 from curate.execution.context import Context, Progress
 from curate.io import storage
 from curate.pipeline import runner
-from curate.recipe import BY_SCORE, FAMILIES, Recipe
+from curate.recipe import FAMILIES, Recipe
 from curate.recipe.loading import load_recipe, override, parse_recipe
 from curate.recipe.scores import dumped, tagged
 from curate.runs.folder import RunFolder, folder_of
@@ -22,6 +22,8 @@ from curate.runs.run import open_run
 from curate.scores.base import Settings, directions
 from curate.scores.columns import SCORES
 from curate.scores.registry import families_of, score_columns, stage_of
+from curate.selection.registry import selectors
+from curate.weighting.registry import weighers
 
 __all__ = [
     "Chosen",
@@ -32,9 +34,6 @@ __all__ = [
     "select_run",
     "shards_differ",
 ]
-
-#: Weights that go by no column of losses.
-UNSCORED = ("concept", "inverse")
 
 
 @dataclass(frozen=True)
@@ -179,23 +178,20 @@ def chosen_recipe(
 ) -> Recipe:
     """Return the recipe of a run with another selection. Raises as `scored_recipe` does.
 
-    overrides, settings : as in `load_recipe`. What belongs to the method before and would be wrong for the
-    new one goes: the score of a method that has one, the other start of a window.
+    overrides, settings : as in `load_recipe`. Settings of the method before that the new one does not have go, and
+    so does the other start of a window.
     """
     given = {item.partition("=")[0].strip() for item in overrides} | set(settings or {})
     values = _overridden(_values(run), overrides, settings)
-    select, weight = values["select"], values["weight"]
-    stale = []
-    if "select.method" in given and select.get("method") not in BY_SCORE:
-        stale.append("by")
+    for section, methods in (("select", selectors()), ("weight", weighers())):
+        settings = values[section]
+        own = methods.get(str(settings.get("method"))) if isinstance(settings, dict) else None
+        if own is not None:
+            kept = {name for name in settings if name in own.model_fields or f"{section}.{name}" in given}
+            values[section] = {name: value for name, value in settings.items() if name in kept}
     for one, other in (("offset", "drop_hardest"), ("drop_hardest", "offset")):
-        if f"select.{one}" in given:
-            stale.append(other)
-    for name in stale:
-        if f"select.{name}" not in given:
-            select.pop(name, None)
-    if isinstance(weight, dict) and weight.get("method") in UNSCORED and "weight.by" not in given:
-        weight.pop("by", None)
+        if f"select.{one}" in given and f"select.{other}" not in given:
+            values["select"].pop(other, None)
     recipe = parse_recipe(values)
     _require_columns(recipe)
     return recipe

@@ -20,12 +20,11 @@ from curate.recipe.scores import (
     Pair,
     Pixels,
 )
-from curate.recipe.select import BY_SCORE, ScoreFilter, Select, Weight
+from curate.recipe.select import ScoreFilter, canonical
 from curate.recipe.source import Embed, Source
 from curate.recipe.types import parse_bytes, parse_share, whole
 
 __all__ = [
-    "BY_SCORE",
     "FAMILIES",
     "Against",
     "ClipScore",
@@ -48,10 +47,9 @@ __all__ = [
     "Recipe",
     "Remote",
     "ScoreFilter",
-    "Select",
     "Source",
-    "Weight",
     "Write",
+    "canonical",
     "parse_bytes",
     "parse_share",
     "whole",

@@ -6,7 +6,7 @@ Unknown keys are refused with a suggestion. Values can be overridden by dotted n
 import copy
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +30,19 @@ from curate.recipe import (
     Recipe,
     Remote,
     ScoreFilter,
-    Select,
     Source,
-    Weight,
     Write,
     whole,
 )
+from curate.recipe.select import Select
+from curate.selection.base import Selector
+from curate.selection.registry import owners as methods_with
+from curate.selection.registry import selectors
+from curate.settings import Settings
+from curate.weighting.registry import owners as weights_with
+from curate.weighting.registry import weighers
 
-__all__ = ["load_recipe", "override", "parse_recipe"]
+__all__ = ["load_recipe", "override", "parse_recipe", "parse_select"]
 
 
 def load_recipe(
@@ -169,6 +174,20 @@ def parse_recipe(values: Mapping[str, Any]) -> Recipe:
         raise RecipeError("; ".join(_messages(error, values))) from None
 
 
+def parse_select(values: Mapping[str, Any]) -> Selector:
+    """Check the settings of a selection by themselves. Raises RecipeError as `parse_recipe` does."""
+    try:
+        return _Selection.model_validate({"select": dict(values)}).select
+    except pydantic.ValidationError as error:
+        raise RecipeError("; ".join(_messages(error, {"select": values}))) from None
+
+
+class _Selection(Settings):
+    """A recipe of which only the selection counts."""
+
+    select: Select
+
+
 #: pydantic's kinds of errors, as rules; {} stands for what the kind is about.
 _RULES = {
     "bool_parsing": "true or false",
@@ -201,12 +220,17 @@ def _messages(error: pydantic.ValidationError, given: Mapping[str, Any]) -> list
     said: dict[str, None] = {}
     rules: dict[tuple[str, str], list[str]] = {}
     for item in error.errors():
-        path = [part for part in item["loc"] if _is_setting(part)]
+        path, method = _without_method([part for part in item["loc"] if _is_setting(part)])
         name, kind = _name(path, given), item["type"]
         if kind == "extra_forbidden":
-            said[f"{name} is not a setting{_suggestion(path)}"] = None
+            said[f"{name} is not a setting{_of_another(path, method) or _suggestion(path, method)}"] = None
         elif kind == "missing":
             said[f"{name} is missing"] = None
+        elif kind == "union_tag_not_found":
+            said[f"{name}.method is missing"] = None
+        elif kind == "union_tag_invalid" and path[:1] in (["select"], ["weight"]):
+            known = " or ".join(item["ctx"]["expected_tags"].rsplit(", ", 1))
+            said[f"{name}.method must be {known}, got {_got(path, _tag(item['input']))}"] = None
         elif kind == "union_tag_invalid":
             tag = str(item["ctx"]["tag"])
             said[f"score: no family {tag!r}{_did_you_mean(tag, list(FAMILIES))}"] = None
@@ -219,6 +243,26 @@ def _messages(error: pydantic.ValidationError, given: Mapping[str, Any]) -> list
     for (name, got), several in rules.items():
         said[f"{name} must be {' or '.join(dict.fromkeys(several))}, got {got}"] = None
     return list(said)
+
+
+def _without_method(path: list[object]) -> tuple[list[object], str]:
+    """Return a path without the method whose settings it is in, and that method ("" where there is none)."""
+    if len(path) > 1 and path[0] in ("select", "weight") and path[1] in _METHODS[str(path[0])]():
+        return [path[0], *path[2:]], str(path[1])
+    return path, ""
+
+
+def _of_another(path: Sequence[object], method: str) -> str:
+    """Return which other methods have a setting, if any has it."""
+    if not method:
+        return ""
+    found = (methods_with if path[0] == "select" else weights_with)(str(path[-1]))
+    return f" of method {method}; it belongs to {', '.join(found)}" if found else ""
+
+
+def _tag(value: object) -> object:
+    """Return the method that settings name."""
+    return value.get("method") if isinstance(value, Mapping) else value
 
 
 def _name(path: Sequence[object], given: Mapping[str, Any]) -> str:
@@ -265,13 +309,17 @@ def _is_setting(part: object) -> bool:
 #: The models below a setting, by its name wherever it stands.
 _NESTED: dict[str, type[BaseModel]] = {
     "source": Source, "embed": Embed, "cluster": Cluster, "dedup": Dedup, "epsilon": DropShare,
-    "select": Select, "write": Write, "limits": Limits, "filter": ScoreFilter, "weight": Weight,
+    "write": Write, "limits": Limits, "filter": ScoreFilter,
     "against": Against, "target": Source, "notify": Notify, "ray": Ray, "remote": Remote,
 }  # fmt: skip
 
 
-def _suggestion(path: Sequence[object]) -> str:
-    model: type[BaseModel] = Recipe
+#: The classes of methods, below the settings that name one.
+_METHODS: dict[str, Callable[[], Mapping[str, type[BaseModel]]]] = {"select": selectors, "weight": weighers}
+
+
+def _suggestion(path: Sequence[object], method: str = "") -> str:
+    model: type[BaseModel] = _METHODS[str(path[0])]()[method] if method else Recipe
     for part in path[:-1]:
         model = _NESTED.get(str(part), model)
         if path[0] == "score":

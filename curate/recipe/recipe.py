@@ -22,16 +22,9 @@ from curate.recipe.types import (
     default_memory,
     enough_memory,
     listed,
-    none_word,
 )
 
 __all__ = ["Limits", "Ray", "Recipe", "Remote", "Write"]
-
-
-def _weight(value: object) -> object:
-    """Return `none` as None and a method alone as its settings."""
-    value = none_word(value)
-    return {"method": value} if isinstance(value, str) else value
 
 
 def _cluster(value: str) -> str:
@@ -112,7 +105,7 @@ class Recipe(Settings):
     only: Annotated[tuple[str, ...], BeforeValidator(listed)] = ()
     dedup: Dedup = Dedup()
     select: Select
-    weight: Annotated[Weight | None, BeforeValidator(_weight)] = None
+    weight: Weight = None
     write: Write = Write()
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     remote: Remote = Field(default_factory=Remote)

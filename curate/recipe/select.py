@@ -1,15 +1,100 @@
 """Which samples stay and how much they count: conditions, selection, weights."""
 
-from typing import Annotated, Literal, Self
+import logging
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, Union
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from curate.recipe.types import Count, Folder, KeepShare, Preference, Settings, Share, whole
+from curate.recipe.types import none_word
+from curate.selection.base import Selector
+from curate.selection.registry import DEFAULT, selectors
+from curate.settings import Settings, Share
+from curate.weighting.base import Weigher
+from curate.weighting.registry import weighers
 
-__all__ = ["BY_SCORE", "ScoreFilter", "Select", "Weight"]
+__all__ = ["ScoreFilter", "Select", "Weight", "canonical"]
 
-#: Methods that select by one score column, `select.by`.
-BY_SCORE = ("hardest", "easiest", "top", "window", "middle", "stratified", "weighted")
+log = logging.getLogger(__name__)
+
+#: Before each method had settings of its own, a recipe held those of all methods, filled in with these values.
+#: Runs made then have such recipes, and their fingerprints were made from all of them.
+_ALL_SELECT: dict[str, Any] = {
+    "method": "density", "keep": None, "count": None, "of": "usable", "at_most": False, "prefer": "hardest",
+    "by": None, "on_null": "proportional", "temperature": 0.1, "neighbours": 20, "min_per_concept": 1,
+    "complexity": "inter*intra", "balance": 0.0, "drop_hardest": None, "offset": None, "center": 0.5, "beta": 0.0,
+    "cutoff": "neg_aum", "strata": 50, "per": "concept", "min_per_group": 1, "gamma": 1.0, "start": "medoid",
+    "shipped": False,
+}  # fmt: skip
+_ALL_WEIGHT: dict[str, Any] = {
+    "method": None, "by": None, "r": 1.0, "delta": 1.0, "gamma": 2.0, "clip": (0.01, 0.99), "max_weight": None,
+    "budget": 0.3, "temperature": None,
+}  # fmt: skip
+
+
+def canonical(settings: Selector | Weigher) -> dict[str, Any]:
+    """Return the values that stand for a selection, or for weights, in fingerprints: those of all methods.
+
+    A method's own settings that are newer than runs made before count where they are set.
+    """
+    every = _ALL_SELECT if isinstance(settings, Selector) else _ALL_WEIGHT
+    return every | settings.model_dump()
+
+
+def _select(value: object) -> object:
+    """Return the settings of a selection: without idle ones of other methods, and with a method."""
+    if not isinstance(value, Mapping):
+        return value
+    return _without_idle("select", {"method": DEFAULT, **value}, selectors(), _ALL_SELECT)
+
+
+def _weight(value: object) -> object:
+    """Return the settings of weights: `none` is None, and a method alone has its defaults."""
+    value = none_word(value)
+    if isinstance(value, str):
+        return {"method": value}
+    return _without_idle("weight", value, weighers(), _ALL_WEIGHT) if isinstance(value, Mapping) else value
+
+
+def _without_idle(
+    section: str,
+    values: Mapping[str, Any],
+    methods: Mapping[str, type[Settings]],
+    every: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Return settings without those of other methods that say nothing; others are refused where they are checked."""
+    own = methods.get(str(values.get("method")))
+    if own is None:
+        return dict(values)
+    others = [name for name in values if name in every and name not in own.model_fields]
+    idle = [name for name in others if _same(values[name], every[name])]
+    if idle:
+        log.warning(
+            "recipe: %d idle settings of other methods are ignored: %s", len(idle),
+            ", ".join(f"{section}.{name}" for name in idle),
+        )  # fmt: skip
+    return {name: value for name, value in values.items() if name not in idle}
+
+
+def _same(value: object, other: object) -> bool:
+    """Return whether a value in YAML is the default; a list there is a tuple here."""
+    return (tuple(value) if isinstance(value, list) else value) == other
+
+
+if TYPE_CHECKING:
+    Select = Selector
+    Weight = Weigher | None
+else:
+    # pydantic reads the method first, and checks the settings of that class alone.
+    Select = Annotated[
+        Union[tuple(selectors().values())],  # noqa: UP007  (made at run time)
+        Field(discriminator="method"),
+        BeforeValidator(_select),
+    ]
+    Weight = Annotated[
+        Annotated[Union[tuple(weighers().values())], Field(discriminator="method")] | None,  # noqa: UP007
+        BeforeValidator(_weight),
+    ]
 
 
 class ScoreFilter(Settings):
@@ -47,99 +132,3 @@ class ScoreFilter(Settings):
             if (value := getattr(self, name)) is not None
         )
         return f"{rule} {value:g} by {self.by}" + (f" per {self.per}" if self.per else "")
-
-
-class Select(Settings):
-    """Which samples to keep, and how many: a share (`keep`) or a number (`count`).
-
-    shipped : rows that were kept before go ahead of all others but pinned ones: true for the decisions that
-    these replace, a path for those of another run.
-    """
-
-    method: Literal[
-        "density", "random", "prototypes", "hardest", "easiest", "top", "window", "middle", "stratified",
-        "quotas", "weighted", "diversity",
-    ] = "density"  # fmt: skip
-    keep: KeepShare | None = None
-    count: Annotated[Annotated[int, Field(ge=0, strict=True)] | None, BeforeValidator(whole)] = None
-    of: Literal["usable", "input", "eligible"] = "usable"
-    at_most: bool = False
-    prefer: Preference = "hardest"
-    by: str | None = None
-    on_null: Literal["proportional", "keep", "drop", "error"] = "proportional"
-    temperature: Annotated[float, Field(gt=0)] = 0.1
-    neighbours: Annotated[int, Field(ge=1)] = 20
-    min_per_concept: Annotated[int, Field(ge=0)] = 1
-    complexity: Literal["inter*intra", "inter", "intra", "uniform", "size"] = "inter*intra"
-    balance: Annotated[float, Field(ge=0, le=1)] = 0.0
-    drop_hardest: Share | None = None
-    offset: Annotated[Count, Field(ge=0)] | None = None
-    center: Share = 0.5
-    beta: Share = 0.0
-    cutoff: str = "neg_aum"
-    strata: Annotated[Count, Field(ge=1)] = 50
-    per: Literal["concept", "label"] = "concept"
-    min_per_group: Annotated[Count, Field(ge=0)] = 1
-    gamma: Annotated[float, Field(allow_inf_nan=False)] = 1.0
-    start: Literal["medoid", "isolated"] = "medoid"
-    shipped: bool | Folder = False
-
-    @model_validator(mode="after")
-    def _one_budget(self) -> Self:
-        if self.keep is not None and self.count is not None:
-            raise ValueError("takes keep (a share) or count (a number of samples), got both")
-        if self.keep is None and self.count is None:
-            raise ValueError("needs keep (a share) or count (a number of samples)")
-        return self
-
-    @model_validator(mode="after")
-    def _method_settings(self) -> Self:
-        if self.method in BY_SCORE and self.by is None:
-            raise ValueError(f"needs by (a score column) for method {self.method}")
-        if self.method not in BY_SCORE and self.by is not None:
-            raise ValueError(f"takes by with the methods {', '.join(BY_SCORE)}, got method {self.method}")
-        if self.method == "window" and (self.drop_hardest is None) == (self.offset is None):
-            raise ValueError("needs drop_hardest or offset, exactly one of them, for method window")
-        return self
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """The score columns that the method reads."""
-        found = [] if self.by is None else [self.by]
-        if self.method == "stratified" and self.beta > 0:
-            found.append(self.cutoff)
-        if self.method not in BY_SCORE and self.prefer.startswith("score:"):
-            found.append(self.prefer.removeprefix("score:"))
-        return tuple(dict.fromkeys(found))
-
-
-class Weight(Settings):
-    """How much each kept sample counts, with mean 1.
-
-    concept : what density pruning would keep of a concept (`budget`, a share) divided by what it has;
-    `temperature` weighs far samples more within it. linupper, quadratic, extremes, focal : by a column
-    of losses (`by`). inverse : 1 / the probability of having been selected.
-    """
-
-    method: Literal["concept", "linupper", "quadratic", "extremes", "focal", "inverse"]
-    by: str | None = None
-    r: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
-    delta: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
-    gamma: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 2.0
-    clip: tuple[Share, Share] | None = (0.01, 0.99)
-    max_weight: Annotated[float, Field(ge=1)] | None = None
-    budget: KeepShare = 0.3
-    temperature: Annotated[float, Field(gt=0)] | None = None
-
-    @model_validator(mode="after")
-    def _by_loss(self) -> Self:
-        if self.by is not None and self.method in ("concept", "inverse"):
-            raise ValueError(f"takes by with linupper, quadratic, extremes and focal, got {self.method}")
-        if self.clip is not None and not self.clip[0] < self.clip[1]:
-            raise ValueError(f"needs clip as two quantiles, the lower first, got {list(self.clip)}")
-        return self
-
-    @property
-    def column(self) -> str | None:
-        """The score column that the method reads."""
-        return None if self.method in ("concept", "inverse") else self.by or "loss"

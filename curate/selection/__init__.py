@@ -1,1 +1,1 @@
-"""How many samples to keep, and which. Pure: arrays in, arrays out."""
+"""Which samples are kept: one file per method, with its settings, its rule and what `explain` says of a row."""

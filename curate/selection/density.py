@@ -1,22 +1,95 @@
 """Density-based pruning: complex concepts keep more rows (Abbas et al. 2024, arXiv:2401.04578)."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field
 
 from curate.clustering.complexity import Kind, complexity
 from curate.errors import BudgetError
+from curate.selection import rules
+from curate.selection.base import DensitySettings, RowSource, Selector, free_sizes
 from curate.selection.budget import allocate, softmax
+from curate.selection.rules import Budgets, Rule, group_inclusion
+from curate.settings import Preference
 
-__all__ = ["DensityBudgets", "density_budgets"]
+if TYPE_CHECKING:
+    import polars as pl
+
+    from curate.selection.rows import whatif
+    from curate.selection.rows.counterfactual import Standing, Stretch
+    from curate.selection.rows.finished import Finished, Row
+
+__all__ = [
+    "Density",
+    "DensityBudgets",
+    "DensityRule",
+    "InDensity",
+    "budgets_of",
+    "density_budgets",
+    "floor_sums",
+]
 
 log = logging.getLogger(__name__)
 
+#: Rounding of a target and its shift, per row to keep.
+_ERROR = 1e-12
+
 Floats = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.integer[Any]]
+
+
+class Density(Selector):
+    """Of every concept as many rows as its complexity deserves; the first ones by `prefer`."""
+
+    keeps = "of every concept what its complexity deserves; `prefer: score:<column>` ranks inside"
+    paper = "Abbas et al. 2024, arXiv:2401.04578"
+    avoid = "when there are no more than a few concepts: their complexities then say little"
+    by_complexity = True
+    place = 0
+
+    method: Literal["density"] = "density"
+    prefer: Preference = "hardest"
+    temperature: Annotated[float, Field(gt=0)] = 0.1
+    neighbours: Annotated[int, Field(ge=1)] = 20
+    min_per_concept: Annotated[int, Field(ge=0)] = 1
+    complexity: Kind = "inter*intra"
+
+    @property
+    def density(self) -> DensitySettings:
+        """Its own settings."""
+        return DensitySettings(self.temperature, self.neighbours, self.min_per_concept, self.complexity)
+
+    def fit(self, rows: RowSource, n_keep: int, total: int) -> "DensityRule":
+        """Return the first rows of each concept, within its budget."""
+        inter, sizes = rows.d_inter(self.neighbours), free_sizes(rows.concepts)
+        plan = budgets_of(rows.concepts, inter, sizes, n_keep, self.density)
+        shares = group_inclusion(plan.budget, sizes) if self.drawn else None
+        pinned = rows.concepts["n_pinned"].to_numpy()
+        return DensityRule(pinned + plan.budget, None, shares, plan=plan, d_inter=inter)
+
+    def concept_table(self, rows: RowSource, rule: Rule) -> "pl.DataFrame":
+        """Return the concepts with their budgets, and what these were made from."""
+        import polars as pl
+
+        if not isinstance(rule, DensityRule):
+            return super().concept_table(rows, rule)
+        plan = rule.plan
+        return rows.concepts.with_columns(
+            pl.Series("d_inter", rule.d_inter), pl.Series("complexity", plan.complexity),
+            pl.Series("probability", plan.probability), pl.Series("target", plan.target),
+            pl.Series("budget", rule.budget), pl.Series("at_cap", plan.at_cap),
+            pl.Series("at_floor", plan.at_floor),
+        )  # fmt: skip
+
+    def standing(self, run: "Finished", row: "Row") -> "Standing | str":
+        """Return the row's place in its concept."""
+        return InDensity(run.found.density, row.concept, run.place(row))
 
 
 @dataclass(frozen=True)
@@ -100,3 +173,71 @@ def _affordable(sizes: Counts, n_keep: int, wanted: int) -> int:
         wanted, low, n_keep, len(sizes),
     )  # fmt: skip
     return low
+
+
+@dataclass(frozen=True, kw_only=True)
+class DensityRule(Budgets):
+    """The first rows of each concept, and the plan their number follows from. d_inter : (k,)."""
+
+    plan: DensityBudgets
+    d_inter: Floats
+
+
+def budgets_of(
+    concepts: "pl.DataFrame", d_inter: Floats, sizes: rules.Counts, n_keep: int, settings: DensitySettings
+) -> DensityBudgets:
+    """Return the budgets of `sizes` rows per concept, (k,), from the table of concepts."""
+    order = concepts["smallest_uid"].rank("ordinal").fill_null(len(concepts) + 1).to_numpy().astype(np.int64)
+    return density_budgets(
+        sizes, concepts["d_intra"].to_numpy(), d_inter, n_keep=n_keep, temperature=settings.temperature,
+        min_per_concept=settings.min_per_concept, kind=settings.complexity, smallest_uid_rank=order,
+    )  # fmt: skip
+
+
+def floor_sums(sizes: Counts, highest: int) -> npt.NDArray[np.int64]:
+    """Return the rows that floors of 0, 1, ... take: sum of min(floor, size), up to where all is taken.
+
+    sizes : (k,). Returns (m + 1,) for floors 0..m, where m is the smaller of `highest` and the largest size.
+
+    >>> floor_sums(np.array([3, 1, 0]), 9)
+    array([0, 2, 3, 4])
+    """
+    floors = np.arange(min(highest, int(sizes.max(initial=0))) + 1)
+    ordered = np.sort(sizes).astype(np.int64)
+    below = np.searchsorted(ordered, floors, side="right")  # concepts that the floor takes whole
+    taken = np.concatenate([[0], np.cumsum(ordered)])
+    result: npt.NDArray[np.int64] = taken[below] + floors * (len(ordered) - below)
+    return result
+
+
+@dataclass(frozen=True)
+class InDensity:
+    """A row of density pruning. place : from 1, among the rows of its concept that compete.
+
+    Before rounding, what a concept gets only rises with the count while the floor is the same; rounding
+    gives it the whole part, or one more. Only where that one decides must budgets be computed.
+    """
+
+    density: "whatif.Density"
+    concept: int
+    place: int
+
+    @cached_property
+    def stretches(self) -> "Sequence[Stretch]":
+        """The counts with the same floor."""
+        starts = floor_sums(self.density.free, self.density.min_per_concept).tolist()
+        ends = [*(start - 1 for start in starts[1:]), self.density.total]
+        return tuple((start, end) for start, end in zip(starts, ends, strict=True) if start <= end)
+
+    def keeps(self, count: int) -> bool:
+        """Return whether the concept's budget reaches the row."""
+        return bool(self.place <= self.density.at(count).budget[self.concept])
+
+    def side(self, count: int) -> int:
+        """Return 1 or -1 where rounding cannot decide, else 0."""
+        plan = self.density.at(count)
+        exact = float(plan.target[self.concept]) + plan.shift
+        error = 1e-6 + _ERROR * count
+        if self.place <= self.density.floor(count) or exact >= self.place + error:
+            return 1
+        return -1 if exact < self.place - 1 - error else 0

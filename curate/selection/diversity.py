@@ -6,19 +6,77 @@ float32 product; among rows near the maximum, float64 row products decide.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field
 
 from curate.errors import BudgetError, RecipeError
 from curate.linalg import margin, row_dots
 from curate.ordering.keys import rank_within
+from curate.selection import rules
+from curate.selection.base import DensitySettings, RowSource, Selector, Source, free_sizes
+from curate.selection.quotas import InQuotas, concept_quotas
+from curate.selection.rules import Budgets
+from curate.settings import Preference
 
-__all__ = ["Cosine", "Metric", "farthest_first", "isolated", "medoid", "select_diverse"]
+if TYPE_CHECKING:
+    from curate.selection.rows.counterfactual import Standing
+    from curate.selection.rows.finished import Finished, Row
+
+__all__ = ["Cosine", "Diversity", "Metric", "farthest_first", "isolated", "medoid", "select_diverse"]
 
 Floats = npt.NDArray[np.floating[Any]]
 Rows = npt.NDArray[np.int64]
+
+
+class Diversity(Selector):
+    """Inside every concept the rows farthest from each other, in proportion to its size."""
+
+    keeps = "inside every concept the rows farthest from each other"
+    needs = "concepts and vectors"
+    direction = "the row whose nearest kept row is farthest away comes next"
+    paper = "Alvar et al. 2025, arXiv:2503.02175"
+    cost = "rows kept of a concept x its rows x dimensions; a concept is in memory at once"
+    avoid = "when outliers are noise: they are far from everything, and kept first"
+    compares_vectors = True
+    place = 11
+
+    method: Literal["diversity"] = "diversity"
+    prefer: Preference = "hardest"
+    min_per_concept: Annotated[int, Field(ge=0)] = 1
+    start: Literal["medoid", "isolated"] = "medoid"
+
+    @property
+    def density(self) -> DensitySettings:
+        """Density pruning with the same floor."""
+        return DensitySettings(min_per_concept=self.min_per_concept)
+
+    @property
+    def by_sizes(self) -> bool:
+        """Budgets are in proportion to sizes."""
+        return True
+
+    def concept_budgets(self, sizes: rules.Counts, n_keep: int) -> rules.Counts:
+        """Return what each concept keeps, (k,); a floor that is too much is lowered."""
+        return concept_quotas(sizes, n_keep, self.min_per_concept, relax=True)
+
+    def arranged(self, rows: Source, n_keep: int) -> Source:
+        """Return the rows with those first, in each concept, that are to be kept."""
+        return rows.spread_out(self.concept_budgets(free_sizes(rows.concepts), n_keep), self.start)
+
+    def fit(self, rows: RowSource, n_keep: int, total: int) -> Budgets:
+        """Return the first rows of each concept, as they were arranged."""
+        budget = self.concept_budgets(free_sizes(rows.concepts), n_keep)
+        return Budgets(rows.concepts["n_pinned"].to_numpy() + budget)
+
+    def standing(self, run: "Finished", row: "Row") -> "Standing | str":
+        """Return the row's place in the order in which its concept's rows are taken."""
+        if run.shipped_first is not None:
+            return run.shipped_first
+        place = run.place(row) if row.kept else run.taken_at(row, self.start)
+        return InQuotas(run.found.density.free, row.concept, place, self.min_per_concept, relax=True)
 
 
 class Metric(Protocol):

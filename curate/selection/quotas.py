@@ -1,17 +1,94 @@
 """Keep something of every group: a floor per class or concept, the rest in proportion to what is left."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field
 
 from curate.errors import BudgetError
-from curate.ordering.keys import rank_within
+from curate.ordering.group_cutoff import GroupedPairs, nth_smallest_by_group
+from curate.selection import rules
+from curate.selection.base import RowSource, Selector, free_sizes
+from curate.selection.rules import Budgets, Groups, group_inclusion
+from curate.settings import Count, Preference
 
-__all__ = ["quotas", "take_quotas"]
+if TYPE_CHECKING:
+    from curate.selection.rows.counterfactual import Standing, Stretch
+    from curate.selection.rows.finished import Finished, Row
+
+__all__ = ["InQuotas", "Quotas", "concept_quotas", "quotas"]
 
 Counts = npt.NDArray[np.integer[Any]]
+
+
+class Quotas(Selector):
+    """The same share of every class or concept, with a floor for small ones."""
+
+    keeps = "in proportion per class or concept (`per`), with floors (`min_per_group`)"
+    needs = "concepts, or labels"
+    avoid = "when groups differ in how much there is to learn: take density"
+    place = 9
+
+    method: Literal["quotas"] = "quotas"
+    prefer: Preference = "hardest"
+    per: Literal["concept", "label"] = "concept"
+    min_per_group: Annotated[Count, Field(ge=0)] = 1
+
+    @property
+    def label_quotas(self) -> bool:
+        """Whether labels have quotas."""
+        return self.per == "label"
+
+    @property
+    def by_sizes(self) -> bool:
+        """Quotas of concepts follow from their sizes."""
+        return self.per == "concept"
+
+    def concept_budgets(self, sizes: rules.Counts, n_keep: int) -> rules.Counts | None:
+        """Return the quotas of concepts, (k,)."""
+        return concept_quotas(sizes, n_keep, self.min_per_group, relax=False) if self.by_sizes else None
+
+    def fit(self, rows: RowSource, n_keep: int, total: int) -> Budgets | Groups:
+        """Return the first rows of each concept or class."""
+        if self.label_quotas:
+            return self._by_label(rows, n_keep)
+        sizes = free_sizes(rows.concepts)
+        budget = concept_quotas(sizes, n_keep, self.min_per_group, relax=False)
+        pinned = rows.concepts["n_pinned"].to_numpy()
+        return Budgets(pinned + budget, None, group_inclusion(budget, sizes) if self.drawn else None)
+
+    def _by_label(self, rows: RowSource, n_keep: int) -> Groups:
+        """Give every class its quota; rows without a label are a class of their own."""
+        sizes = np.zeros(len(rows.classes) + 1, np.int64)
+        for block in rows.blocks("pinned", "group"):
+            sizes += np.bincount(block["group"][~block["pinned"]], minlength=len(sizes))
+        floor = self.min_per_group if n_keep else 0  # none of nothing: that is no error
+        quota = quotas(sizes, n_keep, floor, [*rows.classes, "no label"])
+
+        def grouped() -> Iterator[GroupedPairs]:
+            for block in rows.blocks("pinned", "group", "key", "tie"):
+                free = ~block["pinned"]
+                yield block["group"][free], block["key"][free], block["tie"][free]
+
+        shares = group_inclusion(quota, sizes) if self.drawn else None
+        return Groups(nth_smallest_by_group(grouped, quota), shares)
+
+    def standing(self, run: "Finished", row: "Row") -> "Standing | str":
+        """Return the row's place in its concept or class."""
+        if not self.label_quotas:
+            return InQuotas(run.found.density.free, row.concept, run.place(row), self.min_per_group)
+        if run.shipped_first is not None:
+            return run.shipped_first
+        own = run.own(row)
+        sizes = np.zeros(len(run.rows.classes) + 1, np.int64)
+        for block in run.rows.blocks():
+            sizes += np.bincount(block["group"][~block["pinned"]], minlength=len(sizes))
+        place = run.place_among(own, "key", "tie", lambda block: block["group"] == own["group"])
+        return InQuotas(sizes, int(own["group"]), place, self.min_per_group)
 
 
 def quotas(
@@ -56,22 +133,64 @@ def _check(sizes: Counts, n_keep: int, floors: npt.NDArray[np.int64], names: Seq
         )
 
 
-def take_quotas(
-    group: Counts,
-    key: npt.NDArray[np.uint64],
-    tie: npt.NDArray[np.uint64],
-    uid: npt.NDArray[Any],
-    quota: npt.NDArray[np.int64],
-) -> npt.NDArray[np.bool_]:
-    """Return the first quota[g] rows of each group in the order of (key, tie, uid), as a mask (n,).
+def concept_quotas(free: rules.Counts, n_keep: int, floor: int, *, relax: bool) -> rules.Counts:
+    """Return what each concept keeps, in proportion to its rows but for the floor.
 
-    group : (n,) ids from 0. From shards, `nth_smallest_by_group` finds the same rows.
-
-    >>> group, key, tie = np.array([0, 0, 1]), np.array([3, 1, 2], np.uint64), np.zeros(3, np.uint64)
-    >>> take_quotas(group, key, tie, np.array(list("abc")), np.array([1, 1]))
-    array([False,  True,  True])
+    relax : lower the floor where it is more than there is to keep; otherwise that is a BudgetError (but
+    keeping nothing is not).
     """
-    sizes = np.bincount(group, minlength=len(quota))
-    if len(sizes) != len(quota) or (quota < 0).any() or (quota > sizes).any():
-        raise BudgetError("a quota must be between 0 and the rows of its group, one per group")
-    return rank_within(group, key, tie, uid) <= quota[group]
+    if n_keep == 0 or (relax and int(np.minimum(free, floor).sum()) > n_keep):
+        floor = n_keep // max(1, int((free > 0).sum()))
+    return quotas(free, n_keep, floor, [f"concept {j}" for j in range(len(free))])
+
+
+@dataclass(frozen=True)
+class InQuotas:
+    """A row of a selection by quotas: a floor per group, the rest in proportion to what is left.
+
+    sizes : (k,) rows that compete, by group. place : from 1, within its group. relax : whether a floor
+    that is too much is lowered (otherwise nothing can be selected there).
+    """
+
+    sizes: Counts
+    group: int
+    place: int
+    floor: int
+    relax: bool = False
+
+    @cached_property
+    def _paid(self) -> int:
+        """The rows that the whole floor takes."""
+        return int(np.minimum(self.sizes, self.floor).sum())
+
+    @cached_property
+    def _groups(self) -> int:
+        return max(1, int((self.sizes > 0).sum()))
+
+    @cached_property
+    def stretches(self) -> "Sequence[Stretch]":
+        """The counts with the same floor."""
+        total, below = int(self.sizes.sum()), [(0, 0)]
+        if self.relax:
+            starts = range(0, self._paid, self._groups)
+            below = [(start, min(start + self._groups, self._paid) - 1) for start in starts]
+        return (*(below if self._paid else []), (self._paid, total))
+
+    def _floor(self, count: int) -> int:
+        if count == 0:
+            return 0
+        return count // self._groups if self.relax and count < self._paid else self.floor
+
+    def keeps(self, count: int) -> bool:
+        """Return whether the group's quota reaches the row."""
+        return bool(self.place <= quotas(self.sizes, count, self._floor(count))[self.group])
+
+    def side(self, count: int) -> int:
+        """Return 1 or -1 where the rounding of shares cannot decide, else 0."""
+        floor = np.minimum(self.sizes, self._floor(count)).astype(np.int64)
+        room = self.sizes - floor
+        share = (count - int(floor.sum())) * int(room[self.group])
+        wanted, whole = self.place - int(floor[self.group]), int(room.sum())
+        if wanted <= 0 or (whole and share >= wanted * whole):
+            return 1
+        return -1 if share <= (wanted - 1) * whole else 0

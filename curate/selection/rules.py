@@ -7,17 +7,39 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from curate.errors import CurateError
 from curate.ordering.group_cutoff import GroupCuts
-from curate.ordering.keys import priority_key
 from curate.ordering.span import Cuts
-from curate.selection.stratified import Strata
 
-__all__ = ["Budgets", "Choice", "Counts", "Groups", "Layers", "Rule", "Stretch", "noisiest_rows"]
+__all__ = [
+    "Budgets",
+    "Choice",
+    "Counts",
+    "Floats",
+    "Groups",
+    "Mask",
+    "Rows",
+    "Rule",
+    "Stretch",
+    "group_inclusion",
+]
 
 Rows = Mapping[str, npt.NDArray[Any]]
 Mask = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
+
+
+def group_inclusion(kept: npt.NDArray[np.integer[Any]], sizes: npt.NDArray[np.integer[Any]]) -> Floats:
+    """Return kept / size per group, (k,): the probability of a row drawn inside it; 0 for empty groups.
+
+    >>> group_inclusion(np.array([1, 0, 0]), np.array([4, 2, 0]))
+    array([0.25, 0.  , 0.  ])
+    """
+    if (kept < 0).any() or (kept > sizes).any():
+        raise CurateError("rows kept must be between 0 and the size of their group")
+    shares: Floats = kept / np.maximum(sizes, 1)
+    return shares
 
 
 class Rule(Protocol):
@@ -92,36 +114,6 @@ class Groups(_NoCutoff):
     def probability(self, rows: Rows, keep: Mask) -> Floats:
         """Return the share of the row's class, or certainty."""
         return keep.astype(np.float64) if self.shares is None else self.shares[rows["group"]]
-
-
-@dataclass(frozen=True)
-class Layers:
-    """Rows drawn from strata of the score, after the noisiest were cut off. shares : (strata,)."""
-
-    strata: Strata
-    cuts: GroupCuts
-    shares: Floats
-    noisiest: Cuts | None
-
-    def cut_off(self, rows: Rows) -> Mask:
-        """Return the noisiest rows."""
-        return noisiest_rows(self.noisiest, rows)
-
-    def keep(self, rows: Rows) -> Mask:
-        """Return which rows are kept."""
-        held = self.cuts.holds(self.strata.of(rows["score"]), rows["draw"], rows["tie"])
-        return held & ~self.cut_off(rows)
-
-    def probability(self, rows: Rows, keep: Mask) -> Floats:
-        """Return the share of the row's stratum, 0 where it was cut off."""
-        return np.where(self.cut_off(rows), 0.0, self.shares[self.strata.of(rows["score"])])
-
-
-def noisiest_rows(cuts: Cuts | None, rows: Rows) -> Mask:
-    """Return which rows are at or before a cut over the cutoff score, largest first, (n,)."""
-    if cuts is None:
-        return np.zeros(len(rows["tie"]), np.bool_)
-    return cuts.holds(priority_key(rows["cutoff"], "hardest"), rows["tie"])
 
 
 @dataclass(frozen=True)

@@ -4,27 +4,132 @@ The hardest `beta` by a column of its own (noise, AUM) go first; what is left is
 width, and every stratum gives the same number of rows, drawn by hash, as far as it has them.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field
 
 from curate.errors import BudgetError, CurateError, RecipeError
 from curate.ordering.cutoff import Pairs, nth_smallest
-from curate.ordering.keys import priority_key, rank_within
+from curate.ordering.group_cutoff import GroupCuts, GroupedPairs, nth_smallest_by_group
+from curate.ordering.keys import priority_key
 from curate.ordering.shares import exact_share
-from curate.ordering.span import first_rows, key_value, rows_of
+from curate.ordering.span import Cuts, key_value, rows_of
+from curate.selection import rules
+from curate.selection.base import Arrays, ByScore, RowSource, comes_before, free_rows
+from curate.selection.rules import Mask, Rows, group_inclusion
+from curate.settings import Count, Share
 
-__all__ = ["Strata", "Stratified", "find_strata", "select_stratified", "strata_budgets"]
+if TYPE_CHECKING:
+    from curate.selection.rows.counterfactual import Standing
+    from curate.selection.rows.finished import Finished
+
+__all__ = ["Layers", "Strata", "Stratified", "find_strata", "strata_budgets"]
 
 CLIP = (0.01, 0.99)
 
 Floats = npt.NDArray[np.floating[Any]]
-Hashes = npt.NDArray[np.uint64]
 Counts = npt.NDArray[np.int64]
+
+
+class Stratified(ByScore):
+    """Equal numbers from all stretches of a score, after the noisiest rows are gone."""
+
+    keeps = "equal numbers from all stretches of a score, after the noisiest `beta` (by `cutoff`) are gone"
+    direction = "none within a stratum: rows are drawn"
+    paper = "Zheng et al. 2023, arXiv:2210.15809"
+    cost = "some passes over the scores"
+    avoid = "when most is kept: it differs little from a random sample then"
+    place = 8
+
+    method: Literal["stratified"] = "stratified"
+    beta: Share = 0.0
+    cutoff: str = "neg_aum"
+    strata: Annotated[Count, Field(ge=1)] = 50
+
+    @property
+    def cut_by(self) -> str | None:
+        """The score that takes the noisiest rows out first."""
+        return self.cutoff if self.beta > 0 else None
+
+    @property
+    def drawn(self) -> bool:
+        """Rows of a stratum are drawn."""
+        return True
+
+    def key(self, score: rules.Floats, draw: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+        """Return the draws: within a stratum they decide."""
+        return draw
+
+    def room(self, n_scored: int) -> int:
+        """Return how many rows are left without the noisiest."""
+        return max(0, n_scored - rows_of(self.beta, n_scored, "select.beta"))
+
+    def fit(self, rows: RowSource, n_keep: int, total: int) -> "Layers":
+        """Cut off the noisiest rows, find the strata of the others, and draw from each."""
+        noisiest, n_cut = None, rows_of(self.beta, total, "select.beta")
+        if n_cut:
+            noisiest = Cuts(None, nth_smallest(lambda: _cutoff_pairs(rows), n_cut))
+        if n_keep > total - n_cut:
+            raise BudgetError(
+                f"{n_keep:,} rows asked for, {total - n_cut:,} of {total:,} are left after select.beta "
+                f"{self.beta:g}; ask for fewer or lower beta"
+            )
+
+        def left(*columns: str) -> Iterator[Arrays]:
+            extra = ("cutoff",) if noisiest is not None else ()
+            for block in free_rows(rows, "score", "tie", *columns, *extra):
+                stays = ~noisiest_rows(noisiest, block)
+                yield {name: values[stays] for name, values in block.items()}
+
+        strata = find_strata(
+            lambda: ((priority_key(block["score"], "easiest"), block["tie"]) for block in left()),
+            total - n_cut,
+            self.strata,
+        )
+
+        def grouped() -> Iterator[GroupedPairs]:
+            return ((strata.of(block["score"]), block["draw"], block["tie"]) for block in left("draw"))
+
+        sizes = np.zeros(self.strata, np.int64)
+        for block in left():
+            sizes += np.bincount(strata.of(block["score"]), minlength=self.strata)
+        budget = strata_budgets(n_keep, sizes)
+        return Layers(
+            strata, nth_smallest_by_group(grouped, budget), group_inclusion(budget, sizes), noisiest
+        )
+
+    def scored_standing(self, run: "Finished", own: Mapping[str, Any]) -> "Standing | str":
+        """Return the row's place in its stratum, or that `beta` leaves it out."""
+        from curate.selection.rows.counterfactual import Nested
+
+        shares = run.shares
+        rule = self.fit(run.rows, shares.of(shares.range[1])[0], shares.scored)
+        one = {name: np.array([value]) for name, value in own.items()}
+        if noisiest_rows(rule.noisiest, one)[0]:
+            return "select.beta leaves it out as one of the noisiest, at any number of rows"
+        (stratum,) = rule.strata.of(one["score"]).tolist()
+        sizes = np.zeros(self.strata, np.int64)
+        place = 1
+        for block in free_rows(run.rows, "tie", *self.extras):
+            inside = ~noisiest_rows(rule.noisiest, block)
+            layer = rule.strata.of(block["score"])
+            sizes += np.bincount(layer[inside], minlength=len(sizes))
+            place += int((comes_before(block, own, "draw", "tie") & inside & (layer == stratum)).sum())
+
+        def room(count: int) -> tuple[int, int]:
+            return 0, int(strata_budgets(shares.of(count)[0], sizes)[stratum])
+
+        return Nested(place, room, *shares.range)
+
+
+def _cutoff_pairs(rows: RowSource) -> Iterator[Pairs]:
+    for block in free_rows(rows, "cutoff", "tie"):
+        yield priority_key(block["cutoff"], "hardest"), block["tie"]
 
 
 @dataclass(frozen=True)
@@ -52,16 +157,33 @@ class Strata:
 
 
 @dataclass(frozen=True)
-class Stratified:
-    """What was kept, and from where.
+class Layers:
+    """Rows drawn from strata of the score, after the noisiest were cut off. shares : (strata,)."""
 
-    keep : (n,). stratum : (n,), -1 for the rows that `beta` dropped. sizes, budget : (n_strata,).
-    """
+    strata: Strata
+    cuts: GroupCuts
+    shares: rules.Floats
+    noisiest: Cuts | None
 
-    keep: npt.NDArray[np.bool_]
-    stratum: Counts
-    sizes: Counts
-    budget: Counts
+    def cut_off(self, rows: Rows) -> Mask:
+        """Return the noisiest rows."""
+        return noisiest_rows(self.noisiest, rows)
+
+    def keep(self, rows: Rows) -> Mask:
+        """Return which rows are kept."""
+        held = self.cuts.holds(self.strata.of(rows["score"]), rows["draw"], rows["tie"])
+        return held & ~self.cut_off(rows)
+
+    def probability(self, rows: Rows, keep: Mask) -> rules.Floats:
+        """Return the share of the row's stratum, 0 where it was cut off."""
+        return np.where(self.cut_off(rows), 0.0, self.shares[self.strata.of(rows["score"])])
+
+
+def noisiest_rows(cuts: Cuts | None, rows: Rows) -> Mask:
+    """Return which rows are at or before a cut over the cutoff score, largest first, (n,)."""
+    if cuts is None:
+        return np.zeros(len(rows["tie"]), np.bool_)
+    return cuts.holds(priority_key(rows["cutoff"], "hardest"), rows["tie"])
 
 
 def find_strata(
@@ -121,52 +243,3 @@ def strata_budgets(n_keep: int, sizes: Counts) -> Counts:
     if budget.sum() != min(n_keep, int(sizes.sum())):
         raise BudgetError(f"budgets of strata must add up to {n_keep}, got {budget.sum()}")
     return budget
-
-
-def select_stratified(
-    score: Floats,
-    draw: Hashes,
-    tie: Hashes,
-    uid: npt.NDArray[Any],
-    n_keep: int,
-    *,
-    cutoff: Floats | None = None,
-    beta: float | str = 0,
-    n_strata: int = 50,
-    clip: tuple[float | str, float | str] = CLIP,
-) -> Stratified:
-    """Return a selection of exactly `n_keep` rows that covers the whole range of the score.
-
-    score : (n,) finite. draw : (n,) uniform hashes that decide inside a stratum; tie, uid : (n,), order
-    equal values. beta : the share of the rows with the largest `cutoff` (n,) that is dropped first; it
-    needs that column. The same from shards: `nth_smallest` over the cutoff, `find_strata`, a histogram of
-    `Strata.of`, `strata_budgets`, `nth_smallest_by_group` over the draws.
-
-    >>> score, draw = np.array([0.0, 0.1, 0.2, 9.0]), np.arange(4, dtype=np.uint64)
-    >>> select_stratified(score, draw, draw, np.array(list("abcd")), 2, n_strata=2).keep
-    array([ True, False, False,  True])
-    """
-    stratum = np.full(len(score), -1, np.int64)
-    left = ~_beta_hardest(cutoff, tie, uid, rows_of(beta, len(score), "select.beta"))
-    rows = np.flatnonzero(left)
-    if not 0 <= n_keep <= len(rows):
-        raise BudgetError(
-            f"{n_keep:,} rows asked for, there are {len(rows):,} of {len(score):,} left after beta {beta}"
-        )
-    pairs = priority_key(score[rows], "easiest"), tie[rows]
-    stratum[rows] = find_strata(lambda: iter([pairs]), len(rows), n_strata, clip).of(score[rows])
-    sizes = np.bincount(stratum[rows], minlength=n_strata)
-    budget = strata_budgets(n_keep, sizes)
-    keep = np.zeros(len(score), np.bool_)
-    keep[rows] = rank_within(stratum[rows], draw[rows], tie[rows], uid[rows]) <= budget[stratum[rows]]
-    return Stratified(keep, stratum, sizes, budget)
-
-
-def _beta_hardest(
-    cutoff: Floats | None, tie: Hashes, uid: npt.NDArray[Any], n_drop: int
-) -> npt.NDArray[np.bool_]:
-    if n_drop == 0:
-        return np.zeros(len(tie), np.bool_)
-    if cutoff is None:
-        raise RecipeError("select.beta needs a cutoff column of its own, such as neg_aum or noise_prob")
-    return first_rows(priority_key(cutoff, "hardest"), tie, uid, n_drop)

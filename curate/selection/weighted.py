@@ -1,18 +1,59 @@
 """Draw rows with a probability that grows with their score, without replacement, by exponential races."""
 
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field
 
 from curate.errors import CurateError, RecipeError
+from curate.ordering.cutoff import nth_smallest
 from curate.ordering.keys import priority_key
-from curate.ordering.span import first_rows
+from curate.ordering.span import Cuts
+from curate.selection import rules
+from curate.selection.base import ByScore, RowSource, pairs
+from curate.selection.rules import Stretch
 
-__all__ = ["race_keys", "select_weighted"]
+__all__ = ["Weighted", "race_keys"]
 
 Floats = npt.NDArray[np.floating[Any]]
 Hashes = npt.NDArray[np.uint64]
+
+
+class Weighted(ByScore):
+    """Rows drawn without replacement, with odds that grow with the score."""
+
+    keeps = "a draw with odds score^`gamma`"
+    needs = "a score (`by`) of at least 0"
+    direction = "larger values have better odds"
+    paper = "Efraimidis and Spirakis 2006"
+    avoid = "when weights must undo the selection: the odds of a row have no closed form"
+    as_it_is = True
+    ties = "draw"
+    known_odds = False
+    place = 10
+
+    method: Literal["weighted"] = "weighted"
+    gamma: Annotated[float, Field(allow_inf_nan=False)] = 1.0
+
+    @property
+    def drawn(self) -> bool:
+        """Chance decides."""
+        return True
+
+    def key(self, score: rules.Floats, draw: Hashes) -> Hashes:
+        """Return when each row arrives in the race; raises CurateError for a negative score."""
+        if (score < 0).any():
+            raise CurateError(
+                f"select.method weighted draws in proportion to select.by {self.by!r}, which must be at least 0, "
+                f"got {score.min():g}; use another column"
+            )
+        return race_keys(score, draw, self.gamma)
+
+    def fit(self, rows: RowSource, n_keep: int, total: int) -> Stretch:
+        """Return the first rows to arrive."""
+        cuts = Cuts(None, nth_smallest(pairs(rows, ties="draw"), n_keep))
+        return Stretch(cuts, "draw", known=False)
 
 
 def race_keys(score: Floats, draw: Hashes, gamma: float = 1.0) -> Hashes:
@@ -38,17 +79,3 @@ def race_keys(score: Floats, draw: Hashes, gamma: float = 1.0) -> Hashes:
             finish = finish - gamma * np.log(score.astype(np.float64))
     largest = np.finfo(np.float64).max
     return priority_key(np.clip(finish, -largest, largest), "easiest")
-
-
-def select_weighted(
-    score: Floats, draw: Hashes, uid: npt.NDArray[Any], n_keep: int, gamma: float = 1.0
-) -> npt.NDArray[np.bool_]:
-    """Return `n_keep` rows drawn with p in proportion to score^gamma, as a mask (n,).
-
-    From shards: `nth_smallest` over (race_keys, draw). The probability of a row to be in is not known in
-    closed form, so its inclusion probability is null.
-
-    >>> select_weighted(np.array([0.0, 1.0]), np.array([9, 5], np.uint64), np.array(["a", "b"]), 1)
-    array([False,  True])
-    """
-    return first_rows(race_keys(score, draw, gamma), draw, uid, n_keep)

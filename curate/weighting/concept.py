@@ -2,17 +2,46 @@
 
 import hashlib
 import math
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field
 
 from curate.errors import BudgetError, CurateError, RecipeError
+from curate.ordering.shares import n_keep
+from curate.settings import KeepShare
+from curate.weighting import base
+from curate.weighting.base import Kept, Weigher
 
-__all__ = ["concept_weights", "offset", "repeats"]
+__all__ = ["Concept", "concept_weights", "offset", "repeats"]
 
 Floats = npt.NDArray[np.floating[Any]]
 Counts = npt.NDArray[np.integer[Any]]
+
+
+class Concept(Weigher):
+    """What density pruning would keep of a concept (`budget`, a share), divided by what it has."""
+
+    weighs = "what density pruning would keep of the concept, divided by what is there; `temperature` weighs far samples more"
+    needs = "concepts"
+    direction = "samples of complex concepts"
+    paper = "Abbas et al. 2024, arXiv:2401.04578"
+    avoid = "when little is kept by density: concepts are balanced already"
+    place = 0
+
+    method: Literal["concept"] = "concept"
+    budget: KeepShare = 0.3
+    temperature: Annotated[float, Field(gt=0)] | None = None
+
+    def weigh(self, kept: Kept) -> base.Floats:
+        """Return budget / size per concept."""
+        sizes = np.bincount(kept.concept, minlength=kept.n_concepts).astype(np.int64)
+        wanted = max(1, n_keep(self.budget, len(kept.concept)))  # a share of few rows may round to none
+        budget = kept.density(sizes, wanted).budget
+        if self.temperature is None:
+            return concept_weights(kept.concept, sizes, budget)
+        return concept_weights(kept.concept, sizes, budget, kept.distance, self.temperature)
 
 
 def concept_weights(

@@ -1,14 +1,16 @@
 """Undo a selection's bias: each kept row stands for 1 / (its probability of being kept) rows."""
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from curate.errors import CurateError, RecipeError
+from curate.selection.rules import group_inclusion
+from curate.weighting.base import Kept, Weigher
 
-__all__ = ["CERTAIN", "DRAWN", "UNKNOWN", "group_inclusion", "inclusion", "inverse_inclusion"]
+__all__ = ["CERTAIN", "DRAWN", "UNKNOWN", "Inverse", "inclusion", "inverse_inclusion"]
 
 #: Methods that rank: a row is in or out, with certainty.
 CERTAIN = (
@@ -32,16 +34,28 @@ Mask = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
 
 
-def group_inclusion(kept: npt.NDArray[np.integer[Any]], sizes: npt.NDArray[np.integer[Any]]) -> Floats:
-    """Return kept / size per group, (k,): the probability of a row drawn inside it; 0 for empty groups.
+class Inverse(Weigher):
+    """1 / the probability with which each row was kept, so that the kept rows stand for all."""
 
-    >>> group_inclusion(np.array([1, 0, 0]), np.array([4, 2, 0]))
-    array([0.25, 0.  , 0.  ])
-    """
-    if (kept < 0).any() or (kept > sizes).any():
-        raise CurateError("rows kept must be between 0 and the size of their group")
-    shares: Floats = kept / np.maximum(sizes, 1)
-    return shares
+    weighs = "1 / the probability of having been kept: undoes the odds of a selection"
+    needs = "a selection with known odds: random, stratified, or `prefer: random`"
+    direction = "samples that were unlikely to be kept"
+    paper = "Horvitz and Thompson 1952"
+    cost = "one pass over the kept rows"
+    avoid = "when rows were ranked: each was certain to be kept, and all weights are 1"
+    needs_odds = True
+    place = 5
+
+    method: Literal["inverse"] = "inverse"
+
+    def weigh(self, kept: Kept) -> Floats:
+        """Return 1 / probability; raises CurateError where it is not known."""
+        if np.isnan(kept.inclusion).any():
+            raise CurateError(
+                "weight.method inverse needs the probability with which each row was kept; this selection "
+                f"(method {kept.method}) has none in closed form"
+            )
+        return inverse_inclusion(kept.inclusion, np.ones(len(kept.concept), np.bool_))
 
 
 def inclusion(method: str, keep: Mask, group: npt.NDArray[np.integer[Any]] | None = None) -> Floats:

@@ -6,17 +6,24 @@ softmax with temperature r: the larger r, the more equal. `curate.torch.LossRewe
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field, model_validator
 
 from curate.errors import CurateError, RecipeError
+from curate.settings import Share
+from curate.weighting.base import Kept, Weigher
 from curate.weighting.effective_size import effective_sample_size
 
 __all__ = [
     "METHODS",
+    "Extremes",
+    "Focal",
+    "LinUpper",
     "LossWeights",
+    "Quadratic",
     "cap_weights",
     "check_settings",
     "focal_weights",
@@ -44,6 +51,98 @@ class LossWeights:
     def status(self) -> npt.NDArray[np.str_]:
         """The status of each row, ok or nonfinite, (n,)."""
         return np.where(self.valid, "ok", "nonfinite")
+
+
+class ByLoss(Weigher):
+    """Weights that go by a column of losses, `by`."""
+
+    needs = "a column of losses (`by`, by default `loss`)"
+
+    by: str | None = None
+
+    @property
+    def column(self) -> str:
+        """The losses."""
+        return self.by or "loss"
+
+
+class _Shaped(ByLoss):
+    """Losses clipped to two quantiles, shaped, and made into weights by a softmax with temperature `r`."""
+
+    paper = "Sow et al. 2025, arXiv:2502.06733"
+    #: The shape that `loss_weights` gives them.
+    shape: ClassVar[Method]
+
+    r: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    delta: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    clip: tuple[Share, Share] | None = (0.01, 0.99)
+    max_weight: Annotated[float, Field(ge=1)] | None = None
+
+    @model_validator(mode="after")
+    def _lower_first(self) -> Self:
+        if self.clip is not None and not self.clip[0] < self.clip[1]:
+            raise ValueError(f"needs clip as two quantiles, the lower first, got {list(self.clip)}")
+        return self
+
+    def weigh(self, kept: Kept) -> Floats:
+        """Return the weights of the losses."""
+        return loss_weights(
+            kept.score, self.shape, r=self.r, delta=self.delta, clip=self.clip, max_weight=self.max_weight
+        ).weight
+
+
+class LinUpper(_Shaped):
+    """Weights that grow with the loss up to the middle of its range, and are flat above."""
+
+    weighs = "grows with the loss up to the middle of its range; outliers count no more than the middle"
+    direction = "samples that are not easy"
+    avoid = "when easy samples must keep their share"
+    shape = "linupper"
+    place = 1
+
+    method: Literal["linupper"] = "linupper"
+
+
+class Quadratic(_Shaped):
+    """Weights that are largest in the middle of the range of the loss."""
+
+    weighs = "largest in the middle of the range of the loss"
+    direction = "samples that are neither easy nor hard"
+    avoid = "when hard samples are what is to be learnt"
+    shape = "quadratic"
+    place = 2
+
+    method: Literal["quadratic"] = "quadratic"
+
+
+class Extremes(_Shaped):
+    """Weights that are largest at both ends of the range of the loss."""
+
+    weighs = "largest at both ends of the range of the loss"
+    direction = "the easiest and the hardest samples"
+    avoid = "when labels are noisy: wrong ones have the largest losses"
+    shape = "extremes"
+    place = 3
+
+    method: Literal["extremes"] = "extremes"
+
+
+class Focal(ByLoss):
+    """(1 - p)^gamma, where p = exp(-loss) is the probability of the own label."""
+
+    weighs = "(1 - p)^`gamma`, with p = exp(-loss) the probability of the own label"
+    direction = "samples the model is unsure of"
+    paper = "Lin et al. 2017, arXiv:1708.02002"
+    avoid = "when labels are noisy, or the loss is no cross entropy"
+    place = 4
+
+    method: Literal["focal"] = "focal"
+    gamma: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 2.0
+    max_weight: Annotated[float, Field(ge=1)] | None = None
+
+    def weigh(self, kept: Kept) -> Floats:
+        """Return the weights of the probabilities."""
+        return loss_weights(kept.score, "focal", gamma=self.gamma, max_weight=self.max_weight).weight
 
 
 def loss_weights(

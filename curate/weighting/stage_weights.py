@@ -10,25 +10,18 @@ import numpy.typing as npt
 import polars as pl
 
 from curate import schema
-from curate.errors import CurateError
 from curate.execution.context import Context, log
 from curate.io import storage
-from curate.ordering.shares import n_keep
-from curate.recipe import Weight
 from curate.scores.base import require_memory
 from curate.scores.registry import folders_for
-from curate.selection.methods import with_density
-from curate.weighting.concept import concept_weights
+from curate.selection.density import DensityBudgets, budgets_of
+from curate.weighting.base import Floats, Kept, Weigher
 from curate.weighting.effective_size import effective_by_group, effective_sample_size
-from curate.weighting.inverse import inverse_inclusion
-from curate.weighting.loss import loss_weights
 
 __all__ = ["Weights", "run"]
 
 #: What a kept row takes here: 24 for what is read, up to 90 while its weight is found (measured).
 ROW_BYTES = 120
-
-Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -39,20 +32,9 @@ class Weights:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Kept:
-    """The kept rows of all parts, part after part; all (n,). ends : where each part's rows end."""
-
-    concept: npt.NDArray[np.int32]
-    distance: npt.NDArray[np.float32]
-    inclusion: Floats
-    score: Floats
-    ends: npt.NDArray[np.int64]
-
-
 def run(
     context: Context,
-    settings: Weight,
+    settings: Weigher,
     tables: Sequence[Path],
     concepts: pl.DataFrame,
     n_kept: int,
@@ -61,8 +43,8 @@ def run(
 ) -> Weights:
     """Weigh the `n_kept` kept rows of decided tables, and write the decisions with their weights into `folder`."""
     require_memory(context, "weight", n_kept, ROW_BYTES)
-    kept = _kept(context, tables, settings)
-    weight = _weights(context, settings, kept, concepts)
+    kept = _kept(context, tables, settings, concepts)
+    weight = settings.weigh(kept) if len(kept.concept) else np.empty(0)
     starts = np.concatenate([[0], kept.ends[:-1]]).astype(np.int64)
     for part, table, start, stop in zip(context.parts, tables, starts, kept.ends, strict=True):
         out = context.run.part(folder, part.name)
@@ -84,16 +66,21 @@ def _end(weight: Floats, which: Any) -> float | None:  # noqa: ANN401  (a NumPy 
     return float(which(weight)) if np.isfinite(weight).any() else None
 
 
-def _kept(context: Context, tables: Sequence[Path], settings: Weight) -> Kept:
+def _kept(context: Context, tables: Sequence[Path], settings: Weigher, concepts: pl.DataFrame) -> Kept:
     """Read what weights are made of, of the kept rows only."""
     column = settings.column
     parts = [_kept_part(context, part.name, table, column)
              for part, table in zip(context.parts, tables, strict=True)]  # fmt: skip
     ends = np.cumsum([len(part) for part in parts], dtype=np.int64)
     frame = pl.concat([_EMPTY, *parts])
+    select = context.recipe.select
+
+    def density(sizes: npt.NDArray[np.int64], n_keep: int) -> DensityBudgets:
+        return budgets_of(concepts, concepts["d_inter"].to_numpy(), sizes, n_keep, select.density)
+
     return Kept(
         frame["concept"].to_numpy(), frame["distance"].to_numpy(), frame["inclusion_prob"].to_numpy(),
-        frame["score"].to_numpy(), ends,
+        frame["score"].to_numpy(), ends, len(concepts), select.method, density,
     )  # fmt: skip
 
 
@@ -118,35 +105,6 @@ def _kept_part(context: Context, part: str, table: Path, column: str | None) -> 
         "concept", "distance", pl.col("inclusion_prob").cast(pl.Float64), score.alias("score")
     )
     return kept.with_columns(pl.col("inclusion_prob", "score").fill_null(float("nan")))
-
-
-def _weights(context: Context, settings: Weight, kept: Kept, concepts: pl.DataFrame) -> Floats:
-    """Return the weight of each kept row, (n,) with mean 1; NaN where it has none."""
-    if len(kept.concept) == 0:
-        return np.empty(0)
-    if settings.method == "concept":
-        return _by_concept(context, settings, kept, concepts)
-    if settings.method == "inverse":
-        if np.isnan(kept.inclusion).any():
-            raise CurateError(
-                "weight.method inverse needs the probability with which each row was kept; this selection "
-                f"(method {context.recipe.select.method}) has none in closed form"
-            )
-        return inverse_inclusion(kept.inclusion, np.ones(len(kept.concept), np.bool_))
-    return loss_weights(
-        kept.score, settings.method, r=settings.r, delta=settings.delta, gamma=settings.gamma,
-        clip=settings.clip, max_weight=settings.max_weight,
-    ).weight  # fmt: skip
-
-
-def _by_concept(context: Context, settings: Weight, kept: Kept, concepts: pl.DataFrame) -> Floats:
-    """Return budget / size per concept: what density pruning would keep of the kept rows, by what there is."""
-    sizes = np.bincount(kept.concept, minlength=len(concepts)).astype(np.int64)
-    wanted = max(1, n_keep(settings.budget, len(kept.concept)))  # a share of few rows may round to none
-    _, plan = with_density(context, concepts, sizes, wanted)
-    if settings.temperature is None:
-        return concept_weights(kept.concept, sizes, plan.budget)
-    return concept_weights(kept.concept, sizes, plan.budget, kept.distance, settings.temperature)
 
 
 def _write(table: Path, out: Path, weight: npt.NDArray[np.float32], fingerprint: str) -> None:

@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 from builders import planted, recipe_values, write_shards
 from calls import curate
+from reference.selection import select_prototypes
 
 from curate import open_run
 from curate.analysis.explain import explain, opened
@@ -17,15 +18,15 @@ from curate.ordering.shares import n_keep
 from curate.pipeline import rescore, runner
 from curate.pipeline.stages import select
 from curate.recipe.loading import parse_recipe
-from curate.selection import methods
-from curate.selection.budget_inputs import divided
-from curate.selection.counterfactual import Nested, nearest_flip
-from curate.selection.counterfactual_groups import InDensity, InPrototypes, InQuotas
-from curate.selection.counterfactual_run import Again, Row, standing_of
-from curate.selection.methods import concept_quotas
-from curate.selection.order import order_of
-from curate.selection.prototypes import select_prototypes
-from curate.selection.whatif import Density
+from curate.selection.density import InDensity
+from curate.selection.prototypes import InPrototypes
+from curate.selection.quotas import InQuotas, concept_quotas
+from curate.selection.rows.budget_inputs import divided
+from curate.selection.rows.choose import choose
+from curate.selection.rows.counterfactual import Nested, nearest_flip
+from curate.selection.rows.finished import Again, Finished, Row
+from curate.selection.rows.order import order_of
+from curate.selection.rows.whatif import Density
 
 N = 260
 
@@ -191,17 +192,17 @@ def test_a_row_stands_where_the_selection_puts_it_at_every_budget(place, setting
     select.run(context)
     found = divided(context)
     order = order_of(context.recipe, select.classes_of(context))
-    again = Again((), _with_uids(context, found), "", context, order)
+    again = Again(context, order, _with_uids(context, found))
     rows = open_run(place / "methods").decisions().filter(pl.col("rank").is_not_null())
     some = rows.filter(pl.col("reason") != "pinned").sort(pl.col("uid").hash(1)).head(6)
-    standings = {}
+    finished, standings = Finished(context, found, select.classes_of(context)), {}
     for row in some.iter_rows(named=True):
         part = next(p.index for p in context.parts if p.shard.name == row["shard"])
         asked = Row(row["uid"], part, row["concept"], row["rank"], row["keep"])
-        standings[row["concept"], row["rank"]] = standing_of(context, found, asked)
+        standings[row["concept"], row["rank"]] = context.recipe.select.standing(finished, asked)
     for count in range(20, 120, 7):
-        asked = replace(context, recipe=parse_recipe({**values, "select": {"count": count, **settings}}))
-        chosen = methods.choose(asked, again, order, count, place).choice
+        asked = parse_recipe({**values, "select": {"count": count, **settings}})
+        chosen = choose(again, asked.select, count).choice
         kept = set()
         for columns in again.blocks():
             here = chosen.of(columns)[0]

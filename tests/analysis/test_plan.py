@@ -22,7 +22,7 @@ from curate.pipeline import runner
 from curate.pipeline.stages import dedup, select
 from curate.recipe.loading import parse_recipe
 from curate.selection.budget import softmax
-from curate.selection.whatif import floor_sums, share_for, spread
+from curate.selection.rows.whatif import floor_sums, share_for, spread
 from curate.weighting.effective_size import effective_sample_size
 
 N = 240

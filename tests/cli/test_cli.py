@@ -27,6 +27,7 @@ COMMANDS = [
     "demo",
     "score",
     "select",
+    "methods",
     "retry",
     "export",
     "inspect",

@@ -218,7 +218,7 @@ def test_what_a_killed_process_held_is_not_brought_back(run):
         (["select", "run", "--keep", "1.4"], "select.keep must be in (0, 1], got 1.4"),
         (["select", "run", "--keep", "0.3", "--count", "3"], "select takes keep (a share) or count"),
         (["select", "run", "--method", "hardest"], "select needs by (a score column) for method hardest"),
-        (["select", "run", "--by", "distance"], "select takes by with the methods hardest"),
+        (["select", "run", "--by", "distance"], "select.by is not a setting of method density; it belongs to hardest"),
         (["select", "run", "--method", "hardest", "--by", "el2n"],
          "run has no score 'el2n'; first: curate score run heads"),
         (["select", "run", "--weight", "linupper"], "run has no score 'loss'; first: curate score run heads"),
@@ -260,10 +260,13 @@ def test_switching_methods_keeps_what_still_fits(run):
     recipe = rescore.chosen_recipe("run", settings={"select.drop_hardest": "10%"})
     assert (recipe.select.offset, recipe.select.drop_hardest) == (None, 0.1)
     recipe = rescore.chosen_recipe("run", settings={"select.method": "top"})
-    assert (recipe.select.by, recipe.select.offset) == ("distance", 3)
+    assert recipe.select.by == "distance"
+    assert "offset" not in recipe.select.model_dump()
     for way in ({"settings": {"select.method": "density"}}, {"overrides": ["select.method=density"]}):
-        assert rescore.chosen_recipe("run", **way).select.by is None
-    with pytest.raises(UsageError, match="takes by with the methods"):
+        assert rescore.chosen_recipe("run", **way).select.score_column is None
+    with pytest.raises(
+        UsageError, match=r"select\.by is not a setting of method density; it belongs to hardest"
+    ):
         rescore.chosen_recipe("run", ["select.by=distance"], {"select.method": "density"})
 
 
@@ -287,7 +290,7 @@ def test_weights_by_a_column_forget_it_with_another_method(run):
     assert before.weight.by == "distance"
     Path("run/recipe.yaml").write_text(before.to_yaml())
     assert rescore.chosen_recipe("run", settings={"weight.method": "extremes"}).weight.by == "distance"
-    assert rescore.chosen_recipe("run", settings={"weight.method": "inverse"}).weight.by is None
+    assert rescore.chosen_recipe("run", settings={"weight.method": "inverse"}).weight.column is None
 
 
 def test_too_many_unusable_rows_are_told_after_all_is_written(run):

@@ -1,5 +1,6 @@
 import re
 from importlib import resources
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -17,15 +18,19 @@ from curate.recipe import (
     Ray,
     Recipe,
     ScoreFilter,
-    Select,
     Source,
-    Weight,
     Write,
     parse_bytes,
     parse_share,
 )
 from curate.recipe.loading import load_recipe, override, parse_recipe
+from curate.selection.registry import selectors
+from curate.weighting.registry import weighers
 
+ALL_METHODS = SimpleNamespace(
+    model_fields={name for one in selectors().values() for name in one.model_fields}
+)
+ALL_WEIGHTS = SimpleNamespace(model_fields={name for one in weighers().values() for name in one.model_fields})
 EPSILON = "dedup.epsilon must be none, a number in (0, 1), or a share such as {drop: 0.2}, got "
 SMALL = {"run": "r", "source": {"path": "a.parquet"}, "select": {"keep": 0.3}}
 
@@ -55,7 +60,7 @@ def test_template_shows_the_defaults():
 def test_template_has_a_line_for_every_setting():
     text = resources.files("curate.cli").joinpath("recipe.yaml").read_text(encoding="utf-8")
     sections = {"": Recipe, "source": Source, "embed": Embed, "cluster": Cluster, "dedup": Dedup}
-    sections |= {"select": Select, "write": Write, "limits": Limits, "ray": Ray}
+    sections |= {"select": ALL_METHODS, "write": Write, "limits": Limits, "ray": Ray}
     for section, model in sections.items():
         where = (
             text
@@ -78,7 +83,7 @@ def test_template_has_every_setting_of_families_filters_and_weights():
     rule = text[text.index("\nfilter:") : text.index("\npin:")]
     weight = text[text.index("\nweight:") : text.index("\nwrite:")]
     leak = text[text.index("\n  against:") : text.index("\nselect:")]
-    for model, block in ((ScoreFilter, rule), (Weight, weight)):
+    for model, block in ((ScoreFilter, rule), (ALL_WEIGHTS, weight)):
         for name in model.model_fields:
             assert name == "method" or re.search(rf"^# +(?:- |# )?{name}:", block, re.MULTILINE), name
     for name in ("path", "name", "epsilon"):
@@ -160,7 +165,12 @@ def test_shares():
         ("select.temperature", 0, "select.temperature must be above 0, got 0"),
         ("select.temperature", "hot", "select.temperature must be a number, got 'hot'"),
         ("select.at_most", "maybe", "select.at_most must be true or false, got 'maybe'"),
-        ("select.balance", 2, "select.balance must be at most 1, got 2"),
+        ("select", {"method": "prototypes", "keep": 1, "balance": 2}, "select.balance must be at most 1, got 2"),
+        ("select.balance", 2, "select.balance is not a setting of method density; it belongs to prototypes"),
+        ("select.beta", 0.1, "select.beta is not a setting of method density; it belongs to stratified"),
+        ("weight", {"method": "concept", "r": 2}, ("weight.r is not a setting of method concept; it belongs to linupper, "
+         "quadratic, extremes")),
+        ("weight", {"budget": 0.3}, "weight.method is missing"),
         ("cluster.concepts", 0, "cluster.concepts must be auto or a whole number of at least 1, got 0"),
         ("cluster.concepts", True, "cluster.concepts must be auto or a whole number of at least 1, got True"),
         ("cluster.seed", "x", "cluster.seed must be a whole number, got 'x'"),

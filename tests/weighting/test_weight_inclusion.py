@@ -3,11 +3,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference.infobatch import select_infobatch
+from reference.selection import select_stratified
 
 from curate.errors import CurateError, RecipeError
 from curate.ordering.span import first_rows
-from curate.selection.stratified import select_stratified
-from curate.weighting.inverse import CERTAIN, UNKNOWN, group_inclusion, inclusion, inverse_inclusion
+from curate.selection.rules import group_inclusion
+from curate.weighting.inverse import CERTAIN, UNKNOWN, inclusion, inverse_inclusion
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.booleans()), max_size=30), st.booleans())

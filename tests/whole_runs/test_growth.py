@@ -27,9 +27,10 @@ from curate.pipeline import runner
 from curate.pipeline.stages import dedup, read
 from curate.recipe.loading import parse_recipe
 from curate.runs.folder import RunFolder
-from curate.selection import methods
+from curate.selection.density import Density
 from curate.selection.diversity import Cosine, medoid, select_diverse
-from curate.selection.order import Order, with_order
+from curate.selection.rows import choose
+from curate.selection.rows.order import Order, with_order
 
 ROWS = 50  # of a shard
 
@@ -331,7 +332,7 @@ def test_pinned_rows_come_before_shipped_ones():
         {"uid": list("abcd"), "distance": [0.9, 0.1, 0.2, 0.8], "pinned": [False, True, False, False]}
     )
     shipped = SimpleNamespace(ahead=lambda uids: np.array([uid == "c" for uid in uids]))
-    order = Order("density", "hardest", 0, (), (), shipped=shipped)
+    order = Order(Density(keep=0.3), 0, shipped=shipped)
     ranked = with_order(frame, order).sort("key")
     assert ranked["uid"].to_list() == ["b", "c", "a", "d"]
 
@@ -376,7 +377,7 @@ def test_a_run_that_is_repeated_or_ended_midway_has_the_same_rows_before_it(
     shutil.copytree(grown.base / "before", out)
     settings = shipping.settings | {"run": str(out)}
     with monkeypatch.context() as patch:
-        patch.setattr(methods, "random_control", lambda *_: 1 / 0)
+        patch.setattr(choose, "random_control", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             run(settings)
     run(settings)

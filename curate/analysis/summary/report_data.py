@@ -14,6 +14,7 @@ from curate.analysis.summary.scan import LIMITS, ReportRequest, Scan
 from curate.analysis.summary.summary import RunSummary, summarize
 from curate.analysis.summary.what_if import what_if
 from curate.execution.context import Context
+from curate.ordering.keys import score_of
 from curate.recipe import Recipe
 from curate.report import page
 from curate.report.model import BadShard, Pair, ReportData, StageStats
@@ -45,8 +46,8 @@ def report_request(
 
 def _hardness(recipe: Recipe) -> tuple[str, int]:
     """Return the score that the run itself goes by, else the distance, and the factor that makes it hardness."""
-    known, prefer = score_columns(recipe), recipe.select.prefer
-    by = prefer.removeprefix("score:") if prefer.startswith("score:") else recipe.select.by
+    known, select = score_columns(recipe), recipe.select
+    by = next(iter(score_of(select.preference)), select.score_column)
     found = known.get(by or "")
     if by is None or found is None or found.higher_is is None:
         return "distance", 1

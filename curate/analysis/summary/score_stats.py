@@ -32,8 +32,6 @@ BINS, PAGE_BINS = 16, 48
 #: Columns beyond these are left out of the histograms of the page, and of the correlations.
 MAX_SCORES, MAX_CORRELATED = 60, 30
 CORRELATED_ROWS = 20_000
-#: Methods that keep one stretch of a score.
-_STRETCHES = ("hardest", "easiest", "top", "window", "middle")
 _COMPARISON = re.compile(r"\s*\"?(\w+)\"?\s*(>=|<=|>|<)\s*(-?\d+(?:\.\d*)?(?:[eE][-+]?\d+)?)\s*")
 
 Floats = npt.NDArray[np.float64]
@@ -107,8 +105,8 @@ def cut_rules(recipe: Recipe) -> tuple[tuple[str, str], ...]:
     rules = [
         (f"filter:{one}", one.by) for one in recipe.filter if isinstance(one, ScoreFilter) and one.per is None
     ]
-    if recipe.select.method in _STRETCHES and recipe.select.by is not None:
-        rules.append(("", recipe.select.by))
+    if recipe.select.keeps_stretch and recipe.select.score_column is not None:
+        rules.append(("", recipe.select.score_column))
     return tuple(rules)
 
 

@@ -10,7 +10,7 @@ from curate.execution.context import Context
 from curate.ordering.shares import n_keep
 from curate.recipe import Recipe
 from curate.report.model import WhatIf
-from curate.selection.whatif import Density, share_for
+from curate.selection.rows.whatif import Density, share_for
 
 __all__ = ["MAX_NUMBERS", "MAX_WHAT_IF", "SHARES", "TEMPERATURES", "what_if"]
 
@@ -34,11 +34,12 @@ def what_if(context: Context, concepts: pl.DataFrame, first: pl.DataFrame) -> Wh
     frame = concepts.join(first, on="concept", how="left", maintain_order="left")
     if frame["complexity"].null_count() or not frame["complexity"].is_finite().all():
         return None
+    own = select.density
     pinned = frame["pinned"].fill_null(0).cast(pl.Int64).to_numpy()
     order = frame["smallest_uid"].rank("ordinal").fill_null(len(frame) + 1).to_numpy().astype(np.int64)
     density = Density(
         frame["n_eligible"].to_numpy() - pinned, frame["d_intra"].to_numpy(), frame["d_inter"].to_numpy(), order,
-        select.temperature, select.min_per_concept, select.complexity,
+        own.temperature, own.min_per_concept, own.complexity,
     )  # fmt: skip
     usable = stats["input"] - stats["unusable"]
     base = {"usable": usable, "input": stats["input"], "eligible": stats["eligible"]}[select.of]
@@ -46,7 +47,7 @@ def what_if(context: Context, concepts: pl.DataFrame, first: pl.DataFrame) -> Wh
     cells = max(4, MAX_NUMBERS // len(frame))
     wide = min(len(TEMPERATURES) + 1, max(2, int((cells * 2 / 3) ** 0.5)))
     shares = _grid(SHARES, share, max(2, min(cells // wide, len(SHARES) + 1)))
-    temperatures = _grid(TEMPERATURES, select.temperature, wide)
+    temperatures = _grid(TEMPERATURES, own.temperature, wide)
     budgets = np.empty((len(shares), len(temperatures), len(frame)), np.int64)
     limits = np.empty((len(shares), len(temperatures), 3), np.int64)
     for i, one in enumerate(shares):
@@ -59,7 +60,7 @@ def what_if(context: Context, concepts: pl.DataFrame, first: pl.DataFrame) -> Wh
     return WhatIf(
         concepts=frame.select("concept", pl.col("n_eligible").alias("size"), "complexity", pl.col("kept").alias("now")),
         shares=shares, temperatures=temperatures, budgets=budgets, cells=limits,
-        own=(shares.index(share), temperatures.index(select.temperature)), eligible=stats["eligible"],
+        own=(shares.index(share), temperatures.index(own.temperature)), eligible=stats["eligible"],
         of=select.of, method=select.method, command=_command(context.recipe),
     )  # fmt: skip
 
@@ -86,5 +87,5 @@ def _grid(usual: Sequence[float], own: float, size: int) -> list[float]:
 
 
 def _command(recipe: Recipe) -> str:
-    more = "" if recipe.select.method == "density" else " --method density"
+    more = "" if recipe.select.by_complexity else " --method density"
     return f"curate select {recipe.run}{more}"

@@ -33,7 +33,7 @@ from curate.pipeline.stages import dedup_reuse
 from curate.recipe import Dedup, DropShare
 from curate.runs.folder import RunFolder
 from curate.scores.registry import folders_for
-from curate.selection.previous import Shipped, for_stage
+from curate.selection.rows.previous import Shipped, for_stage
 
 __all__ = ["Deduplicate"]
 

@@ -19,7 +19,7 @@ from curate.io import storage
 from curate.ordering.keys import with_priority
 from curate.pipeline.stages.embed_task import content_of
 from curate.runs.folder import RunFolder
-from curate.selection.previous import Shipped
+from curate.selection.rows.previous import Shipped
 
 __all__ = ["Members", "forget", "members", "remember", "unchanged"]
 

@@ -21,7 +21,8 @@ from curate.execution.stage import Stage
 from curate.filtering import uid_lists as lists
 from curate.filtering.conditions import Rule, find_rules
 from curate.io import storage
-from curate.recipe import BY_SCORE, Recipe, ScoreFilter
+from curate.ordering.keys import score_of
+from curate.recipe import Recipe, ScoreFilter
 from curate.runs.folder import RunFolder
 from curate.scores.registry import folders_for, require_score, score_columns
 
@@ -133,8 +134,7 @@ def check_recipe(recipe: Recipe) -> None:
             require_score(recipe, one.by, f"filter {str(one)!r}")
     places = ("row", "occurrence")  # would make decisions hang on where a row is stored
     numbers = [name for name, kind in frame.schema.items() if kind.is_numeric() and name not in places]
-    for setting in ("select", "dedup"):
-        prefer = str(getattr(recipe, setting).prefer)
+    for setting, prefer in (("select", recipe.select.preference), ("dedup", recipe.dedup.prefer)):
         if prefer.startswith("score:") and prefer.removeprefix("score:") not in numbers:
             have = ", ".join(numbers)
             raise UsageError(f"{setting}.prefer: no column of numbers for {prefer!r}; there are {have}")
@@ -147,11 +147,7 @@ def needed_scores(recipe: Recipe) -> dict[str, str]:
     The value is the name of the status column, "" where there is none.
     """
     select, dedup = recipe.select, recipe.dedup
-    preferences = [select.prefer] if select.method not in BY_SCORE else []
-    preferences += [dedup.prefer] if dedup.epsilon is not None else []
-    names = {p.removeprefix("score:") for p in preferences if p.startswith("score:")}
-    if select.method in BY_SCORE and select.on_null == "drop":
-        names |= set(select.columns)
+    names = {*select.required, *(score_of(dedup.prefer) if dedup.epsilon is not None else ())}
     known = score_columns(recipe)
     return {name: known[name].status if name in known else "" for name in sorted(names)}
 

@@ -20,13 +20,15 @@ from curate.io import storage
 from curate.ordering.shares import n_keep
 from curate.ordering.span import Cuts
 from curate.pipeline.stages import representatives as stand_ins
-from curate.recipe import Recipe, Select
+from curate.recipe import Recipe, canonical
 from curate.runs.folder import RunFolder
 from curate.scores.registry import folders_for, require_score
-from curate.selection import methods as choice
-from curate.selection import previous, ranks, unscored
-from curate.selection.order import order_of
-from curate.selection.ranks import Ranked
+from curate.selection.base import Selector
+from curate.selection.rows import choose as choice
+from curate.selection.rows import previous, ranks, unscored
+from curate.selection.rows.order import order_of
+from curate.selection.rows.ranks import Ranked
+from curate.selection.rows.run_rows import RunRows
 from curate.selection.rules import Choice
 from curate.weighting import stage_weights
 
@@ -99,23 +101,25 @@ def run(context: Context) -> bool:
     ranked = ranks.rank_rows(context, order, fingerprint, scratch)
     funnel = _funnel(context, int(ranked.concepts["n_eligible"].sum()))
     wanted = _wanted(recipe.select, funnel, int(ranked.concepts["n_pinned"].sum()))
-    nulls = unscored.statuses(context, order, ranked)
-    chosen = choice.choose(context, ranked, order, wanted, scratch)
-    if before is not None and (order.drawn or chosen.n_null):
+    rows = RunRows(context, order, ranked, scratch)
+    nulls = unscored.statuses(context, rows)
+    chosen = choice.choose(rows, recipe.select, wanted)
+    concepts = recipe.select.concept_table(chosen.rows, chosen.choice.rule)
+    if before is not None and (recipe.select.drawn or chosen.n_null):
         chosen = replace(chosen, choice=replace(chosen.choice, known=False))
     wanted, weights, new = chosen.kept, None, scratch / "decisions"
     tables = _decide_all(context, chosen, funnel, fingerprint, scratch, new)
     if recipe.weight is not None:
-        weights = stage_weights.run(context, recipe.weight, tables, chosen.concepts, wanted, fingerprint, new)
+        weights = stage_weights.run(context, recipe.weight, tables, concepts, wanted, fingerprint, new)
     context.run.keep_only(new, [part.name for part in context.parts])
-    kept = _kept(context, new, len(chosen.concepts))
+    kept = _kept(context, new, len(concepts))
     if kept.sum() != wanted:
         raise BudgetError(
             f"select: {kept.sum():,} rows kept where {wanted:,} were asked for; please report this"
         )
     effective = kept.astype(np.float64) if weights is None else weights.effective_by_concept
-    table = chosen.concepts.with_columns(pl.Series("effective", effective))
-    _write_concepts(new / "concepts.parquet", table, kept, recipe.select.method, fingerprint)
+    table = concepts.with_columns(pl.Series("effective", effective))
+    _write_concepts(new / "concepts.parquet", table, kept, fingerprint)
     share = wanted / max(funnel.usable, 1)
     facts = {"kept": wanted, "of_usable": share, "concepts_kept": int((kept > 0).sum()), **vars(funnel)}
     facts |= {"pinned": int(ranked.concepts["n_pinned"].sum()), "weights": weights and weights.facts}
@@ -130,7 +134,7 @@ def run(context: Context) -> bool:
              f"{funnel.eligible:,}", f"{wanted:,}", 100 * share, (kept > 0).sum(), len(kept))  # fmt: skip
     if chosen.n_null:
         log.info("select: %s rows have no %s, %s of them are kept",
-                 f"{chosen.n_null:,}", recipe.select.by, f"{chosen.kept_null:,}")  # fmt: skip
+                 f"{chosen.n_null:,}", recipe.select.score_column, f"{chosen.kept_null:,}")  # fmt: skip
     if before is not None and before.path is not None:
         log.info("select: of %s rows shipped before, %s are kept, %s dropped now (%s by the budget), %s gone",
                  *(f"{n:,}" for n in facts["shipped"].values()))  # fmt: skip
@@ -141,10 +145,11 @@ def _fingerprint(context: Context) -> str:
     """Return what the decisions depend on: settings, filters, duplicates, and the scores that are read."""
     recipe, run = context.recipe, context.run
     weight = recipe.weight
+    settings = {name: value for name, value in canonical(recipe.select).items() if name != "shipped"}
     columns = [*recipe.select.columns, *([weight.column] if weight and weight.column else [])]
     scores = [run.fingerprint(run.scores(folder)) for folder in folders_for(recipe, columns)]
     return storage.fingerprint(
-        "select", VERSION, recipe.select.model_dump(exclude={"shipped"}), weight and weight.model_dump(), recipe.seed,
+        "select", VERSION, settings, weight and canonical(weight), recipe.seed,
         run.fingerprint(run.scores("filter")), run.fingerprint(run.duplicates), scores,
     )  # fmt: skip
 
@@ -155,17 +160,16 @@ def check_recipe(recipe: Recipe) -> None:
     previous.check_recipe(recipe)
     if recipe.weight is not None and recipe.weight.column is not None:
         require_score(recipe, recipe.weight.column, "weight.by")
-    if recipe.weight is not None and recipe.weight.method == "inverse" and recipe.select.method == "weighted":
+    if recipe.weight is not None and recipe.weight.needs_odds and not recipe.select.known_odds:
         raise UsageError(
-            "weight.method inverse needs the probability of each row to be kept, which select.method weighted "
-            "does not have in closed form; use another of the two"
+            f"weight.method {recipe.weight.method} needs the probability of each row to be kept, which "
+            f"select.method {recipe.select.method} does not have in closed form; use another of the two"
         )
 
 
 def classes_of(context: Context) -> tuple[str, ...]:
     """Return all labels of the run in order, if they have quotas."""
-    select = context.recipe.select
-    if select.method != "quotas" or select.per != "label":
+    if not context.recipe.select.label_quotas:
         return ()
     found: set[str] = set()
     for part in context.parts:
@@ -177,22 +181,27 @@ def classes_of(context: Context) -> tuple[str, ...]:
 
 
 def _decide_all(
-    context: Context, chosen: choice.Chosen, funnel: Funnel, fingerprint: str, scratch: Path, new: Path
+    context: Context,
+    chosen: choice.Chosen[RunRows],
+    funnel: Funnel,
+    fingerprint: str,
+    scratch: Path,
+    new: Path,
 ) -> tuple[Path, ...]:
     """Write one decision per row read; return the tables: in `new`, or scratch ones where weights are still to come."""
     run = context.run
     final = context.recipe.weight is None
-    control = choice.random_control(chosen.ranked, chosen.kept)
+    control = choice.random_control(chosen.rows, chosen.kept)
     named = stand_ins.find(context, funnel.exact_duplicate, funnel.near_duplicate, scratch, fingerprint)
     template = DecideTask(
         run,
         "",
         0,
-        chosen.ranked,
+        chosen.rows.ranked,
         chosen.choice,
         control,
         named,
-        context.recipe.select.cutoff,
+        context.recipe.select.cut_by or "",
         scratch,
         fingerprint,
     )
@@ -229,7 +238,7 @@ def _funnel(context: Context, n_eligible: int) -> Funnel:
     return funnel
 
 
-def _wanted(settings: Select, funnel: Funnel, n_pinned: int) -> int:
+def _wanted(settings: Selector, funnel: Funnel, n_pinned: int) -> int:
     """Return the exact number of rows to keep; raises BudgetError if fewer are eligible, or more are pinned."""
     if settings.count is not None:
         wanted, asked = settings.count, f"select.count {settings.count:,}"
@@ -321,12 +330,10 @@ def _kept(context: Context, folder: Path, n_concepts: int) -> npt.NDArray[np.int
     return kept
 
 
-def _write_concepts(
-    path: Path, table: pl.DataFrame, kept: npt.NDArray[np.int64], method: str, fingerprint: str
-) -> None:
+def _write_concepts(path: Path, table: pl.DataFrame, kept: npt.NDArray[np.int64], fingerprint: str) -> None:
     """Write the table of concepts; without density budgets, a concept's budget is what it kept."""
     table = table.with_columns(pl.Series("kept", kept))
-    if method != "density":
+    if "budget" not in table.columns:
         unknown: Mapping[str, pl.DataType] = {"probability": pl.Float64(), "target": pl.Float64()}
         table = table.with_columns(pl.lit(None, kind).alias(name) for name, kind in unknown.items())
         table = table.with_columns(

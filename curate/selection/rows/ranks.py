@@ -21,7 +21,7 @@ from curate.hashing import hash_uids
 from curate.io import storage
 from curate.ordering.keys import rank_within
 from curate.runs.folder import RunFolder
-from curate.selection.order import Order, with_order
+from curate.selection.rows.order import Order, with_order
 
 __all__ = ["ROW_BYTES", "VECTOR_BYTES", "RankTask", "Ranked", "candidates", "rank_rows", "scatter_back"]
 
@@ -154,7 +154,7 @@ def _ranked(task: RankTask) -> bool:
 def _bucket_rows(context: Context, order: Order, total: int) -> int:
     """Return how many rows a bucket may have: what fits, and for long work some buckets for every worker."""
     room = context.task_memory // 3
-    if not order.diverse or not context.parts:
+    if not order.select.compares_vectors or not context.parts:
         return max(1, room // ROW_BYTES)
     first = context.run.part(context.run.embeddings, context.parts[0].name)
     fits = room // (ROW_BYTES + VECTOR_BYTES * EmbeddingPart(first).dim)
@@ -174,7 +174,7 @@ def _spread(task: SpreadTask) -> None:
         pl.Series("position", position, pl.Int32),
         pl.Series("control", control, pl.UInt64),
     )
-    kind = _kind(task.order.extras)
+    kind = _kind(task.order.select.extras)
     rows = table.select(kind.names).to_arrow().cast(kind)
     groups = task.bucket[frame["concept"].to_numpy()]
     exchange.scatter(task.out, groups, int(task.bucket.max(initial=0)) + 1, rows.take, kind, task.fingerprint)

@@ -12,28 +12,12 @@ from curate.clustering.complexity import Kind
 from curate.errors import BudgetError
 from curate.ordering.shares import n_keep
 from curate.selection.budget import softmax
-from curate.selection.density import DensityBudgets, density_budgets
+from curate.selection.density import DensityBudgets, density_budgets, floor_sums
 
-__all__ = ["Density", "Spread", "counts_of", "floor_sums", "share_for", "spread"]
+__all__ = ["Density", "Spread", "counts_of", "share_for", "spread"]
 
 Floats = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.integer[Any]]
-
-
-def floor_sums(sizes: Counts, highest: int) -> npt.NDArray[np.int64]:
-    """Return the rows that floors of 0, 1, ... take: sum of min(floor, size), up to where all is taken.
-
-    sizes : (k,). Returns (m + 1,) for floors 0..m, where m is the smaller of `highest` and the largest size.
-
-    >>> floor_sums(np.array([3, 1, 0]), 9)
-    array([0, 2, 3, 4])
-    """
-    floors = np.arange(min(highest, int(sizes.max(initial=0))) + 1)
-    ordered = np.sort(sizes).astype(np.int64)
-    below = np.searchsorted(ordered, floors, side="right")  # concepts that the floor takes whole
-    taken = np.concatenate([[0], np.cumsum(ordered)])
-    result: npt.NDArray[np.int64] = taken[below] + floors * (len(ordered) - below)
-    return result
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from curate.errors import CurateError
 from curate.execution.context import Context
 from curate.runs.folder import RunFolder
 from curate.scores.registry import score_columns
-from curate.selection.methods import free_rows
-from curate.selection.order import Order
-from curate.selection.ranks import Ranked, candidates
+from curate.selection.base import free_rows
+from curate.selection.rows.ranks import candidates
+from curate.selection.rows.run_rows import RunRows
 
 __all__ = ["statuses"]
 
@@ -27,12 +27,13 @@ class NullTask:
     needed: Mapping[str, str]
 
 
-def statuses(context: Context, order: Order, ranked: Ranked) -> dict[str, int]:
+def statuses(context: Context, rows: RunRows) -> dict[str, int]:
     """Return how many rows lack the score they are to be selected by, per status of that score.
 
     Raises CurateError where on_null says that this is an error.
     """
-    if order.by is None or not any(len(rows["tie"]) for rows in free_rows(ranked, "tie", scored=False)):
+    order, select = rows.order, rows.order.select
+    if order.by is None or not any(len(block["tie"]) for block in free_rows(rows, "tie", scored=False)):
         return {}
     known = score_columns(context.recipe)
     needed = {name: known[name].status for name in (order.by[0], *(order.cutoff or ())[:1])}
@@ -41,7 +42,7 @@ def statuses(context: Context, order: Order, ranked: Ranked) -> dict[str, int]:
     for found in context.map("select", "parts", _nulls_of_part, tasks):
         total.update(found)
     counts = dict(sorted(total.items()))
-    if context.recipe.select.on_null == "error":
+    if select.null_policy == "error":
         listed = ", ".join(f"{name}: {count:,}" for name, count in counts.items())
         raise CurateError(
             f"select: {total.total():,} rows have no {' or '.join(needed)} ({listed}), and select.on_null is error"

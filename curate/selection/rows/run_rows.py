@@ -1,13 +1,15 @@
-"""Ranks by distance: in each concept first the rows that are far from each other, for method diversity."""
+"""The rows of a run as methods read them; and, for methods that compare vectors, ranked anew bucket by bucket."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from curate.clustering.complexity import inter_distance
 from curate.embedding.store import EmbeddingPart
 from curate.errors import BudgetError, RunError
 from curate.execution import exchange
@@ -15,10 +17,13 @@ from curate.execution.context import Context, reuse_or_remove
 from curate.io import storage
 from curate.linalg import load_unit
 from curate.ordering.keys import rank_within
+from curate.pipeline.stages.cluster import load_centroids
+from curate.selection.base import Arrays
 from curate.selection.diversity import select_diverse
-from curate.selection.ranks import ROW_BYTES, VECTOR_BYTES, Ranked, RankTask, scatter_back
+from curate.selection.rows.order import Order
+from curate.selection.rows.ranks import ROW_BYTES, VECTOR_BYTES, Ranked, RankTask, scatter_back
 
-__all__ = ["diversified"]
+__all__ = ["RunRows", "d_inter", "diverse_ranks", "diversified"]
 
 #: Keys of rows that do not go ahead (`select.ranking.ahead`) begin here.
 _BEHIND = np.uint64(1 << 63)
@@ -39,7 +44,50 @@ class DiverseTask:
     fingerprint: str
 
 
-def diversified(context: Context, ranked: Ranked, budget: npt.NDArray[np.int64], scratch: Path) -> Ranked:
+@dataclass(frozen=True)
+class RunRows:
+    """The ranked rows of a run, in the order of its recipe. scratch : a folder for what is ranked anew."""
+
+    context: Context
+    order: Order
+    ranked: Ranked
+    scratch: Path
+
+    @property
+    def concepts(self) -> pl.DataFrame:
+        """One row per concept."""
+        return self.ranked.concepts
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """All labels in order, where they have quotas."""
+        return self.order.classes
+
+    def blocks(self, *columns: str) -> Iterator[Arrays]:
+        """Yield columns of all rows, block by block; null scores are NaN."""
+        return self.ranked.blocks(*columns)
+
+    def d_inter(self, neighbours: int) -> npt.NDArray[np.float64]:
+        """Return the distance of each concept to its nearest others, (k,)."""
+        return d_inter(self.context, neighbours)
+
+    def spread_out(self, budget: npt.NDArray[np.int64], start: Literal["medoid", "isolated"]) -> Self:
+        """Return the rows ranked anew: in each concept first `budget` rows (k,) that are far from each other."""
+        return replace(self, ranked=diversified(self.context, self.ranked, budget, start, self.scratch))
+
+
+def d_inter(context: Context, neighbours: int) -> npt.NDArray[np.float64]:
+    """Return the distance of each concept of a run to its nearest others, (k,)."""
+    return inter_distance(load_centroids(context.run.concepts / "centroids.parquet"), neighbours=neighbours)
+
+
+def diversified(
+    context: Context,
+    ranked: Ranked,
+    budget: npt.NDArray[np.int64],
+    start: Literal["medoid", "isolated"],
+    scratch: Path,
+) -> Ranked:
     """Return the rows ranked anew: in each concept first the pinned ones, then `budget` rows far apart.
 
     Shipped rows, if they go ahead, are taken first; others then by how far they are from these and each other.
@@ -59,7 +107,7 @@ def diversified(context: Context, ranked: Ranked, budget: npt.NDArray[np.int64],
                 rows=rows,
                 embeddings=embeddings,
                 on=context.recipe.cluster.on,
-                start=select.start,
+                start=start,
                 shipped=bool(select.shipped),
                 budget=budget,
                 out=out,
@@ -106,11 +154,11 @@ def _diverse_bucket(task: DiverseTask) -> None:
         for here in np.split(by_concept, starts[1:]) if len(rows) else ():
             budget = int(task.budget[concept[here[0]]])
             first = rows["key"].to_numpy()[here] < _BEHIND if task.shipped else np.zeros(len(here), np.bool_)
-            rank[here] = _diverse_ranks(rows[here], vectors[here], before[here], budget, task.start, first)
+            rank[here] = diverse_ranks(rows[here], vectors[here], before[here], budget, task.start, first)
     scatter_back(rows, rank, task.rows.n_parts, task.out, task.fingerprint)
 
 
-def _diverse_ranks(
+def diverse_ranks(
     rows: pl.DataFrame,
     vectors: npt.NDArray[np.float32],
     before: npt.NDArray[np.int32],

@@ -10,7 +10,7 @@ from curate.errors import RunError
 from curate.execution.context import Context
 from curate.io import storage
 from curate.ordering.shares import n_keep
-from curate.selection.whatif import Density
+from curate.selection.rows.whatif import Density
 
 __all__ = ["Divided", "divided"]
 
@@ -63,14 +63,14 @@ def divided(context: Context) -> Divided:
     pinned = table["n_pinned"].fill_null(0).cast(pl.Int64).to_numpy()
     density = Density(
         table["n_eligible"].to_numpy() - pinned, table["d_intra"].to_numpy(), table["d_inter"].to_numpy(), order,
-        select.temperature, select.min_per_concept, select.complexity,
+        select.density.temperature, select.density.min_per_concept, select.density.complexity,
     )  # fmt: skip
     usable = facts["input"] - facts["unusable"]
     base = {"usable": usable, "input": facts["input"], "eligible": facts["eligible"]}[select.of]
     wanted = select.count if select.count is not None else n_keep(select.keep or 0, base)
     wanted = min(wanted, facts["eligible"]) if select.at_most else wanted
     found = Divided(density, pinned, table, base, wanted, facts["kept"])
-    if select.method == "density":
+    if select.by_complexity:
         budget = pinned + density.at(wanted - found.n_pinned).budget
         if found.eligible != facts["eligible"] or (budget != table["budget"].to_numpy()).any():
             raise RunError(

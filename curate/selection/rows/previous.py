@@ -7,6 +7,7 @@ written before these decisions are replaced, and stays: a stage that has to be m
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -19,10 +20,12 @@ from curate.execution import exchange
 from curate.execution.context import Context, reuse_or_remove
 from curate.filtering.uid_lists import Hashes, hashes, listed
 from curate.io import storage
-from curate.recipe import Recipe
 from curate.runs.folder import RunFolder
 from curate.runs.run import open_run
 from curate.scores.base import require_memory
+
+if TYPE_CHECKING:
+    from curate.recipe import Recipe
 
 __all__ = ["Shipped", "check_recipe", "flips", "for_stage"]
 
@@ -60,17 +63,17 @@ class SpreadTask:
     fingerprint: str
 
 
-def check_recipe(recipe: Recipe) -> None:
+def check_recipe(recipe: "Recipe") -> None:
     """Raise UsageError where rows cannot go ahead, and for a run that has no decisions."""
     select = recipe.select
     if not select.shipped:
         return
-    if select.method in ("window", "middle"):
+    if not select.ranks_ahead:
         raise UsageError(
             f"select.shipped does not go with method {select.method}, which takes a stretch of all rows and ranks none "
             "ahead; take another method"
         )
-    if recipe.weight is not None and recipe.weight.method == "inverse":
+    if recipe.weight is not None and recipe.weight.needs_odds:
         raise UsageError(
             "weight.method inverse needs the probability of each row to be kept, which has no closed form where "
             "shipped rows go ahead; set select.shipped to false or take another weight"
@@ -80,7 +83,7 @@ def check_recipe(recipe: Recipe) -> None:
         raise UsageError(f"select.shipped: {other.path} has no decisions; finish that run first")
 
 
-def _other(recipe: Recipe) -> RunFolder | None:
+def _other(recipe: "Recipe") -> RunFolder | None:
     """Return the run whose decisions count, if it is not the recipe's own."""
     path = recipe.select.shipped
     if isinstance(path, bool):

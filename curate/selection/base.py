@@ -1,0 +1,310 @@
+"""What every selection method is: its settings, what it reads, and how it finds which rows are kept."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, Self, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BeforeValidator, Field, model_validator
+
+from curate.clustering.complexity import Kind, complexity
+from curate.ordering.cutoff import Pairs
+from curate.ordering.keys import priority_key, score_of
+from curate.selection.rules import Counts, Floats, Mask, Rule
+from curate.settings import Folder, KeepShare, Settings, whole
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from curate.selection.rows.counterfactual import Standing
+    from curate.selection.rows.finished import Finished, Row
+
+__all__ = [
+    "ByScore",
+    "DensitySettings",
+    "RowSource",
+    "Selector",
+    "Source",
+    "comes_before",
+    "free_rows",
+    "free_sizes",
+    "pairs",
+]
+
+Arrays = dict[str, npt.NDArray[Any]]
+
+
+class RowSource(Protocol):
+    """The rows among which a method chooses: read block by block, as often as it likes, always the same."""
+
+    @property
+    def concepts(self) -> "pl.DataFrame":
+        """One row per concept: n_eligible, n_pinned, d_intra, smallest_uid."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """All labels in order, where they have quotas; a row's `group` is a place in it."""
+
+    def blocks(self, *columns: str) -> Iterator[Arrays]:
+        """Yield columns of all rows, block by block; null scores are NaN."""
+
+    def d_inter(self, neighbours: int) -> Floats:
+        """Return the distance of each concept to its nearest others, (k,)."""
+
+    def spread_out(self, budget: Counts, start: Literal["medoid", "isolated"]) -> Self:
+        """Return the rows ranked anew: in each concept first `budget` rows (k,) that are far from each other."""
+
+
+Source = TypeVar("Source", bound=RowSource)
+
+
+@dataclass(frozen=True)
+class DensitySettings:
+    """How density pruning divides rows over concepts; other methods show what it would do, with these values."""
+
+    temperature: float = 0.1
+    neighbours: int = 20
+    min_per_concept: int = 1
+    complexity: Kind = "inter*intra"
+
+
+class Selector(Settings):
+    """Which samples to keep, and how many: a share (`keep`) or a number (`count`).
+
+    shipped : rows that were kept before go ahead of all others but pinned ones: true for the decisions that
+    these replace, a path for those of another run.
+
+    A method is a subclass in a file of its own: its settings, its rule, and what people need to know to choose it.
+    """
+
+    #: What it keeps, in words; names of its settings in backquotes.
+    keeps: ClassVar[str]
+    #: What must be there: a score, labels, vectors.
+    needs: ClassVar[str] = "concepts"
+    #: What comes first.
+    direction: ClassVar[str] = "as `prefer` says"
+    paper: ClassVar[str] = ""
+    cost: ClassVar[str] = "one sort per concept"
+    #: When to take another method.
+    avoid: ClassVar[str]
+    #: Whether rows are ordered by one score over all concepts, `by`.
+    goes_by_score: ClassVar[bool] = False
+    #: Whether it keeps one stretch of a score, so that a plot can show where it is cut.
+    keeps_stretch: ClassVar[bool] = False
+    #: Whether shipped rows can go ahead of others.
+    ranks_ahead: ClassVar[bool] = True
+    #: Whether the probability of a row to be kept is known.
+    known_odds: ClassVar[bool] = True
+    #: Whether the budgets of concepts follow from their complexity.
+    by_complexity: ClassVar[bool] = False
+    #: Whether vectors are compared.
+    compares_vectors: ClassVar[bool] = False
+
+    #: Where it stands in lists of methods; those of other packages come last.
+    place: ClassVar[int] = 100
+
+    method: str
+    keep: KeepShare | None = None
+    count: Annotated[Annotated[int, Field(ge=0, strict=True)] | None, BeforeValidator(whole)] = None
+    of: Literal["usable", "input", "eligible"] = "usable"
+    at_most: bool = False
+    shipped: bool | Folder = False
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> Self:
+        if self.keep is not None and self.count is not None:
+            raise ValueError("takes keep (a share) or count (a number of samples), got both")
+        if self.keep is None and self.count is None:
+            raise ValueError("needs keep (a share) or count (a number of samples)")
+        return self
+
+    # --- what it reads ---------------------------------------------------------------------------------------
+
+    @property
+    def preference(self) -> str:
+        """What rows of a concept are ordered by: hardest, easiest, random or score:<column>."""
+        return str(getattr(self, "prefer", "hardest"))
+
+    @property
+    def score_column(self) -> str | None:
+        """The score over all rows that the method goes by, if it goes by one."""
+        return None
+
+    @property
+    def null_policy(self) -> str:
+        """What becomes of rows without that score."""
+        return "drop"
+
+    @property
+    def cut_by(self) -> str | None:
+        """The score that takes the noisiest rows out first, if one does."""
+        return None
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The score columns that the method reads."""
+        return tuple(score_of(self.preference))
+
+    @property
+    def required(self) -> tuple[str, ...]:
+        """The score columns without which a row is dropped before the selection."""
+        return self.columns
+
+    @property
+    def extras(self) -> tuple[str, ...]:
+        """What rows carry besides their key: score, cutoff, draw, group."""
+        return ("group",) if self.label_quotas else ()
+
+    @property
+    def label_quotas(self) -> bool:
+        """Whether labels have quotas."""
+        return False
+
+    @property
+    def drawn(self) -> bool:
+        """Whether chance decides which rows are kept."""
+        return self.preference == "random"
+
+    @property
+    def density(self) -> DensitySettings:
+        """How density pruning would divide the rows."""
+        return DensitySettings()
+
+    # --- what it keeps ---------------------------------------------------------------------------------------
+
+    def room(self, n_scored: int) -> int:
+        """Return how many of `n_scored` rows are left after those that the method skips."""
+        return n_scored
+
+    def arranged(self, rows: Source, n_keep: int) -> Source:
+        """Return the rows in the order the method wants, for `n_keep` to keep."""
+        return rows
+
+    def fit(self, rows: RowSource, n_keep: int, total: int) -> Rule:
+        """Return the rule that keeps `n_keep` of the `total` rows that compete: not pinned, and with a score."""
+        raise NotImplementedError
+
+    def concept_table(self, rows: RowSource, rule: Rule) -> "pl.DataFrame":
+        """Return the concepts with `d_inter` and `complexity`, which say the same whatever the method."""
+        import polars as pl
+
+        inter, concepts = rows.d_inter(self.density.neighbours), rows.concepts
+        value = complexity(
+            inter, concepts["d_intra"].to_numpy(), self.density.complexity, sizes=free_sizes(concepts)
+        )
+        return concepts.with_columns(pl.Series("d_inter", inter), pl.Series("complexity", value))
+
+    def concept_budgets(self, sizes: Counts, n_keep: int) -> Counts | None:
+        """Return how many rows each concept keeps, where that follows from their sizes (k,) alone."""
+        return None
+
+    @property
+    def by_sizes(self) -> bool:
+        """Whether the budgets of concepts follow from their sizes alone."""
+        return False
+
+    def standing(self, run: "Finished", row: "Row") -> "Standing | str":
+        """Return at which numbers of rows a row that is not pinned is kept; or why none keeps it."""
+        raise NotImplementedError
+
+
+class ByScore(Selector):
+    """A method that goes by one score over all rows, `by`; rows without it are kept as `on_null` says."""
+
+    needs = "a score (`by`)"
+    direction = "the hardest first, whichever way the score points"
+    cost = "two or three passes over the scores"
+    goes_by_score = True
+    #: Whether rank 1 is the easiest row.
+    from_easiest: ClassVar[bool] = False
+    #: Whether values are taken as they are, whatever a higher one means.
+    as_it_is: ClassVar[bool] = False
+    #: The column that orders rows with the same key.
+    ties: ClassVar[str] = "tie"
+
+    by: str | None = None
+    on_null: Literal["proportional", "keep", "drop", "error"] = "proportional"
+
+    @model_validator(mode="after")
+    def _has_score(self) -> Self:
+        if self.by is None:
+            raise ValueError(f"needs by (a score column) for method {self.method}")
+        return self
+
+    @property
+    def score_column(self) -> str:
+        """The score that the method goes by."""
+        return self.by or ""
+
+    @property
+    def null_policy(self) -> str:
+        """What becomes of rows without the score."""
+        return self.on_null
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The score columns that the method reads."""
+        return tuple(dict.fromkeys([self.score_column, *([self.cut_by] if self.cut_by else [])]))
+
+    @property
+    def required(self) -> tuple[str, ...]:
+        """The score columns without which a row is dropped before the selection."""
+        return self.columns if self.on_null == "drop" else ()
+
+    @property
+    def extras(self) -> tuple[str, ...]:
+        """The score, the draw for rows without one, and what the noisiest are cut off by."""
+        return ("score", "cutoff", "draw") if self.cut_by else ("score", "draw")
+
+    @property
+    def drawn(self) -> bool:
+        """Ranks decide, not chance."""
+        return False
+
+    @property
+    def counts_from_easiest(self) -> bool:
+        """Whether the place of a row is counted from the easiest."""
+        return self.from_easiest
+
+    def key(self, score: Floats, draw: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+        """Return the keys of rows, (n,); the smallest is first. score : larger is harder. draw : uniform hashes."""
+        return priority_key(score, "easiest" if self.counts_from_easiest else "hardest")
+
+    def places(self, n_keep: int, total: int) -> tuple[int, int]:
+        """Return how many of `total` rows are skipped, and the last place that is kept."""
+        return 0, n_keep
+
+    def standing(self, run: "Finished", row: "Row") -> "Standing | str":
+        """Return the row's place among all rows with a score, or among those without one."""
+        return run.by_score(self, row)
+
+    def scored_standing(self, run: "Finished", own: Mapping[str, Any]) -> "Standing | str":
+        """Return where a row with a score stands."""
+        return run.nested(self, own)
+
+
+def free_sizes(concepts: "pl.DataFrame") -> Counts:
+    """Return how many rows of each concept are not pinned, (k,)."""
+    sizes: Counts = concepts["n_eligible"].to_numpy() - concepts["n_pinned"].to_numpy()
+    return sizes
+
+
+def free_rows(rows: RowSource, *columns: str, scored: bool = True) -> Iterator[Arrays]:
+    """Yield columns of the rows that are not pinned and have (scored) or lack a score."""
+    for block in rows.blocks("pinned", "score", *columns):
+        chosen = ~block["pinned"] & (~np.isnan(block["score"]) == scored)
+        yield {name: block[name][chosen] for name in columns}
+
+
+def pairs(
+    rows: RowSource, key: str = "key", ties: str = "tie", *, scored: bool = True
+) -> Callable[[], Iterator[Pairs]]:
+    """Return how to read (key, tie) of the rows that compete, as `nth_smallest` wants it."""
+    return lambda: ((block[key], block[ties]) for block in free_rows(rows, key, ties, scored=scored))
+
+
+def comes_before(rows: Arrays, own: Mapping[str, Any], key: str, ties: str) -> Mask:
+    """Return which rows come before one, by a key and a tie number."""
+    before: Mask = (rows[key] < own[key]) | ((rows[key] == own[key]) & (rows[ties] < own[ties]))
+    return before

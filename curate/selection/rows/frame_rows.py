@@ -1,0 +1,182 @@
+"""The rows of one frame in memory, and the decisions on them."""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from curate.clustering.complexity import inter_distance
+from curate.errors import BudgetError, UsageError
+from curate.linalg import load_unit
+from curate.ordering.keys import rank_within
+from curate.ordering.shares import n_keep
+from curate.scores.columns import SCORES, Direction, hardest_is_largest
+from curate.selection.base import Arrays, ByScore, Selector
+from curate.selection.rows.choose import choose
+from curate.selection.rows.order import Order, with_order
+from curate.selection.rows.run_rows import diverse_ranks
+
+__all__ = ["FrameRows", "decide"]
+
+Floats = npt.NDArray[np.float64]
+
+#: What is added to a frame.
+_ADDED = ("keep", "reason", "rank", "inclusion_prob")
+
+
+@dataclass(frozen=True)
+class FrameRows:
+    """Rows that compete, as one block. frame : their uids, vectors and what their concepts are far from."""
+
+    frame: pl.DataFrame
+    columns: Arrays
+    concepts: pl.DataFrame
+    classes: tuple[str, ...] = ()
+
+    def blocks(self, *columns: str) -> Iterator[Arrays]:
+        """Yield columns of all rows."""
+        yield {name: self.columns[name] for name in columns}
+
+    def d_inter(self, neighbours: int) -> Floats:
+        """Return the distance of each concept to its nearest others, (k,): as given, or from means of vectors."""
+        if "d_inter" in self.frame.columns:
+            given = self.frame.group_by("concept").agg(pl.col("d_inter").cast(pl.Float64).first())
+            found = self.concepts.select("concept").join(given, on="concept", how="left")
+            return found["d_inter"].fill_null(0.0).to_numpy()
+        unit, concept = self._vectors(), self.columns["concept"]
+        centres = np.zeros((len(self.concepts), unit.shape[1]), np.float64)
+        np.add.at(centres, concept, unit)
+        there = np.flatnonzero(np.bincount(concept, minlength=len(centres)))
+        inter = np.zeros(len(centres))
+        inter[there] = inter_distance(load_unit(centres[there].astype(np.float32)), neighbours=neighbours)
+        return inter
+
+    def _vectors(self) -> npt.NDArray[np.float32]:
+        _require(self.frame, "vector")
+        return load_unit(np.array(self.frame["vector"].to_list(), np.float32).reshape(len(self.frame), -1))
+
+    def spread_out(self, budget: npt.NDArray[np.int64], start: Literal["medoid", "isolated"]) -> Self:
+        """Return the rows ranked anew: in each concept first `budget` rows (k,) that are far from each other."""
+        unit, concept = self._vectors(), self.columns["concept"]
+        rows = pl.DataFrame({name: self.columns[name] for name in ("pinned", "tie")}).with_columns(
+            self.frame["uid"]
+        )
+        before, rank = self.columns["rank"], np.zeros(len(concept), np.int32)
+        for one in np.unique(concept).tolist():
+            here = np.flatnonzero(concept == one)
+            first = np.zeros(len(here), np.bool_)
+            rank[here] = diverse_ranks(rows[here], unit[here], before[here], int(budget[one]), start, first)
+        return replace(self, columns=self.columns | {"rank": rank})
+
+
+def decide(
+    frame: pl.DataFrame, select: Selector, seed: int, higher_is: Mapping[str, Direction]
+) -> pl.DataFrame:
+    """Return a frame with the decision on each row; see `curate.selection.in_memory.select`."""
+    rows = _with_defaults(frame, select)
+    competes = pl.all_horizontal(pl.lit(True), *(pl.col(name).is_not_null() for name in select.required))
+    competing = rows.filter(competes | pl.col("pinned"))
+    source = _source(competing, select, seed, higher_is)
+    wanted = _wanted(select, len(rows), len(competing))
+    if int(source.concepts["n_pinned"].sum()) > wanted:
+        raise BudgetError(f"{wanted:,} rows asked for, but {competing['pinned'].sum():,} are pinned")
+    chosen = choose(source, select, wanted)
+    keep, probability, cut = chosen.choice.of(chosen.rows.columns)
+    pinned = chosen.rows.columns["pinned"]
+    reason = np.where(
+        keep, np.where(pinned, "pinned", "kept"), np.where(cut, f"cutoff:{select.cut_by}", "over_budget")
+    )
+    found = competing.select("position").with_columns(
+        pl.Series("keep", keep), pl.Series("reason", reason.tolist(), pl.String),
+        pl.Series("rank", chosen.rows.columns["rank"], pl.Int32),
+        pl.Series("inclusion_prob", probability, pl.Float64).fill_nan(None),
+    )  # fmt: skip
+    added = rows.select("position").join(found, on="position", how="left", maintain_order="left")
+    added = added.with_columns(pl.col("keep").fill_null(False), pl.col("reason").fill_null("no_score:null"))
+    return frame.drop(_ADDED, strict=False).hstack(added.select(_ADDED))
+
+
+def _with_defaults(frame: pl.DataFrame, select: Selector) -> pl.DataFrame:
+    """Return the rows with the columns that have defaults, and scores that are not finite as null."""
+    _require(frame, *select.columns)
+    if select.label_quotas:
+        _require(frame, "label")
+    if not isinstance(select, ByScore) and select.preference in ("hardest", "easiest"):
+        _require(frame, "distance")
+    number = pl.int_range(pl.len(), dtype=pl.Int64)
+    rows = frame.with_columns(
+        (pl.col("uid") if "uid" in frame.columns else number).cast(pl.String).alias("uid"),
+        (pl.col("concept") if "concept" in frame.columns else pl.lit(0)).cast(pl.Int32).alias("concept"),
+        (pl.col("pinned") if "pinned" in frame.columns else pl.lit(False)).cast(pl.Boolean).alias("pinned"),
+        number.alias("position"),
+    )
+    rows = rows.with_columns(
+        pl.when(pl.col(name).cast(pl.Float64).is_finite()).then(pl.col(name)).alias(name)
+        for name in select.columns
+    )
+    if rows["uid"].null_count() or rows["uid"].n_unique() < len(rows):
+        raise UsageError("select: uids must be there and unique")
+    if rows["concept"].null_count() or (rows["concept"] < 0).any():
+        raise UsageError("select: concepts must be whole numbers from 0")
+    return rows
+
+
+def _require(frame: pl.DataFrame, *columns: str) -> None:
+    """Raise UsageError for a column that is not there."""
+    missing = next((name for name in columns if name not in frame.columns), None)
+    if missing is not None:
+        raise UsageError(f"select: no column {missing!r}; there are {', '.join(frame.columns) or 'none'}")
+
+
+def _source(rows: pl.DataFrame, select: Selector, seed: int, higher_is: Mapping[str, Direction]) -> FrameRows:
+    """Return the rows in the order of the method, ranked inside their concepts."""
+    classes = tuple(sorted(rows["label"].drop_nulls().unique().to_list())) if select.label_quotas else ()
+    by = cutoff = None
+    if isinstance(select, ByScore):
+        name = select.score_column
+        by = name, 1 if select.as_it_is else _factor(name, higher_is)
+        cutoff = None if select.cut_by is None else (select.cut_by, _factor(select.cut_by, higher_is))
+    ordered = with_order(rows, Order(select, seed, (), by, cutoff, classes))
+    names = ("concept", "pinned", "key", "tie", *select.extras)
+    columns: Arrays = {name: ordered[name].to_numpy() for name in names}
+    uid = np.array(rows["uid"].to_list(), object)
+    columns["rank"] = rank_within(columns["concept"], columns["key"], columns["tie"], uid)
+    return FrameRows(rows, columns, _concepts(rows), classes)
+
+
+def _factor(column: str, higher_is: Mapping[str, Direction]) -> int:
+    """Return 1 where the largest value of a score is the hardest, else -1."""
+    known = SCORES[column].higher_is if column in SCORES else None
+    means: Direction = higher_is.get(column) or known or "harder"
+    if means not in ("harder", "noisier", "easier", "better"):
+        raise UsageError(f"select: higher_is must be harder, noisier, easier or better, got {means!r}")
+    return 1 if hardest_is_largest(means) else -1
+
+
+def _concepts(rows: pl.DataFrame) -> pl.DataFrame:
+    """Return one row per concept: n_eligible, n_pinned, d_intra, smallest_uid."""
+    every = int(rows["concept"].max() or 0) + 1 if len(rows) else 0  # type: ignore[arg-type]
+    rows = rows if "distance" in rows.columns else rows.with_columns(distance=pl.lit(0.0))
+    groups = rows.group_by("concept").agg(
+        pl.len().cast(pl.Int64).alias("n_eligible"), pl.col("pinned").sum().cast(pl.Int64).alias("n_pinned"),
+        pl.col("uid").min().alias("smallest_uid"), pl.col("distance").cast(pl.Float64),
+    )  # fmt: skip
+    exact = [math.fsum(values) / len(values) for values in groups["distance"].to_list()]
+    groups = groups.drop("distance").with_columns(pl.Series("d_intra", exact, pl.Float64))
+    table = pl.DataFrame({"concept": np.arange(every, dtype=np.int32)}).join(groups, on="concept", how="left")
+    return table.sort("concept").with_columns(pl.col("n_eligible", "n_pinned", "d_intra").fill_null(0))
+
+
+def _wanted(select: Selector, usable: int, eligible: int) -> int:
+    """Return the number of rows to keep."""
+    base = eligible if select.of == "eligible" else usable
+    wanted = select.count if select.count is not None else n_keep(select.keep or 0, base)
+    if wanted > eligible and not select.at_most:
+        raise BudgetError(
+            f"{wanted:,} rows asked for, {eligible:,} can be kept; ask for fewer, or set at_most"
+        )
+    return min(wanted, eligible)

@@ -1,0 +1,91 @@
+"""What a selection method orders rows by: the key of each row, and the numbers its rule needs besides."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+
+from curate.hashing import hash_uids, tie
+from curate.ordering.keys import ahead, with_priority
+from curate.scores.columns import hardest_is_largest
+from curate.scores.registry import folders_for, require_score
+from curate.selection.base import ByScore, Selector
+from curate.selection.rows.previous import Shipped
+
+if TYPE_CHECKING:
+    from curate.recipe import Recipe
+
+__all__ = ["Order", "order_of", "with_order"]
+
+
+@dataclass(frozen=True)
+class Order:
+    """The order of one selection.
+
+    by, cutoff : score columns with the factor (1 or -1) that makes larger values harder. classes : labels in
+    order, where they have quotas. folders : of the scores it reads. shipped : rows that go ahead of others.
+    """
+
+    select: Selector
+    seed: int
+    folders: tuple[str, ...] = ()
+    by: tuple[str, int] | None = None
+    cutoff: tuple[str, int] | None = None
+    classes: tuple[str, ...] = ()
+    shipped: Shipped | None = None
+
+
+def order_of(recipe: "Recipe", classes: tuple[str, ...] = ()) -> Order:
+    """Return the order a recipe selects by. Raises UsageError for a column that is no score."""
+    select, by, cutoff = recipe.select, None, None
+    folders = folders_for(recipe, select.columns)
+    if isinstance(select, ByScore):
+        factor = _factor(recipe, select.score_column, "select.by")
+        by = select.score_column, 1 if select.as_it_is else factor
+        if select.cut_by is not None:
+            cutoff = select.cut_by, _factor(recipe, select.cut_by, "select.cutoff")
+    return Order(select, recipe.seed, folders, by, cutoff, classes)
+
+
+def _factor(recipe: "Recipe", column: str, setting: str) -> int:
+    higher_is = require_score(recipe, column, setting).higher_is
+    return 1 if higher_is is None or hardest_is_largest(higher_is) else -1
+
+
+def with_order(frame: pl.DataFrame, order: Order) -> pl.DataFrame:
+    """Return `frame` with `key` and `tie` (uint64, smaller is kept first) and the extra columns.
+
+    Pinned rows get the smallest key, rows without a score the largest. Where shipped rows go ahead, it is the first
+    bit of the key that says so.
+    """
+    if isinstance(order.select, ByScore) and order.by is not None:
+        frame = _by_score(frame, order, order.select, order.by)
+    else:
+        frame = with_priority(frame, order.select.preference, order.seed, "select")
+    if order.select.label_quotas:
+        code = {name: index for index, name in enumerate(order.classes)}
+        groups = [code.get(label, len(code)) for label in frame["label"].to_list()]
+        frame = frame.with_columns(pl.Series("group", groups, pl.Int32))
+    if order.shipped is not None:
+        first = order.shipped.ahead(frame["uid"].to_list())
+        ranked = [name for name in ("key", "draw") if name in frame.columns]
+        frame = frame.with_columns(pl.Series(name, ahead(frame[name].to_numpy(), first)) for name in ranked)
+    return frame.with_columns(key=pl.when("pinned").then(pl.lit(0, pl.UInt64)).otherwise(pl.col("key")))
+
+
+def _by_score(frame: pl.DataFrame, order: Order, select: ByScore, by: tuple[str, int]) -> pl.DataFrame:
+    uids = frame["uid"].to_list()
+    draw = hash_uids(uids, order.seed, "select", "draw")
+    score = frame[by[0]].cast(pl.Float64) * by[1]
+    if order.cutoff is not None:
+        cutoff = frame[order.cutoff[0]].cast(pl.Float64) * order.cutoff[1]
+        score = pl.select(pl.when(cutoff.is_not_null()).then(score)).to_series()
+        frame = frame.with_columns(cutoff.alias("cutoff"))
+    free = (score.is_not_null() & ~frame["pinned"]).to_numpy()
+    key = np.full(len(frame), np.iinfo(np.uint64).max, np.uint64)
+    key[free] = select.key(score.to_numpy()[free], draw[free])
+    return frame.with_columns(
+        score.alias("score"), pl.Series("key", key, pl.UInt64), pl.Series("draw", draw, pl.UInt64),
+        pl.Series("tie", tie(uids, order.seed), pl.UInt64),
+    )  # fmt: skip

@@ -1,0 +1,43 @@
+"""`curate methods`: what there is to choose from, for people, as JSON, and as the tables of the README."""
+
+import json
+from pathlib import Path
+
+from calls import curate
+
+from curate.cli.methods import markdown
+from curate.selection.registry import selectors
+from curate.weighting.registry import weighers
+
+README = Path(__file__).resolve().parents[2] / "README.md"
+
+
+def test_json_has_every_method_with_its_settings():
+    said = curate("methods", "--json")
+    assert (said.code, said.err) == (0, "")
+    found = json.loads(said.out)
+    assert [one["method"] for one in found["select"]] == list(selectors())
+    assert [one["method"] for one in found["weight"]] == list(weighers())
+    stratified = next(one for one in found["select"] if one["method"] == "stratified")
+    assert stratified["settings"]["beta"] == 0.0
+    assert stratified["settings"]["cutoff"] == "neg_aum"
+    assert "temperature" not in stratified["settings"]
+    assert stratified["paper"].startswith("Zheng et al. 2023")
+    assert {"score": "el2n", "family": "heads", "higher_is": "harder"}.items() <= next(
+        one for one in found["score"] if one["score"] == "el2n"
+    ).items()
+
+
+def test_people_read_what_a_method_needs_and_when_not_to_take_it():
+    out = curate("methods").out
+    assert "  stratified: equal numbers from all stretches of a score" in out
+    assert "    not      when less than half is kept: mislabelled rows are the hardest of all\n" in out
+    assert "strata=50" in out
+    assert "  el2n (harder): heads, of image vectors" in out
+
+
+def test_the_readme_has_these_tables():
+    text = README.read_text(encoding="utf-8")
+    for table in markdown():
+        assert f"\n\n{table}\n" in text
+    assert curate("methods", "--markdown").out == "\n".join(markdown())
