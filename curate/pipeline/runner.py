@@ -123,7 +123,7 @@ def opened(
 
 def check_request(recipe: Recipe) -> None:
     """Raise UsageError for a column or condition that cannot be, before any work is done."""
-    score_families.check_recipe(recipe)
+    score_families.check_recipe(recipe, score.SOURCES)
     filter.check_recipe(recipe)
     select.check_recipe(recipe)
     write.check_recipe(recipe)

@@ -22,12 +22,12 @@ from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from curate.io import checksums, storage
-from curate.recipe.loading import load_recipe
 from curate.errors import CurateError, RunError, UsageError
-from curate.runs.folder import LATEST, RunFolder, latest
-from curate.recipe import Recipe
+from curate.io import checksums, storage
 from curate.io.filesystem import is_remote
+from curate.recipe import Recipe
+from curate.recipe.loading import load_recipe
+from curate.runs.folder import LATEST, RunFolder, latest
 
 __all__ = [
     "STORE",

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from curate.io import checksums, lock, storage
 from curate.errors import RunError, UsageError
-from curate.io.remote import cache
-from curate.recipe.secrets import HIDDEN
+from curate.io import checksums, lock, storage
 from curate.io.checksums import MARKER
+from curate.io.remote import cache
+from curate.io.secrets import HIDDEN
 
 if TYPE_CHECKING:
     import polars as pl

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from curate.io import checksums, storage
 from curate.errors import RunError, UsageError
-from curate.runs.folder import LATEST, RunFolder
+from curate.io import checksums, storage
 from curate.runs.dated import STORE, clear, dated_runs, held, latest, part_name, stored_folders, time_of
+from curate.runs.folder import LATEST, RunFolder
 
 __all__ = ["Freed", "gc"]
 

@@ -14,8 +14,8 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-from curate.io import storage
 from curate.errors import CurateError
+from curate.io import storage
 
 __all__ = ["KEPT_LOGS", "log_to", "note_stage"]
 

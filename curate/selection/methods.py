@@ -10,9 +10,9 @@ import numpy.typing as npt
 import polars as pl
 
 from curate.clustering.complexity import complexity, inter_distance
+from curate.clustering.store import load_centroids
 from curate.errors import BudgetError
 from curate.execution.context import Context, log
-from curate.pipeline.stages.cluster import load_centroids
 from curate.recipe import BY_SCORE, Select
 from curate.selection import density, prototypes
 from curate.selection import span as score

@@ -6,6 +6,7 @@ import yaml
 from pydantic import BaseModel
 
 from curate.errors import RecipeError, UsageError
+from curate.io.secrets import HIDDEN, redacted
 from curate.recipe import (
     FAMILIES,
     Cluster,
@@ -23,7 +24,6 @@ from curate.recipe import (
     parse_share,
 )
 from curate.recipe.loading import load_recipe, override, parse_recipe, read_yaml
-from curate.recipe.secrets import HIDDEN, redacted
 
 EPSILON = "dedup.epsilon must be none, a number in (0, 1), or a share such as {drop: 0.2}, got "
 SMALL = {"run": "r", "source": {"path": "a.parquet"}, "select": {"keep": 0.3}}

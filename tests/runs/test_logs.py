@@ -7,11 +7,11 @@ import polars as pl
 import pytest
 from builders import planted, recipe_values, write_shards
 
-from curate.runs import logs
-from curate.pipeline import runner
-from curate.io import storage
-from curate.recipe.loading import parse_recipe
 from curate.errors import BudgetError, RunError
+from curate.io import storage
+from curate.pipeline import runner
+from curate.recipe.loading import parse_recipe
+from curate.runs import logs
 from curate.runs.folder import FORMAT_VERSION
 
 

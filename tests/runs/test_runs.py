@@ -15,13 +15,13 @@ import pytest
 from builders import planted, recipe_values, write_shards
 from folders import changed, files_below, leftovers, tables, times
 
-from curate.io import lock, storage
 from curate import open_run
+from curate.analysis.verify.verify import verify_run
+from curate.errors import RunError, UsageError
+from curate.io import lock, storage
 from curate.pipeline import runner
 from curate.recipe.loading import parse_recipe
-from curate.errors import RunError, UsageError
 from curate.runs.folder import RunFolder
-from curate.analysis.verify.verify import verify_run
 
 EVERY = ("read", "embed", "cluster", "score", "filter", "dedup", "select", "write", "report")
 N = 240

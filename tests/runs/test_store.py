@@ -12,14 +12,14 @@ from calls import curate
 from folders import files_below
 
 from curate import open_run
-from curate.pipeline import runner
-from curate.io import storage
-from curate.runs import dated
-from curate.recipe.loading import parse_recipe
-from curate.errors import RunError, UsageError
-from curate.runs.gc import gc
-from curate.runs.folder import RunFolder
 from curate.analysis.verify.verify import verify_run
+from curate.errors import RunError, UsageError
+from curate.io import storage
+from curate.pipeline import runner
+from curate.recipe.loading import parse_recipe
+from curate.runs import dated
+from curate.runs.folder import RunFolder
+from curate.runs.gc import gc
 
 
 def contents(run):

@@ -14,9 +14,9 @@ from curate.pipeline.runner import run
 from curate.recipe import Heads
 from curate.recipe.loading import parse_recipe
 from curate.runs.folder import open_run
-from curate.scores.columns import columns_of
-from curate.scores.heads import family as heads
 from curate.scores.heads import labels as trained
+from curate.scores.heads import parts as heads
+from curate.scores.registry import columns_of
 
 SMALL = {"seeds": 2, "epochs": 2, "folds": 2, "hidden": 8, "batch": 16, "min_class": 3}
 N = 120

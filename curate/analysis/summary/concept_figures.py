@@ -2,9 +2,9 @@
 
 import polars as pl
 
+from curate.clustering.store import load_centroids
 from curate.execution.context import Context
 from curate.io import storage
-from curate.pipeline.stages.cluster import load_centroids
 from curate.recipe import Recipe
 from curate.report.map import flat
 from curate.report.model import WhatIf

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from curate import schema
 from curate.clustering import kmeans
 from curate.clustering.drift import reach
+from curate.clustering.store import load_centroids
 from curate.embedding.store import EmbeddingPart
 from curate.errors import EmbeddingError, RecipeError
 from curate.execution.context import PROCESS_BASE, Context, Part, log, reuse_or_remove
@@ -119,12 +120,6 @@ def _assign(task: AssignTask) -> None:
         concept[here], distance[here] = kmeans.assign(block, centroids)
     table = pa.table([part.uids(), concept, distance], schema=schema.ASSIGNMENTS)
     storage.write_parquet(task.out, table, schema.ASSIGNMENTS, task.fingerprint)
-
-
-def load_centroids(path: Path) -> npt.NDArray[np.float32]:
-    """Return the centroids, one unit row per concept in order of ids."""
-    column = storage.read_table(path, ["centroid"])["centroid"].combine_chunks()
-    return np.asarray(column.values.to_numpy().reshape(len(column), -1 if len(column) else 0))
 
 
 def _fit(context: Context, out: Path, fingerprint: str, embedded: str) -> None:

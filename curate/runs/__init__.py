@@ -1,0 +1,1 @@
+"""The run folder: paths and markers, dated runs, logs, undo."""
