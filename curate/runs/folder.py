@@ -134,7 +134,9 @@ class RunFolder:
             for file in sorted(folder.rglob("*"))
             if file.is_file() and not file.name.startswith((".", "_"))
         }
-        storage.write_record(folder / MARKER, {"fingerprint": fingerprint, "facts": dict(facts), "files": files})
+        storage.write_record(
+            folder / MARKER, {"fingerprint": fingerprint, "facts": dict(facts), "files": files}
+        )
         checksums.drop_sidecars(folder)
 
     def is_done(self, folder: Path, fingerprint: str) -> bool:

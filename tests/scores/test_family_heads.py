@@ -409,7 +409,7 @@ def said(scores, **changes):
 
     labels = trained.Labels(np.zeros(N, np.int32), ["a"], "label")
     settings = Heads(**SMALL | changes.pop("settings", {}))
-    return trained.facts(dataclasses.replace(scores, **changes), labels, settings)["warnings"]
+    return trained.label_stats(dataclasses.replace(scores, **changes), labels, settings)["warnings"]
 
 
 def test_warning_of_seeds_that_disagree(scores):
