@@ -381,6 +381,7 @@ def test_workers_and_memory_give_the_same_bytes(data, tmp_path):
 
 def with_leaks(monkeypatch, similarity):
     """Fake the family that compares with an evaluation set: a table of the given similarities by uid."""
+    from curate.scores.base import Score
     from curate.scores.leakage import Against
 
     def compute(self, context, output):
@@ -391,6 +392,8 @@ def with_leaks(monkeypatch, similarity):
             output.write(part, {output.schema.names[1]: values, output.schema.names[2]: status})
         return {"scored": len(similarity)}
 
+    monkeypatch.setattr(Against, "check", Score.check)  # the set is not there
+    monkeypatch.setattr(Against, "inputs", Score.inputs)
     monkeypatch.setattr(Against, "compute", compute)
 
 
