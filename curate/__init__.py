@@ -2,7 +2,7 @@
 
 >>> import curate
 >>> sorted(name for name in curate.__all__ if name.islower())
-['cluster', 'deduplicate', 'filter', 'load_recipe', 'open_run', 'parse_recipe', 'run']
+['cluster', 'deduplicate', 'filter', 'load_recipe', 'open_run', 'parse_recipe', 'run', 'score', 'select']
 """
 
 import importlib
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from curate.errors import CurateError
     from curate.recipe import Recipe
     from curate.recipe.loading import load_recipe, parse_recipe
+    from curate.scores.in_memory import score
+    from curate.selection.in_memory import select
 
 __all__ = [
     "CurateError",
@@ -30,6 +32,8 @@ __all__ = [
     "open_run",
     "parse_recipe",
     "run",
+    "score",
+    "select",
 ]
 
 #: Where each public name is defined.
@@ -46,6 +50,8 @@ _HOMES = {
     "open_run": "api.run",
     "parse_recipe": "recipe.loading",
     "run": "api.verbs",
+    "score": "scores.in_memory",
+    "select": "selection.in_memory",
 }
 
 

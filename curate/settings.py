@@ -1,6 +1,7 @@
 """The base class of all groups of settings, and the kinds of values that most of them have."""
 
 import re
+from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated
@@ -8,7 +9,8 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 __all__ = [
-    "URL", "Count", "Folder", "KeepShare", "Preference", "Settings", "Share", "local_folder", "parse_share", "whole",
+    "URL", "Count", "Folder", "KeepShare", "Preference", "Settings", "Share", "listed", "local_folder", "none_word",
+    "parse_share", "whole",
 ]  # fmt: skip
 
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
@@ -44,6 +46,16 @@ def _preference(value: str) -> str:
     if value in ("hardest", "easiest", "random") or re.fullmatch(r"score:\S+", value):
         return value
     raise ValueError(f"must be hardest, easiest, random or score:<column>, got {value!r}")
+
+
+def none_word(value: object) -> object:
+    """Return None for the word none."""
+    return None if value == "none" else value
+
+
+def listed(value: object) -> object:
+    """Return one text or mapping as a list of it."""
+    return [value] if isinstance(value, str | Mapping) else value
 
 
 def whole(value: object) -> object:

@@ -32,7 +32,6 @@ def _register() -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 1 failed, 2 wrong usage, 3 too much unusable, 130 interrupted."""
     logging.getLogger("curate").setLevel(logging.INFO)
-    _register()
     code = _run(None if arguments is None else list(arguments))
     if code == INTERRUPTED:
         _say("interrupted; run the same command again to go on where it stopped")
@@ -46,6 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _run(arguments: list[str] | None) -> int:
     try:
+        _register()  # here, because a plug-in that cannot be loaded is an error like any other
         code = int(commands(arguments, prog_name="curate", standalone_mode=False) or 0)
         if code == INTERRUPTED:  # what Typer makes of Ctrl-C
             raise KeyboardInterrupt

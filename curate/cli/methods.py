@@ -32,15 +32,11 @@ def methods(
 
 
 def described() -> dict[str, list[dict[str, Any]]]:
-    """Return every selection method, weight and score as plain values."""
-    from curate.scores.columns import SCORES
+    """Return every selection method, weight, family of scores and score column as plain values."""
+    from curate.scores.registry import families, known_scores
     from curate.selection.registry import selectors
     from curate.weighting.registry import weighers
 
-    scores = [
-        {"score": name, "family": one.family, "higher_is": one.higher_is, "needs": one.needs}
-        for name, one in SCORES.items()
-    ]
     kinds: Mapping[str, tuple[Mapping[str, Any], str]] = {
         "select": (selectors(), "keeps"),
         "weight": (weighers(), "weighs"),
@@ -49,26 +45,55 @@ def described() -> dict[str, list[dict[str, Any]]]:
         section: [_described(name, one, does) for name, one in classes.items()]
         for section, (classes, does) in kinds.items()
     }
-    return {**found, "score": scores}
+    found["family"] = [
+        {
+            "family": name, "does": one.measures, "columns": list(one.outputs), "needs": one.requires, "cost": one.cost,
+            "avoid": one.avoid, "paper": one.paper, "settings": _settings(one, "family"),
+        }
+        for name, one in families().items()
+    ]  # fmt: skip
+    found["score"] = [
+        {"score": name, "family": one.family, "higher_is": one.higher_is, "needs": one.needs}
+        for name, one in known_scores().items()
+    ]
+    return found
+
+
+def _settings(one: Any, name: str) -> dict[str, Any]:  # noqa: ANN401  (a class of settings of any kind)
+    """Return the settings of a class with their defaults; null where there is none, since the user must say it."""
+    fields = {key: field for key, field in one.model_fields.items() if key != name}
+    return {
+        key: None if field.is_required() else _plain(field.get_default(call_default_factory=True))
+        for key, field in fields.items()
+    }
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401
+    """Return a default as JSON can hold it."""
+    return value if isinstance(value, str | int | float | bool | tuple | list | None) else str(value)
 
 
 def _described(name: str, one: Any, does: str) -> dict[str, Any]:  # noqa: ANN401  (a class of either kind)
-    settings = {key: field.default for key, field in one.model_fields.items() if key != "method"}
-    return {"method": name, "does": getattr(one, does), **{word: getattr(one, word) for word in _WORDS}} | {
-        "settings": settings
-    }
+    words = {word: getattr(one, word) for word in _WORDS}
+    return {"method": name, "does": getattr(one, does), **words, "settings": _settings(one, "method")}
 
 
 def _lines(found: Mapping[str, list[dict[str, Any]]]) -> Iterator[str]:
     """Yield what is printed for people."""
-    for section in ("select", "weight"):
-        yield f"{section}.method"
+    titles = {
+        "select": ("select.method", "method"),
+        "weight": ("weight.method", "method"),
+        "family": ("score", "family"),
+    }
+    for section, (title, name) in titles.items():
+        yield title
         for one in found[section]:
-            yield f"  {one['method']}: {one['does'].replace('`', '')}"
+            yield f"  {one[name]}: {one['does'].replace('`', '')}"
             yield from (
-                f"    {begins:<9}{'when ' * (word == 'avoid')}{one[word].removeprefix('when ').replace('`', '')}"
+                f"    {begins:<9}{'when ' * (word == 'avoid' and section != 'family')}"
+                f"{one[word].removeprefix('when ').replace('`', '')}"
                 for word, begins in _WORDS.items()
-                if one[word]
+                if one.get(word)
             )
             settings = (f"{name}={_shown(value)}" for name, value in one["settings"].items())
             yield f"    {'settings':<9}{', '.join(settings)}"
@@ -89,26 +114,34 @@ def _shown(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def markdown() -> tuple[str, str]:
-    """Return the tables of selection methods and of weights, as they stand in the README."""
+def markdown() -> tuple[str, ...]:
+    """Return the tables of scores, selection methods and weights, as they stand in the README."""
     found = described()
+    families = [
+        {**one, "method": one["family"], "columns": ", ".join(_shown_columns(one["columns"]))}
+        for one in found["family"]
+    ]
     return (
-        _table("select.method", "keeps", found["select"]),
-        _table("weight.method", "weight of a kept sample", found["weight"]),
+        _table(("in `score:`", "measures", "columns", "needs"), families, ("does", "columns", "needs")),
+        _table(("`select.method`", "keeps", "not when"), found["select"], ("does", "avoid")),
+        _table(
+            ("`weight.method`", "weight of a kept sample", "not when"), found["weight"], ("does", "avoid")
+        ),
     )
 
 
-def _table(name: str, does: str, rows: list[dict[str, Any]]) -> str:
-    lines = [f"| `{name}` | {does} | not when |", "|---|---|---|"]
-    return (
-        "\n".join(
-            [
-                *lines,
-                *(
-                    f"| `{one['method']}` | {one['does']} | {one['avoid'].removeprefix('when ')} |"
-                    for one in rows
-                ),
-            ]
-        )
-        + "\n"
-    )
+def _shown_columns(columns: list[str]) -> list[str]:
+    """Return columns of scores without those of their spread over seeds, which have the same names with `_std`.
+
+    >>> _shown_columns(["el2n", "el2n_std", "loss"])
+    ['el2n', 'loss']
+    """
+    return [name for name in columns if not name.endswith("_std")] or ["as you name them"]
+
+
+def _table(header: tuple[str, ...], rows: list[dict[str, Any]], columns: tuple[str, ...]) -> str:
+    lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
+    for one in rows:
+        cells = [f"`{one['method']}`", *(str(one[name]).removeprefix("when ") for name in columns)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"

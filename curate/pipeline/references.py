@@ -24,9 +24,10 @@ from curate.io import checksums, paths, storage
 from curate.io.filesystem import is_remote, resolve_options
 from curate.linalg import load_unit, unit_rows
 from curate.pipeline.stages import embed, embed_task, read
-from curate.recipe import Cluster, Dedup, Recipe, Source
+from curate.recipe import Cluster, Dedup, Recipe
 from curate.runs.folder import RunFolder, folder_of
 from curate.scores.base import embedding_parts
+from curate.sources.settings import Source
 from curate.sources.vector_columns import why_unusable
 
 __all__ = ["check", "fingerprint", "vectors"]

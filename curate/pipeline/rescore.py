@@ -19,9 +19,9 @@ from curate.recipe.loading import load_recipe, override, parse_recipe
 from curate.recipe.scores import dumped, tagged
 from curate.runs.folder import RunFolder, folder_of
 from curate.runs.run import open_run
-from curate.scores.base import Settings, directions
-from curate.scores.columns import SCORES
-from curate.scores.registry import families_of, score_columns, stage_of
+from curate.scores import SCORES
+from curate.scores.base import Score
+from curate.scores.registry import families_of, score_columns
 from curate.selection.registry import selectors
 from curate.weighting.registry import weighers
 
@@ -145,9 +145,8 @@ def score_table(recipe: Recipe) -> list[dict[str, Any]]:
     return [row for family in families_of(recipe) for row in _rows_of(run, family)]
 
 
-def _rows_of(run: RunFolder, family: Settings) -> list[dict[str, Any]]:
-    folder, stage = run.scores(family.folder), stage_of(family.family)
-    means, status = directions(stage, family), stage.table(family).names[-1]
+def _rows_of(run: RunFolder, family: Score) -> list[dict[str, Any]]:
+    folder, means, status = run.scores(family.folder), family.directions(), family.status_column
     run.fingerprint(folder)
     columns = list(means)
     frame = (

@@ -21,7 +21,7 @@ from curate.io import storage
 from curate.io.remote.working_copy import COPY_FOLDER
 from curate.io.yaml import read_yaml
 from curate.pipeline.order import STAGES
-from curate.pipeline.stages import filter, read, select, write
+from curate.pipeline.stages import filter, read, score, select, write
 from curate.pipeline.time_limit import run_limited
 from curate.recipe import FAMILIES, Embed, Recipe, Source
 from curate.runs.folder import FORMAT_VERSION, MARKER, RunFolder, folder_of
@@ -111,7 +111,7 @@ def opened(
 
 def check_request(recipe: Recipe) -> None:
     """Raise UsageError for a column or condition that cannot be, before any work is done."""
-    score_families.check_recipe(recipe)
+    score_families.check_recipe(recipe, score.SOURCES)
     filter.check_recipe(recipe)
     select.check_recipe(recipe)
     write.check_recipe(recipe)

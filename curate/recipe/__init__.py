@@ -4,25 +4,24 @@ Frozen models, checked once; `config` reads them from YAML and says what is wron
 recipe as ``${ENV}``; one that stands there literally works, and is written nowhere.
 """
 
-from curate.recipe.dedup import Against, Cluster, Dedup, DropShare
+from curate.recipe.dedup import Cluster, Dedup, DropShare
+from curate.recipe.embed import Embed
 from curate.recipe.notify import Notify
 from curate.recipe.recipe import Limits, Ray, Recipe, Remote, Write
-from curate.recipe.scores import (
-    FAMILIES,
-    ClipScore,
-    Color,
-    External,
-    Family,
-    Fuse,
-    Heads,
-    Noise,
-    NormSim,
-    Pair,
-    Pixels,
-)
+from curate.recipe.scores import FAMILIES, Family
 from curate.recipe.select import ScoreFilter, canonical
-from curate.recipe.source import Embed, Source
 from curate.recipe.types import parse_bytes, parse_share, whole
+from curate.scores.clip_score import ClipScore
+from curate.scores.color import Color
+from curate.scores.external.external import External
+from curate.scores.fuse import Fuse
+from curate.scores.heads.heads import Heads
+from curate.scores.leakage import Against
+from curate.scores.noise import Noise
+from curate.scores.normsim import NormSim
+from curate.scores.pair.pair import Pair
+from curate.scores.pixels.pixels import Pixels
+from curate.sources.settings import Source
 
 __all__ = [
     "FAMILIES",

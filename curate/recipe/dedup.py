@@ -1,16 +1,15 @@
 """Which samples are alike: concepts, copies and near-duplicates, and rows too near an evaluation set."""
 
 from collections.abc import Mapping
-from pathlib import PurePosixPath
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 import pydantic
 from pydantic import BeforeValidator, Field, model_validator
 
-from curate.recipe.source import Source
 from curate.recipe.types import KeepShare, Paths, Preference, Settings, Share, count_or_auto, listed
+from curate.scores.leakage import Against
 
-__all__ = ["Against", "Cluster", "Dedup", "DropShare"]
+__all__ = ["Cluster", "Dedup", "DropShare"]
 
 
 class Cluster(Settings):
@@ -56,44 +55,6 @@ def _epsilon(value: object) -> object:
         except pydantic.ValidationError as error:
             raise ValueError(f"is not a share: drop {error.errors()[0]['ctx']['error']!s}") from None
     raise ValueError(f"must be none, a number in (0, 1), or a share such as {{drop: 0.2}}, got {value!r}")
-
-
-class Against(Source):
-    """Vectors that no kept sample may be near: an evaluation set; a source, or vectors in .npy files.
-
-    name : stands in the reason (`leak:<name>`); by default what the path is called. epsilon : similarity
-    above 1 - epsilon is a leak; None takes `dedup.epsilon`.
-    """
-
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")] = "auto"
-    epsilon: Annotated[float, Field(gt=0, lt=1)] | None = None
-
-    @property
-    def family(self) -> str:
-        """The kind of score family."""
-        return "against"
-
-    @property
-    def folder(self) -> str:
-        """The folder below 3_scores."""
-        return f"against-{self.name}"
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """No other score."""
-        return ()
-
-    @model_validator(mode="before")
-    @classmethod
-    def _named(cls, values: Any) -> Any:  # noqa: ANN401  (what stands in a recipe)
-        values = {"path": values} if isinstance(values, str) else values
-        if not isinstance(values, Mapping) or values.get("name", "auto") != "auto":
-            return values
-        path = values.get("path")
-        first = path[0] if isinstance(path, list | tuple) and path else path
-        name = PurePosixPath(str(first)).name.partition(".")[0]
-        kept = "".join(c if c.isascii() and (c.isalnum() or c in "_.-") else "_" for c in name)
-        return {**values, "name": kept or "reference"}
 
 
 class Dedup(Settings):

@@ -7,22 +7,23 @@ from pydantic import AfterValidator, BeforeValidator, Field, field_serializer, m
 
 from curate.io.remote.cache import DEFAULT_BYTES
 from curate.recipe.dedup import Cluster, Dedup
+from curate.recipe.embed import Embed
 from curate.recipe.limits import StageTimes
 from curate.recipe.notify import Notify
-from curate.recipe.scores import ClipScore, Family, dumped, tagged
+from curate.recipe.scores import Family, dumped, tagged
 from curate.recipe.select import ScoreFilter, Select, Weight
-from curate.recipe.source import Embed, Source
 from curate.recipe.types import (
     Bytes,
     Settings,
     Share,
-    StorageOptions,
     Target,
     count_or_auto,
     default_memory,
     enough_memory,
     listed,
 )
+from curate.scores.clip_score import ClipScore
+from curate.sources.settings import Source, StorageOptions
 
 __all__ = ["Limits", "Ray", "Recipe", "Remote", "Write"]
 

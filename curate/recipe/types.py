@@ -1,14 +1,13 @@
 """Kinds of values that settings have: sizes, shares, preferences, names of columns."""
 
 import re
-from collections.abc import Mapping
 from fractions import Fraction
-from typing import Annotated, Any
+from typing import Annotated
 
 import psutil
-from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
+from pydantic import AfterValidator, BeforeValidator, Field
 
-from curate.io.secrets import HIDDEN, redacted, with_password
+from curate.io.secrets import with_password
 from curate.settings import (
     URL,
     Count,
@@ -17,14 +16,15 @@ from curate.settings import (
     Preference,
     Settings,
     Share,
+    listed,
     local_folder,
+    none_word,
     parse_share,
     whole,
 )
 
 __all__ = [
     "Bytes",
-    "Column",
     "Count",
     "Folder",
     "KeepShare",
@@ -32,7 +32,6 @@ __all__ = [
     "Preference",
     "Settings",
     "Share",
-    "StorageOptions",
     "Target",
     "count_or_auto",
     "default_memory",
@@ -61,19 +60,9 @@ def parse_bytes(value: int | str) -> int:
     return size.numerator // size.denominator
 
 
-def none_word(value: object) -> object:
-    """Return None for the word none."""
-    return None if value == "none" else value
-
-
 def default_memory() -> int:
     """Return half of the memory of this machine, at least 2 GB."""
     return max(2 * 10**9, int(psutil.virtual_memory().total) // 2)
-
-
-def listed(value: object) -> object:
-    """Return one text or mapping as a list of it."""
-    return [value] if isinstance(value, str | Mapping) else value
 
 
 def count_or_auto(value: object) -> object:
@@ -99,15 +88,6 @@ def _target(value: str) -> str:
     return value
 
 
-def _kept(options: dict[str, Any]) -> dict[str, Any]:
-    """Return options of a file system; refuse what was redacted before."""
-    if HIDDEN in str(options):
-        raise ValueError(f"hold {HIDDEN} where a secret was; give it as ${{NAME}}, or run the first recipe")
-    return options
-
-
 Bytes = Annotated[int, BeforeValidator(parse_bytes)]
 Target = Annotated[str, Field(min_length=1), AfterValidator(_target)]
-StorageOptions = Annotated[dict[str, Any], AfterValidator(_kept), PlainSerializer(redacted)]
-Column = Annotated[str | None, BeforeValidator(none_word)]
 Paths = Annotated[tuple[str, ...], BeforeValidator(listed), Field(min_length=1)]

@@ -1,139 +1,216 @@
-"""What every score family works with: its table, its output, and memory that must suffice."""
+"""`Score`: settings, columns, help and computation of one family of scores, together in one class.
 
-from collections.abc import Callable, Mapping
+Where code goes. A recipe is checked, and `curate --help` shown, by these classes, so every module directly in
+`curate/scores` is imported then and imports nothing heavy itself: no Polars, PyArrow or torch at its top. It imports
+them inside the functions that need them. A family whose computation fills several modules is a package (`pair`, `heads`,
+`pixels`, `external`) with the class in a light module of the same name (`pair/pair.py`), the computation over parts in
+`parts.py`, and formulas beside it; the class imports those when it computes. `curate/scores/tables` holds what families
+share to read and write tables. A class knows no other family and not the registry: columns of other families, and
+reading of sources, are handed to it (`Sources`, `Output.columns`).
+
+A family that needs no more than the rows themselves gives `outputs`, `reads` and `score_rows`; the tables are then
+written by `compute` of this class. This is also the way of a score in a package of its own (docs/plugins.md).
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
+from pydantic import AfterValidator, Field
 
-from curate.embedding.store import EmbeddingPart
-from curate.errors import RunError
-from curate.execution.context import Context, Part, reuse_or_remove
-from curate.io import storage
-from curate.recipe import Recipe
-from curate.scores.columns import SCORES, Direction
-from curate.scores.status import Codes, status_names
+from curate.errors import CurateError, RunError, UsageError
+from curate.scores.columns import Column, Direction
+from curate.settings import Count, Settings
+from curate.sources.settings import Source
 
-__all__ = ["FamilyStage", "Output", "Settings", "directions", "embedding_parts", "require_memory", "table"]
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from curate.embedding.store import EmbeddingPart
+    from curate.execution.context import Context
+    from curate.recipe import Recipe
+    from curate.scores.in_memory import Samples
+    from curate.scores.tables.output import Output
+    from curate.sources.base import Rows, Shard
+
+__all__ = [
+    "RESERVED",
+    "AtLeastOne",
+    "ColumnName",
+    "Positive",
+    "Score",
+    "ScoreColumn",
+    "Sources",
+    "embedding_parts",
+    "require_memory",
+]
+
+#: Folders below 3_scores that have a meaning of their own.
+RESERVED = ("clip_score", "pair", "heads", "pixels", "normsim", "noise", "color", "filter", "against")
+
+#: What `score_rows` calls the fields of samples in memory.
+_FIELDS = {"caption": "captions", "label": "labels", "uid": "uids"}
 
 
-class Settings(Protocol):
-    """Settings of a family, as in `curate.recipe.scores` (and `Against`)."""
+def _column_name(value: str) -> str:
+    if re.fullmatch(r"[A-Za-z][A-Za-z0-9_.-]*", value) and value not in RESERVED:
+        return value
+    raise ValueError(f"must be letters, digits, _ . - and no family of curate, got {value!r}")
 
-    @property
-    def family(self) -> str:
-        """The kind of family."""
+
+#: What the user calls a table of scores.
+ColumnName = Annotated[str, AfterValidator(_column_name)]
+AtLeastOne = Annotated[Count, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class ScoreColumn(NamedTuple):
+    """A column of the score tables of a recipe: its folder in 3_scores, its type, its direction (or None)."""
+
+    folder: str
+    kind: "pa.DataType"
+    higher_is: Direction | None
+    status: str
+
+
+@dataclass(frozen=True)
+class Sources:
+    """How scores reach samples outside the tables of a run; the pipeline hands it in.
+
+    check, fingerprint, vectors : of a reference set (a source, or `.npy` files): raise UsageError where it cannot be
+    used; return what changes when it does; return a `.npy` file of its unit vectors. find_shards : the shards of a
+    source. read_batches : rows of a part with their encoded images.
+    """
+
+    check: Callable[..., None]
+    fingerprint: Callable[..., str]
+    vectors: Callable[..., Path]
+    find_shards: Callable[[Source], "list[Shard]"]
+    read_batches: Callable[..., "Iterator[tuple[Rows, Any]]"]
+
+
+class Score(Settings):
+    """A family of scores, as it stands in the list `score` of a recipe; a subclass for each.
+
+    family : its name in a recipe (a `Literal` in subclasses). Its fields are its settings.
+    """
+
+    #: Its score columns (and others that its table has, without a direction), in the order of the table.
+    outputs: ClassVar[Mapping[str, Column]] = {}
+    #: What `score_rows` is given: `image`, `text` (unit vectors), `caption`, `label`, `uid`.
+    reads: ClassVar[tuple[str, ...]] = ("image",)
+    #: Goes up when numbers change that were computed before.
+    version: ClassVar[int] = 1
+    #: What people need to choose it: what it measures, the paper, the cost, what must be there, when not to use it.
+    measures: ClassVar[str] = ""
+    paper: ClassVar[str] = ""
+    cost: ClassVar[str] = ""
+    requires: ClassVar[str] = ""
+    avoid: ClassVar[str] = ""
+    #: Its place in lists; equal ones go by name.
+    place: ClassVar[int] = 100
+
+    family: str
 
     @property
     def folder(self) -> str:
-        """The folder below 3_scores."""
+        """The name of its folder below 3_scores."""
+        return self.family
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """Score columns that must be there first."""
+        """Score columns of other families that it is computed from."""
+        return ()
+
+    @property
+    def status_column(self) -> str:
+        """The column that says why a sample has no score."""
+        return f"{self.folder}_status"
+
+    def columns_made(self) -> Mapping[str, Column]:
+        """Return the columns of its table under these settings, without uid and status."""
+        return self.outputs
+
+    def directions(self) -> dict[str, Direction]:
+        """Return what a higher value of each score column means."""
+        made = self.columns_made().items()
+        return {name: column.higher_is for name, column in made if column.higher_is is not None}
+
+    def table(self) -> "pa.Schema":
+        """Return the schema of its table: uid, its columns, its status."""
+        import pyarrow as pa
+
+        made = [(name, pa.type_for_alias(column.kind)) for name, column in self.columns_made().items()]
+        return pa.schema([("uid", pa.string()), *made, (self.status_column, pa.string())])
+
+    def fingerprinted(self) -> object:
+        """Return the settings that decide the numbers."""
+        return self.model_dump(mode="json", exclude={"device", "epsilon"})
+
+    def check(self, recipe: "Recipe", sources: Sources) -> None:
+        """Raise UsageError, before any work, for settings that cannot be served."""
+
+    def check_columns(self, found: Callable[[str, str], ScoreColumn]) -> None:
+        """Raise UsageError for columns of other families that are not fit.
+
+        found : column and name of the setting -> the column; it raises UsageError where there is no such score.
+        """
+
+    def inputs(
+        self, context: "Context", columns: Mapping[str, ScoreColumn], sources: Sources
+    ) -> list[object]:
+        """Return what the numbers depend on besides settings and embeddings, to be fingerprinted.
+
+        columns : those in `needs`.
+        """
+        return []
+
+    def score_rows(self, **rows: Any) -> Mapping[str, npt.NDArray[Any]]:  # noqa: ANN401  (what `reads` names)
+        """Return the columns of some rows, (n,) each, by name; NaN where a row has no score.
+
+        rows : by the names in `reads`: `image` and `text` are (n, d) float32 unit rows, the others lists of n strings
+        (or None). Rows without a caption are not given where `text` is read. Each row by itself: rows come in blocks.
+        """
+        raise CurateError(f"{type(self).__name__} must define score_rows or compute")
+
+    def in_memory(self, samples: "Samples") -> tuple[Mapping[str, npt.NDArray[Any]], npt.NDArray[np.object_]]:
+        """Return the columns of samples in memory, (n,) each, and the name of each row's status."""
+        if type(self).score_rows is Score.score_rows:
+            raise UsageError(f"score: {self.family} is computed in a run only")
+        given = {name: samples.require(self.family, _FIELDS.get(name, name)) for name in self.reads}
+        wanted = samples.has_text if "text" in self.reads else np.ones(len(samples), np.bool_)
+        some = {
+            name: values[wanted]
+            if isinstance(values, np.ndarray)
+            else [one for one, chosen in zip(values, wanted, strict=True) if chosen]
+            for name, values in given.items()
+        }
+        columns = {name: np.full(len(samples), np.nan, np.float32) for name in self.columns_made()}
+        for name, values in self.score_rows(**some).items() if wanted.any() else ():
+            columns[name][wanted] = values
+        known = np.isfinite(next(iter(columns.values())))
+        status = np.where(known, "ok", np.where(wanted, "nonfinite", "no_text")).astype(object)
+        return columns, status
+
+    def compute(self, context: "Context", output: "Output") -> dict[str, Any]:
+        """Write the tables of all parts; return what is to be noted: `scored` (rows), perhaps `warnings`."""
+        from curate.scores.tables import by_rows
+
+        return by_rows.compute(self, context, output)
 
 
-@dataclass(frozen=True)
-class Output:
-    """Where the tables of one family go: one per part, rows in the order of the part's embeddings.
-
-    fingerprint : what the family was computed from and how; a table that carries it is not written again.
-    """
-
-    context: Context
-    folder: Path
-    schema: pa.Schema
-    fingerprint: str
-
-    def path(self, part: Part) -> Path:
-        """Return the table of a part."""
-        return self.context.run.part(self.folder, part.name)
-
-    def todo(self) -> list[Part]:
-        """Return the parts that have no table yet."""
-        return [part for part in self.context.parts if not reuse_or_remove(self.path(part), self.fingerprint)]
-
-    def write(
-        self, part: Part, columns: Mapping[str, npt.NDArray[Any] | list[Any]], status: Codes | None = None
-    ) -> None:
-        """Write the table of one part. Floats that are not finite become null; status codes get names."""
-        uids = EmbeddingPart(self.context.run.part(self.context.run.embeddings, part.name)).uids()
-        given: dict[str, Any] = {"uid": uids, **columns}
-        if status is not None:
-            given[self.schema.names[-1]] = status_names(status).tolist()
-        arrays = [_array(given[field.name], field.type) for field in self.schema]
-        for array, field in zip(arrays, self.schema, strict=True):
-            if len(array) != len(uids):
-                raise RunError(
-                    f"{self.path(part)}: {len(array):,} values of {field.name} for {len(uids):,} samples"
-                )
-        storage.write_parquet(self.path(part), pa.table(arrays, self.schema), self.schema, self.fingerprint)
-
-    def write_all(
-        self, columns: Mapping[str, npt.NDArray[Any] | list[Any]], status: Codes | None = None
-    ) -> None:
-        """Write the tables of all parts from columns over all samples, part after part."""
-        start = 0
-        for part in self.context.parts:
-            embeddings = self.context.run.part(self.context.run.embeddings, part.name)
-            stop = start + len(EmbeddingPart(embeddings))
-            rows = slice(start, stop)
-            self.write(
-                part,
-                {name: values[rows] for name, values in columns.items()},
-                None if status is None else status[rows],
-            )
-            start = stop
-
-
-def _array(values: npt.NDArray[Any] | list[Any], kind: pa.DataType) -> pa.Array:
-    if isinstance(values, np.ndarray) and np.issubdtype(values.dtype, np.floating):
-        with np.errstate(over="ignore"):
-            values = values.astype(kind.to_pandas_dtype())
-        return pa.array(values, kind, mask=~np.isfinite(values))
-    return pa.array(values, kind)
-
-
-@dataclass(frozen=True)
-class FamilyStage:
-    """How a family is made.
-
-    table : settings -> uid, its columns, `<family>_status`. directions : what a higher value means, by
-    column. inputs : what the result depends on besides settings and embeddings, to be fingerprinted.
-    compute : writes the tables and returns what the manifest should say. check : raises UsageError, before any
-    work, for settings that cannot be served. version : goes up when output changes.
-    """
-
-    table: Callable[[Any], pa.Schema]
-    compute: Callable[[Context, Any, Output], dict[str, Any]]
-    inputs: Callable[[Context, Any], list[object]] = lambda context, settings: []
-    directions: Callable[[Any], Mapping[str, Direction]] | None = None
-    check: Callable[[Recipe, Any], None] = lambda recipe, settings: None
-    version: int = 1
-
-
-def table(columns: Mapping[str, pa.DataType], status: str) -> pa.Schema:
-    """Return the schema of a family: uid, its columns, and the status column."""
-    return pa.schema([("uid", pa.string()), *columns.items(), (status, pa.string())])
-
-
-def directions(stage: FamilyStage, settings: Settings) -> Mapping[str, Direction]:
-    """Return what a higher value of each score column means."""
-    if stage.directions is not None:
-        return stage.directions(settings)
-    names = stage.table(settings).names
-    return {name: SCORES[name].higher_is for name in names if name in SCORES}
-
-
-def embedding_parts(context: Context) -> list[EmbeddingPart]:
+def embedding_parts(context: "Context") -> "list[EmbeddingPart]":
     """Return the embeddings of all parts, mapped from the disk."""
+    from curate.embedding.store import EmbeddingPart
+
     return [EmbeddingPart(context.run.part(context.run.embeddings, part.name)) for part in context.parts]
 
 
-def require_memory(context: Context, what: str, rows: int, bytes_per_row: int) -> None:
+def require_memory(context: "Context", what: str, rows: int, bytes_per_row: int) -> None:
     """Raise RunError unless columns over all samples fit into `memory`, saying how many would."""
     room = context.recipe.memory * 3 // 4
     if rows * bytes_per_row > room:

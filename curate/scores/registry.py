@@ -1,118 +1,181 @@
-"""Score families, one file each: from embeddings, samples and concepts to columns in 3_scores.
+"""The families of scores, found by name: those of this package, and those that other packages add.
 
-A file ends with `STAGE`, which says how its table looks, what it depends on and how it is computed; pure
-code for the numbers is in `curate.scores` and `curate.scores.heads`.
+Families stand in modules directly in `curate/scores`, or in a package there, in a module of the package's name. Which
+columns a recipe has, and which table holds each, is worked out here from the classes.
 """
 
 import difflib
-import importlib
+import functools
+import pkgutil
 from collections.abc import Iterable
-from typing import NamedTuple
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, get_args
 
-import pyarrow as pa
-
-from curate import schema
+from curate import plugins
 from curate.errors import UsageError
-from curate.recipe import Recipe
-from curate.scores.base import FamilyStage, Settings, directions
-from curate.scores.columns import SCORES, Direction
+from curate.scores.base import RESERVED, Score, ScoreColumn, Sources
+from curate.scores.columns import Direction
+from curate.scores.leakage import Against
+
+if TYPE_CHECKING:
+    from curate.recipe import Recipe
 
 __all__ = [
+    "KnownScore",
     "ScoreColumn",
     "check_recipe",
+    "columns_of",
+    "families",
     "families_of",
     "folders_for",
+    "known_scores",
     "require_score",
     "score_columns",
-    "stage_of",
 ]
 
-#: The file of each family.
-_MODULES = {
-    "clip_score": "clip_score_family",
-    "pair": "pair.family",
-    "heads": "heads.family",
-    "pixels": "pixels.family",
-    "normsim": "normsim_family",
-    "noise": "noise_family",
-    "color": "color_family",
-    "fuse": "fuse_family",
-    "file": "external",
-    "against": "leakage",
-}
+
+class KnownScore(NamedTuple):
+    """One score: its column, what a higher value means, its family (the folder in 3_scores), what it needs."""
+
+    column: str
+    higher_is: Direction
+    family: str
+    needs: str
 
 
-class ScoreColumn(NamedTuple):
-    """A column of a score table: its folder in 3_scores, its type, what a higher value means (or None)."""
+@functools.cache
+def families() -> dict[str, type[Score]]:
+    """Return the classes that may stand in `score`, by name: ours in the order of `place`, then those of plug-ins.
 
-    folder: str
-    kind: pa.DataType
-    higher_is: Direction | None
-    status: str
-
-
-def stage_of(family: str) -> FamilyStage:
-    """Return how a family is made."""
-    module = importlib.import_module(f"curate.scores.{_MODULES[family]}")
-    stage: FamilyStage = module.STAGE
-    return stage
+    Raises UsageError for a plug-in that cannot be loaded, or whose name or columns are taken.
+    """
+    found = sorted(_built_in(), key=lambda one: one.place)
+    known = {_family_name(one): one for one in found}
+    for name, added in plugins.load_plugins(plugins.SCORES, Score).items():
+        _require_free(name, added, known)
+        known[name] = added
+    return known
 
 
-def families_of(recipe: Recipe) -> list[Settings]:
+def _built_in() -> list[type[Score]]:
+    """Return the classes of this package; `Against` stands in `dedup.against` and not in `score`."""
+    found: dict[type[Score], None] = {}
+    folder = Path(__file__).parent
+    for info in pkgutil.iter_modules([str(folder)]):
+        inner = f".{info.name}" if info.ispkg else ""
+        if info.ispkg and not (folder / info.name / f"{info.name}.py").exists():
+            continue
+        name = f"{__package__}.{info.name}{inner}"
+        if name != __name__:
+            module = import_module(name)
+            found |= dict.fromkeys(one for one in vars(module).values() if _is_family(one, name))
+    return list(found)
+
+
+def _is_family(value: object, module: str) -> bool:
+    defined = isinstance(value, type) and value.__module__ == module and issubclass(value, Score)
+    return defined and value is not Score and value is not Against
+
+
+def _family_name(family: type[Score]) -> str:
+    """Return the name of a family in a recipe, the default of its field `family`."""
+    return str(family.model_fields["family"].default)
+
+
+def _require_free(name: str, added: type[Score], known: dict[str, type[Score]]) -> None:
+    """Raise UsageError for a plug-in whose name is none, or is taken, as its columns may be."""
+    where = f"plug-in {name!r} ({plugins.SCORES}: {added.__module__}:{added.__qualname__})"
+    if name in known or name in RESERVED:
+        raise UsageError(
+            f"{where}: curate has a family of scores {name!r} of its own; rename that of the plug-in"
+        )
+    if get_args(added.model_fields["family"].annotation) != (name,) or _family_name(added) != name:
+        rule = f'family: Literal["{name}"] = "{name}"'
+        raise UsageError(f"{where} must declare {rule}, got {added.model_fields['family']!r}")
+    for other in known.values():
+        if both := set(other.outputs) & set(added.outputs):
+            raise UsageError(
+                f"{where}: {_family_name(other)} has a column {min(both)!r} too; rename it in the plug-in"
+            )
+
+
+@functools.cache
+def known_scores() -> dict[str, KnownScore]:
+    """Return every score column that has a name before a recipe is known, `distance` first."""
+    concepts = "concepts (it is in 2_concepts/assignments)"
+    found = {"distance": KnownScore("distance", "harder", "", concepts)}
+    for name, family in families().items():
+        for column, (higher_is, _) in family.outputs.items():
+            if higher_is is not None:
+                found[column] = KnownScore(column, higher_is, name, family.requires)
+    return found
+
+
+def columns_of(family: str) -> tuple[str, ...]:
+    """Return the score columns of a family, in the order of its table.
+
+    >>> columns_of("normsim")
+    ('normsim_inf', 'normsim_2')
+    """
+    return tuple(score.column for score in known_scores().values() if score.family == family)
+
+
+def families_of(recipe: "Recipe") -> list[Score]:
     """Return the families a recipe asks for, those first that others are computed from.
 
     Raises UsageError where a family needs a column that no other gives.
     """
-    waiting: list[Settings] = [*recipe.score, *recipe.dedup.against]
+    waiting: list[Score] = [*recipe.score, *recipe.dedup.against]
     given = {"distance"}
-    ordered: list[Settings] = []
+    ordered: list[Score] = []
     while waiting:
         ready = next((one for one in waiting if set(one.needs) <= given), None)
         if ready is None:
             lacks = next(name for one in waiting for name in one.needs if name not in given)
-            where = f" ({SCORES[lacks].family} has it)" if lacks in SCORES else ""
+            known = known_scores()
+            where = f" ({known[lacks].family} has it)" if lacks in known else ""
             raise UsageError(
                 f"score: {waiting[0].folder} needs the column {lacks!r}, which no family in score gives{where}"
             )
         waiting.remove(ready)
         ordered.append(ready)
-        given |= set(stage_of(ready.family).table(ready).names)
+        given |= {*ready.columns_made(), ready.status_column}
     return ordered
 
 
-def score_columns(recipe: Recipe) -> dict[str, ScoreColumn]:
+def score_columns(recipe: "Recipe") -> dict[str, ScoreColumn]:
     """Return every column of the score tables of a recipe, status columns too, and `distance`.
 
     Raises UsageError where two families have a column of one name.
     """
+    from curate import schema
+
     kind = schema.ASSIGNMENTS.field("distance").type
-    found = {"distance": ScoreColumn("", kind, SCORES["distance"].higher_is, "")}
+    found = {"distance": ScoreColumn("", kind, "harder", "")}
     taken = {*schema.SAMPLES.names, *schema.ASSIGNMENTS.names, *schema.FILTER.names}
-    for settings in families_of(recipe):
-        stage = stage_of(settings.family)
-        table, means = stage.table(settings), directions(stage, settings)
+    for score in families_of(recipe):
+        table, means = score.table(), score.directions()
         for field in table:
             if field.name == "uid":
                 continue
             if field.name in found or field.name in taken:
                 where = found[field.name].folder if field.name in found else "the samples"
                 raise UsageError(
-                    f"score: {settings.folder} has a column {field.name!r}, and so has {where or 'concepts'}; "
+                    f"score: {score.folder} has a column {field.name!r}, and so has {where or 'concepts'}; "
                     "rename one of them"
                 )
-            found[field.name] = ScoreColumn(
-                settings.folder, field.type, means.get(field.name), table.names[-1]
-            )
+            found[field.name] = ScoreColumn(score.folder, field.type, means.get(field.name), table.names[-1])
     return found
 
 
-def folders_for(recipe: Recipe, columns: Iterable[str]) -> tuple[str, ...]:
+def folders_for(recipe: "Recipe", columns: Iterable[str]) -> tuple[str, ...]:
     """Return the folders in 3_scores that hold these columns, sorted; columns of other tables need none."""
     known = score_columns(recipe)
     return tuple(sorted({known[name].folder for name in columns if name in known} - {""}))
 
 
-def require_score(recipe: Recipe, column: str, setting: str) -> ScoreColumn:
+def require_score(recipe: "Recipe", column: str, setting: str) -> ScoreColumn:
     """Return a score column of numbers that has a direction; raises UsageError naming the setting."""
     known = score_columns(recipe)
     found = known.get(column)
@@ -120,16 +183,18 @@ def require_score(recipe: Recipe, column: str, setting: str) -> ScoreColumn:
         return found
     if found is not None:
         raise UsageError(f"{setting}: {column!r} is no score to rank by, it is {found.kind}")
-    if column in SCORES:
-        raise UsageError(f"{setting}: no score {column!r}; add {SCORES[column].family} to score")
+    scores = known_scores()
+    if column in scores:
+        raise UsageError(f"{setting}: no score {column!r}; add {scores[column].family} to score")
     have = [name for name, one in known.items() if one.higher_is is not None]
     close = difflib.get_close_matches(column, have, n=1)
     hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(have)}"
     raise UsageError(f"{setting}: no score {column!r}; {hint}")
 
 
-def check_recipe(recipe: Recipe) -> None:
+def check_recipe(recipe: "Recipe", sources: Sources) -> None:
     """Raise UsageError for scores that cannot be computed from what the recipe says."""
-    for settings in families_of(recipe):
-        stage_of(settings.family).check(recipe, settings)
+    for score in families_of(recipe):
+        score.check(recipe, sources)
+        score.check_columns(functools.partial(require_score, recipe))
     score_columns(recipe)

@@ -381,9 +381,10 @@ def test_workers_and_memory_give_the_same_bytes(data, tmp_path):
 
 def with_leaks(monkeypatch, similarity):
     """Fake the family that compares with an evaluation set: a table of the given similarities by uid."""
-    from curate.scores import leakage
+    from curate.scores.base import Score
+    from curate.scores.leakage import Against
 
-    def compute(context, settings, output):
+    def compute(self, context, output):
         for part in context.parts:
             uids = pl.read_parquet(context.run.part(context.run.assignments, part.name))["uid"]
             values = np.array([similarity.get(uid, np.nan) for uid in uids], np.float32)
@@ -391,8 +392,9 @@ def with_leaks(monkeypatch, similarity):
             output.write(part, {output.schema.names[1]: values, output.schema.names[2]: status})
         return {"scored": len(similarity)}
 
-    stage = type(leakage.STAGE)(table=leakage.STAGE.table, compute=compute)
-    monkeypatch.setattr(leakage, "STAGE", stage)
+    monkeypatch.setattr(Against, "check", Score.check)  # the set is not there
+    monkeypatch.setattr(Against, "inputs", Score.inputs)
+    monkeypatch.setattr(Against, "compute", compute)
 
 
 def test_leaks_are_above_the_threshold_in_exact_decimals(data, tmp_path, monkeypatch):

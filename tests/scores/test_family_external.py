@@ -16,9 +16,10 @@ from folders import changed, tables
 from curate.errors import SourceError, UsageError
 from curate.execution.context import Context
 from curate.pipeline import runner
+from curate.pipeline.stages.score import SOURCES
 from curate.recipe import External
 from curate.recipe.loading import parse_recipe
-from curate.scores import uid_join
+from curate.scores.external import uid_join
 from curate.scores.registry import check_recipe, score_columns
 
 N = 60
@@ -217,7 +218,7 @@ def test_copies_of_a_sample_need_no_row(tmp_path):
 
 def checked(file, **settings):
     values = recipe("in/*.parquet", "run", file, **settings)
-    check_recipe(values)
+    check_recipe(values, SOURCES)
     return list(score_columns(values))
 
 

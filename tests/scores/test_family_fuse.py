@@ -11,6 +11,7 @@ from folders import changed, tables
 
 from curate.errors import RunError, UsageError
 from curate.pipeline import runner
+from curate.pipeline.stages.score import SOURCES
 from curate.recipe import Fuse
 from curate.recipe.loading import parse_recipe
 from curate.scores.registry import check_recipe, folders_for, score_columns
@@ -140,7 +141,7 @@ def test_one_sample(tmp_path):
 
 
 def test_too_many_rows_for_memory(data, tmp_path, monkeypatch):
-    from curate.scores import fuse_family as fuse
+    from curate.scores import fuse
 
     monkeypatch.setattr(fuse, "_ROW_BYTES", 10**9)
     with pytest.raises(
@@ -176,7 +177,7 @@ def test_columns_that_work_against_each_other_are_told(data, tmp_path, settings,
 def test_columns_must_be_scores(data, tmp_path):
     def refused(*families):
         with pytest.raises(UsageError) as caught:
-            check_recipe(recipe(data, tmp_path / "run", *families))
+            check_recipe(recipe(data, tmp_path / "run", *families), SOURCES)
         return str(caught.value)
 
     assert "needs the column 'nce', which no family in score gives (pair has it)" in refused(

@@ -14,9 +14,9 @@ from curate.pipeline.runner import run
 from curate.recipe import Heads
 from curate.recipe.loading import parse_recipe
 from curate.runs.run import open_run
-from curate.scores.columns import columns_of
-from curate.scores.heads import family as heads
 from curate.scores.heads import labels as trained
+from curate.scores.heads import parts as heads
+from curate.scores.registry import columns_of
 
 SMALL = {"seeds": 2, "epochs": 2, "folds": 2, "hidden": 8, "batch": 16, "min_class": 3}
 N = 120
@@ -409,7 +409,7 @@ def said(scores, **changes):
 
     labels = trained.Labels(np.zeros(N, np.int32), ["a"], "label")
     settings = Heads(**SMALL | changes.pop("settings", {}))
-    return trained.facts(dataclasses.replace(scores, **changes), labels, settings)["warnings"]
+    return trained.label_stats(dataclasses.replace(scores, **changes), labels, settings)["warnings"]
 
 
 def test_warning_of_seeds_that_disagree(scores):

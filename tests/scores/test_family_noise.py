@@ -1,6 +1,5 @@
 """Noise scores in a run: against the library on arrays, then what must not change them, then the edges."""
 
-import dataclasses
 import json
 
 import numpy as np
@@ -16,8 +15,8 @@ from curate.linalg import load_unit, unit_rows
 from curate.pipeline.runner import run
 from curate.recipe.loading import parse_recipe
 from curate.runs.folder import RunFolder
-from curate.scores import noise_family
-from curate.scores.heads import family
+from curate.scores import noise
+from curate.scores.heads.heads import Heads
 from curate.scores.noise import linear_noise, small_loss_noise
 
 N = 200
@@ -41,7 +40,7 @@ def given(monkeypatch):
     """Let the family `heads` write losses by uid (and a status, `ok` by default), without training."""
     losses, statuses = {}, {}
 
-    def compute(context, settings, output):
+    def compute(self, context, output):
         for part in context.parts:
             uids = EmbeddingPart(context.run.part(context.run.embeddings, part.name)).uids()
             values = {name: np.full(len(uids), np.nan) for name in output.schema.names[1:-1]}
@@ -50,7 +49,7 @@ def given(monkeypatch):
             output.write(part, values | {"heads_status": [statuses.get(uid, "ok") for uid in uids]})
         return {"scored": len(losses)}
 
-    monkeypatch.setattr(family, "STAGE", dataclasses.replace(family.STAGE, compute=compute))
+    monkeypatch.setattr(Heads, "compute", compute)
     return losses, statuses
 
 
@@ -76,9 +75,9 @@ def stored(vectors):
     return load_unit(unit_rows(vectors.astype(np.float16))[0].astype(np.float16))
 
 
-@pytest.mark.parametrize("fit_rows", [noise_family.FIT_ROWS, 60])
+@pytest.mark.parametrize("fit_rows", [noise.FIT_ROWS, 60])
 def test_columns_are_those_of_the_library(tmp_path, given, monkeypatch, fit_rows):
-    monkeypatch.setattr(noise_family, "FIT_ROWS", fit_rows)
+    monkeypatch.setattr(noise, "FIT_ROWS", fit_rows)
     loss, vectors = two_groups()
     got = Made(tmp_path, given, loss, vectors)
     small, _ = small_loss_noise(loss)
@@ -96,11 +95,10 @@ def test_columns_are_those_of_the_library(tmp_path, given, monkeypatch, fit_rows
 
 
 def test_the_sample_is_bounded_by_numbers_too(tmp_path, given, monkeypatch):
-    monkeypatch.setattr(noise_family, "FIT_CELLS", 60 * 16)
+    monkeypatch.setattr(noise, "FIT_CELLS", 60 * 16)
     loss, vectors = two_groups()
     got = Made(tmp_path / "cells", given, loss, vectors)
     monkeypatch.undo()
-    monkeypatch.setattr(family, "STAGE", family.STAGE)
     small, _ = small_loss_noise(loss)
     chosen = np.zeros(N, bool)
     chosen[np.argsort(hash_uids(names(), 0, "noise"))[:60]] = True
@@ -154,7 +152,7 @@ def test_without_the_linear_detector(tmp_path, given):
 
 
 def test_one_detector_is_left_where_the_other_learns_nothing(tmp_path, given, monkeypatch):
-    monkeypatch.setattr(noise_family, "FIT_ROWS", 1)
+    monkeypatch.setattr(noise, "FIT_ROWS", 1)
     loss, vectors = two_groups()
     got = Made(tmp_path, given, loss, vectors)
     assert got.table["noise_linear"].is_null().all()

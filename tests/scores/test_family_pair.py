@@ -17,7 +17,7 @@ from curate.pipeline.stages import score
 from curate.recipe import Pair
 from curate.recipe.loading import parse_recipe
 from curate.runs.folder import RunFolder
-from curate.scores.pair import family
+from curate.scores.pair import parts as family
 from curate.scores.pair.formula import pair_scores
 from curate.sources.base import Columns, Shard
 

@@ -16,8 +16,8 @@ from curate.embedding.decode import Preprocess, open_image, to_array
 from curate.errors import UsageError
 from curate.pipeline.runner import run
 from curate.recipe.loading import parse_recipe
-from curate.scores.columns import columns_of
 from curate.scores.pixels import training as networks
+from curate.scores.registry import columns_of
 
 TINY = {"seeds": 2, "epochs": 2, "size": 8, "width": 4, "blocks": [1], "batch": 16, "min_class": 3}
 N = 48

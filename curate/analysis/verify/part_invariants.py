@@ -8,7 +8,7 @@ import polars as pl
 from curate import schema
 from curate.analysis.verify.stage_tables import TOLERANCE, Tables, read, same_uids, violation
 from curate.embedding.store import BATCH_ROWS, EmbeddingPart
-from curate.scores.registry import families_of, stage_of
+from curate.scores.registry import families_of
 
 __all__ = [
     "of_assignments",
@@ -77,7 +77,7 @@ def of_scores(tables: Tables, part: str, usable: pl.Series) -> Iterator[str]:
         older = behind and f"score/{family.folder}" not in tables.changed
         if older or tables.run.marker(folder) is None or not tables.has(path):
             continue
-        frame = read(path, stage_of(family.family).table(family))
+        frame = read(path, family.table())
         yield from same_uids(path, usable, frame["uid"])
         for name in (column for column in frame.columns if frame.schema[column].is_float()):
             wrong = frame[name].is_not_null() & ~frame[name].fill_null(0).is_finite()

@@ -3,20 +3,25 @@
 Families are independent stages: one that is there is not computed again because another was added.
 """
 
-from typing import Any
-
 from curate.execution.context import Context, log
 from curate.execution.stage import Stage
 from curate.io import storage
-from curate.scores.base import Output, Settings
-from curate.scores.registry import families_of, stage_of
+from curate.pipeline import references
+from curate.pipeline.stages import read, read_task
+from curate.scores.base import Score, Sources
+from curate.scores.registry import families_of, score_columns
+from curate.scores.tables.output import Output
 
-__all__ = ["VERSION", "Score", "run"]
+__all__ = ["SOURCES", "VERSION", "Scoring", "run"]
 
 VERSION = 1
+#: How scores read reference sets, and images once more.
+SOURCES = Sources(
+    references.check, references.fingerprint, references.vectors, read.find_shards, read_task.read_batches
+)
 
 
-class Score(Stage):
+class Scoring(Stage):
     """Computes every family of the recipe, each with a mark of its own."""
 
     name = "score"
@@ -29,30 +34,27 @@ class Score(Stage):
 def run(context: Context) -> bool:
     """Compute every family of the recipe; return whether anything was to do."""
     worked = False
-    for settings in families_of(context.recipe):
-        worked |= _run_family(context, settings)
+    for score in families_of(context.recipe):
+        worked |= _run_family(context, score)
     return worked
 
 
-def _run_family(context: Context, settings: Settings) -> bool:
-    stage, folder = stage_of(settings.family), context.run.scores(settings.folder)
+def _run_family(context: Context, score: Score) -> bool:
+    folder = context.run.scores(score.folder)
+    known = score_columns(context.recipe)
+    columns = {name: known[name] for name in score.needs}
     fingerprint = storage.fingerprint(
-        "score", VERSION, stage.version, settings.family, _settings(settings), context.recipe.seed,
-        context.run.fingerprint(context.run.embeddings), stage.inputs(context, settings),
+        "score", VERSION, score.version, score.family, score.fingerprinted(), context.recipe.seed,
+        context.run.fingerprint(context.run.embeddings), score.inputs(context, columns, SOURCES),
     )  # fmt: skip
     if context.run.is_done(folder, fingerprint):
         return False
     context.run.unmark(folder)
-    output = Output(context, folder, stage.table(settings), fingerprint)
-    facts = stage.compute(context, settings, output)
+    output = Output(context, folder, score.table(), fingerprint, columns, SOURCES)
+    stats = score.compute(context, output)
     context.run.keep_only(folder, [part.name for part in context.parts])
-    context.run.mark(folder, fingerprint, {**facts, "parts": len(context.parts)})
-    log.info("score: %s, %s samples scored", settings.folder, f"{facts['scored']:,}")
-    for warning in facts.get("warnings", ()):
-        log.warning("score: %s: %s", settings.folder, warning)
+    context.run.mark(folder, fingerprint, {**stats, "parts": len(context.parts)})
+    log.info("score: %s, %s samples scored", score.folder, f"{stats['scored']:,}")
+    for warning in stats.get("warnings", ()):
+        log.warning("score: %s: %s", score.folder, warning)
     return True
-
-
-def _settings(settings: Any) -> object:  # noqa: ANN401  (any family's model)
-    """Return the settings that decide the numbers."""
-    return settings.model_dump(mode="json", exclude={"device", "epsilon"})

@@ -1,4 +1,4 @@
-"""What heads and pixel networks share: labels of the samples, columns of the table, facts for the manifest.
+"""What heads and pixel networks share: labels of the samples, columns of the table, statistics for the manifest.
 
 A label is what stands in `0_samples`, or, where nothing is labelled, the concept of the sample.
 """
@@ -16,24 +16,22 @@ from curate.embedding.store import EmbeddingPart
 from curate.errors import ModelError, UsageError
 from curate.execution.context import Context, log, require_same, usable
 from curate.io import storage
-from curate.recipe import Heads, Pixels, Recipe
-from curate.scores.base import table
-from curate.scores.columns import columns_of
 from curate.scores.status import CLASS_TOO_SMALL, NONFINITE, OK, SINGLE_CLASS, STATUSES, Codes
 
 if TYPE_CHECKING:
+    from curate.recipe import Recipe
     from curate.scores.heads.result import HeadScores
+    from curate.scores.heads.trained import Trained
 
 __all__ = [
     "Labels",
     "check_labels",
     "columns",
     "device_of",
-    "facts",
     "label_inputs",
     "label_source",
+    "label_stats",
     "read_labels",
-    "trained_table",
 ]
 
 #: Classes are listed by name in the manifest up to this many.
@@ -44,8 +42,6 @@ RELIABLE, WANTED = 0.8, 0.9
 SAME_RANKING = 0.999
 
 _BLOCK = 65_536
-
-Trained = Heads | Pixels
 
 
 class Labels(Sequence[str | int | None]):
@@ -85,7 +81,7 @@ class Labels(Sequence[str | int | None]):
 # --- which labels -----------------------------------------------------------------------------------
 
 
-def check_labels(recipe: Recipe, settings: Trained) -> None:
+def check_labels(recipe: "Recipe", settings: "Trained") -> None:
     """Raise UsageError where labels are asked for and every source turns them off."""
     if settings.labels == "label" and all(source.label is None for source in recipe.source):
         raise UsageError(
@@ -94,16 +90,16 @@ def check_labels(recipe: Recipe, settings: Trained) -> None:
         )
 
 
-def label_source(context: Context, settings: Trained) -> str:
+def label_source(context: Context, settings: "Trained") -> str:
     """Return `label` or `cluster`: what stands for a label under these settings."""
-    if settings.labels == "concept" or (isinstance(settings, Heads) and settings.kind == "concepts"):
+    if settings.labels == "concept" or settings.head_kind == "concepts":
         return "cluster"
-    if settings.labels == "label" or (isinstance(settings, Heads) and settings.kind == "zeroshot"):
+    if settings.labels == "label" or settings.head_kind == "zeroshot":
         return "label"
     return "label" if _any_label(context) else "cluster"
 
 
-def label_inputs(context: Context, settings: Trained) -> list[object]:
+def label_inputs(context: Context, settings: "Trained") -> list[object]:
     """Return what the labels depend on, to be fingerprinted."""
     source = label_source(context, settings)
     folder = context.run.samples if source == "label" else context.run.concepts
@@ -115,14 +111,14 @@ def _any_label(context: Context) -> bool:
     return any(usable(context.run, part.name)["label"].is_not_null().any() for part in labelled)
 
 
-def read_labels(context: Context, settings: Trained) -> Labels:
+def read_labels(context: Context, settings: "Trained") -> Labels:
     """Return the label of every sample, part after part in the order of the embeddings.
 
     Raises UsageError where labels are asked for and no sample has one.
     """
     source = label_source(context, settings)
     found = _source_labels(context) if source == "label" else _concepts(context)
-    given = isinstance(settings, Heads) and settings.kind == "concepts"
+    given = settings.head_kind == "concepts"
     if source == "cluster" and settings.labels == "auto" and not given and len(found):
         log.info("score: %s: no sample has a label, concepts stand in for it", settings.family)
     if source == "label" and len(found) and (found.codes < 0).all():
@@ -130,9 +126,9 @@ def read_labels(context: Context, settings: Trained) -> Labels:
     return found
 
 
-def _no_label(context: Context, settings: Trained) -> str:
+def _no_label(context: Context, settings: "Trained") -> str:
     columns = sorted({part.columns.label for part in context.parts if part.columns.label is not None})
-    asks = f"kind is {settings.kind}" if isinstance(settings, Heads) and settings.kind == "zeroshot" else ""
+    asks = f"kind is {settings.head_kind}" if settings.head_kind == "zeroshot" else ""
     asks = asks or "labels is label"
     have = (
         f"column {', '.join(columns)} is null in every usable row" if columns else "no such column is known"
@@ -176,15 +172,8 @@ def _require_embedded(context: Context, part: str, uids: pl.Series) -> None:
 # --- how the table looks ----------------------------------------------------------------------------
 
 
-def trained_table(family: str, prefix: str = "") -> pa.Schema:
-    """Return uid, the scores of a family as float32, the predicted label, the number of observations, status."""
-    floats = dict.fromkeys(columns_of(family), pa.float32())
-    others = {f"{prefix}pred_label": pa.string(), f"{prefix}n_obs": pa.int32()}
-    return table({**floats, **others}, f"{family}_status")
-
-
 def columns(scores: "HeadScores", prefix: str = "") -> dict[str, npt.NDArray[Any]]:
-    """Return the columns of `trained_table` by name, without uid and status; no class is None."""
+    """Return the columns of `trained_columns` by name, without uid and status; no class is None."""
     names = np.array([*map(str, scores.classes), None], object)
     floats = {f"{prefix}{name}": getattr(scores, name) for name in scores.column_names()}
     return {
@@ -211,7 +200,9 @@ def device_of(device: str, setting: str) -> str:
 # --- what the manifest says -------------------------------------------------------------------------
 
 
-def facts(scores: "HeadScores", labels: Labels, settings: Trained, *, trained: bool = True) -> dict[str, Any]:
+def label_stats(
+    scores: "HeadScores", labels: Labels, settings: "Trained", *, trained: bool = True
+) -> dict[str, Any]:
     """Return what is known of a family beside its tables: counts, agreement of seeds, warnings.
 
     trained : False for heads that are given, which have no seeds to agree.
@@ -242,7 +233,7 @@ def _number(value: float) -> float | None:
     return round(float(value), 6) if math.isfinite(value) else None
 
 
-def _agreement(scores: "HeadScores", settings: Trained) -> list[str]:
+def _agreement(scores: "HeadScores", settings: "Trained") -> list[str]:
     family, n_seeds = settings.family, len(scores.seeds)
     found = []
     if n_seeds < settings.seeds:
@@ -263,15 +254,15 @@ def _agreement(scores: "HeadScores", settings: Trained) -> list[str]:
     return found
 
 
-def _redundant(scores: "HeadScores", settings: Trained) -> list[str]:
+def _redundant(scores: "HeadScores", settings: "Trained") -> list[str]:
     if not scores.grand_el2n > SAME_RANKING:
         return []
-    other = isinstance(settings, Heads) and settings.kind == "linear"
+    other = settings.head_kind == "linear"
     advice = "; kind mlp gives one of its own" if other else ""
     return [f"grand ranks as el2n does (Spearman {scores.grand_el2n:.4f}) and says nothing more{advice}"]
 
 
-def _missing(status: Codes, settings: Trained, *, trained: bool) -> list[str]:
+def _missing(status: Codes, settings: "Trained", *, trained: bool) -> list[str]:
     """Return warnings about samples without a score, whose labels are at fault."""
     counts = np.bincount(status, minlength=len(STATUSES))
     found = []

@@ -33,7 +33,10 @@ from curate.linalg import row_dots
 from curate.scores.pair.tiles import LOWEST, Copies, Running, add_tile
 from curate.scores.status import NO_NEGATIVES, NO_TEXT, OK, Codes, embedding_status, first_status
 
-__all__ = ["PairScores", "batches", "pair_scores", "score_batch"]
+__all__ = ["OWN_TEMPERATURE", "PairScores", "batches", "pair_scores", "score_batch"]
+
+#: Temperature for vectors whose model is not known: that at which CLIP models end (a scale of 100).
+OWN_TEMPERATURE = 0.01
 
 _TILE = (512, 1024)  # rows x columns of a tile; fixed, because the last bits depend on it
 _GOLDEN, _MIX_1, _MIX_2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB

@@ -14,7 +14,8 @@ from curate.errors import BudgetError, UsageError
 from curate.linalg import load_unit
 from curate.ordering.keys import rank_within
 from curate.ordering.shares import n_keep
-from curate.scores.columns import SCORES, Direction, hardest_is_largest
+from curate.scores import SCORES
+from curate.scores.columns import Direction, hardest_is_largest
 from curate.selection.base import Arrays, ByScore, Selector
 from curate.selection.rows.choose import choose
 from curate.selection.rows.order import Order, with_order

@@ -19,7 +19,8 @@ from curate.execution import exchange
 from curate.execution.context import Context
 from curate.hashing import hash_uids
 from curate.io import storage
-from curate.scores.base import Output, embedding_parts
+from curate.scores.base import embedding_parts
+from curate.scores.tables.output import Output
 from curate.sources.arrow_types import plain_type
 from curate.sources.columns import uids_of
 

@@ -1,8 +1,8 @@
-"""Family `file`: scores of the user's own, from Parquet files with a uid column and columns of numbers."""
+"""Scores of the user's own: what their files hold, and how they come to the samples."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,19 +13,21 @@ from curate.errors import SourceError, UsageError
 from curate.execution.context import Context
 from curate.io import paths, storage
 from curate.io.filesystem import is_remote
-from curate.recipe import External, Recipe
-from curate.scores.base import FamilyStage, Output, table
-from curate.scores.columns import Direction
-from curate.scores.uid_join import EXAMPLES, Joined, bring_back, join
+from curate.scores.external.uid_join import EXAMPLES, Joined, bring_back, join
+from curate.scores.tables.output import Output
 from curate.sources.arrow_types import is_text, plain_type
 
-__all__ = ["STAGE"]
+if TYPE_CHECKING:
+    from curate.scores.external.external import External
+
+__all__ = ["check", "columns_of_file", "compute", "score_files"]
 
 
 # --- what the files hold ----------------------------------------------------------------------------------
 
 
-def _files(settings: External) -> list[Path]:
+def score_files(settings: "External") -> list[Path]:
+    """Return the files; raises UsageError where none is there."""
     try:
         found = paths.expand([settings.file], {}, extensions=(".parquet",))
     except (UsageError, SourceError) as error:
@@ -43,7 +45,7 @@ def _schema(file: Path) -> pa.Schema:
         raise UsageError(f"score: {file} is no Parquet file: {' '.join(str(error).split())}") from error
 
 
-def _columns(settings: External, file: Path) -> tuple[str, ...]:
+def columns_of_file(settings: "External", file: Path) -> tuple[str, ...]:
     """Return the score columns of a file. Raises UsageError for one that is not there or holds no numbers."""
     found = _schema(file)
     have = ", ".join(f"{field.name} ({field.type})" for field in found)
@@ -73,20 +75,12 @@ def _is_number(kind: pa.DataType) -> bool:
     return bool(pt.is_integer(kind) or pt.is_floating(kind) or pt.is_decimal(kind) or pt.is_boolean(kind))
 
 
-def _table(settings: External) -> pa.Schema:
-    names = _columns(settings, _files(settings)[0])
-    return table(dict.fromkeys(names, pa.float32()), f"{settings.folder}_status")
-
-
-def _directions(settings: External) -> Mapping[str, Direction]:
-    return dict.fromkeys(_columns(settings, _files(settings)[0]), settings.higher_is)
-
-
-def _check(recipe: Recipe, settings: External) -> None:
-    first, *others = _files(settings)
-    names = _columns(settings, first)
+def check(settings: "External") -> None:
+    """Raise UsageError for files of different columns, or a column that curate has itself."""
+    first, *others = score_files(settings)
+    names = columns_of_file(settings, first)
     for file in others:
-        if (found := _columns(settings, file)) != names:
+        if (found := columns_of_file(settings, file)) != names:
             raise UsageError(
                 f"score: {file} has the columns {', '.join(found)}, {first.name} has {', '.join(names)}; name the "
                 "ones to take in columns"
@@ -105,20 +99,17 @@ def _check(recipe: Recipe, settings: External) -> None:
             )
 
 
-def _inputs(context: Context, settings: External) -> list[object]:
-    return [storage.hash_file(file) for file in _files(settings)]
-
-
 # --- the scores of each sample ---------------------------------------------------------------
 
 
-def _compute(context: Context, settings: External, output: Output) -> dict[str, Any]:
+def compute(context: Context, settings: "External", output: Output) -> dict[str, Any]:
+    """Write the tables of all parts."""
     if not context.parts:
         return {"scored": 0}
     scratch = context.run.work / f"score-{settings.folder}"
     storage.remove(scratch)  # what an interruption left was made for other buckets, perhaps
     columns = tuple(output.schema.names[1:-1])
-    files, found = join(context, _files(settings), settings.on, columns, output.fingerprint, scratch)
+    files, found = join(context, score_files(settings), settings.on, columns, output.fingerprint, scratch)
     _refuse(settings, found)
     bring_back(context, files, output)
     storage.remove(scratch)
@@ -136,7 +127,7 @@ def _compute(context: Context, settings: External, output: Output) -> dict[str, 
     }
 
 
-def _refuse(settings: External, found: Sequence[Joined]) -> None:
+def _refuse(settings: "External", found: Sequence[Joined]) -> None:
     """Raise SourceError for a uid that stands twice in the file, or is not there."""
     repeated, absent = sum(one.repeated for one in found), sum(one.absent for one in found)
     if repeated:
@@ -153,6 +144,3 @@ def _refuse(settings: External, found: Sequence[Joined]) -> None:
 
 def _first(uids: Iterable[Iterable[str]]) -> str:
     return ", ".join(sorted(uid for several in uids for uid in several)[:EXAMPLES])
-
-
-STAGE = FamilyStage(table=_table, compute=_compute, inputs=_inputs, directions=_directions, check=_check)

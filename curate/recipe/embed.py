@@ -1,58 +1,13 @@
-"""What goes in: where the samples are, and how they become vectors."""
+"""How samples become vectors."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    Field,
-    SerializerFunctionWrapHandler,
-    field_validator,
-    model_serializer,
-    model_validator,
-)
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from curate.io.secrets import with_password
-from curate.recipe.types import Column, Settings, StorageOptions
+from curate.settings import Settings
 
-__all__ = ["Embed", "Source"]
-
-
-class Source(Settings):
-    """Where the samples are. A column may be `auto` (found by name and type), a name, or null."""
-
-    path: str | tuple[str, ...]
-    name: str = "source"
-    format: Literal[
-        "auto", "parquet", "jsonl", "csv", "folder", "img2dataset", "webdataset", "clip_retrieval", "datacomp"
-    ] = "auto"
-    image: Column = "auto"
-    caption: Column = "auto"
-    label: Column = "auto"
-    uid: Column = None
-    allow: tuple[Literal["url"], ...] = ()
-    unfinished: Literal["refuse", "skip"] = "refuse"
-    limit: Annotated[int, Field(ge=1)] | None = None
-    storage_options: StorageOptions = Field(default_factory=dict, repr=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _short(cls, values: object) -> object:
-        return {"path": values} if isinstance(values, str) else values
-
-    @field_validator("path")
-    @classmethod
-    def _some_path(cls, path: str | tuple[str, ...]) -> str | tuple[str, ...]:
-        texts = [path] if isinstance(path, str) else path
-        if not texts or not all(texts):
-            raise ValueError("must not be empty")
-        if any(map(with_password, texts)):
-            raise ValueError("must not hold a password; give it in storage_options, as ${NAME}")
-        return path
-
-    @property
-    def patterns(self) -> list[str]:
-        """The paths as a list."""
-        return [self.path] if isinstance(self.path, str) else list(self.path)
+__all__ = ["Embed"]
 
 
 class Embed(Settings):

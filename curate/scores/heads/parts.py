@@ -1,4 +1,4 @@
-"""Family `heads`: how hard a sample is for small heads on the embeddings that never saw it.
+"""Over the parts of a run: how hard a sample is for small heads on the embeddings that never saw it.
 
 Trained heads (mlp, linear) are scored out of fold over several seeds; given heads are one pass, by the text
 vectors of class names (zeroshot) or by the centroids of the concepts (concepts).
@@ -13,26 +13,26 @@ from curate.clustering.store import load_centroids
 from curate.errors import RunError, UsageError
 from curate.execution.context import PROCESS_BASE, Context, log
 from curate.execution.engines.local import cpu_count
-from curate.recipe import Heads, Recipe
-from curate.scores.base import FamilyStage, Output, embedding_parts, require_memory
+from curate.scores.base import embedding_parts, require_memory
 from curate.scores.heads.labels import (
     Labels,
     check_labels,
     columns,
     device_of,
-    facts,
-    label_inputs,
+    label_stats,
     read_labels,
-    trained_table,
 )
+from curate.scores.tables.output import Output
 
 if TYPE_CHECKING:
     from curate.embedding.clip import Clip
+    from curate.recipe import Recipe
     from curate.scores.heads.batches import PartRows
+    from curate.scores.heads.heads import Heads
     from curate.scores.heads.result import HeadScores
     from curate.scores.heads.training import HeadSettings
 
-__all__ = ["STAGE", "class_vectors", "head_settings", "model_bytes"]
+__all__ = ["check", "class_vectors", "compute", "head_settings", "model_bytes"]
 
 #: What similarities of own vectors are multiplied by: the largest that CLIP learns.
 OWN_SCALE = 100.0
@@ -42,7 +42,8 @@ _ROW_BYTES, _SEED_BYTES = 400, 4
 _TORCH_BASE = 250_000_000
 
 
-def _check(recipe: Recipe, settings: Heads) -> None:
+def check(recipe: "Recipe", settings: "Heads") -> None:
+    """Raise UsageError for labels or a kind of heads that the recipe does not admit."""
     check_labels(recipe, settings)
     if settings.kind == "zeroshot" and recipe.embed.own_vectors:
         raise UsageError(
@@ -55,7 +56,8 @@ def _check(recipe: Recipe, settings: Heads) -> None:
         raise UsageError(f"score: heads.labels must be auto or {other} for kind {settings.kind}, got {clash}")
 
 
-def _compute(context: Context, settings: Heads, output: Output) -> dict[str, Any]:
+def compute(context: Context, settings: "Heads", output: Output) -> dict[str, Any]:
+    """Write the tables of all parts."""
     from curate.scores.heads.batches import PartRows
 
     parts = embedding_parts(context)
@@ -68,7 +70,7 @@ def _compute(context: Context, settings: Heads, output: Output) -> dict[str, Any
     trained = settings.kind in ("mlp", "linear")
     scores = (_train if trained else _given)(context, settings, rows, labels)
     output.write_all(columns(scores), scores.status)
-    known = facts(scores, labels, settings, trained=trained)
+    known = label_stats(scores, labels, settings, trained=trained)
     known["warnings"] += _unused_names(settings, labels)
     return {"kind": settings.kind, **known}
 
@@ -76,7 +78,7 @@ def _compute(context: Context, settings: Heads, output: Output) -> dict[str, Any
 # --- trained heads ----------------------------------------------------------------------------------
 
 
-def _train(context: Context, settings: Heads, rows: "PartRows", labels: Labels) -> "HeadScores":
+def _train(context: Context, settings: "Heads", rows: "PartRows", labels: Labels) -> "HeadScores":
     from curate.scores.heads.batches import BLOCK
     from curate.scores.heads.training import train_heads
 
@@ -94,7 +96,7 @@ def _train(context: Context, settings: Heads, rows: "PartRows", labels: Labels) 
     return train_heads(rows, rows.uids(), labels, head_settings(context, settings, memory=room))
 
 
-def head_settings(context: Context, settings: Heads, *, memory: int = 0) -> "HeadSettings":
+def head_settings(context: Context, settings: "Heads", *, memory: int = 0) -> "HeadSettings":
     """Return the settings of `train_heads`; memory : bytes that the prepared rows may take."""
     from curate.scores.heads.training import HeadSettings
 
@@ -152,7 +154,7 @@ def _require_models(context: Context, needed: int, classes: int) -> None:
 # --- given heads ------------------------------------------------------------------------------------
 
 
-def _given(context: Context, settings: Heads, rows: "PartRows", labels: Labels) -> "HeadScores":
+def _given(context: Context, settings: "Heads", rows: "PartRows", labels: Labels) -> "HeadScores":
     _require_models(
         context, _given_bytes(rows.dim, len(labels.names), context.engine.here), len(labels.names)
     )
@@ -166,7 +168,7 @@ def _given_bytes(dim: int, n_classes: int, workers: int) -> int:
     return 24 * dim * n_classes + 20 * max(256 * n_classes, LOOK_CELLS) * workers
 
 
-def _by_names(context: Context, settings: Heads, rows: "PartRows", labels: Labels) -> "HeadScores":
+def _by_names(context: Context, settings: "Heads", rows: "PartRows", labels: Labels) -> "HeadScores":
     from curate.scores.heads.zeroshot import zero_shot
 
     classes = sorted(str(name) for name in labels.names)
@@ -178,7 +180,7 @@ def _by_names(context: Context, settings: Heads, rows: "PartRows", labels: Label
     )  # fmt: skip
 
 
-def _by_concepts(context: Context, settings: Heads, rows: "PartRows", labels: Labels) -> "HeadScores":
+def _by_concepts(context: Context, settings: "Heads", rows: "PartRows", labels: Labels) -> "HeadScores":
     from curate.scores.heads.zeroshot import score_concepts
 
     embed = context.recipe.embed
@@ -192,7 +194,7 @@ def _by_concepts(context: Context, settings: Heads, rows: "PartRows", labels: La
     )  # fmt: skip
 
 
-def _clip(recipe: Recipe, *, device: str) -> "Clip":
+def _clip(recipe: "Recipe", *, device: str) -> "Clip":
     from curate.embedding import clip
 
     embed = recipe.embed
@@ -215,18 +217,10 @@ def class_vectors(clip: "Clip", names: list[str], templates: tuple[str, ...]) ->
     return unit_rows(total)[0]
 
 
-def _unused_names(settings: Heads, labels: Labels) -> list[str]:
+def _unused_names(settings: "Heads", labels: Labels) -> list[str]:
     """Return a warning about names for labels that no sample has: a misspelt one would go unseen."""
     unused = sorted(set(settings.class_names) - {str(name) for name in labels.names})
     if settings.kind != "zeroshot" or not unused:
         return []
     some = ", ".join(map(repr, unused[:5])) + (", ..." if len(unused) > 5 else "")
     return [f"class_names names {len(unused)} labels that no sample has: {some}"]
-
-
-STAGE = FamilyStage(
-    table=lambda settings: trained_table("heads"),
-    compute=_compute,
-    inputs=label_inputs,
-    check=_check,
-)

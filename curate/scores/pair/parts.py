@@ -1,11 +1,11 @@
-"""Family `pair`: how well each pair of image and caption stands out among the pairs of its batch.
+"""Over the parts of a run: how well each pair of image and caption stands out among the pairs of its batch.
 
 Batches are dealt over the whole data set by hashes of the uids, so that a score depends on the set of
 pairs and never on where a row is stored. Only rows that have a caption are dealt. Vectors are read from
 the mapped parts batch by batch: memory holds one batch, and a few numbers per row.
 
 Scratch (`.work/pair`): per repeat one file of rows in the order of the batches; per task one piece of
-scores with a record batch per part (`stages/shuffle.py`). Pieces carry the fingerprint of the family, so that
+scores with a record batch per part (`curate.execution.exchange`). Pieces carry the fingerprint of the family, so that
 an interrupted run goes on with those that are there.
 """
 
@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,19 +26,19 @@ from curate.execution import exchange
 from curate.execution.context import Context, reuse_or_remove
 from curate.io import storage
 from curate.linalg import load_unit
-from curate.recipe import Pair
-from curate.scores.base import FamilyStage, Output, embedding_parts, require_memory, table
-from curate.scores.columns import columns_of
-from curate.scores.pair.formula import score_batch
+from curate.scores.base import embedding_parts, require_memory
+from curate.scores.pair.formula import OWN_TEMPERATURE, score_batch
 from curate.scores.pair.order import ROW_BYTES, KeyTask, deal, has_text, in_hash_order, keys
 from curate.scores.status import NO_NEGATIVES, NO_TEXT, OK, status_names
+from curate.scores.tables.output import Output
 
-__all__ = ["STAGE"]
+if TYPE_CHECKING:
+    from curate.scores.pair.pair import Pair
+
+__all__ = ["compute"]
 
 #: Rows that one task scores, in whole batches; a constant, so that pieces are found again with any `memory`.
 TASK_ROWS = 65_536
-#: Temperature for vectors whose model is not known: that at which CLIP models end (a scale of 100).
-OWN_TEMPERATURE = 0.01
 
 Ints = npt.NDArray[np.int64]
 
@@ -50,7 +50,7 @@ class ScoreTask:
     embeddings: tuple[Path, ...]
     order: Path
     starts: tuple[int, ...]
-    settings: Pair
+    settings: "Pair"
     temperature: float
     out: Path
     fingerprint: str
@@ -63,55 +63,48 @@ class MeanTask:
     embeddings: Path
     index: int
     pieces: tuple[Path, ...]
-    settings: Pair
+    settings: "Pair"
     temperature: float
     out: Path
     fingerprint: str
 
 
-def _columns(settings: Pair) -> list[str]:
-    """Return the score columns that are asked for, in the order of the table."""
-    wanted = {"pair_el2n_i2t": settings.el2n, "pair_el2n_t2i": settings.el2n, "pair_grand": settings.grand}
-    return [name for name in columns_of("pair") if wanted.get(name, True)]
-
-
-def _stored(settings: Pair) -> list[str]:
+def _stored(settings: "Pair") -> list[str]:
     """Return the columns of a piece; the others of the table follow from them."""
-    return [name for name in _columns(settings) if name != "nce" and not name.startswith("neg_clip_loss")]
+    return [
+        name for name in settings.columns_made() if name != "nce" and not name.startswith("neg_clip_loss")
+    ]
 
 
-def _table(settings: Pair) -> pa.Schema:
-    return table(dict.fromkeys(_columns(settings), pa.float32()), "pair_status")
-
-
-def _compute(context: Context, settings: Pair, output: Output) -> dict[str, Any]:
+def compute(context: Context, settings: "Pair", output: Output) -> dict[str, Any]:
+    """Write the tables of all parts."""
     parts = embedding_parts(context)
     rows = sum(map(len, parts))
     require_memory(context, "score.pair", rows, ROW_BYTES)
     tasks = [KeyTask(context.run, part.name, context.recipe.seed) for part in context.parts]
     hashes, info = in_hash_order(context.map("score", "parts", keys, tasks), [len(part) for part in parts])
     n_batches = -(-len(hashes) // settings.batch)
-    facts: dict[str, Any] = {"pairs": len(hashes), "batch": settings.batch, "batches": n_batches}
-    facts["repeats"] = settings.repeats if n_batches > 1 else 1  # all in one batch: every repeat is the same
-    facts["temperature"] = _temperature(context, settings) if len(hashes) else None
+    stats: dict[str, Any] = {"pairs": len(hashes), "batch": settings.batch, "batches": n_batches}
+    stats["repeats"] = settings.repeats if n_batches > 1 else 1  # all in one batch: every repeat is the same
+    stats["temperature"] = _temperature(context, settings) if len(hashes) else None
     scratch = context.run.work / "pair"
     if output.todo():
         pieces: list[Path] = []
         if len(hashes):
             _require_batch(context, settings, min(settings.batch, len(hashes)), parts[0].dim)
-            dealt = deal(hashes, info, settings.batch, facts["repeats"], scratch)
-            pieces = _make_pieces(context, settings, dealt, facts["temperature"], output.fingerprint)
-        means = _mean_tasks(context, settings, pieces, facts["temperature"] or 1.0, output)
+            dealt = deal(hashes, info, settings.batch, stats["repeats"], scratch)
+            pieces = _make_pieces(context, settings, dealt, stats["temperature"], output.fingerprint)
+        means = _mean_tasks(context, settings, pieces, stats["temperature"] or 1.0, output)
         context.map("score", "parts", _mean, means)
     storage.remove(scratch)
     if rows and not len(hashes):
-        facts["warnings"] = ["there is no caption to compare images with; all scores are null (no_text)"]
-    return facts | _counted(output)
+        stats["warnings"] = ["there is no caption to compare images with; all scores are null (no_text)"]
+    return stats | _counted(output)
 
 
 def _make_pieces(
     context: Context,
-    settings: Pair,
+    settings: "Pair",
     dealt: Iterable[tuple[Path, list[int]]],
     temperature: float,
     fingerprint: str,
@@ -128,7 +121,7 @@ def _make_pieces(
 
 
 def _mean_tasks(
-    context: Context, settings: Pair, pieces: Sequence[Path], temperature: float, output: Output
+    context: Context, settings: "Pair", pieces: Sequence[Path], temperature: float, output: Output
 ) -> list[MeanTask]:
     """Return a task for every part that has no table yet."""
     todo = {part.name for part in output.todo()}
@@ -150,7 +143,7 @@ def _counted(output: Output) -> dict[str, int]:
     return {"scored": found["ok"], "no_negatives": found["no_negatives"]}
 
 
-def _temperature(context: Context, settings: Pair) -> float:
+def _temperature(context: Context, settings: "Pair") -> float:
     """Return the temperature that is asked for, or that of the model."""
     if settings.temperature != "auto":
         return settings.temperature
@@ -162,7 +155,7 @@ def _temperature(context: Context, settings: Pair) -> float:
     return clip.load(embed.model, embed.pretrained, device="cpu", precision="float32").temperature
 
 
-def _require_batch(context: Context, settings: Pair, batch: int, dim: int) -> None:
+def _require_batch(context: Context, settings: "Pair", batch: int, dim: int) -> None:
     """Raise RunError unless the vectors of one batch fit into what a task may hold."""
     row_bytes = 16 * dim + 200  # both vectors in float32, one once more as it is read, running sums
     if batch * row_bytes > context.task_memory:
@@ -174,7 +167,12 @@ def _require_batch(context: Context, settings: Pair, batch: int, dim: int) -> No
 
 
 def _score_tasks(
-    context: Context, settings: Pair, order: Path, sizes: Sequence[int], temperature: float, fingerprint: str
+    context: Context,
+    settings: "Pair",
+    order: Path,
+    sizes: Sequence[int],
+    temperature: float,
+    fingerprint: str,
 ) -> Iterator[ScoreTask]:
     """Yield the tasks of one repeat, whole batches of about `TASK_ROWS` rows."""
     embeddings = tuple(context.run.part(context.run.embeddings, part.name) for part in context.parts)
@@ -233,7 +231,7 @@ def _take(parts: Sequence[EmbeddingPart], ends: Ints, column: str, places: Ints)
 def _mean(task: MeanTask) -> None:
     """Write the table of a part: means over the repeats in which a pair had negatives."""
     part = EmbeddingPart(task.embeddings)
-    names = _columns(task.settings)
+    names = list(task.settings.columns_made())
     sums, n_obs = {name: np.zeros(len(part)) for name in names}, np.zeros(len(part))
     for piece in task.pieces:
         found = exchange.gather([piece], task.index)
@@ -255,8 +253,5 @@ def _mean(task: MeanTask) -> None:
         *arrays,
         pa.array(status_names(status).tolist(), pa.string()),
     ]
-    schema = _table(task.settings)
+    schema = task.settings.table()
     storage.write_parquet(task.out, pa.table(columns, schema=schema), schema, task.fingerprint)
-
-
-STAGE = FamilyStage(table=_table, compute=_compute)

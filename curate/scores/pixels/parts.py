@@ -1,4 +1,4 @@
-"""Family `pixels`: how hard a sample is for small ResNets trained on the images, as in Data Diet.
+"""Over the parts of a run: how hard a sample is for small ResNets trained on the images, as in Data Diet.
 
 Images are decoded once, into a scratch file that training maps; it and the checkpoint, from which a run that was
 killed goes on, are gone when the tables are written. A sample whose image cannot be decoded (the vectors of such
@@ -17,28 +17,28 @@ from curate.embedding.store import EmbeddingPart
 from curate.errors import SourceError, UsageError
 from curate.execution.context import Context, Part, log
 from curate.io import checksums, storage
-from curate.pipeline.stages import read, read_task
-from curate.recipe import Pixels, Recipe, Source
-from curate.scores.base import FamilyStage, Output, embedding_parts, require_memory
+from curate.scores.base import Sources, embedding_parts, require_memory
 from curate.scores.heads.labels import (
     Labels,
     check_labels,
     columns,
     device_of,
-    facts,
-    label_inputs,
+    label_stats,
     read_labels,
-    trained_table,
 )
 from curate.scores.status import NO_LABEL, status_names
+from curate.scores.tables.output import Output
 from curate.sources.base import Columns
 from curate.sources.registry import format_of
+from curate.sources.settings import Source
 
 if TYPE_CHECKING:
+    from curate.recipe import Recipe
     from curate.scores.heads.result import HeadScores
+    from curate.scores.pixels.pixels import Pixels
     from curate.scores.pixels.training import PixelSettings
 
-__all__ = ["NO_IMAGE", "STAGE", "pixel_settings"]
+__all__ = ["NO_IMAGE", "check", "compute", "pixel_settings"]
 
 VERSION = 1
 #: The status of a sample with a vector but without an image that can be decoded.
@@ -52,25 +52,26 @@ Images = npt.NDArray[np.uint8]
 Flags = npt.NDArray[np.bool_]
 
 
-def _check(recipe: Recipe, settings: Pixels) -> None:
+def check(recipe: "Recipe", settings: "Pixels", sources: Sources) -> None:
+    """Raise UsageError where there are no labels or no images."""
     check_labels(recipe, settings)
     if not recipe.embed.own_vectors:
         return
     for source in recipe.source:
-        if not _has_image(recipe, source):
+        if not _has_image(recipe, source, sources):
             raise UsageError(
                 "score: pixels needs images, and embed gives vectors of which no column of images is known "
                 f"({source.name}): name it with source.image, or take heads"
             )
 
 
-def _has_image(recipe: Recipe, source: Source) -> bool:
+def _has_image(recipe: "Recipe", source: Source, sources: Sources) -> bool:
     """Return whether the first shard of a source has a column of images; one that cannot be read is not judged."""
     if source.image is None:
         return False
     try:
-        first = read.find_shards(source)[0]
-        present = read_task.reader_of(source, first, Columns()).schema(first)
+        first = sources.find_shards(source)[0]
+        present = format_of(first.format).reader(Columns(), "url" in source.allow).schema(first)
     except SourceError:
         return True
     vector, ids_only = recipe.embed.column, recipe.embed.files is not None
@@ -78,7 +79,8 @@ def _has_image(recipe: Recipe, source: Source) -> bool:
     return guess(present, image=source.image, vector=vector, ids_only=ids_only).image is not None
 
 
-def _compute(context: Context, settings: Pixels, output: Output) -> dict[str, Any]:
+def compute(context: Context, settings: "Pixels", output: Output) -> dict[str, Any]:
+    """Write the tables of all parts."""
     from curate.scores.pixels.training import train_pixels
 
     parts = embedding_parts(context)
@@ -91,7 +93,7 @@ def _compute(context: Context, settings: Pixels, output: Output) -> dict[str, An
     for stale in set(folder.glob("checkpoint-*")) - {checkpoint}:
         storage.remove(stale)
     rows = np.flatnonzero(labels.codes >= 0)
-    images, decoded = _images(context, settings, labels, folder)
+    images, decoded = _images(context, settings, labels, folder, output.sources)
     seen = Labels(np.where(decoded, labels.codes[rows], -1).astype(np.int32), labels.names, labels.source)
     log.info("score: pixels: %s networks on %s images", settings.seeds, f"{int(decoded.sum()):,}")
     uids = _some(parts, labels.codes >= 0)
@@ -104,13 +106,13 @@ def _compute(context: Context, settings: Pixels, output: Output) -> dict[str, An
     spread = {name: _spread(value, rows, len(labels)) for name, value in columns(scores, "pixels_").items()}
     output.write_all(spread | {"pixels_status": status})
     storage.remove(folder)
-    return _facts(scores, labels, settings, status)
+    return _stats(scores, labels, settings, status)
 
 
-def _facts(
-    scores: "HeadScores", labels: Labels, settings: Pixels, status: npt.NDArray[np.object_]
+def _stats(
+    scores: "HeadScores", labels: Labels, settings: "Pixels", status: npt.NDArray[np.object_]
 ) -> dict[str, Any]:
-    known = facts(scores, labels, settings)
+    known = label_stats(scores, labels, settings)
     names, counts = np.unique(status.astype(str), return_counts=True)
     known["status"] = {str(name): int(n) for name, n in zip(names, counts, strict=True)}
     lost = known["status"].get(NO_IMAGE, 0)
@@ -129,7 +131,7 @@ def _spread(values: npt.NDArray[Any], rows: npt.NDArray[np.int64], n: int) -> np
     return full
 
 
-def pixel_settings(context: Context, settings: Pixels) -> "PixelSettings":
+def pixel_settings(context: Context, settings: "Pixels") -> "PixelSettings":
     """Return the settings of `train_pixels`; what the engine and the memory allow does not matter to it."""
     from curate.scores.pixels.training import PixelSettings
 
@@ -165,7 +167,9 @@ def _some(parts: Sequence[EmbeddingPart], wanted: Flags) -> Iterator[str]:
 # --- one decoding pass ------------------------------------------------------------------------------
 
 
-def _images(context: Context, settings: Pixels, labels: Labels, folder: Path) -> tuple[Images, Flags]:
+def _images(
+    context: Context, settings: "Pixels", labels: Labels, folder: Path, sources: Sources
+) -> tuple[Images, Flags]:
     """Return the images of the samples with a label, mapped from a file, and which could be decoded."""
     size, n = settings.size, int((labels.codes >= 0).sum())
     if n == 0:
@@ -178,14 +182,16 @@ def _images(context: Context, settings: Pixels, labels: Labels, folder: Path) ->
     made = storage.read_json(note) or {}
     if made.get("stamp") != fingerprint or not checksums.verify_or_remove(path):
         storage.remove(note)
-        made = {"stamp": fingerprint, "lost": _decode(context, settings, labels, path, n)}
+        made = {"stamp": fingerprint, "lost": _decode(context, settings, labels, path, n, sources)}
         storage.write_record(note, made)
     decoded = np.ones(n, np.bool_)
     decoded[made["lost"]] = False
     return np.load(storage.ensure_local(path), mmap_mode="r", allow_pickle=False), decoded
 
 
-def _decode(context: Context, settings: Pixels, labels: Labels, path: Path, n: int) -> list[int]:
+def _decode(
+    context: Context, settings: "Pixels", labels: Labels, path: Path, n: int, sources: Sources
+) -> list[int]:
     """Write the images one after the other; return the places of those that could not be decoded (black)."""
     from curate.embedding.batching import default_decode_workers
     from curate.embedding.decode_pool import DecodePool
@@ -204,7 +210,7 @@ def _decode(context: Context, settings: Pixels, labels: Labels, path: Path, n: i
         partial.open("wb") as file,
     ):  # fmt: skip
         np.lib.format.write_array_header_1_0(file, header)
-        for place, row in enumerate(_rows(pool.map(_encoded(context, labels)), context, n)):
+        for place, row in enumerate(_rows(pool.map(_encoded(context, labels, sources)), context, n)):
             if row.array is None:
                 lost.append(place)
             file.write(bytes(3 * size * size) if row.array is None else row.array.tobytes())
@@ -220,7 +226,7 @@ def _rows(batches: Iterable[tuple[None, list[Decoded]]], context: Context, n: in
         context.progress("score", done, n, "images")
 
 
-def _encoded(context: Context, labels: Labels) -> Iterator[tuple[None, list[bytes | None]]]:
+def _encoded(context: Context, labels: Labels, sources: Sources) -> Iterator[tuple[None, list[bytes | None]]]:
     """Yield the encoded images of the samples with a label, in small batches, in the order of the embeddings."""
     first = 0
     for part in context.parts:
@@ -228,7 +234,7 @@ def _encoded(context: Context, labels: Labels) -> Iterator[tuple[None, list[byte
         wanted = np.zeros(len(usable), np.bool_)
         stop = first + int(usable.sum())
         wanted[usable] = labels.codes[first:stop] >= 0
-        yield from _wanted(context, part, wanted)
+        yield from _wanted(context, part, wanted, sources)
         first = stop
 
 
@@ -239,21 +245,15 @@ def _usable_rows(context: Context, part: Part) -> Flags:
     return np.asarray(ok & table["copy_of"].is_null().to_numpy(), np.bool_)
 
 
-def _wanted(context: Context, part: Part, wanted: Flags) -> Iterator[tuple[None, list[bytes | None]]]:
+def _wanted(
+    context: Context, part: Part, wanted: Flags, sources: Sources
+) -> Iterator[tuple[None, list[bytes | None]]]:
     recipe, start = context.recipe, 0
     source = next(one for one in recipe.source if one.name == part.shard.source)
     batch_bytes = min(64_000_000, context.task_memory // 4)
-    for rows, _ in read_task.read_batches(part, source, None, batch_bytes=batch_bytes, images=True):
+    for rows, _ in sources.read_batches(part, source, None, batch_bytes=batch_bytes, images=True):
         places = np.flatnonzero(wanted[start : start + len(rows)])
         for begin in range(0, len(places), DECODE_ROWS):
             some = places[begin : begin + DECODE_ROWS].tolist()
             yield None, [rows.image[row] if rows.outcome[row] == "ok" else None for row in some]
         start += len(rows)
-
-
-STAGE = FamilyStage(
-    table=lambda settings: trained_table("pixels", "pixels_"),
-    compute=_compute,
-    inputs=label_inputs,
-    check=_check,
-)

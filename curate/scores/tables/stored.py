@@ -9,7 +9,7 @@ import polars as pl
 from curate.execution.context import require_same
 from curate.io import storage
 from curate.runs.folder import RunFolder
-from curate.scores.registry import ScoreColumn
+from curate.scores.base import ScoreColumn
 
 __all__ = ["NONFINITE", "read_part"]
 

@@ -1,0 +1,1 @@
+"""Scores that stand in files of the user."""

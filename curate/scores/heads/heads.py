@@ -1,0 +1,77 @@
+"""How hard a sample is for small heads on the embeddings that never saw it (formulas: el2n, grand, losses, dynamics)."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BeforeValidator, Field, model_validator
+
+from curate.scores.base import AtLeastOne, Positive, Sources
+from curate.scores.columns import Column
+from curate.scores.heads.trained import Trained, trained_columns
+from curate.settings import listed
+
+if TYPE_CHECKING:
+    from curate.execution.context import Context
+    from curate.recipe import Recipe
+    from curate.scores.in_memory import Samples
+    from curate.scores.tables.output import Output
+
+__all__ = ["Heads"]
+
+
+class Heads(Trained):
+    """Small heads on the embeddings: trained (mlp, linear), or given (zeroshot by class names, concepts).
+
+    batch `auto` : the largest power of two up to 1,024 that makes 50 steps an epoch. class_names : what a
+    label is called in the prompts of zeroshot, by label; the label itself where it is not named.
+    """
+
+    measures: ClassVar[str] = "how hard a sample is for classifiers on the embeddings that never saw it"
+    paper: ClassVar[str] = "Paul et al. 2021, arXiv:2107.07075; Pleiss et al. 2020, arXiv:2001.10528"
+    cost: ClassVar[str] = "samples x d x hidden per epoch, seed and fold; minutes for a million on a CPU"
+    requires: ClassVar[str] = "image vectors and labels (or concepts in their place)"
+    avoid: ClassVar[str] = "where labels are mostly wrong: hard is then wrong (see noise)"
+    place: ClassVar[int] = 3
+    outputs: ClassVar[Mapping[str, Column]] = trained_columns()
+
+    family: Literal["heads"] = "heads"
+    kind: Literal["mlp", "linear", "zeroshot", "concepts"] = "mlp"
+    hidden: AtLeastOne = 512
+    batch: Literal["auto"] | AtLeastOne = "auto"
+    rate: Positive = 1.0
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    normalise: Literal["standardize", "l2"] = "standardize"
+    templates: Annotated[tuple[str, ...], BeforeValidator(listed), Field(min_length=1)] = ("a photo of a {}",)
+    class_names: dict[str, str] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _placeholders(self) -> Self:
+        wrong = next((text for text in self.templates if "{}" not in text), None)
+        if wrong is not None:
+            raise ValueError(f"templates must hold {{}} where the class name goes, got {wrong!r}")
+        return self
+
+    @property
+    def head_kind(self) -> str:
+        """The kind of heads."""
+        return self.kind
+
+    def check(self, recipe: "Recipe", sources: Sources) -> None:
+        """Raise UsageError for labels or a kind of heads that the recipe does not admit."""
+        from curate.scores.heads import parts
+
+        parts.check(recipe, self)
+
+    def in_memory(self, samples: "Samples") -> tuple[Mapping[str, npt.NDArray[Any]], npt.NDArray[np.object_]]:
+        """Return the columns of samples in memory and the status of each row."""
+        from curate.scores.heads.in_memory import score_samples
+
+        return score_samples(self, samples)
+
+    def compute(self, context: "Context", output: "Output") -> dict[str, Any]:
+        """Write the tables of all parts."""
+        from curate.scores.heads import parts
+
+        return parts.compute(context, self, output)

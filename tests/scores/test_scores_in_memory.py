@@ -1,0 +1,120 @@
+"""Scores in memory are those of a run, and say what they lack."""
+
+import numpy as np
+import polars as pl
+import pytest
+from builders import planted, recipe_values, write_shards
+from polars.testing import assert_frame_equal
+
+from curate.errors import UsageError
+from curate.linalg import load_unit, unit_rows
+from curate.pipeline.runner import run
+from curate.recipe import ClipScore, Heads, Noise, NormSim
+from curate.recipe.loading import parse_recipe
+from curate.runs.run import open_run
+from curate.scores.in_memory import score
+from curate.scores.noise import linear_noise, small_loss_noise
+
+N = 120
+FAMILIES = [
+    "clip_score",
+    {"pair": {"batch": 32, "repeats": 2}},
+    {"heads": {"seeds": 2, "epochs": 2, "folds": 2, "hidden": 8, "batch": 16}},
+    "noise",
+    {"color": {"prior": "loss", "conditional": "el2n"}},
+    {"fuse": {"columns": {"el2n": 1, "nce": 2}, "per": "label"}},
+]
+
+
+@pytest.fixture(scope="module")
+def data():
+    rng = np.random.default_rng(0)
+    image = planted(N).astype(np.float32)
+    text = (image + 0.3 * rng.standard_normal(image.shape)).astype(np.float32)
+    captions = [None if n % 9 == 8 else f"caption {n % 50}" for n in range(N)]
+    text[[caption is None for caption in captions]] = np.nan
+    labels = [None if n % 17 == 16 else "abc"[n % 3] for n in range(N)]
+    return image, text, captions, labels
+
+
+def test_numbers_are_those_of_a_run(data, tmp_path):
+    image, text, captions, labels = data
+    np.save(tmp_path / "target.npy", image[:7])
+    vectors = [None if caption is None else row.tolist() for row, caption in zip(text, captions, strict=True)]
+    glob = write_shards(
+        tmp_path / "in",
+        image.astype(np.float16),
+        extra={"text": vectors, "caption": captions, "label": labels},
+    )
+    families = [*FAMILIES, {"normsim": {"target": str(tmp_path / "target.npy")}}]
+    values = recipe_values(
+        glob, tmp_path / "run", score=families, embed={"column": "embedding", "text_column": "text"}
+    )
+    run(parse_recipe(values), until="score")
+    folders = ("clip_score", "pair", "heads", "noise", "color", "fused", "normsim")
+    want = pl.DataFrame({"uid": [f"s{n:06d}" for n in range(N)]})
+    for folder in folders:
+        table = pl.read_parquet(tmp_path / "run" / "3_scores" / folder / "part-*.parquet")
+        want = want.join(table, on="uid", how="left", validate="1:1", maintain_order="left")
+    made = {"family": "normsim", "target": "target.npy"}
+    got = score(
+        image.astype(np.float16), [*FAMILIES, NormSim.model_validate(made)], text=text, captions=captions, labels=labels,
+        target=image[:7], uids=want["uid"].to_list(),
+    )  # fmt: skip
+    assert got.columns == want.columns
+    assert_frame_equal(got, want, check_exact=True)
+    assert open_run(tmp_path / "run").scores().height == N
+
+
+def test_noise_by_both_detectors(data):
+    """The run's own test compares it with the same two functions."""
+    rng = np.random.default_rng(1)
+    noisy = np.arange(N) < N // 5
+    losses = np.where(noisy, rng.normal(3, 0.3, N), rng.uniform(0, 0.5, N)).astype(np.float32)
+    vectors = data[0].astype(np.float64)
+    vectors[noisy, 0] += 0.3
+    small, _ = small_loss_noise(losses)
+    linear = linear_noise(load_unit(unit_rows(vectors)[0].astype(np.float16)), small)
+    got = score(vectors, Noise(), columns={"loss": losses})
+    np.testing.assert_array_equal(got["noise_small_loss"], small.astype(np.float32))
+    np.testing.assert_allclose(got["noise_linear"], linear, atol=1e-6)
+    np.testing.assert_allclose(got["noise_prob"], (small + linear) / 2, atol=1e-6)
+
+
+def test_rows_without_a_direction_have_no_score(data):
+    image, text, _, _ = data
+    vectors = image.copy()
+    vectors[3], vectors[5] = 0, np.inf
+    got = score(vectors, ClipScore(), text=np.nan_to_num(text, nan=1.0))
+    assert got["uid"].to_list()[:2] == ["0", "1"]
+    assert got["clip_score_status"][3] == "zero_norm" and got["clip_score_status"][5] == "nonfinite"
+    assert got["clip_score"].is_null().to_numpy().nonzero()[0].tolist() == [3, 5]
+
+
+def test_columns_of_a_frame(data):
+    frame = pl.DataFrame({"uid": ["a", "b", "c"], "prior": [3.0, 2.0, None], "conditional": [2.0, 2.5, 1.0]})
+    got = score(frame, {"color": {"prior": "prior", "conditional": "conditional"}})
+    assert got.rows() == [("a", 1.0, "ok"), ("b", -0.5, "ok"), ("c", None, "nonfinite")]
+
+
+@pytest.mark.parametrize(
+    ("families", "message"),
+    [
+        ("clip_score", "clip_score needs text; give it to curate.score"),
+        ("heads", "heads needs labels"),
+        (Heads(kind="concepts"), "heads of kind concepts are computed in a run only"),
+        ("pixels", "pixels is computed in a run only"),
+        ("noise", "noise needs the column 'loss'; there are none"),
+        ("hedas", "'hedas' is no family of scores; there are clip_score, pair"),
+    ],
+)
+def test_what_is_missing_is_named(data, families, message):
+    with pytest.raises(UsageError, match=message):
+        score(data[0], families)
+
+
+def test_one_entry_for_each_sample(data):
+    with pytest.raises(UsageError, match="labels must have one entry for each of 120 samples, got 1"):
+        score(data[0], "heads", labels=["a"])
+    with pytest.raises(UsageError, match="uids must be 120 different names, got 1"):
+        score(data[0], "heads", uids=["a"] * N)
