@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from curate.api.run import Run, open_run
+    from curate.api.select import select
     from curate.api.verbs import filter, run
     from curate.clustering.in_memory import Groups, cluster
     from curate.deduplication.in_memory import Deduplicated, deduplicate
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from curate.recipe import Recipe
     from curate.recipe.loading import load_recipe, parse_recipe
     from curate.scores.in_memory import score
-    from curate.selection.in_memory import select
 
 __all__ = [
     "CurateError",
@@ -51,7 +51,7 @@ _HOMES = {
     "parse_recipe": "recipe.loading",
     "run": "api.verbs",
     "score": "scores.in_memory",
-    "select": "selection.in_memory",
+    "select": "api.select",
 }
 
 

@@ -18,8 +18,8 @@ from curate.execution.exchange import UidBuckets
 from curate.hashing import hash_uids
 from curate.io import storage
 from curate.io.yaml import read_yaml
-from curate.recipe.scores import stored_folders
 from curate.recipe.types import default_memory
+from curate.runs.layout import score_folders
 from curate.runs.run import StoredRun, open_run
 
 __all__ = ["CHANGED", "diff_runs"]
@@ -89,7 +89,7 @@ class _Side:
         self.parts = [Path(name).stem.removeprefix("part-") for name in files if name.startswith("part-")]
         self.recipe: dict[str, Any] = read_yaml(run.folder.recipe_text()) or {}
         self.scores: dict[str, Path] = {}
-        for folder in map(run.folder.scores, stored_folders(self.recipe)):
+        for folder in map(run.folder.scores, score_folders(self.recipe)):
             if run.folder.marker(folder) is not None and self.parts:
                 kinds = pl.read_parquet_schema(storage.ensure_local(run.folder.part(folder, self.parts[0])))
                 self.scores |= {name: folder for name, kind in kinds.items() if kind.is_float()}

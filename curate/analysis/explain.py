@@ -13,9 +13,8 @@ from curate.errors import RunError
 from curate.execution.context import Context
 from curate.execution.engines.local import LocalEngine
 from curate.execution.parts import with_parts
+from curate.filtering.conditions import columns_of, needed_scores
 from curate.io.remote.cache import ensure_all_local, ensure_local
-from curate.pipeline.stages import filter as filters
-from curate.pipeline.stages.select import classes_of
 from curate.recipe import ScoreFilter
 from curate.recipe.loading import load_recipe
 from curate.runs.run import open_run
@@ -23,6 +22,7 @@ from curate.scores.registry import score_columns
 from curate.selection.rows.budget_inputs import Divided, divided
 from curate.selection.rows.counterfactual import nearest_flip
 from curate.selection.rows.finished import Finished, Row
+from curate.selection.rows.run_rows import classes_of
 from curate.selection.rows.whatif import share_for
 
 __all__ = ["explain", "opened"]
@@ -189,7 +189,7 @@ def _failed(context: Context, reason: str, judged: Mapping[str, Any]) -> dict[st
     kind, _, what = reason.partition(":")
     if kind == "filter":
         condition = next((one for one in recipe.filter if str(one) == what), what)
-        names = filters.columns_of([condition])
+        names = columns_of([condition])
         named = {"on_null": condition.on_null} if isinstance(condition, ScoreFilter) else {}
         return {"condition": what, "values": {name: judged.get(name) for name in names}} | named
     if kind == "leak":
@@ -197,7 +197,7 @@ def _failed(context: Context, reason: str, judged: Mapping[str, Any]) -> dict[st
         limit = next(one.epsilon or recipe.dedup.epsilon for one in recipe.dedup.against if one.name == what)
         return {"leak": what, "values": {column: judged.get(column)}, "epsilon": limit}
     if kind == "no_score":
-        return {"status": what, "values": {name: judged.get(name) for name in filters.needed_scores(recipe)}}
+        return {"status": what, "values": {name: judged.get(name) for name in needed_scores(recipe)}}
     if reason == "excluded":
         lists = {name: list(getattr(recipe, name)) for name in ("exclude", "only") if getattr(recipe, name)}
         return {"lists": lists}

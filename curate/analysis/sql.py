@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from curate.analysis.summary.tables import part_names, score_folders
+from curate.analysis.summary.tables import finished_families, part_names
 from curate.errors import RunError, UsageError
 from curate.io.remote.cache import ensure_local, store_of
 from curate.io.yaml import read_yaml
@@ -130,7 +130,7 @@ def table_files(run: RunFolder, sql: str) -> dict[str, list[list[Path]]]:
     assigned = part_names(run, run.concepts)
     if assigned:
         found["assignments"] = [[ensure_local(run.part(run.assignments, part)) for part in assigned]]
-        families = [_family_files(run, family, assigned) for family in score_folders(run)]
+        families = [_family_files(run, family, assigned) for family in finished_families(run)]
         found["scores"] = [*found["assignments"], *families]
         found["concepts"] = [[ensure_local(run.concepts / "concepts.parquet")]]
         found["centroids"] = [[ensure_local(run.concepts / "centroids.parquet")]]

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,15 +20,17 @@ from curate.hashing import tie
 from curate.io import storage
 from curate.ordering.cutoff import Pairs
 from curate.ordering.group_cutoff import GroupedPairs, nth_smallest_by_group
-from curate.ordering.keys import priority_key
+from curate.ordering.keys import priority_key, score_of
 from curate.ordering.shares import exact_share
 from curate.ordering.span import Cuts
-from curate.recipe import ScoreFilter
 from curate.runs.folder import RunFolder
 from curate.scores.base import require_memory
-from curate.scores.registry import require_score
+from curate.scores.registry import require_score, score_columns
 
-__all__ = ["Rule", "find_rules"]
+if TYPE_CHECKING:
+    from curate.recipe import Recipe, ScoreFilter
+
+__all__ = ["Rule", "columns_of", "find_rules", "needed_scores"]
 
 #: What the name of a group and its cut take.
 _GROUP_BYTES = 300
@@ -43,7 +45,7 @@ class Rule:
     top or bottom share. least : what a score must reach, as a key, by group (None: all samples are one).
     """
 
-    condition: ScoreFilter
+    condition: "ScoreFilter"
     folder: str
     status: str
     seed: int
@@ -95,7 +97,7 @@ class Rule:
         return key, tie(uid.filter(known).to_list(), self.seed)
 
 
-def find_rules(context: Context, conditions: Sequence[ScoreFilter]) -> list[Rule]:
+def find_rules(context: Context, conditions: "Sequence[ScoreFilter]") -> list[Rule]:
     """Return each condition with what it means for the samples of this run.
 
     Raises CurateError where a sample lacks a score that on_null: error asks for, BudgetError where a share of
@@ -218,3 +220,22 @@ def _as_stored(threshold: float, score: npt.NDArray[Any]) -> float:
 
 def _ceil(value: Fraction) -> int:
     return -(-value.numerator // value.denominator)
+
+
+def needed_scores(recipe: "Recipe") -> dict[str, str]:
+    """Return the score columns without which a sample cannot be compared or ranked, and why each is null.
+
+    The value is the name of the status column, "" where there is none.
+    """
+    select, dedup = recipe.select, recipe.dedup
+    names = {*select.required, *(score_of(dedup.prefer) if dedup.epsilon is not None else ())}
+    known = score_columns(recipe)
+    return {name: known[name].status if name in known else "" for name in sorted(names)}
+
+
+def columns_of(conditions: "Sequence[str | ScoreFilter]") -> list[str]:
+    """Return the columns that conditions read."""
+    names: list[str] = []
+    for one in conditions:
+        names += pl.sql_expr(one).meta.root_names() if isinstance(one, str) else [one.by]
+    return names

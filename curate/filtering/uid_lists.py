@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -22,10 +23,12 @@ from curate.errors import SourceError, UsageError
 from curate.execution.context import Context, log
 from curate.io import paths, storage
 from curate.io.filesystem import is_remote
-from curate.recipe import Recipe
 from curate.scores.base import require_memory
 from curate.sources.arrow_types import is_text, plain_type
 from curate.sources.columns import uids_of
+
+if TYPE_CHECKING:
+    from curate.recipe import Recipe
 
 __all__ = ["Lists", "check_recipe", "hashes", "listed", "prepare", "read_uids", "version"]
 
@@ -52,7 +55,7 @@ class Lists:
     only: Path | None = None
 
 
-def check_recipe(recipe: Recipe) -> None:
+def check_recipe(recipe: "Recipe") -> None:
     """Raise UsageError for lists that cannot be read as lists, and for a uid that is on both."""
     for setting in SETTINGS:
         for path in _files(setting, getattr(recipe, setting)):
@@ -62,7 +65,7 @@ def check_recipe(recipe: Recipe) -> None:
         _refuse_both(recipe, pinned, excluded)
 
 
-def version(recipe: Recipe) -> list[list[str]]:
+def version(recipe: "Recipe") -> list[list[str]]:
     """Return what changes with the content of the lists: the hashes of their files."""
     return [
         [storage.hash_file(path) for path in _files(setting, getattr(recipe, setting))]
@@ -276,7 +279,7 @@ def _seen(context: Context, known: Hashes) -> tuple[npt.NDArray[np.bool_], npt.N
 
 
 def _warn(
-    recipe: Recipe, setting: str, known: Hashes, seen: npt.NDArray[np.bool_], useless: npt.NDArray[np.bool_]
+    recipe: "Recipe", setting: str, known: Hashes, seen: npt.NDArray[np.bool_], useless: npt.NDArray[np.bool_]
 ) -> None:
     if not seen.all():
         examples = ", ".join(_examples(recipe, setting, known[~seen]))
@@ -291,7 +294,7 @@ def _warn(
         )
 
 
-def _refuse_both(recipe: Recipe, pinned: Hashes, excluded: Hashes) -> None:
+def _refuse_both(recipe: "Recipe", pinned: Hashes, excluded: Hashes) -> None:
     both = np.intersect1d(pinned, excluded, assume_unique=True)
     if len(both):
         example = _examples(recipe, "exclude", both)[0]
@@ -301,7 +304,7 @@ def _refuse_both(recipe: Recipe, pinned: Hashes, excluded: Hashes) -> None:
         )
 
 
-def _examples(recipe: Recipe, setting: str, wanted: Hashes) -> list[str]:
+def _examples(recipe: "Recipe", setting: str, wanted: Hashes) -> list[str]:
     """Return the first of a list's uids (in their order) that have these hashes."""
     found: set[str] = set()
     for path in _files(setting, getattr(recipe, setting)):

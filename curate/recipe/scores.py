@@ -5,7 +5,7 @@ own (`{file: my.parquet}`).
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Union
+from typing import TYPE_CHECKING, Annotated, Union
 
 from pydantic import Field
 
@@ -13,7 +13,7 @@ from curate.scores.base import Score
 from curate.scores.registry import families
 from curate.settings import listed
 
-__all__ = ["FAMILIES", "Family", "dumped", "stored_folders", "tagged"]
+__all__ = ["FAMILIES", "Family", "dumped", "tagged"]
 
 #: The classes by name, those of plug-ins last.
 FAMILIES: dict[str, type[Score]] = families()
@@ -57,15 +57,3 @@ def dumped(family: Score) -> object:
     if family.family == "file":
         return values
     return {family.family: values} if values else family.family
-
-
-def stored_folders(recipe: Mapping[str, Any]) -> list[str]:
-    """Return the folders below 3_scores that belong to a recipe as it is written into a run, sorted.
-
-    >>> stored_folders({"score": ["pair", {"file": "x.parquet", "name": "mine"}], "dedup": {}})
-    ['mine', 'pair']
-    """
-    entries: Any = tagged(recipe["score"])
-    named = [entry["name"] if entry["family"] in ("file", "fuse") else entry["family"] for entry in entries]
-    against = [f"against-{one['name']}" for one in recipe["dedup"].get("against") or ()]
-    return sorted([*named, *against])

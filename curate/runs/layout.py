@@ -1,8 +1,9 @@
 """The stages of a run in the order in which they run, and the folder of each: the one list that names them all."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
-__all__ = ["STAGES", "STAGE_FOLDERS", "marked_stages", "stages_until"]
+__all__ = ["STAGES", "STAGE_FOLDERS", "marked_stages", "score_folders", "stages_until"]
 
 #: The folder that a stage marks when it is done, below the run folder. In that of `score` each family marks its own.
 STAGE_FOLDERS = {
@@ -36,3 +37,23 @@ def marked_stages(families: Iterable[str]) -> list[str]:
     """
     scores = [f"score/{family}" for family in families]
     return [name for stage in STAGES for name in (scores if stage == "score" else [stage])]
+
+
+def score_folders(recipe: Mapping[str, Any]) -> list[str]:
+    """Return the folders below 3_scores that belong to a recipe as it is written into a run, sorted.
+
+    >>> score_folders({"score": ["pair", {"file": "x.parquet", "name": "mine"}], "dedup": {}})
+    ['mine', 'pair']
+    """
+    against = [f"against-{one['name']}" for one in recipe["dedup"].get("against") or ()]
+    return sorted([*map(_score_folder, recipe["score"]), *against])
+
+
+def _score_folder(entry: str | Mapping[str, Any]) -> str:
+    """Return the folder of one entry of the list `score`: its family, or the name that the user gave the table."""
+    if isinstance(entry, str):
+        return entry
+    if "file" in entry:
+        return str(entry["name"])
+    ((family, settings),) = entry.items()
+    return str(settings["name"] if family == "fuse" else family)

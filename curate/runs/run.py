@@ -78,10 +78,10 @@ class StoredRun:
     def scores(self, *, lazy: bool = False) -> "pl.DataFrame | pl.LazyFrame":
         """Return one row per embedded sample: its concept, its distance and every score."""
         from curate.io.yaml import read_yaml
-        from curate.recipe.scores import stored_folders
+        from curate.runs.layout import score_folders
 
         frame = self._parts(self.folder.assignments, self.folder.concepts)
-        for folder in stored_folders(read_yaml(self.folder.recipe_text())):
+        for folder in score_folders(read_yaml(self.folder.recipe_text())):
             scores = self._parts(self.folder.scores(folder))
             frame = frame.join(scores, on="uid", how="left", validate="1:1", maintain_order="left")
         return _read(frame, lazy)

@@ -12,9 +12,10 @@ from folders import changed, tables
 
 from curate import open_run
 from curate.errors import BudgetError, CurateError, RecipeError, UsageError
+from curate.filtering.conditions import needed_scores
 from curate.hashing import tie
 from curate.pipeline import runner
-from curate.pipeline.stages.filter import check_conditions, check_recipe, failed_condition, needed_scores
+from curate.pipeline.stages.filter import check_conditions, check_recipe, failed_condition
 from curate.recipe.loading import parse_recipe
 
 FRAME = pl.DataFrame(

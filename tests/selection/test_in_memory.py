@@ -6,10 +6,10 @@ import pytest
 from builders import planted, recipe_values, write_shards
 
 from curate import open_run
+from curate.api.select import select
 from curate.errors import BudgetError, RecipeError, UsageError
 from curate.pipeline import runner
 from curate.recipe.loading import parse_recipe
-from curate.selection.in_memory import select
 from curate.selection.registry import selectors
 
 N, SEED = 200, 3

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import polars as pl
 
 from curate import schema
-from curate.analysis.summary.tables import part_names, score_folders
+from curate.analysis.summary.tables import finished_families, part_names
 from curate.errors import RunError
 from curate.execution.context import require_same, silent
 from curate.execution.engines.base import Engine
@@ -175,7 +175,7 @@ def _tasks(run: RunFolder, whole: bool, tables: Sequence[str], report: ReportReq
     names = list(dict.fromkeys(name for found in parts.values() for name in found))
     names.sort(key=lambda name: (order[name][0] if name in order else len(order), name))
     step = max(1, -(-sum(row["stop"] - row["start"] for _, row in order.values()) // SAMPLE))
-    families = tuple(score_folders(run)) if whole else ()
+    families = tuple(finished_families(run)) if whole else ()
     return [
         _Task(
             run, name, order[name][0] if name in order else place,

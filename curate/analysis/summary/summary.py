@@ -11,7 +11,7 @@ from curate.analysis.summary.counts import group_reasons
 from curate.analysis.summary.groups import group_rows, group_warnings
 from curate.analysis.summary.scan import ReportRequest, Scan, scan_parts
 from curate.analysis.summary.score_stats import ScoreStats, score_stats
-from curate.analysis.summary.tables import facts, folders, missing, score_folders
+from curate.analysis.summary.tables import facts, finished_families, folders, missing
 from curate.execution.context import silent
 from curate.execution.engines.base import Engine
 from curate.io import storage
@@ -167,7 +167,7 @@ def _sums(scan: Scan, what: str) -> tuple[int, float, float, float | None, float
 
 def _reliability(run: RunFolder) -> list[dict[str, Any]]:
     """Return what families of several seeds noted about themselves: how far seeds agree, and the accuracy."""
-    noted = ((name, facts(run, run.scores(name))) for name in score_folders(run))
+    noted = ((name, facts(run, run.scores(name))) for name in finished_families(run))
     return [
         {"family": name, **{key: _short(found[key]) for key in _RELIABILITY if key in found}}
         for name, found in noted

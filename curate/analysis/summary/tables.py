@@ -6,14 +6,13 @@ from typing import TYPE_CHECKING, Any
 from curate.errors import RunError
 from curate.io import storage
 from curate.io.yaml import read_yaml
-from curate.recipe.scores import stored_folders
 from curate.runs.folder import RunFolder
-from curate.runs.layout import marked_stages
+from curate.runs.layout import marked_stages, score_folders
 
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["beside", "facts", "folders", "missing", "part_names", "require", "score_folders", "table"]
+__all__ = ["beside", "facts", "finished_families", "folders", "missing", "part_names", "require", "table"]
 
 
 def facts(run: RunFolder, folder: Path) -> dict[str, Any]:
@@ -21,15 +20,15 @@ def facts(run: RunFolder, folder: Path) -> dict[str, Any]:
     return dict((run.marker(folder) or {}).get("facts", {}))
 
 
-def score_folders(run: RunFolder) -> list[str]:
+def finished_families(run: RunFolder) -> list[str]:
     """Return the families (folders in 3_scores) that the recipe asks for and that are finished."""
-    asked = stored_folders(read_yaml(run.recipe_text()))
+    asked = score_folders(read_yaml(run.recipe_text()))
     return [name for name in asked if run.marker(run.scores(name)) is not None]
 
 
 def folders(run: RunFolder) -> dict[str, Path]:
     """Return the folder that each stage marks, the score families among them, in order."""
-    asked = stored_folders(read_yaml(run.recipe_text()))
+    asked = score_folders(read_yaml(run.recipe_text()))
     return {name: run.stage(name) for name in marked_stages(asked)}
 
 

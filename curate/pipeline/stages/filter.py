@@ -19,14 +19,13 @@ from curate.errors import RecipeError, UsageError
 from curate.execution.context import Context, eligible, log, reuse_or_remove
 from curate.execution.stage import Stage
 from curate.filtering import uid_lists as lists
-from curate.filtering.conditions import Rule, find_rules
+from curate.filtering.conditions import Rule, columns_of, find_rules, needed_scores
 from curate.io import storage
-from curate.ordering.keys import score_of
 from curate.recipe import Recipe, ScoreFilter
 from curate.runs.folder import RunFolder
 from curate.scores.registry import folders_for, require_score, score_columns
 
-__all__ = ["Filter", "check_conditions", "check_recipe", "failed_condition", "needed_scores"]
+__all__ = ["Filter", "check_conditions", "check_recipe", "failed_condition"]
 
 #: What counts of a part are about: rows that are out, and pinned rows with what they would be out for.
 _COUNTS = ("failed", "excluded", "leaked", "pinned", "pinned_although")
@@ -141,17 +140,6 @@ def check_recipe(recipe: Recipe) -> None:
     lists.check_recipe(recipe)
 
 
-def needed_scores(recipe: Recipe) -> dict[str, str]:
-    """Return the score columns without which a sample cannot be compared or ranked, and why each is null.
-
-    The value is the name of the status column, "" where there is none.
-    """
-    select, dedup = recipe.select, recipe.dedup
-    names = {*select.required, *(score_of(dedup.prefer) if dedup.epsilon is not None else ())}
-    known = score_columns(recipe)
-    return {name: known[name].status if name in known else "" for name in sorted(names)}
-
-
 def _leaks(recipe: Recipe) -> tuple[tuple[str, str, float], ...]:
     """Return the evaluation sets: the name, the column of similarities, and above which one is a leak."""
     found = []
@@ -161,14 +149,6 @@ def _leaks(recipe: Recipe) -> tuple[tuple[str, str, float], ...]:
             raise RecipeError(f"dedup.against {one.name}: needs an epsilon that is a number, got {epsilon}")
         found.append((one.name, f"similarity_to_{one.name}", threshold_of(epsilon)))
     return tuple(found)
-
-
-def columns_of(conditions: Sequence[str | ScoreFilter]) -> list[str]:
-    """Return the columns that conditions read."""
-    names: list[str] = []
-    for one in conditions:
-        names += pl.sql_expr(one).meta.root_names() if isinstance(one, str) else [one.by]
-    return names
 
 
 def check_conditions(frame: pl.DataFrame, conditions: Sequence[str]) -> None:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import polars as pl
 
 from curate import schema
-from curate.errors import BudgetError, CurateError, UsageError
+from curate.errors import BudgetError, UsageError
 from curate.execution.context import Context, eligible, log, reuse_or_remove
 from curate.execution.stage import Stage
 from curate.io import storage
@@ -28,11 +28,11 @@ from curate.selection.rows import choose as choice
 from curate.selection.rows import previous, ranks, unscored
 from curate.selection.rows.order import order_of
 from curate.selection.rows.ranks import Ranked
-from curate.selection.rows.run_rows import RunRows
+from curate.selection.rows.run_rows import RunRows, classes_of
 from curate.selection.rules import Choice
 from curate.weighting import stage_weights
 
-__all__ = ["VERSION", "Funnel", "Selection", "check_recipe", "classes_of", "run"]
+__all__ = ["VERSION", "Funnel", "Selection", "check_recipe", "run"]
 
 VERSION = 2
 
@@ -165,19 +165,6 @@ def check_recipe(recipe: Recipe) -> None:
             f"weight.method {recipe.weight.method} needs the probability of each row to be kept, which "
             f"select.method {recipe.select.method} does not have in closed form; use another of the two"
         )
-
-
-def classes_of(context: Context) -> tuple[str, ...]:
-    """Return all labels of the run in order, if they have quotas."""
-    if not context.recipe.select.label_quotas:
-        return ()
-    found: set[str] = set()
-    for part in context.parts:
-        labels = storage.read_table(context.run.part(context.run.samples, part.name), ["label"])["label"]
-        found |= set(pl.Series(labels.unique()).drop_nulls().to_list())
-    if not found and any(part.rows for part in context.parts):
-        raise CurateError("select.per label needs labels, and no sample has one; set source.label")
-    return tuple(sorted(found))
 
 
 def _decide_all(

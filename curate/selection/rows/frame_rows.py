@@ -77,7 +77,7 @@ class FrameRows:
 def decide(
     frame: pl.DataFrame, select: Selector, seed: int, higher_is: Mapping[str, Direction]
 ) -> pl.DataFrame:
-    """Return a frame with the decision on each row; see `curate.selection.in_memory.select`."""
+    """Return a frame with the decision on each row; see `curate.api.select.select`."""
     rows = _with_defaults(frame, select)
     competes = pl.all_horizontal(pl.lit(True), *(pl.col(name).is_not_null() for name in select.required))
     competing = rows.filter(competes | pl.col("pinned"))

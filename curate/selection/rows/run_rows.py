@@ -10,20 +10,20 @@ import numpy.typing as npt
 import polars as pl
 
 from curate.clustering.complexity import inter_distance
+from curate.clustering.store import load_centroids
 from curate.embedding.store import EmbeddingPart
-from curate.errors import BudgetError, RunError
+from curate.errors import BudgetError, CurateError, RunError
 from curate.execution import exchange
 from curate.execution.context import Context, reuse_or_remove
 from curate.io import storage
 from curate.linalg import load_unit
 from curate.ordering.keys import rank_within
-from curate.pipeline.stages.cluster import load_centroids
 from curate.selection.base import Arrays
 from curate.selection.diversity import select_diverse
 from curate.selection.rows.order import Order
 from curate.selection.rows.ranks import ROW_BYTES, VECTOR_BYTES, Ranked, RankTask, scatter_back
 
-__all__ = ["RunRows", "d_inter", "diverse_ranks", "diversified"]
+__all__ = ["RunRows", "classes_of", "d_inter", "diverse_ranks", "diversified"]
 
 #: Keys of rows that do not go ahead (`select.ranking.ahead`) begin here.
 _BEHIND = np.uint64(1 << 63)
@@ -190,3 +190,16 @@ def _vectors(rows: pl.DataFrame, task: DiverseTask) -> npt.NDArray[np.float32]:
         here = np.flatnonzero(part == index)
         result[here] = load_unit(EmbeddingPart(task.embeddings[index]).take(task.on, position[here]))
     return result
+
+
+def classes_of(context: Context) -> tuple[str, ...]:
+    """Return all labels of the run in order, if they have quotas."""
+    if not context.recipe.select.label_quotas:
+        return ()
+    found: set[str] = set()
+    for part in context.parts:
+        labels = storage.read_table(context.run.part(context.run.samples, part.name), ["label"])["label"]
+        found |= set(pl.Series(labels.unique()).drop_nulls().to_list())
+    if not found and any(part.rows for part in context.parts):
+        raise CurateError("select.per label needs labels, and no sample has one; set source.label")
+    return tuple(sorted(found))
