@@ -72,9 +72,10 @@ class Database:
         with self._explained(sql):
             self._require_select(sql)
             found = self.connection.sql(sql).to_arrow_reader(rows)
-            yield _plain_numbers(pl.DataFrame(found.schema.empty_table()))
+            names = _unique(found.schema.names)
+            yield _plain_numbers(pl.DataFrame(found.schema.empty_table().rename_columns(names)))
             for batch in found:
-                yield _plain_numbers(pl.DataFrame(batch))
+                yield _plain_numbers(pl.DataFrame(batch.rename_columns(names)))
 
     def _require_select(self, sql: str) -> None:
         import duckdb
@@ -98,6 +99,19 @@ class Database:
             columns = [f"{name} has {', '.join(self.columns[name])}" for name in named]
             about = "; ".join([f"tables: {', '.join(self.columns) or 'none yet'}", *columns])
             raise UsageError(f"--sql: {reason}; {about}") from None
+
+
+def _unique(names: Sequence[str]) -> list[str]:
+    """Return the names of columns, those that are there already with a number behind them.
+
+    >>> _unique(["concept", "n", "concept", "concept"])
+    ['concept', 'n', 'concept_1', 'concept_2']
+    """
+    found: list[str] = []
+    for name in names:
+        free = (name if place == 0 else f"{name}_{place}" for place in range(len(names)))
+        found.append(next(one for one in free if one not in found and (one == name or one not in names)))
+    return found
 
 
 def _plain_numbers(frame: "pl.DataFrame") -> "pl.DataFrame":

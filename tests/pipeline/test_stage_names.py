@@ -49,7 +49,8 @@ def test_lists_are_found(text, lines):
 
 
 def test_no_other_list_of_stages():
-    files = sorted({*(ROOT / "curate").rglob("*.py"), *(ROOT / "flows").glob("*.py")} - {LIST})
+    verbs = ROOT / "curate" / "__init__.py"  # cluster, filter, score and select are verbs of the API too
+    files = sorted({*(ROOT / "curate").rglob("*.py"), *(ROOT / "flows").glob("*.py")} - {LIST, verbs})
     assert len(files) > 200
     found = {
         str(file.relative_to(ROOT)): lines

@@ -227,7 +227,7 @@ def filters_and_lists(bench, name):
 
 def shipped(bench, name):
     run = bench.select(name, "--method", "random", "--keep", "0.25")
-    again = ("--set", "select.temperature=0.02", "--set", "select.shipped=true")  # random has no temperature
+    again = ("--set", "select.temperature=0.025", "--set", "select.shipped=true")  # random has no temperature
     call("select", run, "--quiet", "--method", "density", "--keep", "0.3", *again)
     return run
 
