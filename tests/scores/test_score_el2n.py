@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reference.el2n import el2n, el2n_bounds, errors
+from reference.losses import loss, p_label
 
 from curate.errors import CurateError
-from curate.scores.heads.el2n import el2n, el2n_bounds, errors
-from curate.scores.heads.losses import loss, p_label
 
 
 def by_definition(probs, labels):

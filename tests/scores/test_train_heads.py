@@ -3,19 +3,20 @@
 import numpy as np
 import pytest
 import torch
+from reference import dynamics
+from reference.el2n import el2n
+from reference.losses import entropy, loss, margin_logit, p_label, pred_label, softmax
 
 from curate.embedding.store import EmbeddingPart, Vectors, write_part
 from curate.errors import CurateError, EmbeddingError, RecipeError
 from curate.scores.heads import batches as rows
-from curate.scores.heads import dynamics, factory, training
+from curate.scores.heads import factory, training
 from curate.scores.heads.batches import ArrayRows, Batches, PartRows
-from curate.scores.heads.el2n import el2n
 from curate.scores.heads.evaluation import fixed_threads
 from curate.scores.heads.factory import make_group
 from curate.scores.heads.folds import assign_folds, encode_labels, labelled, mix, row_hashes
 from curate.scores.heads.linear import FoldedGroup, LinearGroup
 from curate.scores.heads.logits import error_vectors, observe
-from curate.scores.heads.losses import entropy, loss, margin_logit, p_label, pred_label, softmax
 from curate.scores.heads.mlp import MlpGroup
 from curate.scores.heads.training import HeadSettings, train_heads
 from curate.scores.heads.zeroshot import score_concepts, zero_shot

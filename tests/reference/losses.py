@@ -20,7 +20,6 @@ __all__ = [
     "loss",
     "margin_logit",
     "p_label",
-    "perplexity",
     "pred_label",
     "softmax",
 ]
@@ -118,24 +117,6 @@ def entropy(logits: Outputs, *, normalised: bool = False) -> Floats:
         return np.full(logits.shape[:-1], np.nan)
     value: Floats = np.maximum(np.log(total) - (powers * shifted).sum(axis=-1) / total, 0.0)
     return value / np.log(n_classes) if normalised else value
-
-
-def perplexity(token_probs: Outputs) -> Floats:
-    """Return the perplexity exp(-mean ln p) of each text, (...) in [1, inf]; higher is less expected.
-
-    token_probs : (..., T) in [0, 1], the probability of each of T tokens given those before it. Infinite
-    where a token has probability 0; NaN where one is no probability, or there is no token.
-
-    >>> perplexity(np.array([0.5, 0.25])).round(6)
-    np.float64(2.828427)
-    """
-    probs = token_probs.astype(np.float64)
-    if probs.shape[-1] == 0:
-        return np.full(probs.shape[:-1], np.nan)
-    with np.errstate(divide="ignore"):
-        surprise = -np.log(np.where((probs >= 0) & (probs <= 1), probs, np.nan))
-    values: Floats = np.exp(surprise.mean(axis=-1))
-    return values
 
 
 def check_labels(outputs: Outputs, labels: Labels) -> None:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from curate.errors import CurateError
 
-__all__ = ["grand_linear", "grand_mlp", "grand_sequence", "relu_deltas"]
+__all__ = ["grand_linear", "grand_mlp", "relu_deltas"]
 
 Floats = npt.NDArray[np.float64]
 Array = npt.NDArray[np.floating[Any]]
@@ -72,32 +72,6 @@ def relu_deltas(error: Array, weights: Sequence[Array], hidden: Sequence[Array])
     for weight, active in zip(reversed(weights), reversed(hidden), strict=True):
         deltas.append((deltas[-1] @ weight.astype(np.float64)) * (active > 0))
     return deltas[::-1]
-
-
-def grand_sequence(inputs: Array, deltas: Array, *, bias: bool = True) -> Floats:
-    """Return the gradient norm of one linear layer that is applied at T positions (convolution, tokens).
-
-    inputs : (n, T, w_in); deltas : (n, T, w_out), gradients by the pre-activation of each position.
-    The squared norm by the weights is the product of the two Gram matrices (n, T, T), summed (ghost norm,
-    Goodfellow 2015, arXiv:1510.01799; Li et al. 2021, arXiv:2110.05679), or of the gradient itself where
-    T^2 is the larger; never below 0. Returns (n,) in [0, inf); square, add and take the root to join
-    layers.
-
-    >>> grand_sequence(np.ones((1, 2, 1)), np.array([[[1.0], [-1.0]]]))
-    array([0.])
-    """
-    if inputs.ndim != 3 or deltas.ndim != 3 or inputs.shape[:2] != deltas.shape[:2]:
-        raise CurateError(f"inputs and deltas must be (n, T, w), got {inputs.shape} and {deltas.shape}")
-    norms = np.empty(len(inputs))
-    for row in range(len(inputs)):  # a sample at a time, whose matrices are large enough
-        entry, delta = inputs[row].astype(np.float64), deltas[row].astype(np.float64)
-        if len(entry) ** 2 <= entry.shape[1] * delta.shape[1]:
-            square = float(((delta @ delta.T) * (entry @ entry.T)).sum())
-        else:
-            square = float(((delta.T @ entry) ** 2).sum())
-        total = delta.sum(axis=0)
-        norms[row] = max(0.0, square) + float(bias) * float((total * total).sum())
-    return np.sqrt(norms)
 
 
 def _squares(array: Array) -> Floats:
