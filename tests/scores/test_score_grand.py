@@ -2,6 +2,7 @@ import itertools
 
 import numpy as np
 import pytest
+import trained_formulas
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference.el2n import el2n, errors
@@ -49,6 +50,12 @@ def closed_form(x, labels, layers, bias=True):
     return grand_mlp(inputs, relu_deltas(error, [w for w, _ in layers[1:]], inputs[1:]), bias=bias)
 
 
+def trained_form(x, labels, layers, bias=True):
+    """The same by the formulas that heads are scored with."""
+    inputs, logits = forward(x, layers)
+    return trained_formulas.grand_of_layers(inputs, logits, labels, [w for w, _ in layers[1:]], bias)
+
+
 def test_head_without_weights():
     """At W = 0 the score is only the length of the input."""
     x, labels = np.array([[3.0, 4.0]]), np.array([0])
@@ -73,6 +80,7 @@ def test_hand_value_of_two_layers():
     np.testing.assert_allclose(p, [[0.731059, 0.268941]], atol=1e-6)
     assert el2n(p, labels)[0] == pytest.approx(0.380341, abs=1e-6)
     assert closed_form(x, labels, [eye, eye])[0] == pytest.approx(0.658769, abs=1e-6)
+    assert trained_form(x, labels, [eye, eye])[0] == pytest.approx(0.658769, abs=1e-6)
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -84,6 +92,7 @@ def test_finite_differences(widths, bias):
     got = closed_form(x, labels, layers, bias)
     want = [by_finite_differences(x[i], labels[i], layers, bias) for i in range(6)]
     np.testing.assert_allclose(got, want, atol=1e-6)
+    np.testing.assert_allclose(trained_form(x, labels, layers, bias), want, atol=1e-6)
     if len(widths) == 2:
         score = el2n(forward(x, layers)[1], labels, of="logits")
         np.testing.assert_allclose(grand_linear(score, x, bias=bias), got, rtol=1e-12)
