@@ -10,7 +10,6 @@ from curate.errors import RunError
 __all__ = [
     "ASSIGNMENTS",
     "CENTROIDS",
-    "CLIP_SCORE",
     "CONCEPTS",
     "DECISIONS",
     "DECISION_CONCEPTS",
@@ -95,10 +94,6 @@ CONCEPTS = pa.schema(
 )
 
 ASSIGNMENTS = pa.schema([("uid", pa.string()), ("concept", pa.int32()), ("distance", pa.float32())])
-
-CLIP_SCORE = pa.schema(
-    [("uid", pa.string()), ("clip_score", pa.float32()), ("clip_score_status", pa.string())]
-)
 
 #: filter_reason is null where the row passed, else why it did not. Pinned rows always pass.
 FILTER = pa.schema([("uid", pa.string()), ("filter_reason", pa.string()), ("pinned", pa.bool_())])

@@ -19,31 +19,6 @@ CALLED_FROM_OUTSIDE = {
 CALLED_BY_DECORATOR = ("validator", "serializer", "app.command", "app.callback", "overload")
 #: Where a class with a base class is found by what lists the classes of a kind: scores, methods, weights.
 FOUND_BY_REGISTRY = ("curate.scores.", "curate.selection.", "curate.weighting.")
-#: Used by tests alone, and about to go: the test fails where one is gone, too; then remove it here.
-NOT_YET = {
-    "curate.analysis.verify.verify.verify_run",
-    "curate.filtering.threshold.above_quantile",
-    "curate.plugins.load_plugins",
-    "curate.scores.fuse.rank_in_group",
-    "curate.scores.heads.dynamics.mdl_hardness",
-    "curate.scores.heads.el2n.el2n_bounds",
-    "curate.scores.heads.grand.grand_linear",
-    "curate.scores.heads.grand.grand_mlp",
-    "curate.scores.heads.grand.grand_sequence",
-    "curate.scores.heads.grand.relu_deltas",
-    "curate.scores.heads.losses.margin_logit",
-    "curate.scores.heads.losses.perplexity",
-    "curate.scores.noise.noise_scores",
-    "curate.scores.pair.formula.pair_scores",
-    "curate.scores.status.value_status",
-    "curate.selection.infobatch.select_infobatch",
-    "curate.selection.nulls.keep_nulls",
-    "curate.selection.nulls.status_counts",
-    "curate.selection.prototypes.select_prototypes",
-    "curate.selection.quotas.take_quotas",
-    "curate.selection.stratified.select_stratified",
-    "curate.selection.weighted.select_weighted",
-}
 
 
 def decorated(node):
@@ -141,5 +116,4 @@ def test_the_check_finds_what_only_tests_use(tmp_path):
 
 def test_nothing_is_there_for_tests_alone():
     found = unused(ROOT) - CALLED_FROM_OUTSIDE.keys()
-    assert sorted(found - NOT_YET) == [], "used by tests alone, or by nothing"
-    assert sorted(NOT_YET - found) == [], "these are gone: remove them from NOT_YET"
+    assert sorted(found) == [], "used by tests alone, or by nothing"

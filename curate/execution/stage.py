@@ -8,24 +8,12 @@ mark is set with what the stage noted about itself.
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 from curate.execution.context import Context, Part, reuse_or_remove
 from curate.io import storage
 
-__all__ = ["PartTask", "Stage"]
-
-
-class PartTask(Protocol):
-    """What making the table of one part takes; it is made when there is none with this fingerprint."""
-
-    @property
-    def out(self) -> Path:
-        """The table."""
-
-    @property
-    def fingerprint(self) -> str:
-        """What the table is made from, and how."""
+__all__ = ["Stage"]
 
 
 class Stage:
@@ -54,7 +42,7 @@ class Stage:
         """Find out what all parts share; it is called after the mark is taken away."""
 
     def tasks(self) -> Sequence[Any] | None:
-        """Return one `PartTask` for each of `parts`, in their order; None where a stage does not work by parts."""
+        """Return a task (`out`, `fingerprint`) for each of `parts`, in order; None where a stage has no parts."""
         return None
 
     @property
@@ -100,7 +88,7 @@ class Stage:
         """Whether the stage is marked with its fingerprint, and its files are what the mark says."""
         return all(self.run_folder.is_done(folder, self.fingerprint) for folder in self.marked)
 
-    def is_made(self, task: Any) -> bool:  # noqa: ANN401  (any PartTask, or what overrides this takes)
+    def is_made(self, task: Any) -> bool:  # noqa: ANN401  (any task, or what overrides this takes)
         """Whether the table of a part is there as it would be made now."""
         return reuse_or_remove(task.out, task.fingerprint)
 

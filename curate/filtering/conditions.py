@@ -136,7 +136,10 @@ def _with_cuts(context: Context, rule: Rule) -> Rule:
 
 
 def _with_quantiles(context: Context, rule: Rule) -> Rule:
-    """Find the score that stands at the quantile of each group, as `select.threshold.above_quantile` says."""
+    """Find the score that stands at the quantile q of each group of m scores: number ceil(q (m - 1)), from 0.
+
+    That keeps the rows that a linearly interpolated quantile keeps, but by a score that is there, in exact decimals.
+    """
     sizes: Counter[Any] = Counter()
     for group, _ in _grouped(context, rule):
         sizes.update(dict(group.value_counts().iter_rows()))

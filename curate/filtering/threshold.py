@@ -1,7 +1,6 @@
 """Keep what is good enough: a score from a threshold up, the top of all rows, the top of each group."""
 
 from collections.abc import Callable, Iterator
-from fractions import Fraction
 from typing import Any, Literal
 
 import numpy as np
@@ -10,10 +9,9 @@ import numpy.typing as npt
 from curate.errors import BudgetError, CurateError, RecipeError
 from curate.ordering.cutoff import Pairs, nth_smallest
 from curate.ordering.keys import priority_key
-from curate.ordering.shares import exact_share
 from curate.ordering.span import Cuts, first_rows, rows_of
 
-__all__ = ["above", "above_quantile", "top", "top_cuts", "top_rows"]
+__all__ = ["above", "top", "top_cuts", "top_rows"]
 
 Missing = Literal["drop", "keep", "error"]
 Floats = npt.NDArray[np.floating[Any]]
@@ -89,36 +87,6 @@ def top_cuts(read: Callable[[], Iterator[Pairs]], n_top: int, *, ties: Literal["
     if cut is not None and ties == "all":
         cut = cut[0], int(np.iinfo(np.uint64).max)
     return Cuts(None, cut)
-
-
-def above_quantile(
-    score: Floats, group: npt.NDArray[np.integer[Any]], q: float | str, on_missing: Missing = "drop"
-) -> Mask:
-    """Return which rows reach the quantile `q` of the scores in their own group.
-
-    score : (n,), higher is better. group : (n,) any integers. q : in [0, 1]; 0 keeps all, 1 the best of
-    each group and what equals it. The same rows as with a linearly interpolated quantile, but decided by
-    a score that is there (number ceil(q (m - 1)) of m, from 0, in exact decimals), not by a rounded one.
-
-    >>> above_quantile(np.array([1.0, 2, 3, 4, 9]), np.array([0, 0, 0, 0, 7]), 0.5)
-    array([False, False,  True,  True,  True])
-    """
-    exact = exact_share(q)
-    if not 0 <= exact <= 1:
-        raise RecipeError(f"a quantile must be in [0, 1], got {q}")
-    scored, extra = _missing(score, on_missing)
-    rows = np.flatnonzero(scored)
-    ids, code, sizes = np.unique(group[rows], return_inverse=True, return_counts=True)
-    by_group = score[rows][np.lexsort((score[rows], code))]
-    place = [_ceil(exact * (size - 1)) for size in sizes.tolist()]
-    least = by_group[np.cumsum(sizes) - sizes + np.array(place, np.int64)] if len(ids) else by_group
-    keep = extra.copy()
-    keep[rows] = score[rows] >= least[code]
-    return keep
-
-
-def _ceil(value: Fraction) -> int:
-    return -(-value.numerator // value.denominator)
 
 
 def _missing(score: Floats, on_missing: Missing) -> tuple[Mask, Mask]:

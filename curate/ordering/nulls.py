@@ -1,18 +1,14 @@
 """What becomes of rows without a score: never ranked, but kept at the same rate, all, none, or refused."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, Literal
-
-import numpy as np
-import numpy.typing as npt
+from typing import Literal
 
 from curate.errors import BudgetError, CurateError, RecipeError
 from curate.ordering.shares import exact_share
-from curate.ordering.span import first_rows, rows_of
+from curate.ordering.span import rows_of
 
-__all__ = ["NullPlan", "Policy", "keep_nulls", "null_plan", "status_counts"]
+__all__ = ["NullPlan", "Policy", "null_plan"]
 
 Policy = Literal["proportional", "keep", "drop", "error"]
 
@@ -58,30 +54,6 @@ def null_plan(
             f"{count:,} rows asked for; {scored:,} have a score, {n_null:,} of {null:,} without one are kept"
         )
     return NullPlan(n_scored, n_null)
-
-
-def keep_nulls(
-    null: npt.NDArray[np.bool_], draw: npt.NDArray[np.uint64], uid: npt.NDArray[Any], n_null: int
-) -> npt.NDArray[np.bool_]:
-    """Return which null rows are kept: the `n_null` with the smallest uniform hash `draw`, as a mask (n,).
-
-    >>> keep_nulls(np.array([True, False, True]), np.array([5, 1, 2], np.uint64), np.array(list("abc")), 1)
-    array([False, False,  True])
-    """
-    rows = np.flatnonzero(null)
-    keep = np.zeros(len(null), np.bool_)
-    keep[rows] = first_rows(draw[rows], draw[rows], uid[rows], n_null)
-    return keep
-
-
-def status_counts(status: Sequence[str] | npt.NDArray[Any]) -> dict[str, int]:
-    """Return how many rows have each score status, sorted by status.
-
-    >>> status_counts(["ok", "no_label", "ok"])
-    {'no_label': 1, 'ok': 2}
-    """
-    names, counts = np.unique(np.asarray(status, dtype=str), return_counts=True)
-    return dict(zip(names.tolist(), counts.tolist(), strict=True))
 
 
 def _listed(statuses: dict[str, int] | None) -> str:

@@ -29,7 +29,6 @@ __all__ = [
     "first_status",
     "label_status",
     "status_names",
-    "value_status",
 ]
 
 #: The names, by code. New ones go to the end: stored codes keep their meaning.
@@ -72,11 +71,6 @@ def first_status(*columns: Codes) -> Codes:
     for column in columns:
         merged = np.where(merged == OK, column, merged)
     return merged
-
-
-def value_status(values: npt.NDArray[np.floating[Any]]) -> Codes:
-    """Return `nonfinite` where a value is NaN or infinite, else `ok`. values : (n,). Returns (n,)."""
-    return np.where(np.isfinite(values), OK, NONFINITE)
 
 
 def embedding_status(vectors: npt.NDArray[np.floating[Any]]) -> Codes:

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curate.errors import BudgetError, CurateError, RecipeError
-from curate.filtering.threshold import above, above_quantile, top, top_cuts, top_rows
+from curate.filtering.threshold import above, top, top_cuts, top_rows
 from curate.ordering.keys import priority_key
 
 BAD = [np.nan, np.inf, -np.inf]
@@ -58,29 +58,6 @@ def test_top_from_shards(n, seed, ties, data):
     )
     want = top(score, tie, np.arange(n).astype(str), n_top, ties=ties)
     assert cuts.holds(key, tie).tolist() == want.tolist()
-
-
-@given(st.integers(0, 40), st.integers(0, 10**6), st.sampled_from([0, 0.1, 0.25, "0.5", 0.9, 1]))
-@settings(max_examples=100, deadline=None)
-def test_quantile_keeps_what_a_linear_quantile_keeps(n, seed, q):
-    rng = np.random.default_rng(seed)
-    score, group = rng.integers(0, 8, n).astype(np.float64), rng.integers(-1, 3, n)
-    keep = above_quantile(score, group, q)
-    for g in np.unique(group):
-        mine = score[group == g]
-        least = np.quantile(mine, float(q))
-        assert keep[group == g].tolist() == (mine >= least - 1e-9).tolist()
-
-
-def test_quantile_edges():
-    score, group = np.array([1.0, 2, 3, 4, np.nan, 9]), np.array([0, 0, 0, 0, 0, 5])
-    assert above_quantile(score, group, 1).tolist() == [False, False, False, True, False, True]
-    assert above_quantile(score, group, 0).tolist() == [True] * 4 + [False, True]
-    assert above_quantile(score, group, 0, "keep").all()
-    assert above_quantile(np.array([]), np.array([], int), 0.5).tolist() == []
-    assert above_quantile(np.full(2, np.nan), np.zeros(2, int), 0.5).tolist() == [False, False]
-    with pytest.raises(RecipeError, match=r"a quantile must be in \[0, 1\], got 2"):
-        above_quantile(score, group, 2)
 
 
 def test_base_of_a_share():

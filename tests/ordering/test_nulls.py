@@ -1,10 +1,9 @@
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from curate.errors import BudgetError, CurateError, RecipeError
-from curate.ordering.nulls import NullPlan, keep_nulls, null_plan, status_counts
+from curate.ordering.nulls import NullPlan, null_plan
 from curate.ordering.span import rows_of
 
 shares = st.sampled_from([0, 0.018, 0.1, 0.25, "0.5", 0.75, 1])
@@ -52,18 +51,3 @@ def test_refusals():
     for both in ({}, {"share": 1, "count": 1}):
         with pytest.raises(RecipeError, match="exactly one"):
             null_plan("drop", 5, 4, **both)
-
-
-@given(st.lists(st.booleans(), max_size=30), st.data())
-def test_null_rows_kept_by_hash(null, data):
-    null, n = np.array(null, bool), len(null)
-    draw = np.random.default_rng(n).integers(0, 3, n).astype(np.uint64)
-    uid = np.array([f"u{i:02d}" for i in range(n)])
-    n_null = data.draw(st.integers(0, int(null.sum())))
-    order = sorted(np.flatnonzero(null), key=lambda i: (draw[i], uid[i]))
-    assert np.flatnonzero(keep_nulls(null, draw, uid, n_null)).tolist() == sorted(order[:n_null])
-
-
-def test_counts_of_statuses():
-    assert status_counts(np.array(["ok", "nonfinite", "ok"])) == {"nonfinite": 1, "ok": 2}
-    assert status_counts([]) == {}

@@ -5,10 +5,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from reference.dynamics import early_agreement, forgetting, mdl_hardness, neg_aum
+from reference.losses import margin_logit
+from trained_formulas import accumulated
 
 from curate.errors import CurateError
-from curate.scores.heads.dynamics import Moments, early_agreement, forgetting, mdl_hardness, neg_aum
-from curate.scores.heads.losses import margin_logit
+from curate.scores.heads import dynamics
+from curate.scores.heads.dynamics import Moments
 
 
 @pytest.mark.parametrize(
@@ -25,6 +28,7 @@ from curate.scores.heads.losses import margin_logit
 )
 def test_forgetting_by_hand(course, events):
     assert forgetting(np.array(course, bool)[:, None]).tolist() == [events]
+    assert accumulated(right=np.array(course, bool)[None, :, None]).forgetting().tolist() == [events]
 
 
 @given(hnp.arrays(bool, hnp.array_shapes(min_dims=3, max_dims=3, max_side=6)))
@@ -39,6 +43,7 @@ def test_forgetting_by_definition(runs):
             else:
                 want[i] += epochs
     assert forgetting(runs).tolist() == want.tolist()
+    assert accumulated(right=runs).forgetting().tolist() == want.tolist()
 
 
 def test_area_under_the_margin():
@@ -46,6 +51,8 @@ def test_area_under_the_margin():
     margins = np.stack([margin_logit(row[None], np.array([0])) for row in logits])
     np.testing.assert_allclose(neg_aum(margins), [-1.205])
     np.testing.assert_allclose(neg_aum(np.stack([margins, margins + 2])), [-2.205])
+    sums = accumulated(margin=np.stack([margins, margins + 2])).sums
+    np.testing.assert_allclose(dynamics.neg_aum(sums["margin"], sums["looks"]), [-2.205])
     gone = np.array([[1.0, np.nan], [np.nan, np.inf], [2.0, np.nan]])
     np.testing.assert_array_equal(neg_aum(gone), [-1.5, np.nan])
     np.testing.assert_array_equal(neg_aum(np.stack([gone, np.full((3, 2), 4.0)])), [-2.75, -4])
@@ -61,6 +68,8 @@ def test_early_agreement_by_definition(runs):
         want += average / len(runs)
     got = early_agreement(runs)
     np.testing.assert_allclose(got, want, atol=1e-12)
+    sums = accumulated(p_label=runs).sums
+    np.testing.assert_allclose(dynamics.early_agreement(sums["early"], sums["weight"]), want, atol=1e-12)
     assert ((got >= 0) & (got <= 1 + 1e-12)).all()
     np.testing.assert_allclose(early_agreement(runs, 0), runs[:, -1].mean(axis=0), atol=1e-12)
 

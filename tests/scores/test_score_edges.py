@@ -2,18 +2,20 @@
 
 import numpy as np
 import pytest
+from reference.dynamics import forgetting, neg_aum
+from reference.el2n import el2n, errors
+from reference.grand import grand_linear, grand_mlp
+from reference.losses import loss, margin_logit, p_label
+from reference.noise import noise_scores
+from reference.status import value_status
 from sklearn.metrics import roc_auc_score
 
 from curate.hashing import hash_uids
 from curate.scores.fuse import normalise
-from curate.scores.heads.dynamics import Moments, forgetting, neg_aum
-from curate.scores.heads.el2n import el2n, errors
-from curate.scores.heads.grand import grand_linear, grand_mlp
-from curate.scores.heads.losses import loss, margin_logit, p_label
-from curate.scores.noise import noise_scores
+from curate.scores.heads.dynamics import Moments
 from curate.scores.pair.formula import batches, pair_scores
 from curate.scores.reliability import mean_spearman, spearman_brown
-from curate.scores.status import label_status, status_names, value_status
+from curate.scores.status import label_status, status_names
 
 
 def supervised(logits, labels):

@@ -1,11 +1,12 @@
 import numpy as np
 import pytest
+import trained_formulas
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reference.el2n import el2n, el2n_bounds, errors
+from reference.losses import loss, p_label
 
 from curate.errors import CurateError
-from curate.scores.heads.el2n import el2n, el2n_bounds, errors
-from curate.scores.heads.losses import loss, p_label
 
 
 def by_definition(probs, labels):
@@ -61,7 +62,8 @@ def test_norms_are_averaged_not_squares():
     assert (a, b) == pytest.approx((0.7, 0.8)) and b > a
 
 
-def test_two_classes_rank_as_the_loss():
+@pytest.mark.parametrize("el2n", [el2n, trained_formulas.el2n])
+def test_two_classes_rank_as_the_loss(el2n):
     logits = np.random.default_rng(0).standard_normal((50, 2)) * 3
     labels = np.arange(50) % 2
     score = el2n(logits, labels, of="logits")
@@ -92,6 +94,7 @@ def test_by_definition_and_its_laws(models, n, n_classes, seed):
     powers = np.exp(logits)
     want = by_definition(powers / powers.sum(-1, keepdims=True), labels)
     np.testing.assert_allclose(from_logits, want, atol=1e-12)
+    np.testing.assert_allclose(trained_formulas.el2n(logits, labels), want, atol=1e-12)
     for batch in (1, 7, 256):
         parts = [
             el2n(logits[:, i : i + batch], labels[i : i + batch], of="logits") for i in range(0, n, batch)
@@ -101,7 +104,8 @@ def test_by_definition_and_its_laws(models, n, n_classes, seed):
     np.testing.assert_allclose(single, from_logits, rtol=2e-5, atol=2e-5)
 
 
-def test_extreme_logits():
+@pytest.mark.parametrize("el2n", [el2n, trained_formulas.el2n])
+def test_extreme_logits(el2n):
     logits = np.array([[1e4, -1e4, 0], [-1e4, 1e4, 0], [-1e4, -1e4, -1e4], [40.0, 0.0, 0.0]])
     got = el2n(logits, np.zeros(4, int), of="logits")
     np.testing.assert_allclose(got[:3], [0, np.sqrt(2), np.sqrt(2 / 3)], atol=1e-12)

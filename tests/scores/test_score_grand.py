@@ -2,13 +2,14 @@ import itertools
 
 import numpy as np
 import pytest
+import trained_formulas
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reference.el2n import el2n, errors
+from reference.grand import grand_linear, grand_mlp, relu_deltas
+from reference.losses import loss
 
 from curate.errors import CurateError
-from curate.scores.heads.el2n import el2n, errors
-from curate.scores.heads.grand import grand_linear, grand_mlp, grand_sequence, relu_deltas
-from curate.scores.heads.losses import loss
 
 
 def forward(x, layers):
@@ -49,6 +50,12 @@ def closed_form(x, labels, layers, bias=True):
     return grand_mlp(inputs, relu_deltas(error, [w for w, _ in layers[1:]], inputs[1:]), bias=bias)
 
 
+def trained_form(x, labels, layers, bias=True):
+    """The same by the formulas that heads are scored with."""
+    inputs, logits = forward(x, layers)
+    return trained_formulas.grand_of_layers(inputs, logits, labels, [w for w, _ in layers[1:]], bias)
+
+
 def test_head_without_weights():
     """At W = 0 the score is only the length of the input."""
     x, labels = np.array([[3.0, 4.0]]), np.array([0])
@@ -73,6 +80,7 @@ def test_hand_value_of_two_layers():
     np.testing.assert_allclose(p, [[0.731059, 0.268941]], atol=1e-6)
     assert el2n(p, labels)[0] == pytest.approx(0.380341, abs=1e-6)
     assert closed_form(x, labels, [eye, eye])[0] == pytest.approx(0.658769, abs=1e-6)
+    assert trained_form(x, labels, [eye, eye])[0] == pytest.approx(0.658769, abs=1e-6)
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -84,6 +92,7 @@ def test_finite_differences(widths, bias):
     got = closed_form(x, labels, layers, bias)
     want = [by_finite_differences(x[i], labels[i], layers, bias) for i in range(6)]
     np.testing.assert_allclose(got, want, atol=1e-6)
+    np.testing.assert_allclose(trained_form(x, labels, layers, bias), want, atol=1e-6)
     if len(widths) == 2:
         score = el2n(forward(x, layers)[1], labels, of="logits")
         np.testing.assert_allclose(grand_linear(score, x, bias=bias), got, rtol=1e-12)
@@ -116,52 +125,6 @@ def test_seeds_batches_and_precision(n, seeds, seed):
     np.testing.assert_allclose(single, together, rtol=2e-5, atol=2e-5)
 
 
-@given(st.integers(0, 5), st.integers(1, 6), st.integers(1, 4), st.integers(1, 4), st.integers(0, 10**6))
-@settings(max_examples=60, deadline=None)
-def test_sequence_by_definition(n, positions, into, out, seed):
-    """Both forms: more positions than weights, and fewer."""
-    rng = np.random.default_rng(seed)
-    entry, delta = rng.standard_normal((n, positions, into)), rng.standard_normal((n, positions, out))
-    weights = [sum(np.outer(delta[i, t], entry[i, t]) for t in range(positions)) for i in range(n)]
-    plain = np.array([(w**2).sum() for w in weights])
-    offset = np.array([(delta[i].sum(axis=0) ** 2).sum() for i in range(n)])
-    np.testing.assert_allclose(grand_sequence(entry, delta, bias=False), np.sqrt(plain), atol=1e-9)
-    np.testing.assert_allclose(grand_sequence(entry, delta), np.sqrt(plain + offset), atol=1e-9)
-    if positions == 1:
-        np.testing.assert_allclose(grand_sequence(entry, delta), grand_mlp([entry[:, 0]], [delta[:, 0]]))
-
-
-def test_convolution_by_finite_differences():
-    """A 2 x 1 convolution, summed over positions: the positions share the weights."""
-    rng = np.random.default_rng(0)
-    patches, labels = rng.standard_normal((3, 5, 4)), np.array([0, 1, 2])
-    weight, bias = rng.standard_normal((3, 4)), rng.standard_normal(3)
-
-    def value(i):
-        return loss((patches[i] @ weight.T + bias).sum(axis=0)[None], labels[[i]])[0]
-
-    logits = (patches @ weight.T + bias).sum(axis=1)
-    delta = np.repeat(errors(logits, labels, of="logits")[:, None], 5, axis=1)
-    for i, got in enumerate(grand_sequence(patches, delta)):
-        total = 0.0
-        for parameter in (weight, bias):
-            for place in np.ndindex(parameter.shape):
-                kept = parameter[place]
-                ends = []
-                for sign in (1, -1):
-                    parameter[place] = kept + sign * 1e-5
-                    ends.append(value(i))
-                parameter[place] = kept
-                total += ((ends[0] - ends[1]) / 2e-5) ** 2
-        assert got == pytest.approx(total**0.5, abs=1e-6)
-
-
-def test_opposite_positions_give_no_negative_square():
-    entry = np.ones((1, 2, 3)) * 1e8
-    delta = np.array([[[1.0, 2.0], [-1.0, -2.0]]])
-    assert grand_sequence(entry, delta)[0] == 0
-
-
 def test_refuses():
     with pytest.raises(CurateError, match=r"must agree, got \(3,\), \(2, 4\)"):
         grand_linear(np.ones(3), np.ones((2, 4)))
@@ -169,5 +132,3 @@ def test_refuses():
         grand_mlp([np.ones((1, 2))], [])
     with pytest.raises(CurateError, match=r"with one n, got \[1, 2\]"):
         grand_mlp([np.ones((1, 2))], [np.ones((2, 2))])
-    with pytest.raises(CurateError, match=r"must be \(n, T, w\), got"):
-        grand_sequence(np.ones((1, 2, 3)), np.ones((1, 3, 3)))

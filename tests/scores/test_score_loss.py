@@ -2,22 +2,25 @@ from decimal import Decimal, getcontext
 
 import numpy as np
 import pytest
+import trained_formulas
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from curate.errors import CurateError
-from curate.scores.heads.losses import (
+from reference import losses
+from reference.losses import (
     correct,
     entropy,
     loss,
     margin_logit,
     p_label,
-    perplexity,
     pred_label,
     softmax,
 )
 
+from curate.errors import CurateError
+
 getcontext().prec = 320
+
+BOTH = [losses, trained_formulas]
 
 
 def by_definition(logits, y):
@@ -30,45 +33,55 @@ def by_definition(logits, y):
     return [float(v) for v in (total.ln() - z[y], p[y], z[y] - max(others), entropy)]
 
 
+@pytest.mark.parametrize("formulas", BOTH)
 @given(st.integers(0, 8), st.integers(2, 5), st.floats(0.1, 100), st.integers(0, 10**6))
 @settings(max_examples=60, deadline=None)
-def test_by_definition(n, n_classes, spread, seed):
+def test_by_definition(formulas, n, n_classes, spread, seed):
     rng = np.random.default_rng(seed)
     logits = rng.standard_normal((n, n_classes)) * spread
     labels = rng.integers(0, n_classes, n)
-    got = [loss(logits, labels), p_label(logits, labels), margin_logit(logits, labels), entropy(logits)]
+    got = [
+        formulas.loss(logits, labels),
+        formulas.p_label(logits, labels),
+        formulas.margin_logit(logits, labels),
+        formulas.entropy(logits),
+    ]
     want = np.array([by_definition(*row) for row in zip(logits, labels, strict=True)]).reshape(n, 4).T
     for values, exact in zip(got, want, strict=True):
         np.testing.assert_allclose(values, exact, rtol=1e-9, atol=1e-11)
     np.testing.assert_allclose(got[0], want[0], rtol=1e-12, atol=0)
-    assert (correct(logits, labels) == (logits.argmax(1) == labels)).all()
-    assert ((entropy(logits, normalised=True) <= 1 + 1e-12) & (got[3] >= 0)).all()
+    assert (formulas.correct(logits, labels) == (logits.argmax(1) == labels)).all()
+    assert ((formulas.entropy(logits, normalised=True) <= 1 + 1e-12) & (got[3] >= 0)).all()
     moved = rng.permutation(n)
-    np.testing.assert_array_equal(loss(logits[moved], labels[moved]), got[0][moved])
-    np.testing.assert_allclose(loss(logits + 37.5, labels), got[0], rtol=1e-9, atol=1e-11)
+    np.testing.assert_array_equal(formulas.loss(logits[moved], labels[moved]), got[0][moved])
+    np.testing.assert_allclose(formulas.loss(logits + 37.5, labels), got[0], rtol=1e-9, atol=1e-11)
     stacked = np.stack([logits, -logits])
-    np.testing.assert_array_equal(loss(stacked, labels)[0], got[0])
-    np.testing.assert_array_equal(margin_logit(stacked, labels)[1], margin_logit(-logits, labels))
-    np.testing.assert_allclose(loss(logits.astype(np.float32), labels), got[0], rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(formulas.loss(stacked, labels)[0], got[0])
+    np.testing.assert_array_equal(
+        formulas.margin_logit(stacked, labels)[1], formulas.margin_logit(-logits, labels)
+    )
+    np.testing.assert_allclose(formulas.loss(logits.astype(np.float32), labels), got[0], rtol=1e-4, atol=1e-4)
     for batch in (1, 7, 256):
-        parts = [loss(logits[i : i + batch], labels[i : i + batch]) for i in range(0, n, batch)]
+        parts = [formulas.loss(logits[i : i + batch], labels[i : i + batch]) for i in range(0, n, batch)]
         np.testing.assert_array_equal(np.concatenate([*parts, []]), got[0])
 
 
-def test_hand_values():
+@pytest.mark.parametrize("formulas", BOTH)
+def test_hand_values(formulas):
     z = np.log(np.array([[0.7, 0.2, 0.1]] * 3))
-    np.testing.assert_allclose(loss(z, np.arange(3)), [0.356675, 1.609438, 2.302585], atol=1e-6)
-    np.testing.assert_allclose(p_label(z, np.arange(3)), [0.7, 0.2, 0.1])
-    assert entropy(z)[0] == pytest.approx(0.801819, abs=1e-6)
-    assert entropy(z, normalised=True)[0] == pytest.approx(0.729847, abs=1e-6)
-    assert entropy(np.zeros((1, 4)), normalised=True)[0] == pytest.approx(1)
+    np.testing.assert_allclose(formulas.loss(z, np.arange(3)), [0.356675, 1.609438, 2.302585], atol=1e-6)
+    np.testing.assert_allclose(formulas.p_label(z, np.arange(3)), [0.7, 0.2, 0.1])
+    assert formulas.entropy(z)[0] == pytest.approx(0.801819, abs=1e-6)
+    assert formulas.entropy(z, normalised=True)[0] == pytest.approx(0.729847, abs=1e-6)
+    assert formulas.entropy(np.zeros((1, 4)), normalised=True)[0] == pytest.approx(1)
 
 
-def test_extreme_logits_are_finite():
+@pytest.mark.parametrize("formulas", BOTH)
+def test_extreme_logits_are_finite(formulas):
     z = np.array([[1e4, -1e4], [-1e4, 1e4], [1e308, -1e308 / 2]])
-    np.testing.assert_array_equal(loss(z, np.zeros(3, int)), [0, 2e4, 0])
-    np.testing.assert_array_equal(entropy(z), [0, 0, 0])
-    assert loss(np.array([[0.0, 50.0]]), np.array([1]))[0] == pytest.approx(np.exp(-50), rel=1e-12)
+    np.testing.assert_array_equal(formulas.loss(z, np.zeros(3, int)), [0, 2e4, 0])
+    np.testing.assert_array_equal(formulas.entropy(z), [0, 0, 0])
+    assert formulas.loss(np.array([[0.0, 50.0]]), np.array([1]))[0] == pytest.approx(np.exp(-50), rel=1e-12)
     assert softmax(z).sum(axis=1).tolist() == [1, 1, 1]
 
 
@@ -93,14 +106,3 @@ def test_refuses():
         loss(np.zeros((1, 2)), np.array([5]))
     with pytest.raises(CurateError, match=r"labels must be \(n,\)"):
         correct(np.zeros((1, 2)), np.array([0, 1]))
-
-
-def test_perplexity():
-    assert perplexity(np.array([0.5, 0.25])) == pytest.approx(2.828427, abs=1e-6)
-    probs = np.random.default_rng(0).uniform(0.01, 1, (3, 4, 5))
-    want = [[1 / np.prod([float(p) for p in row]) ** 0.2 for row in rows] for rows in probs]
-    np.testing.assert_allclose(perplexity(probs), want, rtol=1e-12)
-    np.testing.assert_array_equal(perplexity(np.ones((2, 3), np.float32)), [1, 1])
-    assert perplexity(np.array([0.0, 1.0])) == np.inf
-    for wrong in ([0.5, np.nan], [-0.1, 0.5], [1.1, 0.5], []):
-        assert np.isnan(perplexity(np.array(wrong)))

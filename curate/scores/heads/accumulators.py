@@ -3,21 +3,19 @@
 import numpy as np
 import numpy.typing as npt
 
-from curate.scores.heads.dynamics import Moments
-from curate.scores.heads.logits import Observed
+from curate.scores.heads.dynamics import Moments, early_weight, forgetting
+from curate.scores.heads.logits import LogitStats
 
-__all__ = ["EARLY_MEMORY", "SAMPLE_ROWS", "Tally"]
+__all__ = ["SAMPLE_ROWS", "Accumulator"]
 
 #: Rows whose value of each seed is kept, for the agreement between seeds: the first in hash order.
 SAMPLE_ROWS = 100_000
-#: What the moving average of p_label keeps of earlier epochs (`score.dynamics.early_agreement`).
-EARLY_MEMORY = 0.7
 
 Doubles = npt.NDArray[np.float64]
 At = slice | npt.NDArray[np.int64]
 
 
-class Tally:
+class Accumulator:
     """The sums of n samples over n_seeds runs of n_epochs; rows are in training order.
 
     Values that are not finite are left out of every sum. The arrays are what a checkpoint holds.
@@ -45,10 +43,10 @@ class Tally:
         plain = ("pred", "right", "ever", "forgotten", "el2n_by_seed", "n_bad")
         return moments | self.sums | {name: getattr(self, name) for name in plain}
 
-    def look(self, at: At, seed: int, epoch: int, seen: Observed) -> None:
+    def add_epoch(self, at: At, seed: int, epoch: int, seen: LogitStats) -> None:
         """Add what every epoch (1, 2, ...) gives: margin, p_label, and whether the sample is classified right."""
         fine = seen.finite.cpu().numpy()
-        weight = (1.0 if epoch == 1 else 1.0 - EARLY_MEMORY) * EARLY_MEMORY ** (self.n_epochs - epoch)
+        weight = early_weight(epoch, self.n_epochs)
         self.sums["looks"][at] += fine
         self.sums["margin"][at] += np.where(fine, seen.margin.cpu().numpy(), 0.0)
         self.sums["weight"][at] += weight * fine
@@ -58,7 +56,7 @@ class Tally:
         self.right[at, seed] = right
         self.ever[at, seed] |= right
 
-    def score(self, at: At, seed: int, seen: Observed, grand: Doubles | None) -> None:
+    def add_scores(self, at: At, seed: int, seen: LogitStats, grand: Doubles | None) -> None:
         """Add what a scored epoch gives."""
         fine = seen.finite.cpu().numpy()
         if grand is not None:
@@ -75,8 +73,7 @@ class Tally:
 
     def forgetting(self) -> Doubles:
         """Return events summed over seeds; a run that never learned the sample counts all its epochs."""
-        never = (~self.ever).sum(axis=1)
-        return np.asarray(self.forgotten + self.n_epochs * never, np.float64)
+        return forgetting(self.forgotten, self.ever, self.n_epochs)
 
 
 def _add(whole: Moments, at: At, value: Doubles) -> None:

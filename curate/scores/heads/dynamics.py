@@ -1,18 +1,22 @@
 """Scores from the course of training, and the mean and spread of a score over seeds.
 
-Columns over epochs are (E, n) for one run or (R, E, n) for R seeds. Epochs are in order, counted from 0,
-and every epoch is an ordinary one. Higher is harder, unless said otherwise.
+Scores are computed from sums that are kept while training goes on: no column over epochs is ever stored. Epochs are
+counted from 1.
 """
 
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from curate.errors import CurateError
+if TYPE_CHECKING:
+    import torch
 
-__all__ = ["Moments", "early_agreement", "forgetting", "mdl_hardness", "neg_aum"]
+__all__ = ["Moments", "early_agreement", "early_weight", "forgetting", "margin_logit", "neg_aum"]
+
+#: What the moving average of p_label keeps of earlier epochs.
+EARLY_MEMORY = 0.7
 
 Floats = npt.NDArray[np.float64]
 Array = npt.NDArray[np.floating[Any]]
@@ -65,82 +69,108 @@ class Moments:
         return deviation
 
 
-def forgetting(correct: npt.NDArray[np.bool_]) -> Floats:
-    """Return how often each sample was forgotten: right in one epoch and wrong in the next.
+def margin_logit(own: "torch.Tensor", largest_other: "torch.Tensor") -> "torch.Tensor":
+    """Return the margin z_y - max of the other logits: the term of AUM (Pleiss et al. 2020, arXiv:2001.10528).
 
-    correct : (E, n) or (R, E, n) of bool. Returns (n,) counts in [0, R E], summed over the seeds; a run
-    that never learned the sample counts E. Toneva et al. 2019, arXiv:1812.05159.
+    Parameters
+    ----------
+    own, largest_other : torch.Tensor
+        (n,), the label's logit and the largest of the others.
 
-    >>> forgetting(np.array([[0, 1, 0, 1, 1], [0, 0, 0, 0, 0]], bool).T)
-    array([1., 5.])
+    Returns
+    -------
+    torch.Tensor
+        (n,) in logits; higher is easier, below 0 is wrong.
     """
-    runs = _runs("correct", correct)
-    events = (runs[:, :-1] & ~runs[:, 1:]).sum(axis=1)
-    never = ~runs.any(axis=1)
-    total: Floats = np.where(never, runs.shape[1], events).sum(axis=0).astype(np.float64)
-    return total
+    return own - largest_other
 
 
-def neg_aum(margins: Array) -> Floats:
-    """Return minus the area under the margin: the mean over epochs, then over seeds, in logits.
+def neg_aum(margin_sum: Floats, n_margins: Floats) -> Floats:
+    """Return minus the area under the margin (Pleiss et al. 2020, arXiv:2001.10528): the mean over epochs and seeds.
 
-    margins : (E, n) or (R, E, n), z_y minus the largest other logit (`loss.margin_logit`). Returns (n,);
-    values that are not finite are dropped, NaN where none is left. Pleiss et al. 2020, arXiv:2001.10528.
+    Parameters
+    ----------
+    margin_sum : numpy.ndarray
+        (n,), the sum of the finite margins of each sample.
+    n_margins : numpy.ndarray
+        (n,), how many there were.
 
-    >>> neg_aum(np.array([[1.26], [1.15]]))
+    Returns
+    -------
+    numpy.ndarray
+        (n,) in logits; higher is harder. 0 where there was no margin.
+
+    Examples
+    --------
+    >>> neg_aum(np.array([1.26 + 1.15]), np.array([2.0]))
     array([-1.205])
     """
-    return -_mean(_mean(_runs("margins", margins), 1), 0)
+    area: Floats = -margin_sum / np.maximum(n_margins, 1)
+    return area
 
 
-def early_agreement(p_label: Array, decay: float = 0.7) -> Floats:
-    """Return the moving average of the label's probability over the early epochs; lower is noisier.
+def forgetting(
+    n_forgotten: npt.NDArray[np.int64], ever_right: npt.NDArray[np.bool_], n_epochs: int
+) -> Floats:
+    """Return how often each sample was forgotten: right in one epoch and wrong in the next.
 
-    p_label : (E, n) or (R, E, n), the early epochs only. It begins with the first value; each later one
-    enters with weight 1 - decay, 0 <= decay < 1. Values that are not finite are passed over. Returns
-    (n,) in [0, 1], the mean over seeds, NaN where there is no value. Low: the network did not agree with
-    the label before it could memorise it. After Liu et al. 2020, arXiv:2007.00151.
+    A run that never learned the sample counts all its epochs (Toneva et al. 2019, arXiv:1812.05159).
 
-    >>> early_agreement(np.array([[0.5], [1.0]]))
+    Parameters
+    ----------
+    n_forgotten : numpy.ndarray
+        (n,), such events summed over seeds.
+    ever_right : numpy.ndarray
+        (n, n_seeds) of bool, whether a seed had the sample right in any epoch.
+    n_epochs : int
+        The epochs of a run.
+
+    Returns
+    -------
+    numpy.ndarray
+        (n,) counts in [0, n_seeds x n_epochs]; higher is harder.
+
+    Examples
+    --------
+    >>> forgetting(np.array([1, 0]), np.array([[True], [False]]), 5)
+    array([1., 5.])
+    """
+    never = (~ever_right).sum(axis=1)
+    return np.asarray(n_forgotten + n_epochs * never, np.float64)
+
+
+def early_weight(epoch: int, n_epochs: int) -> float:
+    """Return the weight of an epoch's p_label in the moving average after the last epoch.
+
+    The average begins with the first value; each later one enters with 1 - 0.7, and earlier ones keep 0.7 of theirs.
+
+    >>> [round(early_weight(epoch, 3), 2) for epoch in (1, 2, 3)]
+    [0.49, 0.21, 0.3]
+    """
+    return (1.0 if epoch == 1 else 1.0 - EARLY_MEMORY) * EARLY_MEMORY ** (n_epochs - epoch)
+
+
+def early_agreement(weighted_sum: Floats, weight: Floats) -> Floats:
+    """Return the moving average of the label's probability over epochs (after Liu et al. 2020, arXiv:2007.00151).
+
+    Low: the network did not agree with the label before it could memorise it.
+
+    Parameters
+    ----------
+    weighted_sum : numpy.ndarray
+        (n,), the finite p_label of all epochs and seeds, each times `early_weight` of its epoch, summed.
+    weight : numpy.ndarray
+        (n,), the sum of these weights.
+
+    Returns
+    -------
+    numpy.ndarray
+        (n,) in [0, 1]; lower is noisier. 0 where there was no value.
+
+    Examples
+    --------
+    >>> early_agreement(np.array([0.5 * 0.7 + 1.0 * 0.3]), np.array([1.0]))
     array([0.65])
     """
-    if not 0 <= decay < 1:
-        raise CurateError(f"decay must be in [0, 1), got {decay}")
-    runs = _runs("p_label", p_label)
-    average = np.full((runs.shape[0], runs.shape[2]), np.nan)
-    for epoch in range(runs.shape[1]):
-        value = runs[:, epoch].astype(np.float64)
-        seen, begun = np.isfinite(value), np.isfinite(average)
-        average = np.where(seen & begun, decay * average + (1 - decay) * value, average)
-        average = np.where(seen & ~begun, value, average)
-    return _mean(average, 0)
-
-
-def mdl_hardness(p_label: Array) -> Floats:
-    """Return 1 - the mean probability of the label over heads trained on growing subsets.
-
-    p_label : (S, n), a row per head (trained on 5, 10, 20, ... per class). Returns (n,) in [0, 1];
-    higher is harder: easy samples are predicted from few examples. Values that are not finite are
-    dropped. Hase et al. 2024, arXiv:2401.06751.
-
-    >>> mdl_hardness(np.array([[0.5, np.nan], [0.7, 1.0]])).round(6)
-    array([0.4, 0. ])
-    """
-    if p_label.ndim != 2:
-        raise CurateError(f"p_label must be (subsets, n), got {p_label.shape}")
-    return 1.0 - _mean(p_label, 0)
-
-
-def _runs(name: str, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Return `values` as (R, E, n)."""
-    if values.ndim not in (2, 3) or 0 in values.shape[:-1]:
-        raise CurateError(f"{name} must be (epochs, n) or (seeds, epochs, n), got {values.shape}")
-    return values if values.ndim == 3 else values[None]
-
-
-def _mean(values: Array, axis: int) -> Floats:
-    """Return the mean of the finite values along an axis, NaN where there is none."""
-    seen = np.isfinite(values)
-    total = np.where(seen, values, 0.0).sum(axis=axis, dtype=np.float64)
-    mean: Floats = total / np.where(seen.any(axis=axis), seen.sum(axis=axis), np.nan)
-    return mean
+    average: Floats = weighted_sum / np.where(weight > 0, weight, 1)
+    return average

@@ -1,6 +1,6 @@
 """One pass over all samples in a fixed order, by models that did not see them; and how work is spread.
 
-A batch to look at, or a group of heads, is computed by one torch thread, so that the number of workers changes
+A batch to evaluate, or a group of heads, is computed by one torch thread, so that the number of workers changes
 no bit of a result.
 """
 
@@ -14,20 +14,22 @@ import numpy.typing as npt
 import torch
 
 from curate.execution.engines.local import cpu_count
-from curate.scores.heads.accumulators import Tally
-from curate.scores.heads.logits import Observed, error_vectors, observe
+from curate.scores.heads.accumulators import Accumulator
+from curate.scores.heads.el2n import error_vectors
+from curate.scores.heads.logits import LogitStats, logit_stats
 from curate.scores.heads.model import Group
+from curate.scores.heads.softmax import softmax_of, squared_norms
 
-__all__ = ["Each", "Looker", "fixed_threads", "spread_over"]
+__all__ = ["Each", "Evaluation", "fixed_threads", "spread_over"]
 
-LOOK_ROWS, LOOK_CELLS = 2_048, 1 << 21  # rows of a batch to look at, and its logits
+EVALUATION_ROWS, EVALUATION_CELLS = 2_048, 1 << 21  # rows of a batch to evaluate, and its logits
 
 Job = Iterator[None]
 Each = Callable[[Callable[[int], Job], int], None]
 
 
-class Looker:
-    """What a look needs: labels and folds in training order, the heads, and the sums it adds to.
+class Evaluation:
+    """What an evaluation needs: labels and folds in training order, the heads, and the sums it adds to.
 
     label : (n,) codes. folds : (n, seeds), the model of a seed that scores the sample.
     """
@@ -37,18 +39,18 @@ class Looker:
         label: torch.Tensor,
         folds: npt.NDArray[np.uint8],
         groups: Sequence[Group],
-        tally: Tally,
+        sums: Accumulator,
         *,
-        rows: int = LOOK_ROWS,
+        rows: int = EVALUATION_ROWS,
     ) -> None:
-        self.label, self.folds, self.tally = label, folds, tally
+        self.label, self.folds, self.sums = label, folds, sums
         self.n_classes = groups[0].n_classes
         self._members = [(group, inside) for group in groups for inside in range(len(group.seeds))]
-        self._step = max(1, min(rows, max(256, LOOK_CELLS // self.n_classes)))
+        self._step = max(1, min(rows, max(256, EVALUATION_CELLS // self.n_classes)))
         self._lock, self._space = threading.Lock(), threading.local()
 
     def block(self, each: Each, x: torch.Tensor, start: int, *, epoch: int, scored: bool, last: bool) -> None:
-        """Look at the rows from place `start` on; say if the epoch is `scored`, and the `last` to be."""
+        """Evaluate the rows from place `start` on; say if the epoch is `scored`, and the `last` to be."""
         starts = range(0, len(x), self._step)
 
         def one(index: int) -> Job:
@@ -59,7 +61,7 @@ class Looker:
         each(one, len(starts))
 
     def _batch(self, x: torch.Tensor, at: slice, *, epoch: int, scored: bool, last: bool) -> Job:
-        squares = torch.linalg.vector_norm(x, dim=1, dtype=torch.float64).square()
+        squares = squared_norms(x)
         total = torch.zeros(len(x), self.n_classes, device=x.device) if last else None
         bad = np.zeros(len(self._members), np.int64)
         for place in range(len(self._members)):
@@ -67,9 +69,9 @@ class Looker:
             bad[place] = len(x) - int(seen.finite.sum())
             yield
         if total is not None:
-            self.tally.pred[at] = total.argmax(dim=1).cpu().numpy()
+            self.sums.pred[at] = total.argmax(dim=1).cpu().numpy()
         with self._lock:
-            self.tally.n_bad += bad
+            self.sums.n_bad += bad
 
     def _room(self, name: str, rows: int, columns: int, device: torch.device) -> torch.Tensor:
         """Return a matrix to write to, the same memory for all batches of a worker."""
@@ -89,8 +91,8 @@ class Looker:
         *,
         scored: bool,
         total: torch.Tensor | None,
-    ) -> Observed:
-        """Look with one seed, rows sorted by fold; add to the sums, and probabilities to `total`."""
+    ) -> LogitStats:
+        """Evaluate one seed, rows sorted by fold; add to the sums, and probabilities to `total`."""
         group, inside = self._members[place]
         fold, y = self.folds[at, place], self.label[at]
         bounds, there, back = [len(x)], None, None
@@ -102,14 +104,15 @@ class Looker:
             x = torch.index_select(x, 0, there, out=self._room("rows", len(x), x.shape[1], x.device))
         logits = self._room("logits", len(x), self.n_classes, x.device)
         hidden = group.held_out(x, bounds, inside, logits)
-        by_fold = observe(logits, y, brief=not scored)
+        softmax = softmax_of(logits, y, brief=not scored)
+        by_fold = logit_stats(softmax)
         seen = by_fold if back is None else by_fold.taken(back)
-        self.tally.look(at, place, epoch, seen)
+        self.sums.add_epoch(at, place, epoch, seen)
         if not scored:
             return seen
-        errors = error_vectors(by_fold, y) if group.needs_errors or total is not None else None
-        grand = group.gradient_squares(errors, by_fold.el2n, squares, hidden, bounds, inside).sqrt()
-        self.tally.score(at, place, seen, (grand if back is None else grand[back]).cpu().numpy())
+        errors = error_vectors(softmax) if group.needs_errors or total is not None else None
+        grand = group.gradient_norms(errors, by_fold.el2n, squares, hidden, bounds, inside)
+        self.sums.add_scores(at, place, seen, (grand if back is None else grand[back]).cpu().numpy())
         if total is not None and errors is not None:
             errors[torch.arange(len(y), device=y.device), y] += 1.0
             errors.nan_to_num_(0.0)

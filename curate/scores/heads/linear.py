@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
+from curate.scores.heads.grand import grand
 from curate.scores.heads.model import Group, uniform
 
 __all__ = ["FoldedGroup", "LinearGroup"]
@@ -60,7 +61,7 @@ class LinearGroup(Group):
             torch.addmm(b, x[rows], w, out=out[rows])
         return out[:, :0]
 
-    def gradient_squares(
+    def gradient_norms(
         self,
         errors: torch.Tensor | None,
         el2n: torch.Tensor,
@@ -69,8 +70,8 @@ class LinearGroup(Group):
         bounds: Sequence[int],
         place: int,
     ) -> torch.Tensor:
-        """Return ||e||^2 (1 + ||x||^2)."""
-        return el2n.square() * (1.0 + squares)
+        """Return GraNd of one layer."""
+        return grand([el2n.square()], [squares])
 
 
 class FoldedGroup(LinearGroup):

@@ -1,174 +1,68 @@
-"""Scores of a classifier's output for one sample: loss, p_label, entropy, margin, correct.
+"""Scores of a classifier's output for one sample: loss, p_label, entropy.
 
-All take logits (..., n, C): leading axes are seeds or epochs. All is float64 and each row by itself,
-so that no batch size changes a value; the log-sum-exp is shifted by the maximum of the row. Labels are
-(n,) codes in [0, C), negative where there is none. A row without label, with a logit that is not
-finite, or of a single class has NaN, never a number.
+Each is computed from the sums of the row's softmax (`curate.scores.heads.softmax`), in float64. A row whose logits
+are not finite has a value that is not finite.
 """
 
-from typing import Any
+import torch
 
-import numpy as np
-import numpy.typing as npt
+from curate.scores.heads.softmax import Softmax
 
-from curate.errors import CurateError
-
-__all__ = [
-    "check_labels",
-    "correct",
-    "entropy",
-    "loss",
-    "margin_logit",
-    "p_label",
-    "perplexity",
-    "pred_label",
-    "softmax",
-]
-
-Floats = npt.NDArray[np.float64]
-Outputs = npt.NDArray[np.floating[Any]]
-Labels = npt.NDArray[np.integer[Any]]
+__all__ = ["entropy", "loss", "p_label"]
 
 
-def softmax(logits: Outputs) -> Floats:
-    """Return the probabilities exp(z_k) / sum exp(z), (..., n, C); NaN where a logit is not finite.
+def loss(softmax: Softmax) -> torch.Tensor:
+    """Return the cross-entropy -ln p_y of each row.
 
-    >>> softmax(np.array([[1e4, 1e4], [0.0, -1e4]]))
-    array([[0.5, 0.5],
-           [1. , 0. ]])
+    Finite where p_y is 0, and exact to the last digits where p_y is nearly 1: with S the sum of exp(z_k - m) over the
+    classes other than y, it is ln(1 + S) where the label's logit is the largest, else ln(S + exp(z_y - m)) - (z_y - m).
+
+    Parameters
+    ----------
+    softmax : Softmax
+        The sums of n rows.
+
+    Returns
+    -------
+    torch.Tensor
+        (n,) in nats, in [0, inf); higher is harder.
     """
-    powers = np.exp(_shifted(logits))
-    probs: Floats = powers / powers.sum(axis=-1, keepdims=True)
-    return probs
+    return torch.where(softmax.margin >= 0, torch.log1p(softmax.rest), softmax.total.log() - softmax.own)
 
 
-def loss(logits: Outputs, labels: Labels) -> Floats:
-    """Return the cross-entropy lse(z) - z_y of each sample in nats, (..., n) in [0, inf); higher is harder.
+def p_label(softmax: Softmax) -> torch.Tensor:
+    """Return the probability of each row's label.
 
-    Finite where p_y is 0, and exact to the last digits where p_y is nearly 1: the label's own term is
-    kept apart where it is the largest.
+    Parameters
+    ----------
+    softmax : Softmax
+        The sums of n rows.
 
-    >>> loss(np.array([[0.0, 0.0], [0.0, 1e4]]), np.array([0, 0])).round(6)
-    array([6.93147e-01, 1.00000e+04])
+    Returns
+    -------
+    torch.Tensor
+        (n,) in [0, 1]; higher is easier.
     """
-    shifted, own, others = _own_and_others(logits, labels)
-    powers = np.exp(others).sum(axis=-1)
-    with np.errstate(under="ignore"):
-        value = np.where(own == 0.0, np.log1p(powers), np.log(powers + np.exp(own)) - own)
-    return _known(value, shifted, labels)
+    return softmax.own_power / softmax.total
 
 
-def p_label(logits: Outputs, labels: Labels) -> Floats:
-    """Return the probability of each sample's label, (..., n) in [0, 1]; higher is easier.
+def entropy(softmax: Softmax) -> torch.Tensor:
+    """Return the entropy of each row's prediction, ln T - (sum_k exp(z_k - m) (z_k - m)) / T with T = sum_k exp(z_k - m).
 
-    >>> p_label(np.log(np.array([[0.7, 0.2, 0.1]])), np.array([1])).round(6)
-    array([0.2])
+    Parameters
+    ----------
+    softmax : Softmax
+        The sums of n rows, made with `shifted`, which is used as scratch: it can be asked for once.
+
+    Returns
+    -------
+    torch.Tensor
+        (n,) in nats, in [0, ln C]; higher is less certain. NaN where `shifted` was not kept.
     """
-    return np.exp(-loss(logits, labels))
-
-
-def margin_logit(logits: Outputs, labels: Labels) -> Floats:
-    """Return z_y - max of the other logits, (..., n) in logits; higher is easier, below 0 is wrong.
-
-    The term of AUM (Pleiss et al. 2020, arXiv:2001.10528).
-
-    >>> margin_logit(np.array([[3.74, 2.48], [4.59, 3.44]]), np.array([0, 0])).round(6)
-    array([1.26, 1.15])
-    """
-    shifted, own, others = _own_and_others(logits, labels)
-    return _known(own - others.max(axis=-1, initial=-np.inf), shifted, labels)
-
-
-def pred_label(logits: Outputs) -> npt.NDArray[np.int64]:
-    """Return the class of the largest logit, the first where equal, (..., n); -1 where one is not finite.
-
-    >>> pred_label(np.array([[0.0, 2.0], [1.0, 1.0], [np.nan, 0.0]]))
-    array([ 1,  0, -1])
-    """
-    if logits.shape[-1] == 0:
-        return np.full(logits.shape[:-1], -1, np.int64)
-    return np.where(np.isfinite(logits).all(axis=-1), logits.argmax(axis=-1), -1)
-
-
-def correct(logits: Outputs, labels: Labels) -> npt.NDArray[np.bool_]:
-    """Return whether the predicted class is the label, (..., n); False where there is none.
-
-    >>> correct(np.array([[0.0, 2.0], [0.0, 2.0]]), np.array([1, -1]))
-    array([ True, False])
-    """
-    check_labels(logits, labels)
-    right: npt.NDArray[np.bool_] = (pred_label(logits) == labels) & (labels >= 0)
-    return right
-
-
-def entropy(logits: Outputs, *, normalised: bool = False) -> Floats:
-    """Return the entropy of the prediction, (..., n) in nats, in [0, ln C]; higher is less certain.
-
-    normalised : divide by ln C, to [0, 1]. NaN for a single class.
-
-    >>> z = np.log(np.array([[0.7, 0.2, 0.1]]))
-    >>> entropy(z).round(6), entropy(z, normalised=True).round(6)
-    (array([0.801819]), array([0.729847]))
-    """
-    shifted = _shifted(logits)
-    powers = np.exp(shifted)
-    total = powers.sum(axis=-1)
-    n_classes = logits.shape[-1]
-    if n_classes < 2:
-        return np.full(logits.shape[:-1], np.nan)
-    value: Floats = np.maximum(np.log(total) - (powers * shifted).sum(axis=-1) / total, 0.0)
-    return value / np.log(n_classes) if normalised else value
-
-
-def perplexity(token_probs: Outputs) -> Floats:
-    """Return the perplexity exp(-mean ln p) of each text, (...) in [1, inf]; higher is less expected.
-
-    token_probs : (..., T) in [0, 1], the probability of each of T tokens given those before it. Infinite
-    where a token has probability 0; NaN where one is no probability, or there is no token.
-
-    >>> perplexity(np.array([0.5, 0.25])).round(6)
-    np.float64(2.828427)
-    """
-    probs = token_probs.astype(np.float64)
-    if probs.shape[-1] == 0:
-        return np.full(probs.shape[:-1], np.nan)
-    with np.errstate(divide="ignore"):
-        surprise = -np.log(np.where((probs >= 0) & (probs <= 1), probs, np.nan))
-    values: Floats = np.exp(surprise.mean(axis=-1))
-    return values
-
-
-def check_labels(outputs: Outputs, labels: Labels) -> None:
-    """Raise CurateError unless outputs are (..., n, C) and labels (n,) codes below C."""
-    if outputs.ndim < 2 or labels.shape != (outputs.shape[-2],):
-        raise CurateError(f"labels must be (n,) for (..., n, C), got {labels.shape} and {outputs.shape}")
-    largest = int(labels.max(initial=-1))
-    if largest >= outputs.shape[-1]:
-        raise CurateError(f"labels must be below the number of classes {outputs.shape[-1]}, got {largest}")
-
-
-def _shifted(logits: Outputs) -> Floats:
-    """Return logits minus the maximum of their row; NaN in all of a row that is not finite."""
-    values = logits.astype(np.float64)
-    values[~np.isfinite(values).all(axis=-1)] = np.nan
-    values -= values.max(axis=-1, keepdims=True, initial=-np.inf) if values.shape[-1] else 0.0
-    return values
-
-
-def _own_and_others(logits: Outputs, labels: Labels) -> tuple[Floats, Floats, Floats]:
-    """Return shifted logits, the label's one (..., n), and all with the label's one at -inf."""
-    check_labels(logits, labels)
-    shifted = _shifted(logits)
-    rows, codes = np.arange(len(labels)), np.maximum(labels, 0)
-    if shifted.shape[-1] == 0:
-        return shifted, np.full(shifted.shape[:-1], np.nan), shifted
-    own = shifted[..., rows, codes]
-    others = shifted.copy()
-    others[..., rows, codes] = -np.inf
-    return shifted, own, others
-
-
-def _known(value: Floats, shifted: Floats, labels: Labels) -> Floats:
-    """Return `value` with NaN where there is no label, no finite logits or no second class."""
-    known = (labels >= 0) & (shifted.shape[-1] > 1) & np.isfinite(shifted).all(axis=-1)
-    return np.where(known, value, np.nan)
+    if softmax.shifted is None:
+        return torch.full_like(softmax.total, torch.nan)
+    row = torch.arange(len(softmax.label), device=softmax.label.device)
+    softmax.shifted[row, softmax.label] = 0.0
+    weighted = softmax.shifted.mul_(softmax.powers).sum(dim=1, dtype=torch.float64)
+    weighted = weighted + softmax.own_power * softmax.own
+    return (softmax.total.log() - weighted / softmax.total).clamp_min(0.0)

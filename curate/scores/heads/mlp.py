@@ -5,7 +5,9 @@ from collections.abc import Sequence
 import torch
 
 from curate.errors import RecipeError
+from curate.scores.heads.grand import grand, relu_delta
 from curate.scores.heads.model import Group, uniform
+from curate.scores.heads.softmax import squared_norms
 
 __all__ = ["MlpGroup"]
 
@@ -73,7 +75,7 @@ class MlpGroup(Group):
             torch.addmm(b2, h[rows].relu_(), w2, out=out[rows])
         return h
 
-    def gradient_squares(
+    def gradient_norms(
         self,
         errors: torch.Tensor | None,
         el2n: torch.Tensor,
@@ -82,16 +84,13 @@ class MlpGroup(Group):
         bounds: Sequence[int],
         place: int,
     ) -> torch.Tensor:
-        """Return ||e||^2 (1 + ||h||^2) + ||W2 e * (h > 0)||^2 (1 + ||x||^2)."""
+        """Return GraNd of two layers; the last one comes first."""
         if errors is None:
             raise RecipeError("an MLP head needs p - y for its gradients")
         below = torch.empty_like(el2n)
         for rows, model in self.pieces(bounds, place):
-            back = torch.mm(errors[rows], self.parameters[model][2].T).mul_(hidden[rows] > 0)
-            below[rows] = torch.linalg.vector_norm(back, dim=1, dtype=torch.float64).square()
-        height = torch.linalg.vector_norm(hidden, dim=1, dtype=torch.float64).square()
-        total: torch.Tensor = el2n.square() * (1.0 + height) + below * (1.0 + squares)
-        return total
+            below[rows] = squared_norms(relu_delta(errors[rows], self.parameters[model][2], hidden[rows]))
+        return grand([el2n.square(), below], [squared_norms(hidden), squares])
 
     def model(self, number: int) -> list[torch.Tensor]:
         """Return the weights of one model."""

@@ -53,7 +53,7 @@ class Group(ABC):
         """Write the logits of rows sorted by fold, each from the model that never saw it; return hidden values."""
 
     @abstractmethod
-    def gradient_squares(
+    def gradient_norms(
         self,
         errors: torch.Tensor | None,
         el2n: torch.Tensor,
@@ -62,7 +62,7 @@ class Group(ABC):
         bounds: Sequence[int],
         place: int,
     ) -> torch.Tensor:
-        """Return the squared norm of each row's gradient in all weights and biases of its model, float64."""
+        """Return the norm of each row's gradient by all weights and biases of its model (GraNd), float64."""
 
     needs_errors = False
 

@@ -127,7 +127,7 @@ def _large_classes(labels: Labels, smallest: int) -> int:
 
 def model_bytes(settings: "HeadSettings", dim: int, n_classes: int, n: int) -> int:
     """Return the bytes that weights, velocities and one minibatch of all models take, and looks at batches."""
-    from curate.scores.heads.evaluation import LOOK_CELLS
+    from curate.scores.heads.evaluation import EVALUATION_CELLS
     from curate.scores.heads.factory import blocks_are_wide
 
     folds, hidden = max(1, settings.cross_fit), settings.hidden
@@ -137,8 +137,8 @@ def model_bytes(settings: "HeadSettings", dim: int, n_classes: int, n: int) -> i
     else:
         twice = 2 if blocks_are_wide(settings.cross_fit, n_classes) else 1
         weights, scratch = twice * models * dim * n_classes, 2 * models * batch * n_classes
-    look = 5 * max(256 * n_classes, LOOK_CELLS) * (settings.workers or cpu_count())
-    return 8 * weights + 4 * scratch + 4 * look
+    evaluation = 5 * max(256 * n_classes, EVALUATION_CELLS) * (settings.workers or cpu_count())
+    return 8 * weights + 4 * scratch + 4 * evaluation
 
 
 def _require_models(context: Context, needed: int, classes: int) -> None:
@@ -163,9 +163,9 @@ def _given(context: Context, settings: "Heads", rows: "PartRows", labels: Labels
 
 def _given_bytes(dim: int, n_classes: int, workers: int) -> int:
     """Return the bytes that class vectors (on the way in float64) and looks at batches take."""
-    from curate.scores.heads.evaluation import LOOK_CELLS
+    from curate.scores.heads.evaluation import EVALUATION_CELLS
 
-    return 24 * dim * n_classes + 20 * max(256 * n_classes, LOOK_CELLS) * workers
+    return 24 * dim * n_classes + 20 * max(256 * n_classes, EVALUATION_CELLS) * workers
 
 
 def _by_names(context: Context, settings: "Heads", rows: "PartRows", labels: Labels) -> "HeadScores":

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from curate.scores.heads.accumulators import Doubles, Tally
+from curate.scores.heads.accumulators import Accumulator, Doubles
+from curate.scores.heads.dynamics import early_agreement, neg_aum
 from curate.scores.heads.folds import Labelled
 from curate.scores.reliability import mean_spearman, same_ranking, spearman_brown
 from curate.scores.status import NONFINITE, Codes
@@ -60,42 +61,40 @@ class HeadScores:
         return [name for name in plain if name != "el2n_by_seed"]
 
 
-def collect(data: Labelled, tally: Tally, seeds: list[int], *, trained: bool) -> HeadScores:
+def collect(data: Labelled, totals: Accumulator, seeds: list[int], *, trained: bool) -> HeadScores:
     """Return the scores from the sums; where nothing was `trained`, what hangs on epochs is NaN."""
-    seen = tally.el2n.n_obs > 0
+    seen = totals.el2n.n_obs > 0
     status = data.status.copy()
     status[data.rows[~seen]] = NONFINITE
-    obs = np.maximum(tally.el2n.n_obs, 1)
-    sums = tally.sums
+    obs = np.maximum(totals.el2n.n_obs, 1)
+    sums = totals.sums
     nothing = np.full(len(obs), np.nan)
     values = {
-        "el2n": tally.el2n.means(),
-        "el2n_std": tally.el2n.std(),
-        "grand": tally.grand.means(),
-        "grand_std": tally.grand.std(),
-        "loss": tally.loss.means(),
-        "loss_std": tally.loss.std(),
+        "el2n": totals.el2n.means(),
+        "el2n_std": totals.el2n.std(),
+        "grand": totals.grand.means(),
+        "grand_std": totals.grand.std(),
+        "loss": totals.loss.means(),
+        "loss_std": totals.loss.std(),
         "entropy": sums["entropy"] / obs,
-        "neg_aum": -sums["margin"] / np.maximum(sums["looks"], 1),
+        "neg_aum": neg_aum(sums["margin"], sums["looks"]),
         "p_label": sums["p_label"] / obs,
-        "forgetting": tally.forgetting() if trained else nothing,
-        "early_agreement": sums["early"] / np.where(sums["weight"] > 0, sums["weight"], 1)
-        if trained
-        else nothing,
+        "forgetting": totals.forgetting() if trained else nothing,
+        "early_agreement": early_agreement(sums["early"], sums["weight"]) if trained else nothing,
     }
     columns = {name: _spread(value, seen, data).astype(np.float32) for name, value in values.items()}
-    n_sample = tally.el2n_by_seed.shape[1]
-    one = mean_spearman(tally.el2n_by_seed, data.hashes[:n_sample])
+    n_sample = totals.el2n_by_seed.shape[1]
+    one = mean_spearman(totals.el2n_by_seed, data.hashes[:n_sample])
     return HeadScores(
         **columns,
-        pred_label=_spread(tally.pred, seen, data, -1).astype(np.int32),
-        n_obs=_spread(tally.el2n.n_obs, seen, data, 0).astype(np.int32),
+        pred_label=_spread(totals.pred, seen, data, -1).astype(np.int32),
+        n_obs=_spread(totals.el2n.n_obs, seen, data, 0).astype(np.int32),
         status=status,
         classes=data.classes,
         seeds=list(seeds),
-        accuracy=tally.right.mean(axis=0) if len(data.rows) else np.full(len(seeds), np.nan),
+        accuracy=totals.right.mean(axis=0) if len(data.rows) else np.full(len(seeds), np.nan),
         sample=data.rows[:n_sample],
-        el2n_by_seed=tally.el2n_by_seed.astype(np.float32),
+        el2n_by_seed=totals.el2n_by_seed.astype(np.float32),
         reliability=one,
         reliability_of_mean=spearman_brown(one, len(seeds)) if seeds else float("nan"),
         grand_el2n=same_ranking(values["el2n"][:n_sample], values["grand"][:n_sample]),

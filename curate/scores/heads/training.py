@@ -1,7 +1,7 @@
-"""Score samples by heads that are trained without them: seeds, folds, epochs, and one pass to look.
+"""Score samples by heads that are trained without them: seeds, folds, epochs, and evaluation.
 
 Results hang on the uids, labels, vectors, settings and kind of processor alone. Training goes through blocks in hash
-order; groups of seeds, and batches to look at, are computed by one torch thread each, so that the number of
+order; groups of seeds, and batches to evaluate, are computed by one torch thread each, so that the number of
 workers changes no bit.
 """
 
@@ -16,9 +16,9 @@ import numpy.typing as npt
 import torch
 
 from curate.errors import CurateError, RecipeError
-from curate.scores.heads.accumulators import Tally
+from curate.scores.heads.accumulators import Accumulator
 from curate.scores.heads.batches import Batches, Normalise, Rows
-from curate.scores.heads.evaluation import LOOK_ROWS, Looker, fixed_threads, spread_over
+from curate.scores.heads.evaluation import EVALUATION_ROWS, Evaluation, fixed_threads, spread_over
 from curate.scores.heads.factory import Kind, make_group, split_seeds
 from curate.scores.heads.folds import Ints, Label, Labelled, assign_folds, labelled, row_hashes
 from curate.scores.heads.model import Group
@@ -58,7 +58,7 @@ class HeadSettings:
     device: str = "cpu"
     workers: int | None = None
     memory: int = 1 << 30
-    look_rows: int = LOOK_ROWS
+    look_rows: int = EVALUATION_ROWS
 
     def __post_init__(self) -> None:
         check_epochs("heads", self.epochs, self.scored, self.cross_fit)
@@ -130,7 +130,7 @@ def train_heads(
     data = labelled(hashes, labels, rows.status, min_class=settings.smallest_class)
     seeds = list(range(settings.first_seed, settings.first_seed + settings.n_seeds))
     if not len(data.rows):
-        return collect(data, Tally(0, len(seeds), settings.epochs), seeds, trained=True)
+        return collect(data, Accumulator(0, len(seeds), settings.epochs), seeds, trained=True)
     with fixed_threads():
         batches = Batches(
             rows,
@@ -158,7 +158,7 @@ class _Training:
         self.batches, self.data, self.seeds, self.settings = batches, data, seeds, settings
         self.code = torch.from_numpy(data.code).to(batches.device)
         self.folds = self._folds()
-        self.tally = Tally(len(batches), len(seeds), settings.epochs)
+        self.sums = Accumulator(len(batches), len(seeds), settings.epochs)
         split = split_seeds(settings.kind, len(seeds), settings.cross_fit, len(data.classes))
         self.groups = [self._group([seeds[place] for place in places]) for places in split]
         self.batch = settings.batch_for(len(batches))
@@ -186,10 +186,10 @@ class _Training:
             device=self.batches.device,
         )
 
-    def run(self) -> Tally:
-        """Train and look, epoch by epoch; return the sums."""
+    def run(self) -> Accumulator:
+        """Train and evaluate, epoch by epoch; return the sums."""
         chosen = self.settings
-        looker = Looker(self.code, self.folds, self.groups, self.tally, rows=chosen.look_rows)
+        evaluation = Evaluation(self.code, self.folds, self.groups, self.sums, rows=chosen.look_rows)
         with spread_over(chosen.workers, self.batches.device) as each:
             for epoch in range(1, chosen.epochs + 1):
                 for x, places in self.batches.shuffled(chosen.seed, epoch):
@@ -197,9 +197,9 @@ class _Training:
                 self._check(
                     [seed for group in self.groups for seed, good in group.finite().items() if not good]
                 )
-                self.tally.n_bad[:] = 0
+                self.sums.n_bad[:] = 0
                 for start in self.batches.starts:
-                    looker.block(
+                    evaluation.block(
                         each,
                         self.batches.block(start),
                         start,
@@ -208,8 +208,8 @@ class _Training:
                         last=epoch == max(chosen.scored),
                     )
                 limit = BAD_SHARE * len(self.batches)
-                self._check([s for s, bad in zip(self.seeds, self.tally.n_bad, strict=True) if bad > limit])
-        return self.tally
+                self._check([s for s, bad in zip(self.seeds, self.sums.n_bad, strict=True) if bad > limit])
+        return self.sums
 
     def _check(self, failed: list[int]) -> None:
         if failed:

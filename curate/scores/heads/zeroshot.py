@@ -8,10 +8,11 @@ import torch
 
 from curate.errors import CurateError, EmbeddingError
 from curate.linalg import unit_rows
-from curate.scores.heads.accumulators import Tally
+from curate.scores.heads.accumulators import Accumulator
 from curate.scores.heads.batches import Batches, Rows
-from curate.scores.heads.evaluation import Looker, fixed_threads, spread_over
+from curate.scores.heads.evaluation import Evaluation, fixed_threads, spread_over
 from curate.scores.heads.folds import Ints, Label, Labelled, row_hashes
+from curate.scores.heads.grand import grand
 from curate.scores.heads.model import Group
 from curate.scores.heads.result import HeadScores, collect
 from curate.scores.status import NO_LABEL, OK, SINGLE_CLASS, first_status
@@ -30,7 +31,7 @@ class _Given(Group):
         torch.mm(x, self._weights, out=out)
         return out[:, :0]
 
-    def gradient_squares(
+    def gradient_norms(
         self,
         errors: torch.Tensor | None,
         el2n: torch.Tensor,
@@ -39,7 +40,7 @@ class _Given(Group):
         bounds: Sequence[int],
         place: int,
     ) -> torch.Tensor:
-        return el2n.square() * squares
+        return grand([el2n.square()], [squares], bias=False)
 
 
 def zero_shot(
@@ -125,13 +126,13 @@ def _given(
     chosen = np.flatnonzero(status == OK)
     chosen = chosen[np.argsort(hashes[chosen])]
     data = Labelled(chosen, codes[chosen], hashes[chosen], classes, status)
-    tally = Tally(len(chosen), 1, 1)
+    sums = Accumulator(len(chosen), 1, 1)
     if len(chosen):
         batches = Batches(rows, chosen, data.hashes, normalise="l2", memory=0, device=device)
         group = _Given(torch.from_numpy(unit).to(batches.device), scale)
         label = torch.from_numpy(data.code).to(batches.device)
-        looker = Looker(label, np.zeros((len(chosen), 1), np.uint8), [group], tally)
+        evaluation = Evaluation(label, np.zeros((len(chosen), 1), np.uint8), [group], sums)
         with fixed_threads(), spread_over(workers, batches.device) as each:
             for start in batches.starts:
-                looker.block(each, batches.block(start), start, epoch=1, scored=True, last=True)
-    return collect(data, tally, [0], trained=False)
+                evaluation.block(each, batches.block(start), start, epoch=1, scored=True, last=True)
+    return collect(data, sums, [0], trained=False)

@@ -20,11 +20,12 @@ from torch.nn import functional
 
 from curate.errors import CurateError, RecipeError, RunError
 from curate.io import storage
-from curate.scores.heads.accumulators import Tally
+from curate.scores.heads.accumulators import Accumulator
 from curate.scores.heads.evaluation import fixed_threads
 from curate.scores.heads.folds import Ints, Label, Labelled, assign_folds, labelled, mix, row_hashes
-from curate.scores.heads.logits import observe
+from curate.scores.heads.logits import logit_stats
 from curate.scores.heads.result import HeadScores, collect
+from curate.scores.heads.softmax import softmax_of
 from curate.scores.heads.training import BAD_SHARE, SeedsFailed, check_epochs
 from curate.scores.pixels.ghost import gradient_norms
 from curate.scores.pixels.images import Images, augmented, gather, minibatches
@@ -33,7 +34,7 @@ from curate.scores.pixels.resnet import ResNet
 __all__ = ["PixelSettings", "train_pixels"]
 
 VERSION = 1
-LOOK_ROWS = 64  # what all gradient norms of a ResNet-18 hold in memory: about half a gigabyte
+EVALUATION_ROWS = 64  # what all gradient norms of a ResNet-18 hold in memory: about half a gigabyte
 
 Make = Callable[[int], nn.Module]
 
@@ -111,7 +112,7 @@ def train_pixels(
     data = labelled(hashes, labels, None, min_class=settings.smallest_class)
     seeds = list(range(settings.first_seed, settings.first_seed + settings.n_seeds))
     if not len(data.rows):
-        return collect(data, Tally(0, len(seeds), settings.epochs), seeds, trained=True)
+        return collect(data, Accumulator(0, len(seeds), settings.epochs), seeds, trained=True)
     while seeds:
         try:
             with fixed_threads(settings.threads), _deterministic(settings.device):
@@ -138,7 +139,7 @@ class _Run:
         self.pixels, self.data, self.seeds, self.settings = pixels, data, seeds, settings
         self.path, self.device = checkpoint, torch.device(settings.device)
         self.make = make or (lambda n: ResNet(n, width=settings.width, blocks=settings.blocks))
-        self.tally = Tally(len(data.rows), len(seeds), settings.epochs)
+        self.sums = Accumulator(len(data.rows), len(seeds), settings.epochs)
         self.votes = np.zeros((len(data.rows), len(seeds)), np.int32)
         self.label = torch.from_numpy(data.code).to(self.device)
         self.mean, self.factor = self._colours()
@@ -154,7 +155,7 @@ class _Run:
         as_tensor = [torch.from_numpy(x.astype(np.float32)).view(3, 1, 1) for x in (mean, 1 / spread)]
         return as_tensor[0].to(self.device), as_tensor[1].to(self.device)
 
-    def finish(self) -> Tally:
+    def finish(self) -> Accumulator:
         """Train what is left to train; return the sums."""
         place, fold, epoch, saved = self._resume()
         n_models = max(1, self.settings.cross_fit)
@@ -175,11 +176,11 @@ class _Run:
                 epoch += 1
                 self._learn(model, optimiser, np.flatnonzero(folds != fold), place, epoch)
                 own = np.flatnonzero(folds == fold) if self.settings.cross_fit else np.arange(len(folds))
-                self._look(model, own, place, epoch)
+                self._evaluate(model, own, place, epoch)
                 self._save(place, fold, epoch, model, optimiser)
             place, fold, epoch = (place, fold + 1, 0) if fold + 1 < n_models else (place + 1, 0, 0)
-        self.tally.pred[:] = _majority(self.votes)
-        return self.tally
+        self.sums.pred[:] = _majority(self.votes)
+        return self.sums
 
     def _folds(self, seed: int) -> npt.NDArray[np.int64]:
         if not self.settings.cross_fit:
@@ -218,11 +219,11 @@ class _Run:
             optimiser.step()
         model.eval()
 
-    def _look(self, model: nn.Module, rows: Ints, place: int, epoch: int) -> None:
+    def _evaluate(self, model: nn.Module, rows: Ints, place: int, epoch: int) -> None:
         scored = epoch in self.settings.scored
         bad = 0
-        for start in range(0, len(rows), LOOK_ROWS):
-            places = rows[start : start + LOOK_ROWS]
+        for start in range(0, len(rows), EVALUATION_ROWS):
+            places = rows[start : start + EVALUATION_ROWS]
             x, label = self._batch(places), self.label[torch.from_numpy(places)]
             norms: torch.Tensor | None
             if scored and self.settings.grand:
@@ -230,12 +231,12 @@ class _Run:
             else:
                 with torch.no_grad():
                     logits, norms = model(x), None
-            seen = observe(logits, label)
+            seen = logit_stats(softmax_of(logits, label))
             bad += int((~seen.finite).sum())
-            self.tally.look(places, place, epoch, seen)
+            self.sums.add_epoch(places, place, epoch, seen)
             self.votes[places, place] = seen.pred.cpu().numpy()
             if scored:
-                self.tally.score(places, place, seen, None if norms is None else norms.cpu().numpy())
+                self.sums.add_scores(places, place, seen, None if norms is None else norms.cpu().numpy())
         if bad > BAD_SHARE * len(rows):
             raise SeedsFailed([self.seeds[place]])
 
@@ -249,7 +250,7 @@ class _Run:
         return storage.fingerprint(VERSION, repr(sorted(chosen.items())), self.seeds, b"".join(data).hex())
 
     def _arrays(self) -> dict[str, npt.NDArray[np.generic]]:
-        return self.tally.arrays() | {"votes": self.votes}
+        return self.sums.arrays() | {"votes": self.votes}
 
     def _save(
         self, place: int, fold: int, epoch: int, model: nn.Module, optimiser: torch.optim.Optimizer
