@@ -23,7 +23,6 @@ FOUND_BY_REGISTRY = ("curate.scores.", "curate.selection.", "curate.weighting.")
 NOT_YET = {
     "curate.analysis.verify.verify.verify_run",
     "curate.filtering.threshold.above_quantile",
-    "curate.plugins.load_plugins",
     "curate.scores.fuse.rank_in_group",
     "curate.scores.heads.dynamics.mdl_hardness",
     "curate.scores.heads.el2n.el2n_bounds",
