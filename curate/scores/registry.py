@@ -10,7 +10,7 @@ import pkgutil
 from collections.abc import Iterable
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, get_args
+from typing import TYPE_CHECKING, NamedTuple
 
 from curate import plugins
 from curate.errors import UsageError
@@ -52,8 +52,8 @@ def families() -> dict[str, type[Score]]:
     """
     found = sorted(_built_in(), key=lambda one: one.place)
     known = {_family_name(one): one for one in found}
-    for name, added in plugins.load_plugins(plugins.SCORES, Score).items():
-        _require_free(name, added, known)
+    for name, added in plugins.load_plugins(plugins.SCORES, Score, {*known, *RESERVED}).items():
+        _require_whole(name, added, known)
         known[name] = added
     return known
 
@@ -83,16 +83,11 @@ def _family_name(family: type[Score]) -> str:
     return str(family.model_fields["family"].default)
 
 
-def _require_free(name: str, added: type[Score], known: dict[str, type[Score]]) -> None:
-    """Raise UsageError for a plug-in whose name is none, or is taken, as its columns may be."""
+def _require_whole(name: str, added: type[Score], known: dict[str, type[Score]]) -> None:
+    """Raise UsageError for a plug-in that computes nothing, or whose columns are those of another family."""
     where = f"plug-in {name!r} ({plugins.SCORES}: {added.__module__}:{added.__qualname__})"
-    if name in known or name in RESERVED:
-        raise UsageError(
-            f"{where}: curate has a family of scores {name!r} of its own; rename that of the plug-in"
-        )
-    if get_args(added.model_fields["family"].annotation) != (name,) or _family_name(added) != name:
-        rule = f'family: Literal["{name}"] = "{name}"'
-        raise UsageError(f"{where} must declare {rule}, got {added.model_fields['family']!r}")
+    if added.score_rows is Score.score_rows and added.compute is Score.compute:
+        raise UsageError(f"{where} must define score_rows or compute")
     for other in known.values():
         if both := set(other.outputs) & set(added.outputs):
             raise UsageError(
