@@ -1,7 +1,10 @@
 """Tars for tests: good ones, and ones that nobody should trust; and reading them."""
 
 import gzip
+import io
 import tarfile
+
+from PIL import Image
 
 from curate.schema import OUTCOMES
 from curate.sources.base import Columns
@@ -58,3 +61,15 @@ def read(shard, batch_bytes=BIG, start=0, stop=None, **named):
     assert set(merged["outcome"]) <= set(OUTCOMES)
     assert all((o == "ok") == (r is None) for o, r in zip(merged["outcome"], merged["reason"], strict=True))
     return merged
+
+
+def encoded(kind, colour=(9, 8, 7)):
+    out = io.BytesIO()
+    Image.new("RGB", (4, 3), colour).save(out, kind)
+    return out.getvalue()
+
+
+def members(path):
+    """Return {name: bytes} of a tar, in order."""
+    with tarfile.open(path) as tar:
+        return {one.name: tar.extractfile(one).read() for one in tar}

@@ -134,9 +134,8 @@ def test_the_five_questions_are_answered(asked, monkeypatch):
 def test_a_sampler_reads_the_run(asked, monkeypatch):
     monkeypatch.chdir(asked[0])
     known = {}
-    exec(
-        re.search(r"```python\n(from curate\.torch import LossReweighter.*?)```", README, re.DOTALL)[1], known
-    )  # noqa: S102  (what the README shows)
+    shown = re.search(r"```python\n(from curate\.torch import LossReweighter.*?)```", README, re.DOTALL)[1]
+    exec(shown, known)  # noqa: S102  (what the README shows)
     assert len(list(known["batches"])) == 150
 
 

@@ -8,7 +8,7 @@ import pytest
 from builders import planted, recipe_values, write_shards
 from calls import curate
 from folders import changed, leftovers, tables
-from test_sink_webdataset import encoded, members
+from tars import encoded, members
 
 from curate.errors import RunError, UsageError
 from curate.io import publish

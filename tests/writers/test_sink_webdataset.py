@@ -1,5 +1,4 @@
 import gc
-import io
 import itertools
 import json
 import tarfile
@@ -16,8 +15,8 @@ from calls import curate
 from folders import tables
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 from shards import STRUCT, bad_utf8, keep, make
+from tars import encoded, members
 
 from curate.errors import CurateError, RunError, SourceError, UsageError
 from curate.pipeline import runner
@@ -29,18 +28,6 @@ from curate.writers import webdataset as module
 from curate.writers.tar_members import image_suffix, safe_key
 from curate.writers.webdataset import Roles, plan, tasks, write_tar
 from curate.writers.weight_groups import Tars, train_data_line, weight_groups
-
-
-def encoded(kind, colour=(9, 8, 7)):
-    out = io.BytesIO()
-    Image.new("RGB", (4, 3), colour).save(out, kind)
-    return out.getvalue()
-
-
-def members(path):
-    """Return {name: bytes} of a tar, in order."""
-    with tarfile.open(path) as tar:
-        return {one.name: tar.extractfile(one).read() for one in tar}
 
 
 def write(folder, kept, columns, *, reader=None, limit=10**9, allow_url=False, **options):
