@@ -21,21 +21,12 @@ ORDER = (
 #: Outside the order: what users import, and `python -m curate`.
 ROOT_MODULES = ("curate", "curate.__main__")
 
-#: Imports of a later package that are still there. The test fails where one is gone, too: then remove it here.
-NOT_YET: set[str] = set()
-#: Circles of modules that are still there, by one of their modules and how many they are.
-NOT_YET_CIRCLES: dict[str, int] = {}
-
 #: Packages of numbers and text: they neither open files nor import what does.
 PURE = (
     "errors", "hashing", "linalg", "schema", "settings", "clustering", "deduplication", "ordering", "selection", "report",
 )  # fmt: skip
 #: Modules (and folders) of pure packages that read the tables of a run all the same.
-READS_TABLES = (
-    "clustering/store.py", "selection/rows/", "selection/budget_inputs.py", "selection/counterfactual_run.py",
-    "selection/diversity_stage.py", "selection/methods.py", "selection/order.py", "selection/previous.py",
-    "selection/ranks.py", "selection/unscored.py",
-)  # fmt: skip
+READS_TABLES = ("clustering/store.py", "selection/rows/")
 #: Tools, and the packages that may import them; prefect is for flows alone.
 TOOLS = {"prefect": (), "typer": ("cli",), "click": ("cli",), "rich": ("api", "cli"), "ray": ("execution",)}
 READS_FILES = ("read_", "scan_", "write_", "sink_")
@@ -205,13 +196,11 @@ def test_packages_import_only_those_before_them(edges):
     for pair in backward(edges, ORDER):
         module, _, other = pair.partition(" -> ")
         found.setdefault(f"{package_of(module)} -> {package_of(other)}", []).append(pair)
-    assert {name: pairs for name, pairs in found.items() if name not in NOT_YET} == {}
-    assert sorted(NOT_YET - found.keys()) == [], "these are gone: remove them from NOT_YET"
+    assert found == {}
 
 
 def test_modules_import_each_other_in_no_circle(edges):
-    found = {circle[0]: len(circle) for circle in circles(edges)}
-    assert found == NOT_YET_CIRCLES, circles(edges)
+    assert circles(edges) == []
 
 
 def test_folders_are_small_enough_to_read():
