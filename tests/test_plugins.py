@@ -180,6 +180,9 @@ for settings in ({"value": "near"}, {"value": float("nan")}, {"value": 1, "strat
         curate.select(frame, method="nearest", by="words", count=1, **settings)
     except curate.CurateError as error:
         print(error)
+from curate.scores.registry import families
+from curate.selection.registry import selectors
+print(json.dumps([list(families()), list(selectors())[-2:]]))
 scored = curate.score(np.eye(3), ["words"], captions=["a b", None, "c"])
 print(json.dumps(scored["caption_words"].to_list()))
 """
@@ -188,7 +191,7 @@ print(json.dumps(scored["caption_words"].to_list()))
 def test_both_in_python(site):
     done = python(site, "-c", IN_MEMORY, json.dumps(WORDS))
     assert done.returncode == 0, done.stderr
-    kept, *messages, scored = done.stdout.splitlines()
+    kept, *messages, listed, scored = done.stdout.splitlines()
     assert json.loads(kept) == nearest(WORDS, 4.3, 17)
     assert messages == [
         "select.value must be a number, got 'near'",
@@ -196,6 +199,10 @@ def test_both_in_python(site):
         "select.strata is not a setting of method nearest; it belongs to stratified",
         "select.valeu is not a setting; did you mean 'value'?",
         "select.value is missing",
+    ]
+    assert json.loads(listed) == [
+        ["clip_score", "pair", "heads", "pixels", "normsim", "noise", "color", "fuse", "file", "words"],
+        ["diversity", "nearest"],
     ]
     assert json.loads(scored) == [2.0, None, 1.0]
 
