@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 from builders import planted, recipe_values, write_shards
 from folders import tables
+from reference.noise import linear_noise
 
 from curate.embedding.store import EmbeddingPart
 from curate.errors import UsageError
@@ -17,7 +18,7 @@ from curate.recipe.loading import parse_recipe
 from curate.runs.folder import RunFolder
 from curate.scores import noise
 from curate.scores.heads.heads import Heads
-from curate.scores.noise import linear_noise, small_loss_noise
+from curate.scores.noise import small_loss_noise
 
 N = 200
 

@@ -5,6 +5,7 @@ import polars as pl
 import pytest
 from builders import planted, recipe_values, write_shards
 from polars.testing import assert_frame_equal
+from reference.noise import linear_noise
 
 from curate.errors import UsageError
 from curate.linalg import load_unit, unit_rows
@@ -13,7 +14,7 @@ from curate.recipe import ClipScore, Heads, Noise, NormSim
 from curate.recipe.loading import parse_recipe
 from curate.runs.run import open_run
 from curate.scores.in_memory import score
-from curate.scores.noise import linear_noise, small_loss_noise
+from curate.scores.noise import small_loss_noise
 
 N = 120
 FAMILIES = [
