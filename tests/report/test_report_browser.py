@@ -243,6 +243,7 @@ def test_sliders_work_with_the_keyboard(seen):
     assert int(page.inner_text("#what-rows")) > int(before)
 
 
+@pytest.mark.long
 def test_every_budget_of_the_grid_is_that_of_python(seen, run):
     page = seen.page
     shares, steps = page.evaluate("[data.whatif.shares, data.whatif.temperatures]")

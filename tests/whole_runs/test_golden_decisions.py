@@ -447,7 +447,11 @@ def test_every_recipe_is_stored_and_no_other():
         assert facts["exact"], name
 
 
-@pytest.mark.parametrize("name", RECIPES)
+#: A cluster takes long to start; that it gives the same bytes is tested with it.
+SLOW = {"ray": pytest.mark.long}
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=SLOW.get(name, ())) for name in RECIPES])
 def test_decisions_are_what_they_were(bench, name):
     if name == "ray" and importlib.util.find_spec("ray") is None:
         pytest.skip("needs the extra ray")
