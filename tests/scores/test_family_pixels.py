@@ -148,7 +148,7 @@ def test_samples_without_label_class_or_image(tmp_path):
 
 
 def test_a_run_that_was_stopped_goes_on(tmp_path, base, monkeypatch):
-    learn, look, seen = networks._Run._learn, networks._Run._look, []
+    learn, look, seen = networks._Run._learn, networks._Run._evaluate, []
 
     def stop(self, model, optimiser, rows, place, epoch):
         if (place, epoch) == (1, 1):
@@ -171,7 +171,7 @@ def test_a_run_that_was_stopped_goes_on(tmp_path, base, monkeypatch):
         look(self, model, rows, place, epoch)
 
     monkeypatch.setattr(networks._Run, "_learn", learn)
-    monkeypatch.setattr(networks._Run, "_look", count)
+    monkeypatch.setattr(networks._Run, "_evaluate", count)
     values = recipe_values(str(tmp_path / "in/*.parquet"), tmp_path / "run", score=[{"pixels": TINY}])
     values["source"]["image"] = "image"
     run(parse_recipe(values), until="score")
