@@ -80,15 +80,25 @@ class Run(StoredRun):
 
         Parameters
         ----------
-        *families
+        *families : str or dict
             Names, such as ``"heads"``, or families with settings, such as ``{"heads": {"seeds": 3}}``.
-        file
-            Scores of your own: a Parquet file with a column of uids. `on` names that column, `higher_is` says what
-            a high number means (harder, noisier, easier or better), `columns` which columns to take, `name` what
-            its folder is called, `on_missing` (error or null) what to do where it lacks a sample.
-        workers, settings
-            Worker processes, and any other setting by its dotted name.
-        progress
+        file : str or Path, optional
+            Scores of your own: a Parquet file with a column of uids.
+        on : str, optional
+            The column of uids in `file`.
+        higher_is : str, optional
+            What a high number in `file` means: harder, noisier, easier or better.
+        columns : list of str, optional
+            The columns to take from `file`.
+        name : str, optional
+            What the folder of these scores is called.
+        on_missing : str, optional
+            What to do where `file` lacks a sample: error or null.
+        workers : int, optional
+            Worker processes.
+        settings : dict, optional
+            Any other setting by its dotted name, such as ``{"limits.unusable": 0.1}``.
+        progress : bool or callable
             True shows progress on stderr; a function gets (stage, done, total, unit).
 
         Returns
@@ -136,21 +146,25 @@ class Run(StoredRun):
 
         Parameters
         ----------
-        method
+        method : str, optional
             How to choose: density, random, hardest, stratified, ...; the method of the run by default.
-        by
+        by : str, optional
             The score column that a method such as hardest goes by.
-        keep, count
-            The share, or the number, of samples to keep.
-        where
+        keep : float, optional
+            The share of samples to keep, 0 to 1.
+        count : int, optional
+            The number of samples to keep, in place of a share.
+        where : str, dict or list, optional
             Conditions that kept samples meet, such as ``"clip_score >= 0.2"``; in place of those of the run.
-        weight
+        weight : str or dict, optional
             How to weigh what is kept: a method, its settings, or ``"none"``.
-        write
+        write : bool
             Write shards and report of the new decision too.
-        workers, settings
-            Worker processes, and any other setting by its dotted name.
-        progress
+        workers : int, optional
+            Worker processes.
+        settings : dict, optional
+            Any other setting by its dotted name, such as ``{"limits.unusable": 0.1}``.
+        progress : bool or callable
             True shows progress on stderr; a function gets (stage, done, total, unit).
         **options
             Settings of the method, such as ``beta=0.1``: see `select` in the recipe.
@@ -182,11 +196,35 @@ class Run(StoredRun):
         return self
 
     def write(self, *, progress: "bool | Progress" = True) -> Self:
-        """Write the shards and the report of the decision that the run has now; return this run."""
+        """Write the shards and the report of the decision that the run has now.
+
+        Parameters
+        ----------
+        progress : bool or callable
+            True shows progress on stderr; a function gets (stage, done, total, unit).
+
+        Returns
+        -------
+        Run
+            This run.
+        """
         return self.select(write=True, progress=progress)
 
     def retry(self, *, workers: int | None = None, progress: "bool | Progress" = True) -> "Retried":
-        """Try only the rows that failed, after a fix; return what was tried and what came of it."""
+        """Try only the rows that failed, after a fix.
+
+        Parameters
+        ----------
+        workers : int, optional
+            Worker processes.
+        progress : bool or callable
+            True shows progress on stderr; a function gets (stage, done, total, unit).
+
+        Returns
+        -------
+        Retried
+            What was tried and what came of it: rows, recovered, still failing by reason, and the new `manifest`.
+        """
         from curate.pipeline.rescore import scored_recipe
         from curate.pipeline.retry import retry_run
         from curate.pipeline.runner import check_limits
@@ -202,9 +240,17 @@ class Run(StoredRun):
     # Questions
 
     def summary(self, *, concepts: int = 5) -> dict[str, Any]:
-        """Return counts, concepts, scores, duplicates, groups, weights and times, as `curate inspect --json` has them.
+        """Return counts, concepts, scores, duplicates, groups, weights and times.
 
-        concepts : how many concepts a list has.
+        Parameters
+        ----------
+        concepts : int
+            How many concepts a list has.
+
+        Returns
+        -------
+        dict
+            What `curate inspect --json` prints.
         """
         from curate.analysis.inspect import inspect_run
 
@@ -213,7 +259,20 @@ class Run(StoredRun):
     def explain(self, uid: str) -> dict[str, Any]:
         """Return why a sample was kept or dropped, and which budget would decide otherwise.
 
-        uid : the uid (or how it begins), ``shard:row``, or the number of its row over all shards.
+        Parameters
+        ----------
+        uid : str
+            The uid (or how it begins), ``shard:row``, or the number of its row over all shards.
+
+        Returns
+        -------
+        dict
+            What `curate explain --json` prints.
+
+        Raises
+        ------
+        UsageError
+            If no sample, or more than one, is meant.
         """
         from curate.analysis.explain import explain
 
@@ -230,8 +289,19 @@ class Run(StoredRun):
     ) -> dict[str, Any]:
         """Return what other shares, epsilons and temperatures would give; nothing is computed anew.
 
-        keep, epsilon, temperature : values to look at; a range of them by default. epochs, samples_per_epoch : of the
-        training whose cost is told.
+        Parameters
+        ----------
+        keep, epsilon, temperature : list of float
+            Values to look at; a range of them by default.
+        epochs : float
+            Epochs of the training whose cost is estimated.
+        samples_per_epoch : int, optional
+            Samples that an epoch of it draws; all that are kept by default.
+
+        Returns
+        -------
+        dict
+            What `curate plan --json` prints.
         """
         from curate.analysis.plan import plan
 
@@ -256,19 +326,27 @@ class Run(StoredRun):
 
         Parameters
         ----------
-        text, image, vector, uid
-            What to look for, one of them. image : a file or a PIL image. vector : (d,), or a ``.npy`` file of it.
-        on
-            Compare with the vectors of images, or of captions (text).
-        top
+        text : str, optional
+            What to look for, in words. One of `text`, `image`, `vector` and `uid` is given.
+        image : str, Path or PIL.Image.Image, optional
+            An image, or its file.
+        vector : array-like, (d,), str or Path, optional
+            A vector of the model, or a ``.npy`` file of it.
+        uid : str, optional
+            A sample of the run.
+        on : str
+            Compare with the vectors of images ("image") or of captions ("text").
+        top : int
             How many samples.
-        concept, kept
-            Only samples of this concept; only kept (True) or only dropped (False) ones.
+        concept : int, optional
+            Only samples of this concept.
+        kept : bool, optional
+            Only kept (True) or only dropped (False) samples.
 
         Returns
         -------
         polars.DataFrame
-            similarity (cosine), uid, concept, keep, reason, caption, label, shard and row.
+            The columns similarity (cosine), uid, concept, keep, reason, caption, label, shard and row.
         """
         from curate.analysis.search import Query, search
 
@@ -281,6 +359,21 @@ class Run(StoredRun):
 
         The tables are samples, embeddings, assignments, scores, filters, duplicates, decisions, concepts (as fitted),
         budgets (as decided) and centroids, as far as they are finished. No other file can be read.
+
+        Parameters
+        ----------
+        query : str
+            One SELECT, in the dialect of DuckDB.
+
+        Returns
+        -------
+        polars.DataFrame
+            The answer.
+
+        Raises
+        ------
+        UsageError
+            If the query is wrong, or reads anything but the run.
         """
         from contextlib import closing
 
@@ -292,7 +385,18 @@ class Run(StoredRun):
             return pl.concat(list(batches), how="vertical_relaxed")
 
     def diff(self, other: "StoredRun | str | Path") -> dict[str, Any]:
-        """Return what is different in another run (made after this one): rows, decisions, concepts, scores, settings."""
+        """Return what is different in another run: rows, decisions, concepts, scores, settings.
+
+        Parameters
+        ----------
+        other : Run, str or Path
+            The run that was made after this one.
+
+        Returns
+        -------
+        dict
+            What `curate diff --json` prints.
+        """
         from curate.analysis.diff import diff_runs
 
         after = other.folder.where if isinstance(other, StoredRun) else other
@@ -301,15 +405,28 @@ class Run(StoredRun):
     def verify(self) -> dict[str, Any]:
         """Check every file against its recorded hash, every count, and what must hold of the tables.
 
-        Returns how many files and rows were checked, and the stages that changed after the shards were written.
-        Raises RunError naming what is wrong.
+        Returns
+        -------
+        dict
+            How many files and rows were checked, and the stages that changed after the shards were written.
+
+        Raises
+        ------
+        RunError
+            Naming what is wrong.
         """
         from curate.analysis.verify.verify import verify_run
 
         return verify_run(self.path)
 
     def digest(self) -> str:
-        """Return the SHA-256 of all decisions and scores, the same for any order of rows and any split into shards."""
+        """Return the SHA-256 of all decisions and scores.
+
+        Returns
+        -------
+        str
+            64 hexadecimal digits; the same for any order of rows and any split into shards.
+        """
         from curate.analysis.verify.verify import decisions_digest
 
         return decisions_digest(self.path)
@@ -317,7 +434,20 @@ class Run(StoredRun):
     # Pages and files
 
     def report(self, concept: int | None = None, *, progress: "bool | Progress" = True) -> Path:
-        """Write the report of the run anew, or the page of one concept; return its path."""
+        """Write the report of the run anew, or the page of one concept.
+
+        Parameters
+        ----------
+        concept : int, optional
+            The concept to write a page of.
+        progress : bool or callable
+            True shows progress on stderr; a function gets (stage, done, total, unit).
+
+        Returns
+        -------
+        Path
+            The HTML file.
+        """
         from curate.pipeline.page import write_page
 
         with shown(progress) as show:
@@ -338,16 +468,19 @@ class Run(StoredRun):
 
         Parameters
         ----------
-        format
+        format : str
             Folders: parquet, webdataset, dropped (rows not kept). Files: npy (DataComp), txt, uids, card.
-        out
+        out : str or Path
             The folder or file to write, here or at a URL; only an earlier export is replaced.
-        columns
+        columns : list of str, optional
             Columns to add to the shards: uid, weight.
-        max_shard_size, weight_groups, workers
-            About how large a shard may be, such as ``"500MB"``; for tars, the number of groups by weight; worker
-            processes.
-        progress
+        max_shard_size : str or int, optional
+            About how large a shard may be, such as ``"500MB"``.
+        weight_groups : int, optional
+            For tars, the number of groups by weight.
+        workers : int, optional
+            Worker processes.
+        progress : bool or callable
             True shows progress on stderr; a function gets (stage, done, total, unit).
 
         Returns
@@ -402,7 +535,7 @@ def open_run(path: str | Path) -> Run:
 
     Parameters
     ----------
-    path
+    path : str or Path
         A run folder or its URL; of a folder of dated runs the latest is opened.
 
     Returns

@@ -32,19 +32,19 @@ def run(
 
     Parameters
     ----------
-    recipe
+    recipe : str, Path, dict or Recipe
         A recipe file, its settings as a mapping, or a `Recipe`.
-    out
+    out : str or Path, optional
         The run folder or its URL, in place of the one that the recipe names.
-    until
+    until : str
         The last stage: read, embed, cluster, score, filter, dedup, select, write or report.
-    force
+    force : bool
         Replace a run made from another source or model, which is refused otherwise.
-    refit
+    refit : bool
         Fit the concepts anew.
-    settings
+    settings : dict, optional
         Other settings by their dotted names, such as ``{"select.keep": 0.2}``.
-    progress
+    progress : bool or callable
         True shows progress on stderr; a function gets (stage, done, total, unit).
 
     Returns
@@ -123,44 +123,55 @@ def filter(
 
     Parameters
     ----------
-    data
+    data : str, Path, list, array, frame, table, Dataset or recipe
         Paths, globs, ranges or URLs of the samples, one or a list; vectors, a NumPy array (n, d); a Polars or pandas
         frame, an Arrow table or a Hugging Face `Dataset` with a column of images (bytes, paths or PIL images) or of
         vectors; a list of PIL images; or a recipe, whose settings the arguments here replace. What is in memory is
         written once as Parquet, into ``<out>-source`` beside the run.
-    out
+    out : str or Path
         The run folder, or a URL for it. The shards are in its ``6_filtered``.
-    keep, count
-        The share, or the number, of samples to keep; one of them is needed.
-    dedup
+    keep : float, optional
+        The share of samples to keep, 0 to 1. This or `count` is needed.
+    count : int, optional
+        The number of samples to keep.
+    dedup : float or dict, optional
         Drop samples whose similarity to another of their concept is above 1 - `dedup`; ``{"drop": 0.2}`` takes the
         threshold that drops about this share. Exact copies are dropped in any case.
-    score
+    score : str, dict or list
         Families of scores to compute beside clip_score, such as ``"heads"`` or ``{"heads": {"seeds": 3}}``.
-    where
+    where : str, dict or list
         Conditions that kept samples meet, such as ``"clip_score >= 0.2"`` or ``{"by": "el2n", "bottom": 0.9}``.
-    method, by
-        How to choose (density by default), and the score column that a method such as hardest goes by.
-    weight
+    method : str, optional
+        How to choose; density by default.
+    by : str, optional
+        The score column that a method such as hardest goes by.
+    weight : str or dict, optional
         How to weigh what is kept: a method or its settings.
-    model, pretrained
-        The open_clip model and its tag or checkpoint file; ``model="tiny"`` ships with curate.
-    vectors
+    model : str, optional
+        The open_clip model; ``"tiny"`` ships with curate.
+    pretrained : str or Path, optional
+        Its tag, or a checkpoint file.
+    vectors : str, optional
         Vectors you have: the name of a column, or files such as ``"x/*.npy"``.
-    uids, labels, captions
+    uids, labels, captions : list, array or str, optional
         Of vectors: one value per row. Of everything else: the name of the column.
-    pin, exclude, only, against
-        Files of uids to keep or to drop in any case, or to choose from; evaluation sets that no kept sample may be
-        near.
-    at_most
+    pin, exclude, only : str, Path or list
+        Files of uids to keep, or to drop, in any case; to choose from.
+    against : str, Path or list
+        Evaluation sets that no kept sample may be near.
+    at_most : bool
         Keep what there is, where that is less than `keep` or `count` asks for.
-    limit, workers
-        Read only the first rows of each source; worker processes.
-    settings
+    limit : int, optional
+        Read only the first rows of each source.
+    workers : int, optional
+        Worker processes.
+    settings : dict, optional
         Any other setting of a recipe by its dotted name, such as ``{"cluster.concepts": 500}``.
-    force, refit
-        Replace a run made from another source or model; fit the concepts anew.
-    progress
+    force : bool
+        Replace a run made from another source or model.
+    refit : bool
+        Fit the concepts anew.
+    progress : bool or callable
         True shows progress on stderr; a function gets (stage, done, total, unit).
 
     Returns

@@ -56,6 +56,16 @@ class Deduplicated:
     def rethreshold(self, epsilon: float) -> "Deduplicated":
         """Return what another epsilon gives, from the same vectors.
 
+        Parameters
+        ----------
+        epsilon : float
+            Rows are duplicates where their similarity (cosine) is above 1 - epsilon.
+
+        Returns
+        -------
+        Deduplicated
+            The same vectors, compared anew.
+
         Examples
         --------
         >>> found = deduplicate([[1.0, 0.0], [0.95, 0.3], [0.0, 1.0]], epsilon=0.01)

@@ -48,9 +48,28 @@ __all__ = ["load_recipe", "override", "parse_recipe", "parse_select"]
 def load_recipe(
     path: str | Path, overrides: Sequence[str] = (), settings: Mapping[str, object] | None = None
 ) -> Recipe:
-    """Read a recipe file, apply ``a.b=value`` overrides and `settings` (dotted name to value), and check it.
+    """Read a recipe file and check it.
 
-    Raises UsageError if the file cannot be read, RecipeError if a setting is wrong.
+    Parameters
+    ----------
+    path : str or Path
+        A YAML file, here or at a URL.
+    overrides : list of str
+        Settings in place of those of the file, as ``a.b=value``.
+    settings : dict, optional
+        The same by dotted name, with any value; they win over `overrides`.
+
+    Returns
+    -------
+    Recipe
+        All settings, with defaults filled in.
+
+    Raises
+    ------
+    UsageError
+        If the file cannot be read.
+    RecipeError
+        If a setting is wrong.
     """
     try:
         values = read_yaml(ensure_local(Path(path)).read_text(encoding="utf-8"))
@@ -167,7 +186,23 @@ def _as_list(value: object) -> list[Any]:
 
 
 def parse_recipe(values: Mapping[str, Any]) -> Recipe:
-    """Check settings into a Recipe. Raises RecipeError naming each wrong one, its rule and value."""
+    """Check settings and fill in defaults.
+
+    Parameters
+    ----------
+    values : dict
+        Sections and settings, as in a recipe file.
+
+    Returns
+    -------
+    Recipe
+        All settings.
+
+    Raises
+    ------
+    RecipeError
+        Naming each wrong setting, its rule and value.
+    """
     try:
         return Recipe.model_validate(dict(values))
     except pydantic.ValidationError as error:

@@ -32,7 +32,18 @@ class StoredRun:
     @overload
     def samples(self, *, lazy: Literal[True]) -> "pl.LazyFrame": ...
     def samples(self, *, lazy: bool = False) -> "pl.DataFrame | pl.LazyFrame":
-        """Return one row per row read: identity, size, caption, label and outcome."""
+        """Return one row per row read.
+
+        Parameters
+        ----------
+        lazy : bool
+            Return a LazyFrame, which reads only the columns and rows that are asked for.
+
+        Returns
+        -------
+        polars.DataFrame or polars.LazyFrame
+            Identity, size, caption, label and outcome.
+        """
         return _read(self._parts(self.folder.samples), lazy)
 
     @overload
@@ -40,7 +51,18 @@ class StoredRun:
     @overload
     def decisions(self, *, lazy: Literal[True]) -> "pl.LazyFrame": ...
     def decisions(self, *, lazy: bool = False) -> "pl.DataFrame | pl.LazyFrame":
-        """Return one row per row read: keep, weight, reason, concept and rank."""
+        """Return one row per row read.
+
+        Parameters
+        ----------
+        lazy : bool
+            Return a LazyFrame, which reads only the columns and rows that are asked for.
+
+        Returns
+        -------
+        polars.DataFrame or polars.LazyFrame
+            Keep, weight, reason, concept and rank.
+        """
         return _read(self._parts(self.folder.decisions), lazy)
 
     @overload
@@ -48,7 +70,18 @@ class StoredRun:
     @overload
     def kept(self, *, lazy: Literal[True]) -> "pl.LazyFrame": ...
     def kept(self, *, lazy: bool = False) -> "pl.DataFrame | pl.LazyFrame":
-        """Return the decisions of the rows that are kept: uid, shard and row, weight, concept and rank."""
+        """Return the decisions of the rows that are kept.
+
+        Parameters
+        ----------
+        lazy : bool
+            Return a LazyFrame, which reads only the columns and rows that are asked for.
+
+        Returns
+        -------
+        polars.DataFrame or polars.LazyFrame
+            Uid, shard and row, weight, concept and rank.
+        """
         return _read(self._parts(self.folder.decisions).filter("keep"), lazy)
 
     @overload
@@ -56,7 +89,18 @@ class StoredRun:
     @overload
     def duplicates(self, *, lazy: Literal[True]) -> "pl.LazyFrame": ...
     def duplicates(self, *, lazy: bool = False) -> "pl.DataFrame | pl.LazyFrame":
-        """Return one row per compared sample: its most similar earlier one, and the one that it duplicates."""
+        """Return one row per compared sample.
+
+        Parameters
+        ----------
+        lazy : bool
+            Return a LazyFrame, which reads only the columns and rows that are asked for.
+
+        Returns
+        -------
+        polars.DataFrame or polars.LazyFrame
+            Uid, the most similar earlier sample and the similarity, and the one that it duplicates.
+        """
         return _read(self._parts(self.folder.duplicates), lazy)
 
     @overload
@@ -64,7 +108,18 @@ class StoredRun:
     @overload
     def concepts(self, *, lazy: Literal[True]) -> "pl.LazyFrame": ...
     def concepts(self, *, lazy: bool = False) -> "pl.DataFrame | pl.LazyFrame":
-        """Return one row per concept: size, complexity, budget and the number kept."""
+        """Return one row per concept.
+
+        Parameters
+        ----------
+        lazy : bool
+            Return a LazyFrame, which reads only the columns and rows that are asked for.
+
+        Returns
+        -------
+        polars.DataFrame or polars.LazyFrame
+            Concept, size, complexity, budget and the number kept.
+        """
         import polars as pl
 
         self._require(self.folder.decisions)
@@ -76,7 +131,18 @@ class StoredRun:
     @overload
     def scores(self, *, lazy: Literal[True]) -> "pl.LazyFrame": ...
     def scores(self, *, lazy: bool = False) -> "pl.DataFrame | pl.LazyFrame":
-        """Return one row per embedded sample: its concept, its distance and every score."""
+        """Return one row per embedded sample.
+
+        Parameters
+        ----------
+        lazy : bool
+            Return a LazyFrame, which reads only the columns and rows that are asked for.
+
+        Returns
+        -------
+        polars.DataFrame or polars.LazyFrame
+            Uid, concept, distance to its centroid, and every score.
+        """
         from curate.io.yaml import read_yaml
         from curate.runs.layout import score_folders
 
@@ -87,7 +153,18 @@ class StoredRun:
         return _read(frame, lazy)
 
     def manifest(self) -> dict[str, Any]:
-        """Return the manifest: counts, versions, fingerprints and times."""
+        """Return the manifest.
+
+        Returns
+        -------
+        dict
+            Counts, versions, fingerprints and times.
+
+        Raises
+        ------
+        RunError
+            If the run is not finished.
+        """
         found = storage.read_json(self.folder.manifest)
         if not isinstance(found, dict):
             raise RunError(f"{self.folder.path}: manifest.json is not there yet; finish the run first")
