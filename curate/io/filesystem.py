@@ -35,6 +35,7 @@ __all__ = [
     "has_magic",
     "is_local",
     "is_remote",
+    "is_run_folder",
     "listing",
     "local_path",
     "lookup",
@@ -42,6 +43,7 @@ __all__ = [
     "matching",
     "open_binary",
     "open_remote",
+    "outside_runs",
     "parent",
     "resolve_options",
     "url_of",
@@ -56,6 +58,10 @@ SIGNS = (
     "ETag", "etag", "md5Hash", "content_md5", "blob_id", "LastModified", "last_modified", "mtime",
     "updated", "created",
 )  # fmt: skip
+
+#: What lies beside `recipe.yaml` in a folder that curate wrote, the second one from the beginning on.
+SIGNS_OF_A_RUN = ("manifest.json", ".work/recipe.json")
+_IN_A_RUN = re.compile(r"/(?:[0-9]_[a-z]+/|logs/|\.work/|recipe\.yaml$|manifest\.json$)")
 
 _REMOTE = re.compile(r"^(?!file:|local:)[A-Za-z][A-Za-z0-9+.-]*://")
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
@@ -255,19 +261,60 @@ def listing(fs: AbstractFileSystem, folder: str) -> dict[str, Entry]:
 
 
 def walk(fs: AbstractFileSystem, folder: str) -> dict[str, Entry]:
-    """Return all files below a folder, hidden ones (. and _) left out."""
+    """Return all files below a folder; hidden ones (. and _) and those of run folders below it are left out."""
     if is_local(fs):
         return lookup(fs, list(_walk_local(folder)))
     found = _ask(fs.find, folder, detail=True)
-    inside = len(folder.rstrip("/"))
+    top = folder.rstrip("/")
     hidden = re.compile(r"/[._]")
-    return {path: entry_of(info) for path, info in found.items() if not hidden.search(path[inside:])}
+    runs = tuple(
+        f"{run}/"
+        for run in (parent(path) for path in found if path.endswith("/recipe.yaml"))
+        if run != top and any(f"{run}/{sign}" in found for sign in SIGNS_OF_A_RUN)
+    )
+    return {
+        path: entry_of(info)
+        for path, info in found.items()
+        if not hidden.search(path[len(top) :]) and not path.startswith(runs)
+    }
+
+
+def is_run_folder(fs: AbstractFileSystem, folder: str) -> bool:
+    """Return True if a folder is one that curate wrote: what a run made is no source of data by itself."""
+
+    def exists(name: str) -> bool:
+        return _there(folder, name) if is_local(fs) else bool(_ask(fs.exists, f"{folder}/{name}"))
+
+    return exists("recipe.yaml") and any(map(exists, SIGNS_OF_A_RUN))
+
+
+def _there(folder: str, name: str) -> bool:
+    return Path(folder, name).exists()
+
+
+def outside_runs(fs: AbstractFileSystem, files: dict[str, Entry], top: str) -> dict[str, Entry]:
+    """Return the files that are in no run folder below `top`: those of a glob, which lists no folders."""
+    found: dict[str, bool] = {}
+
+    def inside(path: str) -> bool:
+        for match in _IN_A_RUN.finditer(path, len(top)):
+            run = path[: match.start()]
+            if run not in found:
+                found[run] = is_run_folder(fs, run)
+            if found[run]:
+                return True
+        return False
+
+    return {path: entry for path, entry in files.items() if not inside(path)}
 
 
 def _walk_local(folder: str) -> Iterator[str]:
     seen: set[str] = set()
     for here, folders, names in os.walk(folder, followlinks=True):
         real = os.path.realpath(here)
+        if here != folder and "recipe.yaml" in names and any(_there(here, sign) for sign in SIGNS_OF_A_RUN):
+            folders[:] = []
+            continue
         folders[:] = [] if real in seen else [name for name in folders if name[0] not in "._"]
         if real not in seen:
             yield from (os.path.join(here, name) for name in names if name[0] not in "._")  # noqa: PTH118

@@ -28,6 +28,7 @@ from curate.io.filesystem import (
     local_path,
     lookup,
     matching,
+    outside_runs,
     parent,
     url_of,
     version_of,
@@ -241,6 +242,7 @@ def _glob(fs: AbstractFileSystem, pattern: str, extensions: tuple[str, ...]) -> 
         if not any(mark in path[inside:] for mark in hidden)
     }
     files = {path: entry for path, entry in entries.items() if not entry.is_folder}
+    files = outside_runs(fs, files, pattern[:inside])
     if not files:
         for path in entries:
             files |= _with_extension(walk(fs, path), extensions)

@@ -233,6 +233,8 @@ def _tree(
                     continue  # a link back to a folder above
                 seen.add(real)
             entries = filesystem.listing(fs, path.rstrip("/"))
+        if here != folder and "recipe.yaml" in entries and filesystem.is_run_folder(fs, path.rstrip("/")):
+            continue
         below = {name for name, entry in entries.items() if entry.is_folder and not _is_image(name)}
         found[here] = {name: entry for name, entry in entries.items() if name not in below}
         if deep:
