@@ -140,7 +140,9 @@ def _check_same(run: RunFolder, recipe: Recipe, *, force: bool) -> None:
     now = read_yaml(recipe.to_yaml())
     differs = min(([line for part in ("source", "embed") for line in _differences(before, now, part)]
                    for before in told), key=len)  # fmt: skip
-    if differs and not force and any(any(run.path.glob(f"{depth}{MARKER}")) for depth in ("*/", "*/*/")):
+    if not differs and _paths(now) not in map(_paths, told):
+        differs = _other_data(run, recipe)
+    if differs and not force and _has_work(run):
         raise UsageError(
             f"{run.where} was made differently: {'; '.join(differs)}; name another folder, or replace it with --force"
         )
@@ -149,6 +151,34 @@ def _check_same(run: RunFolder, recipe: Recipe, *, force: bool) -> None:
             if path not in (run.path / ".lock", run.path / COPY_FOLDER, run.recipe):
                 storage.remove(path)
         storage.remove(run.recipe)  # last: without it, what an interruption leaves is no run folder
+
+
+def _has_work(run: RunFolder) -> bool:
+    """Return True if something was computed that would be lost: a first try that failed leaves nothing."""
+    return any(run.embeddings.glob("part-*")) or any(run.path.glob(f"[0-9]_*/**/{MARKER}"))
+
+
+def _paths(recipe: Mapping[str, Any]) -> list[Any]:
+    """Return the paths of the sources of a recipe."""
+    return [one.get("path") for one in _sections(recipe, "source")]
+
+
+def _sections(recipe: Mapping[str, Any], part: str) -> list[Mapping[str, Any]]:
+    """Return a part of a recipe as a list: one mapping, or those of several sources."""
+    value = recipe.get(part) or {}
+    return list(value) if isinstance(value, list) else [value]
+
+
+def _other_data(run: RunFolder, recipe: Recipe) -> list[str]:
+    """Say that none of the shards a run was made of is in its source, if so: then it did not grow or move."""
+    saved = storage.read_json(run.work / "parts.json")
+    if not saved or not _has_work(run):
+        return []
+    found, _ = read.find_parts(recipe, run.work / "shards.json")
+    if {part.name for part in found} & {row["name"] for row in saved}:
+        return []
+    paths = ", ".join(pattern for source in recipe.source for pattern in source.patterns)
+    return [f"none of its {len({row['shard']['name'] for row in saved}):,} shards is in source.path {paths}"]
 
 
 def _made_with(run: RunFolder) -> list[dict[str, Any]]:
@@ -175,31 +205,42 @@ def _note_recipe(run: RunFolder, recipe: Recipe) -> None:
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any], part: str) -> list[str]:
-    """Say which settings of a part of two recipes differ, those of where and how aside.
+    """Say which settings of a part of two recipes differ; of sources, those of one that has no like any more.
+
+    A source that comes, goes or moves is no difference: its shards are known by what they hold.
+    """
+    olds, news = _sections(before, part), _sections(now, part)
+    found: list[str] = []
+    for place, old in enumerate(olds):
+        prefix = f"{part}.{place}." if len(olds) > 1 else f"{part}."
+        found += min([_differing(old, new, part, prefix) for new in news], key=len)
+    return found
+
+
+#: Settings that say where rows are and how they are reached; the rows themselves say whether they are others.
+_WHERE = ("device", "storage_options", "path", "name", "files")
+
+
+def _differing(old: Mapping[str, Any], new: Mapping[str, Any], part: str, prefix: str) -> list[str]:
+    """Say which settings of one section differ, those of where and how aside.
 
     A setting that one of them has not is no difference while the other has its default: a run made before there
-    was such a setting is no other run.
+    was such a setting is no other run. A limit that was raised lets the run grow.
     """
-    old, new = _at(before, part), _at(now, part)
     fields = (Source if part == "source" else Embed).model_fields
 
     def differ(key: str) -> bool:
-        name = key.rpartition(".")[2]
-        if name in ("device", "storage_options") or old.get(key) == new.get(key):
-            return False
-        default = None if name not in fields else fields[name].get_default(call_default_factory=True)
+        if key in _WHERE or old.get(key) == new.get(key):
+            return key == "files" and (old.get(key) is None) != (new.get(key) is None)
+        if key == "limit" and old.get(key) is not None:
+            return new.get(key) is not None and new[key] < old[key]
+        default = None if key not in fields else fields[key].get_default(call_default_factory=True)
         default = list(default) if isinstance(default, tuple) else default  # as YAML has it
         return not ((key not in old and new[key] == default) or (key not in new and old[key] == default))
 
-    return [f"{part}.{key} was {old.get(key)!r}, is {new.get(key)!r}" for key in old | new if differ(key)]
-
-
-def _at(recipe: Mapping[str, Any], part: str) -> dict[str, Any]:
-    """Return the settings of a part of a recipe; those of several sources by their place."""
-    value = recipe.get(part) or {}
-    if isinstance(value, list) and len(value) > 1:
-        return {f"{place}.{key}": item for place, one in enumerate(value) for key, item in one.items()}
-    return dict(value[0] if isinstance(value, list) else value)
+    return [
+        f"{prefix}{key} was {old.get(key)!r}, is {new.get(key)!r}" for key in {**old, **new} if differ(key)
+    ]
 
 
 def run_stage(context: Context, stage: str) -> tuple[Context, bool]:

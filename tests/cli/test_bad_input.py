@@ -386,7 +386,7 @@ def test_a_folder_made_from_something_else(source, tmp_path):
     said = own(other, "run")
     assert said.code == USAGE
     assert said.error == (
-        f"run was made differently: source.path was {source!r}, is {other!r}; "
+        f"run was made differently: none of its 3 shards is in source.path {other}; "
         "name another folder, or replace it with --force"
     )
     said = curate("filter", source, "--out", "run", "--keep", "0.3", "--model", "tiny")

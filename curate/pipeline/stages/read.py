@@ -16,7 +16,7 @@ from curate.io import filesystem as files
 from curate.io import paths, storage
 from curate.pipeline.stages import repeated_keys
 from curate.pipeline.stages.read_task import BadShard, ReadTask, npy_files, read_part, reader_of
-from curate.pipeline.stages.source_changes import changes, files_of_rows
+from curate.pipeline.stages.source_changes import KnownShards, changes, files_of_rows
 from curate.recipe import Recipe, Source
 from curate.sources import registry
 from curate.sources.base import Columns, Shard
@@ -41,13 +41,16 @@ def find_parts(
     Raises UsageError if nothing matches or a named column is missing.
     """
     known = storage.read_json(cache) or {}
+    saved = storage.read_json(cache.with_name("parts.json")) or []
     parts: list[Part] = []
     bad: list[BadShard] = []
     prints: dict[str, list[str]] = {}
     first, dim = 0, None
-    for source in recipe.source:
+    found = [(source, find_shards(source, many=len(recipe.source) > 1)) for source in recipe.source]
+    names = KnownShards(saved, known, (shard.name for _, shards in found for shard in shards))
+    for source, shards in found:
         left = source.limit
-        for shard in find_shards(source, many=len(recipe.source) > 1):
+        for shard in shards:
             if left == 0:
                 break
             try:
@@ -66,8 +69,11 @@ def find_parts(
             if (version, since) != (shard.version, [changed_at]) and hashed:
                 content = registry.fingerprint(shard)
             prints[shard.url] = [shard.version, content, changed_at]
+            if hashed:
+                shard = replace(shard, name=names.name(shard.name, shard.url, content))
             parts += _parts(shard, columns, rows, content, len(parts), first)
             first += count
+    prints = {url: known[url] for url in names.urls} | prints
     if hashed and prints != known:
         storage.write_record(cache, prints)
     if len({part.columns.uid is not None for part in parts}) > 1:
@@ -182,8 +188,9 @@ class Read(Stage):
             row["name"] for row in self._saved
         }  # the same content, but perhaps with other times or places
         good = _numbered(part for part in self._found if part.name in names)
-        places = [(part.shard.url, part.shard.version) for part in good]
-        if [(row["shard"]["url"], row["shard"]["version"]) for row in self._saved] != places:
+        places = [(part.shard.source, part.shard.url, part.shard.version) for part in good]
+        before = [row["shard"] for row in self._saved]
+        if [(shard["source"], shard["url"], shard["version"]) for shard in before] != places:
             _save_parts(self._table, good)
 
     def unmark(self) -> None:

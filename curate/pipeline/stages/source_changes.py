@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from curate.embedding.user_vectors import open_npy_files
 
-__all__ = ["Changes", "changes", "files_of_rows"]
+__all__ = ["Changes", "KnownShards", "changes", "files_of_rows"]
 
 
 class Changes(NamedTuple):
@@ -45,6 +45,47 @@ def _by_shard(rows: Iterable[tuple[str, str]]) -> dict[str, set[str]]:
     for shard, part in rows:
         found.setdefault(shard, set()).add(part)
     return found
+
+
+class KnownShards:
+    """What a run calls the shards that it has read, wherever they are now.
+
+    A shard that was moved, renamed, or is reached by another pattern keeps the name it was read under, so that its
+    parts keep theirs, and nothing of it is computed again.
+    """
+
+    def __init__(
+        self, saved: Iterable[Mapping[str, Any]], prints: Mapping[str, Sequence[str]], now: Iterable[str]
+    ) -> None:
+        """Take the parts a run was made of, {url: (version, content, ...)} of then, and the names found now."""
+        self._now = frozenset(now)
+        self._by_url: dict[str, tuple[str, str]] = {}
+        self._by_content: dict[str, list[str]] = {}
+        self._given: set[str] = set()
+        for row in saved:
+            url, name = str(row["shard"]["url"]), str(row["shard"]["name"])
+            if url in prints and url not in self._by_url:
+                content = prints[url][1]
+                self._by_url[url] = name, content
+                self._by_content.setdefault(content, []).append(name)
+
+    @property
+    def urls(self) -> Iterable[str]:
+        """Where the shards were."""
+        return self._by_url.keys()
+
+    def name(self, name: str, url: str, content: str) -> str:
+        """Return the name of a shard that is found under `name` at `url`, and holds `content`."""
+        before = self._by_content.get(content, ())
+        if name in before:
+            return name
+        known, held = self._by_url.get(url, ("", ""))
+        candidates = [*([known] if held == content else []), *before]
+        for other in candidates:
+            if other not in self._now and other not in self._given:
+                self._given.add(other)
+                return other
+        return name
 
 
 def files_of_rows(
