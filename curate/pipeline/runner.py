@@ -213,7 +213,8 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any], part: str) -
     found: list[str] = []
     for place, old in enumerate(olds):
         prefix = f"{part}.{place}." if len(olds) > 1 else f"{part}."
-        found += min([_differing(old, new, part, prefix) for new in news], key=len)
+        differing = [_differing(old, new, part, prefix) for new in news]
+        found += min(differing, key=len)
     return found
 
 

@@ -76,7 +76,7 @@ class KnownShards:
 
     def name(self, name: str, url: str, content: str) -> str:
         """Return the name of a shard that is found under `name` at `url`, and holds `content`."""
-        before = self._by_content.get(content, ())
+        before = self._by_content.get(content, [])
         if name in before:
             return name
         known, held = self._by_url.get(url, ("", ""))
