@@ -214,7 +214,8 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any], part: str) -
     for place, old in enumerate(olds):
         prefix = f"{part}.{place}." if len(olds) > 1 else f"{part}."
         differing = [_differing(old, new, part, prefix) for new in news]
-        found += min(differing, key=len)
+        fewest: list[str] = min(differing, key=len)
+        found += fewest
     return found
 
 
