@@ -403,3 +403,18 @@ def test_weights_of_few_rows(place, count):
         place, pin=False, method="random", count=count, weight={"method": "concept", "budget": 0.1}
     )
     assert by_concept.decisions()["weight"].sum() == pytest.approx(count)
+
+
+def test_a_sampler_in_a_loader_draws_what_is_kept(place):
+    from torch.utils.data import DataLoader
+
+    from curate.torch import sampler
+
+    run = decide(place, pin=False, method="random", count=20)
+    decisions = run.decisions()
+    kept = set(decisions.filter("keep")["uid"])
+    uids = sorted(decisions["uid"].to_list(), reverse=True)
+    drawn = sampler(run.folder.path, uids, num_samples=400)
+    seen = {uid for batch in DataLoader(uids, batch_size=50, sampler=drawn) for uid in batch}
+    assert len(kept) == 20
+    assert seen == kept
