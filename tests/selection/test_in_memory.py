@@ -1,98 +1,13 @@
-"""Selection of a frame: the same rows as a run keeps, by every method; and what is wrong, in words."""
+"""Selection of a frame: what may be left out of it, and what is wrong, in words. (That a run decides the same is in
+tests/pipeline/test_select.py.)
+"""
 
 import numpy as np
 import polars as pl
 import pytest
-from builders import planted, recipe_values, write_shards
 
-from curate import open_run
 from curate.api.select import select
 from curate.errors import BudgetError, RecipeError, UsageError
-from curate.pipeline import runner
-from curate.recipe.loading import parse_recipe
-from curate.selection.registry import selectors
-
-N, SEED = 200, 3
-
-METHODS = [
-    {"method": "density", "temperature": 0.05},
-    {"method": "density", "prefer": "score:hard", "min_per_concept": 3, "complexity": "inter"},
-    {"method": "density", "prefer": "random"},
-    {"method": "random"},
-    {"method": "prototypes", "balance": 0.5, "prefer": "easiest"},
-    {"method": "hardest", "by": "hard"},
-    {"method": "easiest", "by": "good", "on_null": "keep"},
-    {"method": "top", "by": "good", "on_null": "drop"},
-    {"method": "window", "by": "hard", "offset": 20},
-    {"method": "window", "by": "hard", "drop_hardest": 0.1},
-    {"method": "middle", "by": "hard", "center": 0.3},
-    {"method": "stratified", "by": "hard", "beta": 0.2, "cutoff": "noisy", "strata": 7},
-    {"method": "weighted", "by": "hard", "gamma": 2},
-    {"method": "quotas", "per": "label", "prefer": "random"},
-    {"method": "quotas", "min_per_group": 4},
-    {"method": "diversity"},
-    {"method": "diversity", "start": "isolated", "min_per_concept": 3},
-]
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    """Vectors, labels, and scores that some rows lack; three rows are pinned."""
-    folder = tmp_path_factory.mktemp("in-memory")
-    rng = np.random.default_rng(0)
-    labels = [["cat", "dog", None, "eel"][i] for i in rng.choice(4, N, p=[0.6, 0.25, 0.1, 0.05])]
-    write_shards(folder / "in", planted(N, near=10), extra={"label": labels})
-    ids = [f"s{i:06d}" for i in range(N)]
-    table = pl.DataFrame(
-        {"id": ids, "hard": rng.gamma(1.0, 1.0, N).round(1), "noisy": rng.normal(size=N).round(2)}
-    )
-    table.filter(pl.int_range(N) % 13 != 0).write_parquet(folder / "mine.parquet")
-    table.select("id", good=-pl.col("hard")).write_parquet(folder / "good.parquet")
-    (folder / "pins.txt").write_text("s000000\ns000026\ns000101\n")
-    return folder
-
-
-def run_of(place, settings):
-    score = [
-        {"file": f"{place}/mine.parquet", "on": "id", "on_missing": "null"},
-        {"file": f"{place}/good.parquet", "on": "id", "higher_is": "better"},
-    ]
-    values = recipe_values(f"{place}/in/*.parquet", place / "run", select=settings, seed=SEED, score=score)
-    values["source"] |= {"label": "label"}
-    asked = parse_recipe(values | {"pin": [f"{place}/pins.txt"]})
-    runner.run(asked, until="select")
-    return open_run(asked.run)
-
-
-def frame_of(run, place):
-    """Return the rows that reached selection (or lack its score), in another order, with all that methods read."""
-    decisions = run.decisions().filter(~pl.col("reason").str.contains("duplicate|unusable|filter"))
-    scores = run.scores().drop("concept", "distance")
-    vectors = pl.read_parquet(f"{place}/in/*.parquet").select(uid="id", vector="embedding")
-    inter = run.concepts().select("concept", "d_inter")
-    frame = decisions.select("uid", "concept", "distance", "inclusion_prob", "keep", "rank", "reason")
-    frame = frame.join(scores, on="uid", how="left").join(
-        run.samples().select("uid", "label"), on="uid", how="left"
-    )
-    frame = frame.join(vectors, on="uid", how="left").join(inter, on="concept", how="left")
-    pinned = pl.col("uid").is_in(["s000000", "s000026", "s000101"])
-    return frame.with_columns(pinned=pinned).sample(fraction=1.0, shuffle=True, seed=1)
-
-
-@pytest.mark.parametrize("settings", METHODS, ids=lambda one: "-".join(map(str, one.values())))
-def test_a_frame_is_decided_as_in_a_run(place, settings):
-    frame = frame_of(run_of(place, {"count": 60, **settings}), place)
-    got = select(frame, count=60, seed=SEED, higher_is={"good": "better"}, **settings)
-    assert got["keep"].to_list() == frame["keep"].to_list()
-    assert got["rank"].to_list() == frame["rank"].to_list()
-    same = frame["reason"].str.replace("no_score:.*", "no_score:null")
-    assert got["reason"].to_list() == same.to_list()
-    known = frame["inclusion_prob"].to_list()
-    assert got["inclusion_prob"].cast(pl.Float32).to_list() == known or settings.get("on_null") == "drop"
-
-
-def test_every_method_is_among_these():
-    assert {one["method"] for one in METHODS} == set(selectors())
 
 
 def test_without_uids_concepts_or_distances():
@@ -150,3 +65,11 @@ def test_what_is_wrong(settings, error, message):
 def test_uids_must_be_unique():
     with pytest.raises(UsageError, match="unique"):
         select(pl.DataFrame({"uid": ["a", "a"]}), "random", count=1)
+
+
+@pytest.mark.parametrize("vectors", [[[1.0, 0.0], [1.0]], [[1.0], None], [None, None]])
+@pytest.mark.parametrize("method", ["density", "diversity"])
+def test_vectors_must_be_of_one_length(method, vectors):
+    frame = pl.DataFrame({"distance": [0.1, 0.2], "vector": pl.Series(vectors, dtype=pl.List(pl.Float32))})
+    with pytest.raises(UsageError, match=r"select: vectors must be there and of one length; there are leng"):
+        select(frame, method, count=1)

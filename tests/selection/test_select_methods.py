@@ -1,71 +1,57 @@
-"""Selection by scores, groups and distances, and weights: a run against what the definitions say in plain Python."""
+"""Selection by scores, groups and distances: a frame against what the definitions say in plain Python."""
 
 import math
 from fractions import Fraction
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
 import pytest
-from builders import planted, recipe_values, write_shards
+from builders import planted
 
-from curate import open_run
+from curate.api.select import select
 from curate.errors import BudgetError, CurateError, UsageError
 from curate.hashing import hash_uids, tie
-from curate.pipeline import runner
-from curate.recipe.loading import parse_recipe
+from curate.linalg import load_unit
 from curate.selection.stratified import strata_budgets
-from curate.weighting.effective_size import effective_sample_size
-from curate.weighting.loss import loss_weights
 
-N, SEED = 240, 3
+N, SEED, CONCEPTS = 230, 3, 8
 LABELS = ["cat", "dog", None, "eel"]
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    """A folder with vectors, labels, and a table of scores that lacks some rows and has ties."""
-    folder = tmp_path_factory.mktemp("methods")
+def frame():
+    """Vectors in eight concepts, labels, and scores that some rows lack and that have ties."""
     rng = np.random.default_rng(0)
     labels = [LABELS[i] for i in rng.choice(4, N, p=[0.6, 0.25, 0.1, 0.05])]
-    write_shards(folder / "in", planted(N, near=10), extra={"label": labels})
-    ids = [f"s{i:06d}" for i in range(N)]
-    hard = np.round(rng.gamma(1.0, 1.0, N), 1)
-    noisy = np.round(rng.normal(size=N), 2)
-    table = pl.DataFrame({"id": ids, "hard": hard, "noisy": noisy})
-    table.filter(pl.int_range(N) % 13 != 0).write_parquet(folder / "mine.parquet")
-    table.select("id", good=-pl.col("hard")).write_parquet(folder / "good.parquet")
-    return folder
-
-
-def recipe(place, *, name="run", out=None, weight=None, pin=(), shards="in", **select):
-    score = [
-        {"file": f"{place}/mine.parquet", "on": "id", "on_missing": "null"},
-        {"file": f"{place}/good.parquet", "on": "id", "higher_is": "better"},
-    ]
-    values = recipe_values(
-        f"{place}/{shards}/*.parquet", out or place / name, select=select, seed=SEED, score=score
+    half = planted(N)
+    unit = load_unit(half).astype(np.float64)
+    likeness = unit @ unit[:CONCEPTS].T
+    hard = pl.Series(np.round(rng.gamma(1.0, 1.0, N), 1))
+    lacks = pl.int_range(N) % 13 == 0
+    rows = pl.DataFrame(
+        {
+            "uid": [f"s{i:06d}" for i in range(N)],
+            "concept": likeness.argmax(axis=1).astype(np.int32),
+            "distance": (1 - likeness.max(axis=1)).astype(np.float32),
+            "label": labels,
+            "vector": half.astype(np.float32),
+            "hard": hard,
+            "noisy": np.round(rng.normal(size=N), 2),
+            "good": -hard,
+        }
     )
-    values["source"] |= {"label": "label"}
-    return parse_recipe(values | {"weight": weight, "pin": list(pin)})
+    rows = rows.with_columns(pl.when(~lacks).then(pl.col(name)).alias(name) for name in ("hard", "noisy"))
+    return rows.sample(fraction=1.0, shuffle=True, seed=1)
 
 
-def decide(place, **given):
-    asked = recipe(place, **given)
-    runner.run(asked, until="select")
-    return open_run(asked.run)
+def decide(frame, *, pin=(), **settings):
+    pinned = frame.with_columns(pinned=pl.col("uid").is_in(list(pin)))
+    return select(pinned, seed=SEED, higher_is={"good": "better"}, **settings)
 
 
-def competing(run):
-    """Return the rows that reached selection, in uid order, with their scores."""
-    reasons = pl.col("reason")
-    rows = run.decisions().filter(
-        reasons.is_in(["kept", "over_budget", "pinned"]) | reasons.str.starts_with("cutoff:")
-    )
-    scores = run.scores().drop("concept", "distance")
-    return rows.join(scores, on="uid", how="left").join(
-        run.samples().select("uid", "label"), on="uid", how="left"
-    ).sort("uid")  # fmt: skip
+def competing(decided):
+    """Return the rows that were not dropped for a score they lack, in uid order."""
+    return decided.filter(~pl.col("reason").str.starts_with("no_score:")).sort("uid")
 
 
 def ordered(rows, key):
@@ -83,8 +69,8 @@ def half_up(value):
     return math.floor(value + Fraction(1, 2))
 
 
-def kept(run):
-    return set(run.decisions().filter("keep")["uid"])
+def kept(decided):
+    return set(decided.filter("keep")["uid"])
 
 
 def divided(rows, count, column="hard"):
@@ -127,34 +113,33 @@ SPANS = [
 
 @pytest.mark.parametrize("count", [0, 1, 60])
 @pytest.mark.parametrize(("method", "settings"), SPANS)
-def test_spans_of_the_score(place, method, settings, count):
-    run = decide(place, method=method, by="hard", count=count, **settings)
-    rows = competing(run)
-    assert kept(run) == expect(rows, method, count, **settings)
-    assert run.decisions()["random_control"].sum() == count
+def test_spans_of_the_score(frame, method, settings, count):
+    rows = competing(decide(frame, method=method, by="hard", count=count, **settings))
+    assert len(rows) == N
+    assert kept(rows) == expect(rows, method, count, **settings)
     free = rows.filter(pl.col("hard").is_not_null())
-    assert free["inclusion_prob"].to_list() == free["keep"].cast(pl.Float32).to_list()
+    assert free["inclusion_prob"].to_list() == free["keep"].cast(pl.Float64).to_list()
 
 
-def test_hardest_follows_the_direction_of_a_column_and_top_its_values(place):
-    run = decide(place, method="hardest", by="good", count=50)
-    rows, hardest = competing(run), kept(run)
+def test_hardest_follows_the_direction_of_a_column_and_top_its_values(frame):
+    rows = competing(decide(frame, method="hardest", by="good", count=50))
+    hardest = kept(rows)
     assert hardest == set(ordered(rows, rows["good"].to_list())[:50])
-    top = kept(decide(place, method="top", by="good", count=50))
+    top = kept(decide(frame, method="top", by="good", count=50))
     assert top == set(ordered(rows, [-v for v in rows["good"]])[:50])
     assert not hardest & top
 
 
-def test_hardest_by_distance_needs_no_family(place):
-    run = decide(place, method="hardest", by="distance", count=40)
-    rows = competing(run)
-    assert kept(run) == set(ordered(rows, [-v for v in rows["distance"]])[:40])
+def test_hardest_by_distance(frame):
+    rows = competing(decide(frame, method="hardest", by="distance", count=40))
+    assert kept(rows) == set(ordered(rows, [-v for v in rows["distance"]])[:40])
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.15])
-def test_stratified(place, beta):
-    run = decide(place, method="stratified", by="hard", count=70, strata=7, beta=beta, cutoff="noisy")
-    rows = competing(run)
+def test_stratified(frame, beta):
+    rows = competing(
+        decide(frame, method="stratified", by="hard", count=70, strata=7, beta=beta, cutoff="noisy")
+    )
     scored, nulls, n = divided(rows, 70)
     n_cut = half_up(Fraction(str(beta)) * len(scored))
     noisiest = ordered(scored, [-v for v in scored["noisy"]])[:n_cut]
@@ -169,7 +154,7 @@ def test_stratified(place, beta):
     for s in range(7):
         inside = left.filter(pl.Series(stratum == s))
         chosen |= set(ordered(inside, draws(inside))[: budget[s]])
-    assert kept(run) == chosen | nulls
+    assert kept(rows) == chosen | nulls
     assert set(rows.filter(pl.col("reason") == "cutoff:noisy")["uid"]) == set(noisiest)
     for uid, s in zip(left["uid"], stratum, strict=True):
         row = rows.row(by_predicate=pl.col("uid") == uid, named=True)
@@ -177,9 +162,8 @@ def test_stratified(place, beta):
     assert rows.filter(pl.col("uid").is_in(noisiest))["inclusion_prob"].to_list() == [0.0] * n_cut
 
 
-def test_weighted_is_a_race(place):
-    run = decide(place, method="weighted", by="hard", count=60, gamma=2.0)
-    rows = competing(run)
+def test_weighted_is_a_race(frame):
+    rows = competing(decide(frame, method="weighted", by="hard", count=60, gamma=2.0))
     scored, nulls, n = divided(rows, 60)
     uniform = [((int(d) >> 12) + 0.5) * 2.0**-52 for d in draws(scored)]
     finish = [
@@ -187,10 +171,10 @@ def test_weighted_is_a_race(place):
         for u, v in zip(uniform, scored["hard"], strict=True)
     ]
     both = list(zip(finish, draws(scored), strict=True))
-    assert kept(run) == set(ordered(scored, both)[:n]) | nulls
-    assert scored["inclusion_prob"].null_count() == len(scored)
+    assert kept(rows) == set(ordered(scored, both)[:n]) | nulls
+    assert rows.filter(pl.col("hard").is_not_null())["inclusion_prob"].null_count() == len(scored)
     with pytest.raises(CurateError, match="'good', which must be at least 0"):
-        decide(place, method="weighted", by="good", count=60)
+        decide(frame, method="weighted", by="good", count=60)
 
 
 def oracle_quotas(sizes, count, floor):
@@ -206,9 +190,8 @@ def oracle_quotas(sizes, count, floor):
 
 @pytest.mark.parametrize("per", ["label", "concept"])
 @pytest.mark.parametrize("prefer", ["hardest", "random"])
-def test_quotas(place, per, prefer):
-    run = decide(place, method="quotas", per=per, count=60, min_per_group=3, prefer=prefer)
-    rows = competing(run)
+def test_quotas(frame, per, prefer):
+    rows = competing(decide(frame, method="quotas", per=per, count=60, min_per_group=3, prefer=prefer))
     names = sorted(rows[per].drop_nulls().unique()) + ([None] if per == "label" else [])
     groups = [rows.filter(pl.col(per).eq_missing(pl.lit(name))) for name in names]
     quota = oracle_quotas([len(group) for group in groups], 60, 3)
@@ -221,24 +204,18 @@ def test_quotas(place, per, prefer):
         probability = n / len(group)
         if prefer == "random":
             np.testing.assert_allclose(group["inclusion_prob"].to_numpy(), probability, rtol=1e-6)
-    assert kept(run) == chosen
+    assert kept(rows) == chosen
     with pytest.raises(BudgetError, match=r"floors of .* groups add up"):
-        decide(place, method="quotas", per=per, count=10, min_per_group=30)
+        decide(frame, method="quotas", per=per, count=10, min_per_group=30)
 
 
-def test_diversity_is_farthest_first_in_every_concept(place):
-    run = decide(place, method="diversity", count=60)
-    rows = competing(run)
-    vectors = {}
-    for path in sorted((run.folder.path / "1_embeddings").glob("*.arrow")):
-        table = pa.ipc.open_file(path).read_all().to_pydict()
-        half = np.array(table["image"], np.float16).astype(np.float64)
-        vectors |= dict(zip(table["uid"], half / np.linalg.norm(half, axis=1, keepdims=True), strict=True))
-    groups = [group.sort("uid") for _, group in rows.group_by("concept") if len(group)]
-    groups.sort(key=lambda group: group["concept"][0])
+def test_diversity_is_farthest_first_in_every_concept(frame):
+    rows = competing(decide(frame, method="diversity", count=60))
+    groups = [rows.filter(concept=concept) for concept in sorted(rows["concept"].unique())]
     quota = oracle_quotas([len(group) for group in groups], 60, 1)
     for group, n in zip(groups, quota, strict=True):
-        e = np.array([vectors[uid] for uid in group["uid"]])
+        e = np.array(group["vector"].to_list(), np.float64)
+        e /= np.linalg.norm(e, axis=1, keepdims=True)
         distance = 1 - e @ e.T
         taken = [int(np.argmin(distance.sum(axis=1)))]
         while len(taken) < n:
@@ -250,65 +227,35 @@ def test_diversity_is_farthest_first_in_every_concept(place):
         assert sorted(group["rank"]) == list(range(1, len(group) + 1))
 
 
-def test_density_prefers_a_score(place):
-    run = decide(place, method="density", prefer="score:good", keep=0.3)
-    for _, group in competing(run).group_by("concept"):
+def test_density_prefers_a_score(frame):
+    rows = competing(decide(frame, method="density", prefer="score:good", keep=0.3))
+    for _, group in rows.group_by("concept"):
         by_score = ordered(group, [-v for v in group["good"]])
         assert group.sort("rank")["uid"].to_list() == by_score
-    dropped = decide(place, method="density", prefer="score:hard", keep=0.3).decisions()
-    assert (dropped["reason"] == "no_score:missing").sum() > 0
+    dropped = decide(frame, method="density", prefer="score:hard", keep=0.3)
+    assert (dropped["reason"] == "no_score:null").sum() == frame["hard"].null_count() > 0
 
 
-@pytest.mark.parametrize(("policy", "lost"), [("keep", "over_budget"), ("drop", "no_score:missing")])
-def test_null_policies(place, policy, lost):
-    run = decide(place, method="hardest", by="hard", count=80, on_null=policy)
-    rows = run.decisions().join(run.scores().select("uid", "hard"), on="uid", how="left")
-    null = rows.filter(pl.col("hard").is_null() & (pl.col("reason") != "near_duplicate"))
+@pytest.mark.parametrize("policy", ["keep", "drop"])
+def test_null_policies(frame, policy):
+    decided = decide(frame, method="hardest", by="hard", count=80, on_null=policy)
+    null = decided.filter(pl.col("hard").is_null())
     assert len(null) > 5
     if policy == "keep":
         assert null["keep"].all()
         assert null["inclusion_prob"].to_list() == [1.0] * len(null)
     else:
-        assert set(null["reason"]) == {lost}
-    assert len(kept(run)) == 80
+        assert set(null["reason"]) == {"no_score:null"}
+    assert len(kept(decided)) == 80
 
 
-def test_nulls_that_are_an_error_leave_the_earlier_decision(place):
-    before = decide(place, method="hardest", by="hard", count=80)
-    table = before.decisions()
-    with pytest.raises(CurateError, match=r"rows have no hard \(missing: \d+\), and select.on_null is error"):
-        decide(place, method="hardest", by="hard", count=80, on_null="error")
-    assert open_run(before.folder.path).decisions().equals(table)
-
-
-def test_the_manifest_says_what_became_of_rows_without_a_score(place):
-    run = decide(place, method="hardest", by="hard", count=80)
-    facts = run.folder.marker(run.folder.decisions)["facts"]
-    null = competing(run).filter(pl.col("hard").is_null())
-    assert facts["without_score"] == {
-        "rows": len(null), "kept": null["keep"].sum(), "statuses": {"missing": len(null)}
-    }  # fmt: skip
+def test_rows_without_a_score_can_be_an_error(frame):
+    with pytest.raises(CurateError, match="18 of 230 rows have no score"):
+        decide(frame, method="hardest", by="hard", count=80, on_null="error")
 
 
 @pytest.mark.parametrize(
-    ("select", "said"),
-    [
-        ({"method": "hardest", "by": "harrd", "keep": 0.3}, "select.by: no score 'harrd'"),
-        ({"method": "hardest", "by": "el2n", "keep": 0.3}, "no score 'el2n'; add heads to score"),
-        ({"method": "hardest", "by": "mine_status", "keep": 0.3}, "is no score to rank by"),
-        (
-            {"method": "stratified", "by": "hard", "keep": 0.3, "beta": 0.1},
-            "select.cutoff: no score 'neg_aum'",
-        ),
-    ],
-)
-def test_a_score_that_is_not_there(place, select, said):
-    with pytest.raises(UsageError, match=said):
-        decide(place, **select)
-
-
-@pytest.mark.parametrize(
-    ("select", "said"),
+    ("settings", "said"),
     [
         (
             {"method": "window", "by": "good", "offset": 200, "count": 60},
@@ -319,141 +266,163 @@ def test_a_score_that_is_not_there(place, select, said):
             "left after select.beta",
         ),
         ({"method": "hardest", "by": "hard", "on_null": "keep", "count": 3}, "without one are kept"),
+        ({"method": "random", "count": 2, "pin": ("s000001", "s000002", "s000003")}, "2 .* 3 are pinned"),
     ],
 )
-def test_what_does_not_fit_is_an_error(place, select, said):
+def test_what_does_not_fit_is_an_error(frame, settings, said):
     with pytest.raises(BudgetError, match=said):
-        decide(place, **select)
+        decide(frame, **settings)
 
 
-# --- pinned rows -------------------------------------------------------------------------------------------------
+# --- every method ------------------------------------------------------------------------------------------------
 
 METHODS = [
     {"method": "density"},
     {"method": "random"},
     {"method": "prototypes", "balance": 0.5},
     {"method": "hardest", "by": "hard"},
+    {"method": "top", "by": "hard"},
     {"method": "stratified", "by": "hard", "beta": 0.2, "cutoff": "noisy"},
+    {"method": "stratified", "by": "hard", "beta": 0.9, "cutoff": "noisy"},
     {"method": "weighted", "by": "hard"},
     {"method": "quotas", "per": "label"},
     {"method": "quotas", "per": "concept"},
     {"method": "diversity"},
+    {"method": "middle", "by": "good"},
+    {"method": "window", "by": "hard", "offset": 500},
+    {"method": "window", "by": "hard", "drop_hardest": 0.9},
 ]
+NAMES = ["-".join(map(str, settings.values())) for settings in METHODS]
 
 
-@pytest.mark.parametrize("select", METHODS, ids=lambda select: "-".join(map(str, select.values())))
-def test_pinned_rows_are_kept_and_counted(place, select):
-    pinned = [f"s{i:06d}" for i in (0, 1, 2, 13, 26, 100, 235)]
-    (place / "pins.txt").write_text("\n".join(pinned))
-    run = decide(place, pin=[f"{place}/pins.txt"], count=60, **select)
-    decisions = run.decisions()
-    assert set(decisions.filter(pl.col("reason") == "pinned")["uid"]) == set(pinned)
-    assert decisions["keep"].sum() == 60 == decisions["random_control"].sum()
-    assert decisions.filter(pl.col("uid").is_in(pinned))["keep"].all()
-    assert set(decisions.filter("keep")["reason"]) == {"kept", "pinned"}
-    concepts = run.concepts()
-    assert concepts["kept"].sum() == 60
-    for concept, group in competing(run).group_by("concept"):
+@pytest.mark.parametrize("settings", METHODS, ids=NAMES)
+def test_pinned_rows_are_kept_and_counted(frame, settings):
+    """Also where they lack the score, or lie in what the method leaves out."""
+    pinned = [f"s{i:06d}" for i in (0, 1, 2, 13, 26, 100, 225)]
+    if settings in METHODS[-2:] or settings.get("beta") == 0.9:
+        settings = settings | {"at_most": True}
+    decided = decide(frame, pin=pinned, count=60, **settings)
+    assert set(decided.filter(pl.col("reason") == "pinned")["uid"]) == set(pinned)
+    assert decided["keep"].sum() == 60 or settings.get("at_most")
+    assert decided.filter(pl.col("uid").is_in(pinned))["keep"].all()
+    assert set(decided.filter("keep")["reason"]) == {"kept", "pinned"}
+    for _, group in competing(decided).group_by("concept"):
         ranks = group.sort("rank")
         assert ranks["rank"].to_list() == list(range(1, len(group) + 1))
         n_pinned = (group["reason"] == "pinned").sum()
         assert (ranks["reason"][:n_pinned] == "pinned").all(), "first in their concept"
-        line = concepts.row(by_predicate=pl.col("concept") == concept[0], named=True)
-        assert (line["kept"], line["n_eligible"]) == (group["keep"].sum(), len(group))
-        if select["method"] == "density":
-            assert line["budget"] == line["kept"]
 
 
-def test_more_pinned_rows_than_asked_for(place):
-    (place / "pins.txt").write_text("s000001\ns000002\ns000003\n")
-    with pytest.raises(BudgetError, match=r"select\.count 2, but 3 rows are pinned"):
-        decide(place, pin=[f"{place}/pins.txt"], method="random", count=2)
+@pytest.mark.parametrize("settings", METHODS, ids=NAMES)
+def test_decisions_do_not_depend_on_the_order_of_rows(frame, settings):
+    count = {"at_most": True} if settings in METHODS[-2:] or settings.get("beta") == 0.9 else {}
+    one = decide(frame, count=60, **settings, **count)
+    two = decide(frame.sample(fraction=1.0, shuffle=True, seed=5), count=60, **settings, **count)
+    assert one.sort("uid").equals(two.sort("uid"))
 
 
-# --- weights -----------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("settings", METHODS, ids=NAMES)
+def test_nothing_to_keep(frame, settings):
+    decided = decide(frame, count=0, **settings)
+    assert len(decided) == N
+    assert decided["keep"].sum() == 0
+    assert decided["inclusion_prob"].drop_nulls().max() in (0, None)
 
 
-def weights(run):
-    rows = run.decisions().filter("keep").join(run.scores().drop("concept", "distance"), on="uid", how="left")
-    return rows.sort("uid")
+@pytest.mark.parametrize("settings", METHODS, ids=NAMES)
+def test_no_rows(frame, settings):
+    decided = decide(frame.clear(), keep=0.3, **settings)
+    assert decided.height == 0
+    assert decided.columns[-4:] == ["keep", "reason", "rank", "inclusion_prob"]
 
 
-@pytest.mark.parametrize("method", ["linupper", "quadratic", "extremes", "focal"])
-def test_weights_by_loss(place, method):
-    weight = {"method": method, "by": "hard", "max_weight": 3.0} | ({} if method == "focal" else {"r": 0.5})
-    run = decide(place, weight=weight, method="random", count=100)
-    rows = weights(run)
-    expected = loss_weights(
-        rows["hard"].cast(pl.Float64).fill_null(float("nan")).to_numpy(), method, r=0.5, max_weight=3.0
-    )
-    found = rows["weight"].fill_null(float("nan")).to_numpy()
-    np.testing.assert_allclose(found, expected.weight, rtol=1e-6)
-    assert rows["weight"].null_count() == rows["hard"].null_count() > 0
-    assert rows["weight"].mean() == pytest.approx(1, rel=1e-6)
-    facts = run.folder.marker(run.folder.decisions)["facts"]["weights"]
-    assert facts["effective"] == pytest.approx(effective_sample_size(found), rel=1e-6)
-    assert facts["nonfinite"] == rows["hard"].null_count()
-    assert (run.decisions().filter(~pl.col("keep"))["weight"] == 0).all()
-    by_concept = run.concepts()
-    for concept, group in rows.group_by("concept"):
-        line = by_concept.row(by_predicate=pl.col("concept") == concept[0], named=True)
-        known = group["weight"].drop_nulls().to_numpy()
-        assert line["effective"] == pytest.approx(effective_sample_size(known), rel=1e-5)
+@pytest.mark.parametrize("settings", METHODS, ids=NAMES)
+def test_at_most_keeps_what_a_method_leaves(frame, settings):
+    n_scored = frame["hard"].len() - frame["hard"].null_count()
+    skipped = half_up(Fraction(str(settings.get("drop_hardest", settings.get("beta", 0)))) * n_scored)
+    if "offset" in settings:
+        skipped = n_scored
+    decided = decide(frame, count=500, at_most=True, **settings)
+    assert decided["keep"].sum() == N - skipped
 
 
-def test_inverse_weights_undo_the_selection(place):
-    run = decide(place, weight={"method": "inverse"}, method="stratified", by="good", count=80, strata=5)
-    rows = weights(run)
-    product = rows["weight"] * rows["inclusion_prob"]
-    assert product.to_numpy() == pytest.approx(product[0], rel=1e-5)
-    assert rows["weight"].mean() == pytest.approx(1, rel=1e-6)
-    assert rows["weight"].n_unique() > 1
-    with pytest.raises(UsageError, match=r"weight\.method inverse needs the probability"):
-        decide(place, weight={"method": "inverse"}, method="weighted", by="hard", count=80)
-    with pytest.raises(CurateError, match="has none in closed form"):
-        decide(
-            place, weight={"method": "inverse"}, method="prototypes", prefer="random", balance=0.5, count=80
-        )
+@pytest.mark.parametrize(
+    "column", ["position", "score", "group", "tie", "part", "key", "draw", "cutoff", "number", "pinned_by"]
+)
+def test_columns_that_have_the_names_of_own_ones(column):
+    rng = np.random.default_rng(1)
+    values = pl.Series(column, rng.gamma(1.0, 1.0, N))
+    frame = pl.DataFrame({"uid": [f"s{i:06d}" for i in range(N)], "position": rng.uniform(size=N)})
+    frame = frame.with_columns(values)
+    decided = decide(frame, method="hardest", by=column, count=40)
+    assert kept(decided) == set(frame.sort(column, descending=True)["uid"][:40])
+    assert decided[column].equals(frame[column])
 
 
-@pytest.mark.parametrize("temperature", [None, 0.1])
-def test_concept_weights_are_what_pruning_would_keep(place, temperature):
-    """All rows kept: a concept weighs what density pruning at `budget` would keep of it (F9)."""
-    weight = {"method": "concept", "budget": 0.3, "temperature": temperature}
-    run = decide(place, weight=weight, method="random", keep=1.0, of="eligible")
-    pruned = decide(place, name="pruned", method="density", keep=0.3, of="eligible").concepts()
-    rows = weights(run)
-    total = len(rows)
-    for concept, group in rows.group_by("concept"):
-        line = pruned.row(by_predicate=pl.col("concept") == concept[0], named=True)
-        each = line["budget"] / line["n_eligible"] * total / pruned["budget"].sum()
-        assert group["weight"].mean() == pytest.approx(each, rel=1e-5)
-        if temperature is None:
-            assert group["weight"].to_numpy() == pytest.approx(each, rel=1e-5)
-        else:
-            far = np.exp(group["distance"].to_numpy().astype(float) / temperature)
-            np.testing.assert_allclose(group["weight"], far / far.mean() * each, rtol=1e-4)
-    assert rows["weight"].mean() == pytest.approx(1, rel=1e-6)
+def test_the_odds_of_pinned_rows_do_not_matter(frame):
+    """A draw refuses negative odds, but a pinned row is not drawn."""
+    rows = frame.with_columns(signed=pl.col("hard") - 1)
+    negative = rows.filter(pl.col("signed") < 0)["uid"].to_list()
+    given = {"method": "weighted", "by": "signed", "count": len(negative) + 10}
+    assert decide(rows, pin=negative, **given)["keep"].sum() == len(negative) + 10
+    with pytest.raises(CurateError, match="must be at least 0"):
+        decide(rows, **given)
 
 
-def test_weights_of_nothing(place):
-    run = decide(place, weight={"method": "linupper", "by": "hard"}, method="random", count=0)
-    assert run.decisions()["weight"].sum() == 0
+def test_a_score_that_is_not_there(frame):
+    with pytest.raises(UsageError, match="select: no column 'harrd'; there are uid, concept"):
+        decide(frame, method="hardest", by="harrd", keep=0.3)
+    with pytest.raises(UsageError, match="select: no column 'neg_aum'"):
+        decide(frame, method="stratified", by="hard", keep=0.3, beta=0.1)
 
 
-# --- the same for any split and number of workers ------------------------------------------------------------------
+# --- methods without a score ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("select", [*METHODS, {"method": "middle", "by": "good"}], ids=str)
-def test_decisions_do_not_depend_on_how_rows_are_stored(place, tmp_path, select):
-    from curate.analysis.verify.verify import decisions_digest
+def smallest(uids, numbers, n):
+    order = sorted(range(len(uids)), key=lambda i: (int(numbers[i]), int(tie([uids[i]], SEED)[0]), uids[i]))
+    return [uids[i] for i in order[:n]]
 
-    if not (place / "other").exists():
-        order = np.random.default_rng(5).permutation(N)
-        rng = np.random.default_rng(0)
-        labels = [LABELS[i] for i in rng.choice(4, N, p=[0.6, 0.25, 0.1, 0.05])]
-        write_shards(place / "other", planted(N, near=10), shards=5, order=order, extra={"label": labels})
-    weight = {"method": "focal", "by": "good"} if select["method"] != "weighted" else "concept"
-    one = decide(place, weight=weight, count=60, **select)
-    two = decide(place, name="resplit", shards="other", weight=weight, count=60, **select)
-    assert decisions_digest(one.folder.path) == decisions_digest(two.folder.path)
+
+def test_random_takes_the_smallest_hashes(frame):
+    uids = frame["uid"].to_list()
+    n_keep = math.floor(Fraction(3, 10) * N + Fraction(1, 2))
+    wanted = set(smallest(uids, hash_uids(uids, SEED, "select", "random"), n_keep))
+    assert kept(decide(frame, method="random", keep=0.3)) == wanted
+
+
+@pytest.mark.parametrize("balance", [0.0, 0.4, 1.0])
+@pytest.mark.parametrize("prefer", ["hardest", "easiest"])
+def test_prototypes_take_floors_and_then_the_best_of_all(frame, balance, prefer):
+    rows = competing(decide(frame, method="prototypes", count=61, balance=balance, prefer=prefer))
+    uids, distance = rows["uid"].to_list(), rows["distance"].to_numpy().astype(np.float64)
+    concept = rows["concept"].to_numpy()
+    sign = -1 if prefer == "hardest" else 1
+    ties = tie(uids, SEED)
+    order = sorted(range(len(uids)), key=lambda i: (sign * distance[i], int(ties[i]), uids[i]))
+    each = math.floor(Fraction(str(balance)) * 61 / len(set(concept)))
+    chosen = [i for c in set(concept) for i in [i for i in order if concept[i] == c][:each]]
+    chosen += [i for i in order if i not in set(chosen)][: 61 - len(chosen)]
+    assert kept(rows) == {uids[i] for i in chosen}
+
+
+@pytest.mark.parametrize("method", ["density", "random", "prototypes"])
+@pytest.mark.parametrize("count", [0, 1, 57, N])
+def test_each_concept_is_kept_from_the_front(frame, method, count):
+    decided = decide(frame, method=method, count=count)
+    assert decided["keep"].sum() == count
+    assert set(decided["reason"]) <= {"kept", "over_budget"}
+    assert (decided["keep"] == (decided["reason"] == "kept")).all()
+    for _, group in decided.group_by("concept"):
+        ranks = group.sort("rank")
+        assert ranks["rank"].to_list() == list(range(1, len(group) + 1))
+        assert ranks["keep"].to_list() == sorted(ranks["keep"], reverse=True)
+        if method != "random":
+            assert ranks["distance"].to_list() == sorted(group["distance"], reverse=True)
+
+
+def test_another_seed_is_another_draw_of_the_same_size(frame):
+    first = kept(select(frame, "random", count=50, seed=SEED))
+    second = kept(select(frame, "random", count=50, seed=SEED + 1))
+    assert len(first) == len(second) == 50
+    assert 0 < len(first & second) < 45

@@ -6,8 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from builders import planted, recipe_values, write_shards
-from torch.utils.data import DataLoader, WeightedRandomSampler
+from torch.utils.data import WeightedRandomSampler
 
 import curate
 from curate.errors import RecipeError, UsageError
@@ -120,17 +119,6 @@ def test_sampler_in_the_order_of_a_data_set(folder):
         sampler(folder, ["b"])
     with pytest.raises(UsageError, match="not a run folder"):
         sampler(folder / "nowhere")
-
-
-def test_sampler_of_a_real_run_in_a_loader(tmp_path):
-    glob = write_shards(tmp_path / "in", planted(60))
-    curate.run(curate.parse_recipe(recipe_values(glob, tmp_path / "run")))
-    decisions = curate.open_run(tmp_path / "run").decisions()
-    kept = set(decisions.filter("keep")["uid"])
-    uids = sorted(decisions["uid"].to_list(), reverse=True)
-    drawn = sampler(tmp_path / "run", uids, num_samples=400)
-    seen = {uid for batch in DataLoader(uids, batch_size=50, sampler=drawn) for uid in batch}
-    assert seen == kept
 
 
 def test_importing_curate_and_weights_loads_no_torch():

@@ -58,7 +58,11 @@ class FrameRows:
 
     def _vectors(self) -> npt.NDArray[np.float32]:
         _require(self.frame, "vector")
-        return load_unit(np.array(self.frame["vector"].to_list(), np.float32).reshape(len(self.frame), -1))
+        rows = self.frame["vector"].to_list()
+        widths = sorted({0 if row is None else len(row) for row in rows})
+        if len(widths) > 1 or widths == [0]:
+            raise UsageError(f"select: vectors must be there and of one length; there are lengths {widths}")
+        return load_unit(np.array(rows, np.float32).reshape(len(rows), *(widths or [1])))
 
     def spread_out(self, budget: npt.NDArray[np.int64], start: Literal["medoid", "isolated"]) -> Self:
         """Return the rows ranked anew: in each concept first `budget` rows (k,) that are far from each other."""
@@ -79,8 +83,9 @@ def decide(
 ) -> pl.DataFrame:
     """Return a frame with the decision on each row; see `curate.api.select.select`."""
     rows = _with_defaults(frame, select)
-    competes = pl.all_horizontal(pl.lit(True), *(pl.col(name).is_not_null() for name in select.required))
-    competing = rows.filter(competes | pl.col("pinned"))
+    has_all = pl.all_horizontal(pl.lit(True), *(pl.col(name).is_not_null() for name in select.required))
+    competes = rows.select(has_all | pl.col("pinned")).to_series()
+    competing = rows.filter(competes)
     source = _source(competing, select, seed, higher_is)
     wanted = _wanted(select, len(rows), len(competing))
     if int(source.concepts["n_pinned"].sum()) > wanted:
@@ -91,12 +96,14 @@ def decide(
     reason = np.where(
         keep, np.where(pinned, "pinned", "kept"), np.where(cut, f"cutoff:{select.cut_by}", "over_budget")
     )
-    found = competing.select("position").with_columns(
+    found = pl.DataFrame({"position": np.flatnonzero(competes.to_numpy())}).with_columns(
         pl.Series("keep", keep), pl.Series("reason", reason.tolist(), pl.String),
         pl.Series("rank", chosen.rows.columns["rank"], pl.Int32),
         pl.Series("inclusion_prob", probability, pl.Float64).fill_nan(None),
     )  # fmt: skip
-    added = rows.select("position").join(found, on="position", how="left", maintain_order="left")
+    added = pl.DataFrame({"position": np.arange(len(rows))}).join(
+        found, on="position", how="left", maintain_order="left"
+    )
     added = added.with_columns(pl.col("keep").fill_null(False), pl.col("reason").fill_null("no_score:null"))
     return frame.drop(_ADDED, strict=False).hstack(added.select(_ADDED))
 
@@ -113,7 +120,6 @@ def _with_defaults(frame: pl.DataFrame, select: Selector) -> pl.DataFrame:
         (pl.col("uid") if "uid" in frame.columns else number).cast(pl.String).alias("uid"),
         (pl.col("concept") if "concept" in frame.columns else pl.lit(0)).cast(pl.Int32).alias("concept"),
         (pl.col("pinned") if "pinned" in frame.columns else pl.lit(False)).cast(pl.Boolean).alias("pinned"),
-        number.alias("position"),
     )
     rows = rows.with_columns(
         pl.when(pl.col(name).cast(pl.Float64).is_finite()).then(pl.col(name)).alias(name)

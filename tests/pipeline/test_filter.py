@@ -1,8 +1,9 @@
-"""Conditions and the order of reasons, against the definitions."""
+"""Stage `filter`: conditions, shares and lists over all samples of a run, and the order of reasons, against the definitions."""
 
 import json
 import math
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -11,123 +12,29 @@ from builders import DIM, planted, recipe_values, write_shards
 from folders import changed, tables
 
 from curate import open_run
-from curate.errors import BudgetError, CurateError, RecipeError, UsageError
-from curate.filtering.conditions import needed_scores
+from curate.errors import BudgetError, CurateError, UsageError
+from curate.execution.context import Context
+from curate.execution.engines.local import LocalEngine
+from curate.execution.parts import with_parts
+from curate.filtering.conditions import find_rules
 from curate.hashing import tie
 from curate.pipeline import runner
-from curate.pipeline.stages.filter import check_conditions, check_recipe, failed_condition
+from curate.pipeline.stages.filter import check_recipe
 from curate.recipe.loading import parse_recipe
-
-FRAME = pl.DataFrame(
-    {
-        "uid": ["a", "b", "c", "d"],
-        "clip_score": [0.1, 0.3, None, 0.2],
-        "clip_score_status": ["ok", "ok", "no_text", "ok"],
-        "width": [10, 20, 30, 40],
-    }
-)
-
-
-def reasons(conditions, needed=(), frame=FRAME):
-    statuses = {name: f"{name}_status" if f"{name}_status" in frame.columns else "" for name in needed}
-    found = failed_condition(frame, conditions, statuses)
-    return found.to_list()
 
 
 def run(glob, out, **changes):
-    runner.run(parse_recipe(recipe_values(glob, out, **changes)))
+    runner.run(parse_recipe(recipe_values(glob, out, **changes)), until="select")
     return open_run(out)
 
 
-def test_null_does_not_pass():
-    assert reasons(["clip_score >= 0.2"]) == [
-        "filter:clip_score >= 0.2",
-        None,
-        "filter:clip_score >= 0.2",
-        None,
-    ]
-    assert reasons(["clip_score < 0.2"]) == [None, *["filter:clip_score < 0.2"] * 3]
-    assert reasons(["clip_score IS NULL"])[2] is None
-
-
-def test_the_first_failing_condition_is_the_reason():
-    one, two = "width > 15", "clip_score > 0.25"
-    assert reasons([one, two]) == [f"filter:{one}", None, f"filter:{two}", f"filter:{two}"]
-    assert reasons([two, one]) == [f"filter:{two}", None, f"filter:{two}", f"filter:{two}"]
-
-
-def test_a_condition_comes_before_a_missing_score():
-    found = reasons(["width < 25"], ["clip_score"])
-    assert found == [None, None, "filter:width < 25", "filter:width < 25"]
-    assert reasons([], ["clip_score"]) == [None, None, "no_score:no_text", None]
-    assert reasons([], ["width"]) == [None] * 4
-
-
-def test_no_condition_passes_all():
-    assert reasons([]) == [None] * 4
-    assert reasons(["1 = 2"]) == ["filter:1 = 2"] * 4
-    assert reasons(["1 = 2"], frame=FRAME.clear()) == []
-
-
-@pytest.mark.parametrize("condition", ["width IN (10, 20)", "width BETWEEN 10 AND 20", "uid LIKE 'a%' OR uid = 'b'",
-                                       "CASE WHEN width > 20 THEN false ELSE true END", "NOT width > 20"])  # fmt: skip
-def test_conditions_may_be_any_sql_over_one_row(condition):
-    check_conditions(FRAME.clear(), [condition])
-    assert [reason is None for reason in reasons([condition])] == [True, True, False, False]
-
-
-@pytest.mark.parametrize("condition", ["count(*) > 1", "width > avg(width)", "sum(width) > 3", "max(width) = width",
-                                       "row_number() over (order by width) = 1"])  # fmt: skip
-def test_conditions_over_several_rows_are_refused(condition):
-    with pytest.raises(RecipeError, match="must look at one row alone"):
-        check_conditions(FRAME.clear(), [condition])
-
-
-def test_a_text_that_names_a_total_is_a_text():
-    check_conditions(FRAME.clear(), ["uid = 'Len'", "uid = 'Agg'", "length(uid) > 1"])
-
-
-def test_unknown_columns_name_those_there():
-    with pytest.raises(
-        UsageError, match="no column 'wide'; there are uid, clip_score, clip_score_status, width"
-    ):
-        check_conditions(FRAME.clear(), ["wide > 3"])
-
-
-def test_a_recipe_is_checked_without_data():
-    values = recipe_values("x", "y", filter=["clip_score > 0.1 AND distance < 1 AND caption_length > 3"])
-    check_recipe(parse_recipe(values))
-    check_recipe(parse_recipe(values | {"select": {"keep": 1, "prefer": "score:clip_score"}}))
-    with pytest.raises(
-        UsageError, match=r"no column of numbers for 'score:caption'; there are .*distance, clip_score"
-    ):
-        check_recipe(parse_recipe(values | {"select": {"keep": 1, "prefer": "score:caption"}}))
-    with pytest.raises(UsageError, match="no column of numbers for 'score:row'"):
-        check_recipe(parse_recipe(values | {"select": {"keep": 1, "prefer": "score:row"}}))
-
-
-def test_needed_scores():
-    values = recipe_values("x", "y", select={"keep": 1, "prefer": "score:clip_score"})
-    assert needed_scores(parse_recipe(values)) == {"clip_score": "clip_score_status"}
-    values["dedup"] = {"prefer": "score:width", "epsilon": 0.1}
-    assert needed_scores(parse_recipe(values)) == {"clip_score": "clip_score_status", "width": ""}
-    values["dedup"]["epsilon"] = None
-    assert list(needed_scores(parse_recipe(values))) == ["clip_score"]
-    values["select"] = {"keep": 0.5, "method": "hardest", "by": "distance", "on_null": "drop"}
-    assert needed_scores(parse_recipe(values)) == {"distance": ""}
-    values["select"] |= {"method": "stratified", "beta": 0.1, "cutoff": "clip_score"}
-    assert list(needed_scores(parse_recipe(values))) == ["clip_score", "distance"]
-    values["select"]["on_null"] = "proportional"
-    assert needed_scores(parse_recipe(values)) == {}
-
-
-@pytest.mark.parametrize(("condition", "n_kept"), [("1 = 1", 30), ("true", 30), ("false", 0), ("1 = 2", 0)])
-def test_conditions_without_columns(tmp_path, condition, n_kept):
+def test_conditions_without_columns(tmp_path):
     glob = write_shards(tmp_path / "in", planted(100))
     select = {"keep": 0.3, "at_most": True}
-    decisions = run(glob, tmp_path / "run", filter=condition, select=select).decisions()
-    assert decisions["keep"].sum() == n_kept
-    if not n_kept:
+    assert run(glob, tmp_path / "run", filter="1 = 1", select=select).decisions()["keep"].sum() == 30
+    for condition in ("false", "1 = 2"):
+        decisions = run(glob, tmp_path / "run", filter=condition, select=select).decisions()
+        assert decisions["keep"].sum() == 0
         assert decisions["reason"].unique().to_list() == [f"filter:{condition}"]
 
 
@@ -207,6 +114,12 @@ def data(tmp_path_factory):
     )
 
 
+@pytest.fixture(scope="module")
+def out(data):
+    """The folder of a run that all these tests go on with: what they do not change is not made again."""
+    return Path(data[1]).parent / "run"
+
+
 def settings(data, out, **changes):
     source = {"path": data[0], "uid": "id", "label": "label"}
     plain = {
@@ -268,29 +181,40 @@ RULES = [
 ]  # fmt: skip
 
 
-def test_rules_by_definition(data, tmp_path):
+def passing_each(data, out, rules):
+    """Return the rows that pass each rule by itself, as found over the scores of one run."""
+    values = settings(data, out, filter=rules)
+    runner.run(settings(data, out), until="score")
+    found = find_rules(with_parts(Context(values, open_run(out).folder, LocalEngine(1))), values.filter)
+    frame = pl.read_parquet(f"{out}/3_scores/mine/part-*").join(
+        pl.read_parquet(f"{out}/2_concepts/assignments/part-*"), on="uid", maintain_order="left"
+    )
+    frame = frame.join(pl.DataFrame({"uid": UIDS, "label": LABELS}), on="uid", maintain_order="left")
+    concept = frame.sort("uid")["concept"].to_list()
+    return [set(frame.filter(rule.passes(frame))["uid"]) for rule in found], concept
+
+
+def test_rules_by_definition(data, out, tmp_path):
+    rules = [{"by": "s", **rule} for rule in RULES]
+    found, concept = passing_each(data, out, rules)
+    for passed, rule in zip(found, RULES, strict=True):
+        assert passed == by_definition(rule, concept), rule
     shuffled = write_shards(tmp_path / "in", planted(N), shards=5, order=np.random.default_rng(0).permutation(N),
                             extra={"label": LABELS})  # fmt: skip
-    for place, rule in enumerate(RULES):
-        values = {"by": "s", **rule}
-        found = passing(data, tmp_path / "run", values)
-        assigned = pl.read_parquet(tmp_path / "run/2_concepts/assignments/part-*").sort("uid")
-        assert found == by_definition(rule, assigned["concept"].to_list()), rule
-        if place % 3 == 0:
-            assert passing((shuffled, data[1]), tmp_path / "other", values) == found, rule
+    assert passing_each((shuffled, data[1]), tmp_path / "other", rules)[0] == found
+    for place in (3, 9, 14):
+        assert passing(data, out, rules[place]) == found[place]
 
 
-def test_a_rule_has_a_name(data, tmp_path):
-    found = filtered(
-        settings(data, tmp_path / "run", filter=[{"by": "s", "quantile": 0.5, "per": "label"}, "t < 80"])
-    )
+def test_a_rule_has_a_name(data, out):
+    found = filtered(settings(data, out, filter=[{"by": "s", "quantile": 0.5, "per": "label"}, "t < 80"]))
     assert set(found["filter_reason"]) == {None, "filter:quantile 0.5 by s per label", "filter:t < 80"}
 
 
-def test_a_share_does_not_depend_on_other_conditions(data, tmp_path):
+def test_a_share_does_not_depend_on_other_conditions(data, out):
     rule = {"by": "t", "top": 0.5}
-    assert passing(data, tmp_path / "run", "t < 60", rule) == {UIDS[i] for i in range(45, 60)}
-    assert passing(data, tmp_path / "run", rule, "t < 60") == {UIDS[i] for i in range(45, 60)}
+    assert passing(data, out, "t < 60", rule) == {UIDS[i] for i in range(45, 60)}
+    assert passing(data, out, rule, "t < 60") == {UIDS[i] for i in range(45, 60)}
 
 
 def test_a_threshold_is_rounded_like_the_scores(tmp_path):
@@ -302,24 +226,24 @@ def test_a_threshold_is_rounded_like_the_scores(tmp_path):
     assert passing(data, tmp_path / "run", {"by": "s", "above": 1e300}, **plain) == set()
 
 
-def test_on_null_error_counts_by_status(data, tmp_path):
+def test_on_null_error_counts_by_status(data, out):
     with pytest.raises(
         CurateError, match=r"'above 3 by s': 10 of 90 samples have no s \(9 missing, 1 nonfinite\)"
     ):
-        filtered(settings(data, tmp_path / "run", filter={"by": "s", "above": 3, "on_null": "error"}))
+        filtered(settings(data, out, filter={"by": "s", "above": 3, "on_null": "error"}))
     with pytest.raises(
         CurateError, match=r"7 of 90 samples have no t \(7 no_label\) and on_null is error; set on_"
     ):
         rule = {"by": "t", "quantile": 0.5, "per": "label", "on_null": "error"}
-        filtered(settings(data, tmp_path / "run", filter=rule))
-    assert len(passing(data, tmp_path / "run", {"by": "t", "above": 0, "on_null": "error"})) == N
+        filtered(settings(data, out, filter=rule))
+    assert len(passing(data, out, {"by": "t", "above": 0, "on_null": "error"})) == N
 
 
-def test_more_than_there_is_a_score_for(data, tmp_path):
+def test_more_than_there_is_a_score_for(data, out):
     with pytest.raises(
         BudgetError, match=r"'top 0.95 by s': 0.95 of 90 rows = 86 asked for, 80 have a score; ask for"
     ):
-        filtered(settings(data, tmp_path / "run", filter={"by": "s", "top": 0.95, "of": "usable"}))
+        filtered(settings(data, out, filter={"by": "s", "top": 0.95, "of": "usable"}))
 
 
 def test_a_score_nobody_has(data, tmp_path):
@@ -330,23 +254,21 @@ def test_a_score_nobody_has(data, tmp_path):
         assert passing((data[0], str(tmp_path / "s.parquet")), tmp_path / "run", {"by": "s", **rule}) == set()
 
 
-def test_rules_need_scores(data, tmp_path):
+def test_rules_need_scores(data, out):
     with pytest.raises(
         UsageError, match="filter 'above 3 by width': no score 'width'; there are distance, s, t"
     ):
-        check_recipe(settings(data, tmp_path / "run", filter={"by": "width", "above": 3}))
+        check_recipe(settings(data, out, filter={"by": "width", "above": 3}))
     with pytest.raises(UsageError, match=r"filter 'top 0.5 by el2n': no score 'el2n'; add heads to score"):
-        check_recipe(settings(data, tmp_path / "run", filter={"by": "el2n", "top": 0.5}))
+        check_recipe(settings(data, out, filter={"by": "el2n", "top": 0.5}))
     with pytest.raises(
         UsageError, match="filter 'above 1 by mine_status': 'mine_status' is no score to rank by"
     ):
-        check_recipe(settings(data, tmp_path / "run", filter={"by": "mine_status", "above": 1}))
+        check_recipe(settings(data, out, filter={"by": "mine_status", "above": 1}))
 
 
-def test_the_status_of_a_missing_score_is_of_its_family(data, tmp_path):
-    values = settings(
-        data, tmp_path / "run", select={"keep": 0.1, "method": "hardest", "by": "s", "on_null": "drop"}
-    )
+def test_the_status_of_a_missing_score_is_of_its_family(data, out):
+    values = settings(data, out, select={"keep": 0.1, "method": "hardest", "by": "s", "on_null": "drop"})
     found = filtered(values)["filter_reason"].to_list()
     assert [found[i] for i in (3, 4, 5)] == ["no_score:missing", None, "no_score:nonfinite"]
 
@@ -354,14 +276,14 @@ def test_the_status_of_a_missing_score_is_of_its_family(data, tmp_path):
 # --- what it depends on ---------------------------------------------------------------------------------------
 
 
-def test_only_the_scores_it_reads_make_it_new(data, tmp_path):
-    first = settings(data, tmp_path / "run", filter="t < 80")
-    runner.run(first)
-    added = settings(data, tmp_path / "run", filter="t < 80", score=[{"file": data[1]}, "clip_score"])
+def test_only_the_scores_it_reads_make_it_new(data, out):
+    first = settings(data, out, filter="t < 80")
+    runner.run(first, until="select")
+    added = settings(data, out, filter="t < 80", score=[{"file": data[1]}, "clip_score"])
     assert runner.run(added, until="select").worked == ("score",)
     one = {"by": "t", "top": 0.5}
-    assert "filter" in runner.run(settings(data, tmp_path / "run", filter=one), until="filter").worked
-    again = settings(data, tmp_path / "run", filter=one | {"ties": "all"})
+    assert "filter" in runner.run(settings(data, out, filter=one), until="filter").worked
+    again = settings(data, out, filter=one | {"ties": "all"})
     assert "filter" in runner.run(again, until="filter").worked
 
 
