@@ -16,10 +16,11 @@ from curate.embedding.decode import Preprocess, open_image, to_array
 from curate.errors import UsageError
 from curate.pipeline.runner import run
 from curate.recipe.loading import parse_recipe
+from curate.scores.heads.evaluation import fixed_threads
 from curate.scores.pixels import training as networks
 from curate.scores.registry import columns_of
 
-pytestmark = pytest.mark.usefixtures("decoding_here")
+pytestmark = pytest.mark.usefixtures("decoding_here", "one_thread")
 
 TINY = {"seeds": 2, "epochs": 2, "size": 8, "width": 4, "blocks": [1], "batch": 16, "min_class": 3}
 N = 48
@@ -110,7 +111,15 @@ def same_columns(table, want):
 
 
 @pytest.fixture(scope="module")
-def base(decoding_here, tmp_path_factory):
+def one_thread():
+    """Train on one thread, in runs and directly: of tiny networks on a busy machine a second thread only waits."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(networks, "fixed_threads", lambda n: fixed_threads(1))
+        yield
+
+
+@pytest.fixture(scope="module")
+def base(decoding_here, one_thread, tmp_path_factory):
     return Made(tmp_path_factory.mktemp("base"), *pictures())
 
 
