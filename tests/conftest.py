@@ -50,3 +50,18 @@ def lake(options):
     from buckets import lake_of
 
     return lake_of(options)
+
+
+@pytest.fixture(scope="module")
+def decoding_here():
+    """Decode images in this process: the workers that guard a run are tested in tests/embedding/test_decode_pool.py."""
+    from curate.embedding.decode_pool import DecodePool
+
+    made = DecodePool.__init__
+
+    def here(self, preprocess, **settings):
+        made(self, preprocess, **{**settings, "workers": 0})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DecodePool, "__init__", here)
+        yield

@@ -1,6 +1,7 @@
 """What a run folder holds, for comparing runs: the bytes of its tables, the times of its files."""
 
 import hashlib
+import shutil
 from pathlib import Path
 
 TABLES = ("0_samples", "1_embeddings", "2_concepts", "3_scores", "4_duplicates", "5_decisions", "6_filtered")
@@ -36,3 +37,10 @@ def times(run):
 def leftovers(run):
     """Return what an interrupted run may leave and a finished one may not."""
     return [path for path in Path(run).rglob(".*") if ".partial-" in path.name or path.name == ".lock"]
+
+
+def again(run, copy):
+    """Copy a run with nothing scored yet, so that only its scores are computed by the next call; return the copy."""
+    shutil.copytree(run, copy)
+    shutil.rmtree(copy / "3_scores")
+    return copy

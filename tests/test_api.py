@@ -129,7 +129,7 @@ def packed(image):
     return file.getvalue()
 
 
-def test_pictures_in_any_form_are_the_same_samples(tmp_path):
+def test_pictures_in_any_form_are_the_same_samples(tmp_path, decoding_here):
     pictures = [picture(i) for i in range(12)]
     names = [f"p{i}" for i in range(12)]
     (tmp_path / "photos").mkdir()
@@ -213,7 +213,7 @@ def test_search_takes_vectors_from_memory(run, vectors):
         run.search("a red stop sign")
 
 
-def test_search_takes_words_and_pictures(tmp_path):
+def test_search_takes_words_and_pictures(tmp_path, decoding_here):
     pictures = [picture(i) for i in range(8)]
     found = curate.filter(pictures, out=tmp_path / "run", model="tiny", keep=1.0, workers=1)
     assert found.search("a red square", top=3).height == 3

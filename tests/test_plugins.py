@@ -1,6 +1,7 @@
 """A score and a selection method of another package: installed beside curate, used like its own, named where broken.
 
-Everything that finds plug-ins remembers them, so each case is an interpreter of its own.
+Everything that finds plug-ins remembers them, so each set of plug-ins has interpreters of its own. What needs no fresh
+one is asked of one that stays (`Site`): most of a call is importing.
 """
 
 import json
@@ -52,11 +53,58 @@ def python(target, *arguments):
     )  # fmt: skip
 
 
-def curate(target, *arguments):
-    """Call the command line with the package installed; return what it prints."""
-    done = python(target, "-m", "curate", *arguments)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+#: Does what it is asked, line by line: calls the command line, or runs code as a script.
+SERVER = """
+import contextlib, io, json, sys, traceback
+
+from curate import cli
+
+for line in sys.stdin:
+    code, arguments = json.loads(line)
+    out, err, ended = io.StringIO(), io.StringIO(), 0
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            if code is None:
+                cli.main(arguments)
+            else:
+                sys.argv = ["-c", *arguments]
+                exec(code, {"__name__": "__main__"})
+        except SystemExit as exit:
+            ended = exit.code
+        except BaseException:
+            traceback.print_exc()
+            ended = 1
+    print(json.dumps([ended, out.getvalue(), err.getvalue()]), flush=True)
+"""
+
+
+class Site:
+    """The folder into which the package is installed, and an interpreter that finds it."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        environment = os.environ | {"PYTHONPATH": str(folder)}
+        self._server = subprocess.Popen(
+            [sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            env=environment,
+        )  # fmt: skip
+
+    def ask(self, *arguments, code=None):
+        """Call the command line, or run code, in the interpreter that stays."""
+        self._server.stdin.write(json.dumps([code, [str(one) for one in arguments]]) + "\n")
+        self._server.stdin.flush()
+        return subprocess.CompletedProcess(arguments, *json.loads(self._server.stdout.readline()))
+
+    def curate(self, *arguments):
+        """Call the command line with the package installed; return what it prints."""
+        done = self.ask(*arguments)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def close(self):
+        self._server.stdin.close()
+        self._server.stdout.close()
+        assert self._server.wait(60) == 0
 
 
 def nearest(values, value, n_keep, seed=0):
@@ -74,8 +122,10 @@ def kept_of(folder):
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    """The folder into which the package is installed."""
-    return install(tmp_path_factory.mktemp("plugins") / "site")
+    """The folder into which the package is installed, and an interpreter that finds it."""
+    made = Site(install(tmp_path_factory.mktemp("plugins") / "site"))
+    yield made
+    made.close()
 
 
 @pytest.fixture(scope="module")
@@ -89,10 +139,11 @@ def recipe(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(site, recipe):
-    """A finished run of that recipe."""
+    """A finished run of that recipe, by an interpreter of its own."""
     path = Path(recipe["run"]).parent / "recipe.yaml"
     path.write_text(yaml.safe_dump(recipe))
-    curate(site, "run", path)
+    done = python(site.folder, "-m", "curate", "run", path)
+    assert done.returncode == 0, done.stderr
     return Path(recipe["run"])
 
 
@@ -114,27 +165,27 @@ def test_a_filter_goes_by_the_score(site, recipe, tmp_path):
         "select": {"keep": 0.7},
     }
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(values))
-    curate(site, "run", tmp_path / "recipe.yaml")
+    site.curate("run", tmp_path / "recipe.yaml")
     assert kept_of(tmp_path / "run") == [one is not None and one >= 3 for one in WORDS]
 
 
 def test_a_run_is_decided_anew_by_the_method(site, recipe, tmp_path):
     values = recipe | {"run": str(tmp_path / "run"), "select": {"keep": 0.5}}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(values))
-    curate(site, "run", tmp_path / "recipe.yaml")
+    site.curate("run", tmp_path / "recipe.yaml")
     asked = ["--method", "nearest", "--by", "caption_words", "--set", "select.on_null=drop"]
-    refused = python(site, "-m", "curate", "select", tmp_path / "run", *asked)
+    refused = site.ask("select", tmp_path / "run", *asked)
     assert (refused.returncode, refused.stderr) == (2, "error: select.value is missing\n")
-    curate(site, "select", tmp_path / "run", *asked, "--set", "select.value=2", "--count", "9")
+    site.curate("select", tmp_path / "run", *asked, "--set", "select.value=2", "--count", "9")
     assert kept_of(tmp_path / "run") == nearest(WORDS, 2, 9)
 
 
 def test_what_is_shown_of_a_run(site, run):
-    shown = curate(site, "inspect", run)
+    shown = site.curate("inspect", run)
     assert re.search(r"kept +17 +34\.0 %", shown) and re.search(r"caption_words +45 +5 ", shown)
     order = sorted((n for n in range(N) if WORDS[n] is not None), key=lambda n: abs(WORDS[n] - 4.3))
     for row in (order[0], order[-1]):
-        told = curate(site, "explain", run, f"s{row:06d}")
+        told = site.curate("explain", run, f"s{row:06d}")
         assert re.search(rf"caption_words +{WORDS[row]}\.0", told), told
         assert "method nearest" in told and (": kept (kept)" in told) == (row == order[0])
         flip = re.search(r"\((\d+) rows\) it is (kept|dropped); now 0\.34 \(17\)", told)
@@ -146,7 +197,7 @@ def test_what_is_shown_of_a_run(site, run):
 
 
 def test_methods_lists_both_like_those_of_curate(site):
-    shown = curate(site, "methods")
+    shown = site.curate("methods")
     for lines in (
         "  nearest: the values of a score (by) nearest to value\n    needs    a score (by)\n    first    the sm",
         "    not      when more of the score is always better: take hardest, easiest or top\n    paper    Marion et al.",
@@ -155,7 +206,7 @@ def test_methods_lists_both_like_those_of_curate(site):
         "  caption_words (better): words, of captions\n",
     ):
         assert lines in shown
-    listed = json.loads(curate(site, "methods", "--json"))
+    listed = json.loads(site.curate("methods", "--json"))
     method, family = listed["select"][-1], listed["family"][-1]
     assert (method["method"], family["family"]) == ("nearest", "words")
     for one, others in ((method, listed["select"]), (family, listed["family"])):
@@ -189,7 +240,7 @@ print(json.dumps(scored["caption_words"].to_list()))
 
 
 def test_both_in_python(site):
-    done = python(site, "-c", IN_MEMORY, json.dumps(WORDS))
+    done = site.ask(json.dumps(WORDS), code=IN_MEMORY)
     assert done.returncode == 0, done.stderr
     kept, *messages, listed, scored = done.stdout.splitlines()
     assert json.loads(kept) == nearest(WORDS, 4.3, 17)
@@ -227,7 +278,7 @@ def test_both_in_python(site):
 )
 def test_settings_are_checked(site, recipe, tmp_path, section, message):
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe | section))
-    done = python(site, "-m", "curate", "run", tmp_path / "recipe.yaml")
+    done = site.ask("run", tmp_path / "recipe.yaml")
     assert (done.returncode, done.stderr) == (2, f"error: {message}\n")
 
 
@@ -341,7 +392,7 @@ def test_the_page_shows_the_files_of_this_package():
 
 def test_the_python_of_the_page_runs(site):
     code = re.search(r"## Try it\n.*?```python\n(.*?)```", PAGE.read_text(), re.DOTALL)[1]
-    done = python(site, "-c", code)
+    done = site.ask(code=code)
     assert done.returncode == 0, done.stderr
 
 
@@ -349,7 +400,7 @@ def test_the_recipe_of_the_page_runs(site, recipe, tmp_path):
     shown = re.search(r"`recipe.yaml`:\n\n```yaml\n(.*?)```", PAGE.read_text(), re.DOTALL)[1]
     values = recipe | {"run": str(tmp_path / "run")} | yaml.safe_load(shown)
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(values))
-    curate(site, "run", tmp_path / "recipe.yaml")
+    site.curate("run", tmp_path / "recipe.yaml")
     words = [None if one is None else len(one.split()) for one in CAPTIONS]
     kept = kept_of(tmp_path / "run")
     lack = [one is None for one in words]

@@ -136,7 +136,7 @@ def score(
         schema = pl.DataFrame(family.table().empty_table()).schema
         made = {name: _spread(values[name], usable, len(samples)) for name in family.columns_made()}
         series = [
-            pl.Series(name, column, schema[name], nan_to_null=True, strict=False)
+            pl.Series(name, _named(column), schema[name], nan_to_null=True, strict=False)
             for name, column in made.items()
         ]
         frame = frame.with_columns(*series, pl.Series(family.status_column, names.tolist(), pl.String))
@@ -222,6 +222,11 @@ def _stored(vectors: npt.NDArray[np.floating[Any]]) -> Vectors:
 
 def _listed(values: Sequence[Any] | None) -> list[Any] | None:
     return None if values is None else list(values)
+
+
+def _named(column: npt.NDArray[Any]) -> Any:  # noqa: ANN401  (what a series is made of)
+    """Return names as a list: Polars takes an array of objects whose first is None for no text."""
+    return column.tolist() if column.dtype.kind == "O" else column
 
 
 def _at(samples: Samples, rows: npt.NDArray[np.int64]) -> Samples:

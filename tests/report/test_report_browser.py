@@ -31,7 +31,7 @@ SETTINGS = ((0.3, 0.1), (0.1, 0.1), (0.75, 0.02), (0.05, 5.0), (0.9, 0.001))
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def run(decoding_here, tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")
     curate.run(parse_recipe(pictured(folder)))
     return folder / "run"

@@ -26,7 +26,7 @@ from curate.runs.folder import RunFolder
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def run(decoding_here, tmp_path_factory):
     folder = tmp_path_factory.mktemp("gather")
     own = {"filter": [], "weight": "none", "score": [{"file": {"path": str(folder / "own.parquet")}}]}
     uids = [f"s{i:06d}" for i in range(ROWS)]

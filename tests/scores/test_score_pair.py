@@ -34,15 +34,15 @@ def by_definition(image, text, temperature, caption=None, picture=None):
     image, text = image.astype(float), text.astype(float)
     n, logits = len(image), image @ text.T / temperature
     out = {name: np.full(n, np.nan) for name in COLUMNS}
+    alike = np.zeros((n, n), bool)
+    for code in (caption, picture):
+        if code is not None:
+            alike |= (code[:, None] == code) & (code >= 0)
     for i in range(n):
-        allowed = [
-            j
-            for j in range(n)
-            if j == i or not any(c is not None and c[i] >= 0 and c[i] == c[j] for c in (caption, picture))
-        ]
+        allowed = np.flatnonzero(~alike[i] | (np.arange(n) == i))
         if len(allowed) < 2:
             continue
-        own = allowed.index(i)
+        own = allowed.tolist().index(i)
         loss, el2n = [], []
         for values in (logits[i, allowed], logits[allowed, i]):
             p = np.exp(values - values.max())

@@ -3,7 +3,7 @@ import polars as pl
 import pytest
 from builders import DIM, planted, recipe_values, write_shards
 from folders import tables
-from test_family_pair import embedded, pairs
+from paired import embedded, pairs
 
 from curate.errors import EmbeddingError, UsageError
 from curate.linalg import load_unit, unit_rows

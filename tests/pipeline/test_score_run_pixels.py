@@ -9,15 +9,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from builders import planted, recipe_values
-from folders import files_below, tables
+from folders import again, files_below, tables
 from PIL import Image
 
 from curate.embedding.decode import Preprocess, open_image, to_array
 from curate.errors import UsageError
 from curate.pipeline.runner import run
 from curate.recipe.loading import parse_recipe
+from curate.scores.heads.evaluation import fixed_threads
 from curate.scores.pixels import training as networks
 from curate.scores.registry import columns_of
+
+pytestmark = pytest.mark.usefixtures("decoding_here", "one_thread")
 
 TINY = {"seeds": 2, "epochs": 2, "size": 8, "width": 4, "blocks": [1], "batch": 16, "min_class": 3}
 N = 48
@@ -66,6 +69,17 @@ class Made:
         self.path = folder / "run"
         self.again()
 
+    def rescored(self, folder, settings=TINY, **changes):
+        """Score the same samples in a copy of the run that has no scores yet."""
+        other = object.__new__(Made)
+        other.path = again(self.path, folder / "run")
+        other.values = recipe_values(
+            self.values["source"]["path"], other.path, score=[{"pixels": settings}], **changes
+        )
+        other.values["source"]["image"] = "image"
+        other.again()
+        return other
+
     def again(self):
         run(parse_recipe(self.values), until="score")
         self.folder = self.path / "3_scores/pixels"
@@ -97,7 +111,15 @@ def same_columns(table, want):
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory):
+def one_thread():
+    """Train on one thread, in runs and directly: of tiny networks on a busy machine a second thread only waits."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(networks, "fixed_threads", lambda n: fixed_threads(1))
+        yield
+
+
+@pytest.fixture(scope="module")
+def base(decoding_here, one_thread, tmp_path_factory):
     return Made(tmp_path_factory.mktemp("base"), *pictures())
 
 
@@ -110,14 +132,14 @@ def test_columns_are_those_of_the_library(base):
     assert not (base.path / ".work/pixels").exists(), "the scratch is gone"
 
 
-def test_all_settings_reach_the_library(tmp_path):
+def test_all_settings_reach_the_library(tmp_path, base):
     settings = {
         "seeds": 1, "first_seed": 2, "epochs": 2, "score_epochs": [1], "folds": 2, "min_class": 4, "size": 8,
         "width": 3, "blocks": [1, 1], "batch": 20, "rate": 0.02, "momentum": 0.5, "decay": 0.01,
         "augment": False, "grand": False, "device": "cpu",
     }  # fmt: skip
     files, labels = pictures()
-    got = Made(tmp_path, files, labels, settings=settings, seed=5)
+    got = base.rescored(tmp_path, settings=settings, seed=5)
     want = directly(
         files, labels, n_seeds=1, first_seed=2, score_epochs=(1,), cross_fit=2, min_class=4, width=3,
         blocks=(1, 1), batch=20, rate=0.02, momentum=0.5, decay=0.01, augment=False, grand=False, seed=5,
@@ -134,7 +156,7 @@ def test_any_split_and_order_give_the_same_scores(tmp_path, base):
 @pytest.mark.long
 @pytest.mark.parametrize("changes", [{"workers": 2}, {"memory": "4GB"}])
 def test_machine_settings_change_no_byte(tmp_path, base, changes):
-    assert Made(tmp_path, *pictures(), **changes).bytes == base.bytes
+    assert base.rescored(tmp_path, **changes).bytes == base.bytes
 
 
 def test_samples_without_label_class_or_image(tmp_path):
@@ -157,7 +179,7 @@ def test_a_run_that_was_stopped_goes_on(tmp_path, base, monkeypatch):
 
     monkeypatch.setattr(networks._Run, "_learn", stop)
     with pytest.raises(KeyboardInterrupt):
-        Made(tmp_path, *pictures())
+        base.rescored(tmp_path)
     scratch = tmp_path / "run/.work/pixels"
     assert sorted(path.suffix for path in files_below(scratch) if path.name[0] != ".") == [
         ".json",
@@ -172,7 +194,7 @@ def test_a_run_that_was_stopped_goes_on(tmp_path, base, monkeypatch):
 
     monkeypatch.setattr(networks._Run, "_learn", learn)
     monkeypatch.setattr(networks._Run, "_evaluate", count)
-    values = recipe_values(str(tmp_path / "in/*.parquet"), tmp_path / "run", score=[{"pixels": TINY}])
+    values = recipe_values(base.values["source"]["path"], tmp_path / "run", score=[{"pixels": TINY}])
     values["source"]["image"] = "image"
     run(parse_recipe(values), until="score")
     assert seen == [(1, 1, images), (1, 2, images)], "neither decoded nor trained again"
