@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from curate.errors import RunError
 from curate.io.records import SIDECAR_SUFFIX, verified, with_checksum
 from curate.io.remote import cache
 
@@ -21,10 +22,13 @@ __all__ = [
     "Record",
     "drop_sidecars",
     "hash_file",
+    "note",
     "read",
     "record_of",
+    "records_below",
     "remove_damaged",
     "verify",
+    "verify_below",
     "verify_or_remove",
     "with_version",
     "write",
@@ -39,7 +43,9 @@ log = logging.getLogger("curate")
 def hash_file(path: Path) -> str:
     """Return the blake2b-128 hash of a file's bytes."""
     state = hashlib.blake2b(digest_size=16)
-    with cache.ensure_local(path).open("rb") as file:
+    with (path if cache.copy_at(path.parent.absolute()) is None else cache.ensure_local(path)).open(
+        "rb"
+    ) as file:
         while block := file.read(8 << 20):
             state.update(block)
     return state.hexdigest()
@@ -47,7 +53,8 @@ def hash_file(path: Path) -> str:
 
 def record_of(path: Path, *, hashed: bool = True) -> Record:
     """Return the record of a file as it is now."""
-    facts, noted = path.stat(), cache.state_of(path)
+    facts = path.stat()
+    noted = None if cache.copy_at(path.parent.absolute()) is None else cache.state_of(path)
     if noted is not None and not noted[1]:
         return {"bytes": noted[0].size, "version": noted[0].version}
     record: dict[str, Any] = {"bytes": facts.st_size, "mtime_ns": facts.st_mtime_ns}
@@ -97,6 +104,13 @@ def write(path: Path, record: Record) -> None:
         raise
 
 
+def note(new: Path, path: Path, *, hashed: bool = True) -> Record:
+    """Put the record of the file `new` in the sidecar of `path`, before it gets that name, so that none is without."""
+    record = record_of(new, hashed=hashed)
+    write(path, record)
+    return record
+
+
 def read(path: Path) -> Record | None:
     """Return the record in the sidecar of a file; None if it has none, or one that is damaged."""
     try:
@@ -104,6 +118,37 @@ def read(path: Path) -> Record | None:
     except (FileNotFoundError, ValueError):
         return None
     return found if isinstance(found, dict) else None
+
+
+def records_below(folder: Path) -> dict[str, Record]:
+    """Return the records of the files below a folder, from their sidecars where they have one; hidden ones are left out.
+
+    Raises RunError for a file that changed after it was written.
+    """
+    files = (file for file in sorted(folder.rglob("*")) if not file.name.startswith((".", "_")))
+    return {str(file.relative_to(folder)): _record_now(file) for file in files if file.is_file()}
+
+
+def _record_now(file: Path) -> Record:
+    known = read(file)
+    if known is None or "hash" not in known:
+        return record_of(file)
+    now = verify(file, known)
+    if now is None:
+        raise RunError(f"{file}: its bytes changed after it was written; run again to make it anew")
+    return now
+
+
+def verify_below(folder: Path, records: Mapping[str, Record]) -> dict[str, Record | None]:
+    """Return the records of files of a folder as they are now, None for those that are gone or were damaged.
+
+    Side effect: removes what is damaged.
+    """
+    found = {name: verify(folder / name, record) for name, record in records.items()}
+    for name, now in found.items():
+        if now is None:
+            remove_damaged(folder / name)
+    return found
 
 
 def verify_or_remove(path: Path) -> bool:

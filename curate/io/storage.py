@@ -25,7 +25,7 @@ from curate.io import checksums
 from curate.io.checksums import hash_file
 from curate.io.records import verified, with_checksum
 from curate.io.remote import cache
-from curate.io.remote.cache import ensure_all_local, ensure_local
+from curate.io.remote.cache import copy_at, ensure_all_local, ensure_local
 from curate.io.remote.working_copy import COPY_FOLDER
 from curate.schema import check
 
@@ -101,6 +101,11 @@ def _is_elsewhere(name: object, path: Path) -> bool:
     return isinstance(name, str) and Path(name) != path and Path(name).parent not in (path, path.parent)
 
 
+def _local(path: Path) -> Path:
+    """Return a path whose file can be read. Files of a run on this machine are there already."""
+    return path if copy_at(path.parent.absolute()) is None else ensure_local(path)
+
+
 def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -122,12 +127,10 @@ def atomic(path: Path, *, checksum: bool = False, hashed: bool = True) -> Iterat
         try:
             yield partial
             _sync(partial)
-            record = checksums.record_of(partial, hashed=hashed) if checksum else None
-            if record is not None:  # before the file is there, so that none is ever without
-                checksums.write(path, record)
-            else:
+            record = checksums.note(partial, path, hashed=hashed) if checksum else None
+            if record is None:
                 checksums.drop_sidecars(path)
-            noted = cache.send(partial, path)
+            noted = None if copy_at(path.parent.absolute()) is None else cache.send(partial, path)
             partial.replace(path)
             if noted is not None:
                 noted()
@@ -218,7 +221,7 @@ def write_record(path: Path, value: Mapping[str, Any] | list[Any]) -> None:
 def read_json(path: Path) -> Any:  # noqa: ANN401  (JSON may hold anything)
     """Return the JSON in `path`; None if it is not there, torn, or not what its checksum (if any) says."""
     try:
-        return verified(json.loads(ensure_local(path).read_text(encoding="utf-8")))
+        return verified(json.loads(_local(path).read_text(encoding="utf-8")))
     except (FileNotFoundError, ValueError):
         return None
 
@@ -276,7 +279,7 @@ def write_ipc(
 def map_ipc(path: Path) -> pa.ipc.RecordBatchFileReader:
     """Open an Arrow IPC file as a memory map."""
     try:
-        return pa.ipc.open_file(pa.memory_map(str(ensure_local(path)), "r"))
+        return pa.ipc.open_file(pa.memory_map(str(_local(path)), "r"))
     except (OSError, pa.ArrowInvalid) as error:
         raise RunError(f"{path}: not a whole Arrow file ({error}); remove it and run again") from error
 
@@ -284,9 +287,7 @@ def map_ipc(path: Path) -> pa.ipc.RecordBatchFileReader:
 def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
     """Read a Parquet table of a run (or some of its columns), without its metadata."""
     try:
-        return pq.read_table(ensure_local(path), columns=columns, partitioning=None).replace_schema_metadata(
-            None
-        )
+        return pq.read_table(_local(path), columns=columns, partitioning=None).replace_schema_metadata(None)
     except (OSError, pa.ArrowInvalid) as error:
         raise RunError(f"{path}: not a whole Parquet table ({error}); remove it and run again") from error
 
@@ -297,7 +298,7 @@ def stored_fingerprint(path: Path) -> str | None:
         if path.suffix == ".arrow":
             metadata: Mapping[bytes, bytes] | None = map_ipc(path).schema.metadata
         else:
-            metadata = pq.read_schema(ensure_local(path)).metadata
+            metadata = pq.read_schema(_local(path)).metadata
     except (OSError, pa.ArrowInvalid, RunError):
         return None
     return (metadata or {}).get(FINGERPRINT_KEY, b"").decode() or None

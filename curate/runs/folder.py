@@ -1,6 +1,7 @@
 """The run folder: where everything is, what is done, who is writing."""
 
 import contextlib
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -117,8 +118,12 @@ class RunFolder:
 
     def marker(self, folder: Path) -> dict[str, Any] | None:
         """Return what a finished stage wrote about itself, or None if it is not finished."""
-        found = storage.read_json(folder / MARKER)
-        return found if isinstance(found, dict) else None
+        path = folder / MARKER
+        try:
+            now = path.stat()
+        except OSError:
+            return None
+        return _marker_in(path, now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns)
 
     def mark(self, folder: Path, fingerprint: str, facts: Mapping[str, object]) -> None:
         """Mark a stage's folder as done: its fingerprint, its files with sizes, times and hashes, its facts.
@@ -126,11 +131,7 @@ class RunFolder:
         From here on the mark says what the files are, and their sidecars are gone. Raises RunError for a file that
         changed after it was written.
         """
-        files = {
-            str(file.relative_to(folder)): _record(file)
-            for file in sorted(folder.rglob("*"))
-            if file.is_file() and not file.name.startswith((".", "_"))
-        }
+        files = checksums.records_below(folder)
         storage.write_record(
             folder / MARKER, {"fingerprint": fingerprint, "facts": dict(facts), "files": files}
         )
@@ -152,10 +153,7 @@ class RunFolder:
             whole = [checksums.verify_or_remove(file) for file in folder.rglob("*") if file.is_file()]
             return all(whole)
         files: Mapping[str, checksums.Record] = marker["files"]
-        found = {name: checksums.verify(folder / name, record) for name, record in files.items()}
-        for name in files:
-            if found[name] is None:
-                checksums.remove_damaged(folder / name)
+        found = checksums.verify_below(folder, files)
         if None in found.values():
             return False
         if found != files:
@@ -212,15 +210,11 @@ class RunFolder:
             yield
 
 
-def _record(file: Path) -> checksums.Record:
-    """Return the record of a file, from its sidecar where it has one; raises RunError if it is something else."""
-    known = checksums.read(file)
-    if known is None or "hash" not in known:
-        return checksums.record_of(file)
-    now = checksums.verify(file, known)
-    if now is None:
-        raise RunError(f"{file}: its bytes changed after it was written; run again to make it anew")
-    return now
+@functools.lru_cache(64)
+def _marker_in(path: Path, *version: int) -> dict[str, Any] | None:
+    """Return what a marker says; read once for each version of its file."""
+    found = storage.read_json(path)
+    return found if isinstance(found, dict) else None
 
 
 def latest(root: str | Path) -> Path | None:

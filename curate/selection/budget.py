@@ -1,6 +1,7 @@
 """How many rows each concept may keep: targets from complexity, fitted to what the concepts hold."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy.typing as npt
 
 from curate.errors import BudgetError, RecipeError
 
-__all__ = ["Allocation", "allocate", "softmax"]
+__all__ = ["Allocation", "allocate", "allocate_grid", "softmax"]
 
 _TIE = 1e-9  # fractional parts that near are equal
 
@@ -87,6 +88,32 @@ def allocate(
     if budget.sum() != total or (budget < lower).any() or (budget > upper).any():
         raise BudgetError(f"budgets must add up to {total} within their bounds, got {budget.sum()}")
     return Allocation(budget, budget == upper, budget == lower, lam)
+
+
+def allocate_grid(
+    complexity: Floats,
+    sizes: Counts,
+    plans: Sequence[tuple[int, int]],
+    temperatures: Sequence[float],
+    rank: Counts,
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return the budgets of many numbers of rows and temperatures, and how many concepts are at a bound in each.
+
+    complexity, sizes, rank : (k,), of concepts with rows. plans : (rows, floor per concept) of each number of rows.
+    Returns (plans, temperatures, k) whole rows, and (plans, temperatures, 2) concepts at their cap and their floor.
+    """
+    shares = [softmax(complexity, temperature) for temperature in temperatures]
+    budgets = np.empty((len(plans), len(shares), len(sizes)), np.int64)
+    at_bound = np.empty((len(plans), len(shares), 2), np.int64)
+    for i, (total, floor) in enumerate(plans):
+        lower = np.minimum(floor, sizes)
+        for j, share in enumerate(shares):
+            found = allocate(
+                share * total, lower, sizes, total, complexity=complexity, smallest_uid_rank=rank
+            )
+            budgets[i, j] = found.budget
+            at_bound[i, j] = found.at_cap.sum(), found.at_floor.sum()
+    return budgets, at_bound
 
 
 def _check_bounds(target: Floats, lower: Counts, upper: Counts, total: int) -> None:

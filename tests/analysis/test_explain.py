@@ -280,6 +280,23 @@ def test_the_nearest_flip_is_the_nearest_of_all_counts(seed):
             assert flip is None or (flip.nearest and kept[flip.count] != kept[now])
 
 
+@pytest.mark.parametrize("kind", ["inter*intra", "size", "uniform"])
+def test_a_grid_of_budgets_is_what_each_count_and_temperature_gives(kind):
+    rng = np.random.default_rng(5)
+    free = np.array([0, 9, 1, 30, 0, 4, 4])
+    k = len(free)
+    density = Density(free, rng.uniform(0, 1, k), rng.uniform(0, 1, k), rng.permutation(k), 0.1, 3, kind)
+    counts, temperatures = [0, 1, 5, 17, 47, 48], [0.01, 0.1, 10.0]
+    budgets, at_bound = density.grid(counts, temperatures)
+    for i, count in enumerate(counts):
+        for j, temperature in enumerate(temperatures):
+            one = density.at(count, temperature)
+            assert budgets[i, j].tolist() == one.budget.tolist()
+            assert at_bound[i, j].tolist() == [(one.at_cap[free > 0]).sum(), (one.at_floor[free > 0]).sum()]
+    nothing = Density(np.zeros(2, np.int64), np.ones(2), np.ones(2), np.arange(2), 0.1, 1)
+    assert nothing.grid([0], [0.1])[0].tolist() == [[[0, 0]]]
+
+
 @pytest.mark.parametrize("balance", [0.0, 0.35, 1.0])
 def test_prototypes_flip_where_they_are_selected(balance):
     rng = np.random.default_rng(3)

@@ -48,18 +48,13 @@ def what_if(context: Context, concepts: pl.DataFrame, first: pl.DataFrame) -> Wh
     wide = min(len(TEMPERATURES) + 1, max(2, int((cells * 2 / 3) ** 0.5)))
     shares = _grid(SHARES, share, max(2, min(cells // wide, len(SHARES) + 1)))
     temperatures = _grid(TEMPERATURES, own.temperature, wide)
-    budgets = np.empty((len(shares), len(temperatures), len(frame)), np.int64)
-    limits = np.empty((len(shares), len(temperatures), 3), np.int64)
-    for i, one in enumerate(shares):
-        asked = n_keep(one, base)
-        count = min(max(0, asked - int(pinned.sum())), density.total)
-        for j, temperature in enumerate(temperatures):
-            found, some = density.at(count, temperature), density.free > 0
-            budgets[i, j] = found.budget + pinned
-            limits[i, j] = asked, (found.at_cap & some).sum(), (found.at_floor & some).sum()
+    asked = np.array([n_keep(one, base) for one in shares])
+    counts = np.clip(asked - pinned.sum(), 0, density.total).tolist()
+    budgets, at_bound = density.grid(counts, temperatures)
+    limits = np.dstack([np.broadcast_to(asked[:, None], at_bound.shape[:2]), at_bound])
     return WhatIf(
         concepts=frame.select("concept", pl.col("n_eligible").alias("size"), "complexity", pl.col("kept").alias("now")),
-        shares=shares, temperatures=temperatures, budgets=budgets, cells=limits,
+        shares=shares, temperatures=temperatures, budgets=budgets + pinned, cells=limits,
         own=(shares.index(share), temperatures.index(own.temperature)), eligible=stats["eligible"],
         of=select.of, method=select.method, command=_command(context.recipe),
     )  # fmt: skip

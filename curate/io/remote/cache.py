@@ -31,6 +31,7 @@ __all__ = [
     "DEFAULT_BYTES",
     "Handed",
     "begin",
+    "copy_at",
     "copy_of",
     "ensure_all_local",
     "ensure_local",
@@ -63,13 +64,13 @@ def begin(
     text = json.dumps(facts)
     path, options = root / COPY_FOLDER / "home.json", json.dumps(storage_options) if storage_options else None
     same = path.exists() and path.read_text(encoding="utf-8") == text
-    if same and options in (None, os.environ.get(variable(root))) and _root_of(str(root)) == root:
+    if same and options in (None, os.environ.get(variable(root))) and copy_at(root) == WorkingCopy(root):
         return  # the holder of the URL goes on with the store that it has
     if options is not None:
         os.environ[variable(root)] = options
     if not same:
         write_whole(path, text)
-    _root_of.cache_clear()
+    copy_at.cache_clear()
     _store_at.cache_clear()
 
 
@@ -106,21 +107,21 @@ def hand_over(root: Path) -> Handed | None:
 
 
 @functools.lru_cache(4096)
-def _root_of(folder: str) -> Path | None:
-    """Return the working copy that a folder lies in (or is)."""
-    for path in (Path(folder), *Path(folder).parents):
+def copy_at(folder: Path) -> WorkingCopy | None:
+    """Return the working copy that a folder (absolute) lies in, or is; looked for once per folder."""
+    for path in (folder, *folder.parents):
         if (path / COPY_FOLDER / "home.json").exists():
-            return path
+            return WorkingCopy(path)
     return None
 
 
 def copy_of(path: Path) -> WorkingCopy | None:
     """Return the working copy that a path lies in (or is); None for any other path."""
-    text = os.path.abspath(path)  # noqa: PTH100  (asked for every file of every run: pathlib takes ten times as long)
-    root = _root_of(os.path.dirname(text))  # noqa: PTH120
-    if root is None and os.path.exists(f"{text}/{COPY_FOLDER}/home.json"):  # noqa: PTH110
-        root = Path(text)
-    return None if root is None else WorkingCopy(root)
+    path = Path(os.path.abspath(path))  # noqa: PTH100  (links stay, `..` goes)
+    copy = copy_at(path.parent)
+    if copy is None and (path / COPY_FOLDER / "home.json").exists():
+        copy = WorkingCopy(path)
+    return copy
 
 
 @functools.lru_cache(64)

@@ -1,6 +1,7 @@
 """What other settings would keep, from the table of concepts alone: budgets, shares, temperatures, cost."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -8,10 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from curate.clustering.complexity import Kind
+from curate.clustering.complexity import Kind, complexity
 from curate.errors import BudgetError
 from curate.ordering.shares import n_keep
-from curate.selection.budget import softmax
+from curate.selection.budget import allocate_grid, softmax
 from curate.selection.density import DensityBudgets, density_budgets, floor_sums
 
 __all__ = ["Density", "Spread", "counts_of", "share_for", "spread"]
@@ -43,9 +44,13 @@ class Density:
 
     def floor(self, count: int) -> int:
         """Return the floor per concept that `count` rows can pay, as `density_budgets` lowers it."""
+        return self.floors([count])[0]
+
+    def floors(self, counts: Sequence[int]) -> list[int]:
+        """Return the floor of each of many counts."""
         sums = floor_sums(self.free, self.min_per_concept)
-        paid = int(np.searchsorted(sums, count, side="right")) - 1
-        return self.min_per_concept if paid == len(sums) - 1 else paid
+        paid = np.searchsorted(sums, counts, side="right") - 1
+        return [self.min_per_concept if one == len(sums) - 1 else int(one) for one in paid]
 
     def at(self, count: int, temperature: float | None = None) -> DensityBudgets:
         """Return the budgets of `count` rows, without the warning where the floor is lowered."""
@@ -54,6 +59,23 @@ class Density:
             temperature=self.temperature if temperature is None else temperature,
             min_per_concept=self.floor(count), kind=self.kind, smallest_uid_rank=self.uid_rank,
         )  # fmt: skip
+
+    def grid(
+        self, counts: Sequence[int], temperatures: Sequence[float]
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Return the budgets of every count at every temperature, and how many concepts are at a bound there.
+
+        Returns (counts, temperatures, k), as `at` gives one by one, and (counts, temperatures, 2): concepts with
+        rows whose budget is their size, and whose budget is the floor.
+        """
+        some = np.flatnonzero(self.free > 0)
+        value = complexity(self.d_inter, self.d_intra, self.kind, sizes=self.free)[some]
+        plans = list(zip(counts, self.floors(counts), strict=True))
+        budgets = np.zeros((len(counts), len(temperatures), len(self.free)), np.int64)
+        budgets[:, :, some], at_bound = allocate_grid(
+            value, self.free[some], plans, temperatures, self.uid_rank[some]
+        )
+        return budgets, at_bound
 
 
 @dataclass(frozen=True)
