@@ -18,7 +18,7 @@ from fsspec.implementations.local import LocalFileSystem
 from curate.errors import EmbeddingError, UsageError
 from curate.sources.vector_columns import FLOATS
 
-__all__ = ["NpyRows", "check_aligned", "open_npy_files"]
+__all__ = ["NpyRows", "open_npy_files"]
 
 Vectors = npt.NDArray[np.float32]
 
@@ -83,11 +83,6 @@ class NpyRows:
         """Length of the vectors."""
         return self._parts[0].shape[1]
 
-    @property
-    def counts(self) -> dict[str, int]:
-        """Number of rows of each file."""
-        return {part.path: part.shape[0] for part in self._parts}
-
     def count(self) -> int:
         """Return the number of rows of all files."""
         return self._ends[-1]
@@ -106,12 +101,6 @@ class NpyRows:
                 block[done - start : end - start] = part.read(done - begin, end - begin)
                 done, index = end, index + 1
         return block
-
-
-def check_aligned(n_vectors: int, n_rows: int, *, vectors: str, rows: str) -> None:
-    """Raise EmbeddingError unless there are as many vectors as rows; `vectors` and `rows` name them."""
-    if n_vectors != n_rows:
-        raise EmbeddingError(f"{vectors} has {n_vectors:,} vectors, but {rows} has {n_rows:,} rows")
 
 
 def _open(system: Any, path: str) -> _Part:  # noqa: ANN401 - fsspec has no types

@@ -23,6 +23,7 @@ __all__ = [
     "Context",
     "Part",
     "Progress",
+    "VectorFile",
     "eligible",
     "log",
     "require_same",
@@ -54,10 +55,25 @@ def silent(stage: str, done: int, total: int, unit: str) -> None:
 
 
 @dataclass(frozen=True)
+class VectorFile:
+    """A file with vectors of a part: where it is, its name, size and version when it was found.
+
+    begin : position of its first row, counted from the first row of the part.
+    """
+
+    url: str
+    name: str
+    size: int
+    version: str
+    begin: int
+
+
+@dataclass(frozen=True)
 class Part:
     """Rows [start, stop) of one shard; its name stands for their content, never for their place.
 
-    first : position of the first row among all rows of the source, in shard order.
+    first : position of the first row among all rows of the source, in shard order. vectors : the files with the
+    vectors of its rows, one after the other, where vectors are in files.
     """
 
     name: str
@@ -68,6 +84,7 @@ class Part:
     stop: int
     first: int
     fingerprint: str
+    vectors: tuple[VectorFile, ...] = ()
 
     @property
     def rows(self) -> int:

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from curate.errors import RunError
-from curate.execution.context import Context, Part
+from curate.execution.context import Context, Part, VectorFile
 from curate.io import storage
 from curate.sources.base import Columns, Shard
 
@@ -19,5 +19,7 @@ def with_parts(context: Context) -> Context:
     parts = []
     for row in rows:
         shard = Shard(**{**row["shard"], "storage_options": options[row["shard"]["source"]]})
-        parts.append(Part(**{**row, "shard": shard, "columns": Columns(**row["columns"])}))
+        vectors = tuple(VectorFile(**file) for file in row.get("vectors", ()))
+        columns = Columns(**row["columns"])
+        parts.append(Part(**{**row, "shard": shard, "columns": columns, "vectors": vectors}))
     return replace(context, parts=tuple(parts))

@@ -84,9 +84,13 @@ class Stage:
         """What the stage is made from, and how."""
         return storage.fingerprint(self.hashed_as or self.name, self.version, *self.inputs())
 
+    def made_from(self) -> str:
+        """Return what its mark says when it is done: `fingerprint`, unless some of it could not be made."""
+        return self.fingerprint
+
     def is_done(self) -> bool:
         """Whether the stage is marked with its fingerprint, and its files are what the mark says."""
-        return all(self.run_folder.is_done(folder, self.fingerprint) for folder in self.marked)
+        return all(self.run_folder.is_done(folder, self.made_from()) for folder in self.marked)
 
     def is_made(self, task: Any) -> bool:  # noqa: ANN401  (any task, or what overrides this takes)
         """Whether the table of a part is there as it would be made now."""
@@ -119,7 +123,7 @@ class Stage:
         for folder in self.tables:
             self.run_folder.keep_only(folder, [part.name for part in self.parts])
         for folder in self.marked:
-            self.run_folder.mark(folder, self.fingerprint, stats)
+            self.run_folder.mark(folder, self.made_from(), stats)
         if self.scratch is not None:
             storage.remove(self.scratch)
         return stats

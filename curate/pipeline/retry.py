@@ -28,6 +28,7 @@ from curate.pipeline.stages import copies, embed, embed_task, read, read_task
 from curate.pipeline.stages.embed_model import model_of, open_model
 from curate.pipeline.stages.embed_task import EmbedTask, Outcomes
 from curate.recipe import Recipe
+from curate.sources import registry
 from curate.sources.base import Rows
 
 if TYPE_CHECKING:
@@ -171,9 +172,7 @@ def _stretches(task: EmbedTask, positions: Positions) -> Iterator[Rows]:
     """Yield the stretches of adjacent rows among `positions`, read without following a path."""
     start = task.part.start
     span = replace(task.part, start=start + int(positions[0]), stop=start + int(positions[-1]) + 1)
-    for rows, _ in read_task.read_batches(
-        span, task.source, None, batch_bytes=task.batch_bytes, images=False
-    ):
+    for rows, _ in read_task.read_batches(span, task.source, batch_bytes=task.batch_bytes, images=False):
         here = np.flatnonzero(np.isin(rows.row - start, positions))
         for places in np.split(here, np.flatnonzero(np.diff(here) > 1) + 1):
             if len(places):
@@ -187,7 +186,7 @@ def _with_images(task: EmbedTask, rows: Rows) -> Iterator[Rows]:
         return
     span = replace(task.part, start=int(rows.row[0]), stop=int(rows.row[-1]) + 1)
     share = max(1, task.batch_bytes // PARALLEL_STRETCHES)
-    for found, _ in read_task.read_batches(span, task.source, None, batch_bytes=share, images=True):
+    for found, _ in read_task.unchecked_batches(span, task.source, batch_bytes=share, images=True):
         yield found
 
 
@@ -212,6 +211,7 @@ def _merge(context: Context, part: Failed, tried: Outcomes, pieces: list[Vectors
             getattr(outcomes, name)[position] = getattr(tried, name)[place]
     if outcomes.outcome == samples["outcome"].to_list() and outcomes.reason == samples["reason"].to_list():
         return
+    registry.check_unchanged(task.part.shard)  # once for all stretches: a folder is listed for it
     run.unmark(run.samples)
     run.unmark(run.embeddings)
     # First the new fingerprint, then the files that carry it: what an interruption leaves is not taken as made.

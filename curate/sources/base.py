@@ -40,7 +40,8 @@ class Shard:
 
     name : path below the source's root, unique in a run; the order of names is the order of shards.
     url : where to open it. version : size and time (or ETag), the fast sign of a change. format : the name
-    of its format (`registry.FORMATS`).
+    of its format (`registry.FORMATS`). content, changed : the fingerprint of what it held when it was hashed, and
+    when its files were last changed then (`filesystem.changed_at`); empty where it was not hashed.
     """
 
     name: str
@@ -51,6 +52,8 @@ class Shard:
     source: str = "source"
     storage_options: Mapping[str, object] = field(default_factory=dict)
     format: str = "parquet"
+    content: str = ""
+    changed: str = ""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from curate.io import paths
+from curate.io import filesystem, paths
 from curate.sources.base import Columns, Reader, Shard
 from curate.sources.columns import guess_columns
 
@@ -20,7 +20,8 @@ class Format:
     recognises : True if files of these names are of this format together, whatever their ends say alone (a folder
     with images and a metadata.csv); `auto` asks this first. unfinished : True if its writer has not finished a
     shard. fingerprint : 32 hex digits that change with the content of a shard; check_unchanged : raises
-    SourceError if a shard changed since it was found. Both are those of one file, unless a shard is something else.
+    SourceError if a shard changed since it was found; changed_at : when its files were last changed, a time that
+    nobody sets back. All are those of one file, unless a shard is something else.
     """
 
     name: str
@@ -32,3 +33,4 @@ class Format:
     unfinished: Callable[[Shard], bool] = lambda shard: False
     fingerprint: Callable[[Shard], str] = paths.fingerprint
     check_unchanged: Callable[[Shard], None] = paths.check_unchanged
+    changed_at: Callable[[Shard], str] = lambda shard: filesystem.changed_at(shard.url)

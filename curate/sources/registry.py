@@ -7,19 +7,19 @@ the caption, the label is then found by name and type. A shard knows the name of
 
 import importlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from curate.errors import UsageError
+from curate.errors import SourceError, UsageError
 from curate.io import paths
 from curate.io.filesystem import StorageOptions
 from curate.sources.base import Columns, Shard
 from curate.sources.format import Format
 
-__all__ = ["FORMATS", "ShardReader", "check_unchanged", "detect", "fingerprint", "format_of"]
+__all__ = ["FORMATS", "ShardReader", "check_unchanged", "detect", "format_of", "hashed"]
 
 
 #: The module of each format, below curate.sources.
@@ -68,14 +68,41 @@ def detect(patterns: Sequence[str], storage_options: StorageOptions = None) -> s
     return next(iter(found), "parquet")
 
 
-def fingerprint(shard: Shard) -> str:
-    """Return 32 hex digits that change with what a shard holds."""
-    return format_of(shard.format).fingerprint(shard)
+def hashed(shard: Shard, known: Sequence[str] = ()) -> Shard:
+    """Return a shard with what it holds (`content`) and when it was last changed; SourceError if it changes meanwhile.
+
+    known : its version, content and time of the last change when it was hashed before; it is read only if one is new.
+    """
+    form = format_of(shard.format)
+    changed = form.changed_at(shard)
+    version, content, *since = known or ("", "")
+    if (version, since) == (shard.version, [changed]):
+        return replace(shard, content=content, changed=changed)
+    content = form.fingerprint(shard)
+    check_unchanged(shard, changed)
+    return replace(shard, content=content, changed=changed)
 
 
-def check_unchanged(shard: Shard) -> None:
-    """Raise SourceError unless a shard is what it was when it was found."""
-    format_of(shard.format).check_unchanged(shard)
+def check_unchanged(shard: Shard, since: str | None = None) -> str:
+    """Raise SourceError unless a shard is what it was when it was found; return when it was last changed.
+
+    since : what this returned before something was read; it must be the same, or what was read may be neither.
+    """
+    form = format_of(shard.format)
+    changed = form.changed_at(shard)
+    form.check_unchanged(shard)
+    if since is not None:
+        same = changed == since
+    else:  # another time may be that of a new link or another owner: then the bytes tell
+        same = changed == shard.changed or not shard.content or form.fingerprint(shard) == shard.content
+    if not same:
+        when = (
+            "while it was being read"
+            if since is not None
+            else "since it was read, though its time is the same"
+        )
+        raise SourceError(f"{shard.url}: the file was written to or replaced {when}; run again")
+    return changed
 
 
 @dataclass(frozen=True)

@@ -68,8 +68,7 @@ def write_file(task: WriteTask) -> int:
     Raises SourceError if a source shard is no longer what it was when it was read.
     """
     n_rows = sum(len(piece.rows) for piece in task.pieces)
-    for piece in task.pieces:
-        check_unchanged(piece.shard)
+    since = [check_unchanged(piece.shard) for piece in task.pieces]
     schema = task.schema
     plain = plain_schema(schema)
     with atomic(Path(task.folder) / task.name) as partial:
@@ -82,8 +81,8 @@ def write_file(task: WriteTask) -> int:
                 if unreleased >= ROW_GROUP_BYTES:  # else the pool grows to twice what is in use
                     pa.default_memory_pool().release_unused()
                     unreleased = 0
-        for piece in task.pieces:
-            check_unchanged(piece.shard)
+        for piece, before in zip(task.pieces, since, strict=True):
+            check_unchanged(piece.shard, before)
         if written != n_rows:
             raise RunError(f"{task.name}: {n_rows:,} rows were planned, but {written:,} were read")
     return n_rows

@@ -117,13 +117,12 @@ def write_tar(task: TarTask) -> TarFacts:
     """
     path = Path(task.folder) / task.name
     wanted = sum(len(piece.rows) for piece in task.pieces)
-    for piece in task.pieces:
-        check_unchanged(piece.shard)
+    since = [check_unchanged(piece.shard) for piece in task.pieces]
     with atomic(path) as partial:
         with tarfile.open(partial, "w", format=tarfile.PAX_FORMAT) as tar:
             rows, members, renamed, without = _write(tar, task)
-        for piece in task.pieces:
-            check_unchanged(piece.shard)
+        for piece, before in zip(task.pieces, since, strict=True):
+            check_unchanged(piece.shard, before)
         if rows != wanted:
             raise RunError(f"{task.name}: {wanted:,} rows were planned, but {rows:,} were read")
     facts = TarFacts(rows, members, path.stat().st_size, renamed, without)

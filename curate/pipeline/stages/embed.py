@@ -200,7 +200,7 @@ def _batches(tasks: Sequence[EmbedTask]) -> Iterator["Unembedded"]:
         embed = keys["copy_of"].is_null().to_list()
         start = 0
         for rows, _ in read_task.read_batches(
-            task.part, task.source, None, batch_bytes=task.batch_bytes, images=True
+            task.part, task.source, batch_bytes=task.batch_bytes, images=True
         ):
             yield from unembedded(rows, embed[start : start + len(rows)])
             start += len(rows)

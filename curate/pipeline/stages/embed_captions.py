@@ -49,7 +49,7 @@ def _pieces(
     """Yield the vectors of a part, read batch by read batch; outcomes are noted on the way."""
     with ThreadPoolExecutor(cpu_count() if clip.device == "cpu" else 1) as pool:
         for rows, _ in read_task.read_batches(
-            task.part, task.source, None, batch_bytes=task.batch_bytes, images=False
+            task.part, task.source, batch_bytes=task.batch_bytes, images=False
         ):
             start = len(outcomes.outcome)
             found = [_judge(rows, row) for row in range(len(rows))]

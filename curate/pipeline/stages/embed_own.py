@@ -13,7 +13,7 @@ from curate.embedding.user_vectors import open_npy_files
 from curate.errors import EmbeddingError
 from curate.execution.context import Context
 from curate.linalg import unit_rows
-from curate.pipeline.stages import read, read_task
+from curate.pipeline.stages import read_task
 from curate.pipeline.stages.embed_task import EmbedTask, Outcomes, keys_of, write_samples
 from curate.sources.base import Rows
 from curate.sources.vector_columns import why_unusable
@@ -33,9 +33,9 @@ def embed_own(context: Context, tasks: Sequence[EmbedTask]) -> None:
 
 def _dimension(context: Context) -> int:
     """Return the length of the vectors; raises EmbeddingError if there is none."""
-    npy = read.npy_of(context.recipe)
-    if npy is not None:
-        return open_npy_files(read_task.npy_files(npy)).dim
+    if context.recipe.embed.files is not None:
+        files = [file.url for part in context.parts for file in part.vectors]
+        return open_npy_files(files[:1]).dim if files else 1  # no row, no vector: any length will do
     dims = [part.columns.vector_dim for part in context.parts if part.columns.vector_dim]
     if not any(part.rows for part in context.parts):
         return 1  # no row, no vector: any length will do
@@ -61,7 +61,7 @@ def _own_pieces(
     uids, copied = keys["uid"].to_list(), keys["copy_of"].is_not_null().to_numpy()
     start = 0
     for rows, given in read_task.read_batches(
-        task.part, task.source, task.npy, batch_bytes=task.batch_bytes, images=False
+        task.part, task.source, batch_bytes=task.batch_bytes, images=False
     ):
         if given is None or given.shape[1] != task.dim:
             width = "no" if given is None else given.shape[1]
@@ -99,7 +99,7 @@ def _judge_own(
         outcome, reason = rows.outcome[row], rows.reason[row]
         if outcome in BROKEN_ROWS:  # whatever its vector: the row is not the sample it seems to be
             pass
-        elif task.npy is not None or (outcome == "ok" and not good):
+        elif task.in_files or (outcome == "ok" and not good):
             bad = ("bad_vector", found[row] or "the vector has no usable length")
             outcome, reason = ("ok", None) if good else bad
         if outcome == "ok" and task.on == "text" and known is not None and not known[row]:

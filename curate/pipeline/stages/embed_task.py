@@ -9,7 +9,7 @@ import curate.embedding
 from curate import schema
 from curate.execution.context import Context, Part, reuse_or_remove
 from curate.io import storage
-from curate.pipeline.stages import copies, read
+from curate.pipeline.stages import copies, given_vectors, read
 from curate.recipe import Embed, Source
 from curate.runs.folder import RunFolder
 
@@ -41,7 +41,7 @@ class EmbedTask:
     keys: Path
     copies: copies.Copies
     exact: bool
-    npy: tuple[str, ...] | None
+    in_files: bool
     dim: int
     text: bool
     on: str
@@ -98,18 +98,18 @@ def task_of(context: Context, part: Part, found: copies.Copies, space: object) -
     """Return what giving vectors to a part takes."""
     recipe = context.recipe
     source = next(source for source in recipe.source if source.name == part.shard.source)
-    npy = read.npy_of(recipe)
     words = recipe.embed.text_column
     if not recipe.embed.own_vectors:
         words = next((p.columns.caption for p in context.parts if p.columns.caption), None)
     text = words is not None
     content = storage.fingerprint(
         "embed", VERSION, space, part.fingerprint, text, recipe.cluster.on, recipe.dedup.exact,
-        read.vectors_of(part, npy), *([retried] if (retried := retries(context.run).get(part.name)) else []),
+        given_vectors.vectors_of(part), *([retried] if (retried := retries(context.run).get(part.name)) else []),
     )  # fmt: skip
     fingerprint = content + found.fingerprint_of(part)
     return EmbedTask(
-        context.run, part, source, read.keys_path(context, part), found, recipe.dedup.exact, npy, 0, text,
+        context.run, part, source, read.keys_path(context, part), found, recipe.dedup.exact,
+        recipe.embed.files is not None, 0, text,
         recipe.cluster.on, min(64_000_000, context.task_memory // 4), fingerprint,
     )  # fmt: skip
 

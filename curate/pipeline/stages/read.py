@@ -4,7 +4,7 @@ Writes scratch only (`.work/keys`): hashes, captions and labels of each row, and
 of one another. The embed stage turns it into `0_samples` once outcomes are known.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,11 @@ from typing import Any
 from curate.errors import RecipeError, SourceError, UsageError
 from curate.execution.context import PART_ROWS, Context, Part, log
 from curate.execution.stage import Stage
-from curate.io import filesystem as files
-from curate.io import paths, storage
-from curate.pipeline.stages import repeated_keys
-from curate.pipeline.stages.read_task import BadShard, ReadTask, npy_files, read_part, reader_of
-from curate.pipeline.stages.source_changes import KnownShards, changes, files_of_rows
+from curate.io import storage
+from curate.pipeline.stages import given_vectors, repeated_keys
+from curate.pipeline.stages.given_vectors import CountedShard
+from curate.pipeline.stages.read_task import BadShard, ReadTask, fails, read_part, reader_of
+from curate.pipeline.stages.source_changes import KnownShards, changes
 from curate.recipe import Recipe, Source
 from curate.sources import registry
 from curate.sources.base import Columns, Shard
@@ -40,8 +40,18 @@ def find_parts(
     hashed : False where the parts are only counted, and need no fingerprints.
     Raises UsageError if nothing matches or a named column is missing.
     """
+    parts, bad, _ = _found(recipe, cache, hashed=hashed)
+    return parts, bad
+
+
+def _found(
+    recipe: Recipe, cache: Path, *, hashed: bool = True
+) -> tuple[tuple[Part, ...], list[BadShard], list[list[object]]]:
+    """Return what `find_parts` does, and name, size and version of the files of vectors in the order of rows."""
     known = storage.read_json(cache) or {}
     saved = storage.read_json(cache.with_name("parts.json")) or []
+    every: list[CountedShard] = []
+    called: dict[str, str] = {}
     parts: list[Part] = []
     bad: list[BadShard] = []
     prints: dict[str, list[str]] = {}
@@ -52,33 +62,42 @@ def find_parts(
         left = source.limit
         for shard in shards:
             if left == 0:
-                break
+                every.append(CountedShard(shard, None))
+                continue
             try:
                 columns = replace(_columns(source, recipe, shard), vector_dim=dim)
                 reader = reader_of(source, shard, columns)
                 count = reader.count(shard)
-                if dim is None and (dim := reader.vector_length(shard)) is not None:
+                length = reader.vector_length(shard) if dim is None else dim
+                if hashed:  # last, so that what was read before is of the file that is hashed, too
+                    shard = registry.hashed(shard, known.get(shard.url, ()))
+                if dim is None and (dim := length) is not None:
                     columns = replace(columns, vector_dim=dim)
             except SourceError as error:
                 bad.append(BadShard(shard.name, None, str(error)))
+                every.append(CountedShard(shard, None))
                 continue
             rows = count if left is None else min(count, left)
             left = None if left is None else left - rows
-            version, content, *since = known.get(shard.url, ["", ""])
-            changed_at = files.changed_at(shard.url)  # a time that nobody sets back: the file was written to
-            if (version, since) != (shard.version, [changed_at]) and hashed:
-                content = registry.fingerprint(shard)
-            prints[shard.url] = [shard.version, content, changed_at]
-            if hashed:
-                shard = replace(shard, name=names.name(shard.name, shard.url, content))
-            parts += _parts(shard, columns, rows, content, len(parts), first)
+            every.append(CountedShard(shard, count, rows))
+            prints[shard.url] = [shard.version, shard.content, shard.changed]
+            called[shard.name] = names.name(shard.name, shard.url, shard.content) if hashed else shard.name
+            parts += _parts(shard, called[shard.name], columns, rows, len(parts), first)
             first += count
     prints = {url: known[url] for url in names.urls} | prints
     if hashed and prints != known:
         storage.write_record(cache, prints)
     if len({part.columns.uid is not None for part in parts}) > 1:
         raise RecipeError("source.uid must be named for all sources or for none")
-    return tuple(parts), bad
+    versions: list[list[object]] = []
+    if given_vectors.patterns_of(recipe) is not None:
+        named, versions = given_vectors.with_vectors(parts, every, recipe, cache.with_name("vectors.json"))
+        parts = list(named)
+    return (
+        tuple(replace(one, shard=replace(one.shard, name=called[one.shard.name])) for one in parts),
+        bad,
+        versions,
+    )
 
 
 def part_names(recipe: Recipe, cache: Path) -> list[str]:
@@ -132,13 +151,14 @@ def _columns(source: Source, recipe: Recipe, shard: Shard) -> Columns:
     return columns
 
 
-def _parts(shard: Shard, columns: Columns, rows: int, content: str, index: int, first: int) -> Iterator[Part]:
-    base = storage.fingerprint(shard.name, content, vars(columns), rows)
+def _parts(shard: Shard, name: str, columns: Columns, rows: int, index: int, first: int) -> Iterator[Part]:
+    """Yield the parts of a shard, named by the name under which the run knows it, and its content."""
+    base = storage.fingerprint(name, shard.content, vars(columns), rows)
     for number, start in enumerate(range(0, max(rows, 1), PART_ROWS)):
         stop = min(start + PART_ROWS, rows)
-        name = base[:16] if rows <= PART_ROWS else f"{base[:16]}-{number:04d}"
+        part = base[:16] if rows <= PART_ROWS else f"{base[:16]}-{number:04d}"
         fingerprint = storage.fingerprint(base, start, stop)
-        yield Part(name, index + number, shard, columns, start, stop, first + start, fingerprint)
+        yield Part(part, index + number, shard, columns, start, stop, first + start, fingerprint)
 
 
 def keys_path(context: Context, part: Part) -> Path:
@@ -156,12 +176,12 @@ class Read(Stage):
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
-        self._found, self._bad = find_parts(self.recipe, self.run_folder.work / "shards.json")
-        self._npy = npy_of(self.recipe)
+        self._found, self._bad, self._versions = _found(self.recipe, self.run_folder.work / "shards.json")
         _check_limit(self._bad, self.recipe)
         self._table = self.run_folder.work / "parts.json"
         self._saved = storage.read_json(self._table)
         self._since = ""
+        self._failed: list[BadShard] = []
 
     @property
     def parts(self) -> Sequence[Part]:
@@ -170,11 +190,28 @@ class Read(Stage):
 
     def inputs(self) -> list[object]:
         """Return the content of all shards, and of the vector files beside them."""
-        return [[p.fingerprint for p in self._found], npy_version(self._npy), vars_of(self._bad)]
+        return [[p.fingerprint for p in self._found], self._versions, vars_of(self._bad)]
 
     def is_done(self) -> bool:
-        """Whether the same content was read before."""
-        return super().is_done() and self._saved is not None
+        """Whether the same content was read before, but for shards that failed then and still do."""
+        noted = self.context.facts(self.run_folder.stage(self.name)).get("bad_shards", [])
+        self._failed = [BadShard(**one) for one in noted if one not in vars_of(self._bad)]
+        failed = {one.name for one in self._failed}
+        done = super().is_done() and self._saved is not None
+        if done and all(any(map(fails, tasks)) for tasks in self._tasks_of(failed)):
+            return True
+        self._failed = []
+        return False
+
+    def _tasks_of(self, shards: Collection[str]) -> list[list[ReadTask]]:
+        """Return the tasks of these shards, shard by shard."""
+        tasks = [task for task in self.tasks() if task.part.shard.name in shards] if shards else []
+        return [[task for task in tasks if task.part.shard.name == name] for name in shards]
+
+    def made_from(self) -> str:
+        """Return what its mark says: another fingerprint where shards failed while they were read."""
+        failed = vars_of(self._failed)
+        return storage.fingerprint(self.fingerprint, failed) if failed else self.fingerprint
 
     def run(self) -> bool:
         """Read what is new; where nothing is, note where the shards are now."""
@@ -188,16 +225,8 @@ class Read(Stage):
             row["name"] for row in self._saved
         }  # the same content, but perhaps with other times or places
         good = _numbered(part for part in self._found if part.name in names)
-        places = [(part.shard.source, part.shard.url, part.shard.version) for part in good]
-        before = [row["shard"] for row in self._saved]
-        if [(shard["source"], shard["url"], shard["version"]) for shard in before] != places:
+        if _rows_of(good) != self._saved:
             _save_parts(self._table, good)
-
-    def unmark(self) -> None:
-        """Take the mark away, if there is a vector for every row."""
-        if self._npy is not None:
-            _check_aligned(self._npy, sum(part.rows for part in self._found), self.recipe)
-        super().unmark()
 
     def tasks(self) -> list[ReadTask]:
         """Return what reading each part takes."""
@@ -205,9 +234,9 @@ class Read(Stage):
         batch = min(64_000_000, self.context.task_memory // 4)
         return [
             ReadTask(
-                part, sources[part.shard.source], self._npy, keys_path(self.context, part),
+                part, sources[part.shard.source], keys_path(self.context, part),
                 storage.fingerprint(
-                    "read", self.version, part.fingerprint, vectors_of(part, self._npy)
+                    "read", self.version, part.fingerprint, given_vectors.vectors_of(part)
                 ), batch,
             )
             for part in self._found
@@ -221,7 +250,8 @@ class Read(Stage):
     def finish(self, results: Sequence[BadShard | None]) -> dict[str, object]:
         """Leave out the shards that could not be read, and note the parts for the stages after this one."""
         failed = {error.name: error for error in results if error}
-        self._bad += failed.values()
+        self._failed = list(failed.values())
+        self._bad += self._failed
         _check_limit(self._bad, self.recipe)
         self._found = good = tuple(_numbered(p for p in self._found if p.shard.name not in failed))
         grown = changes(self._saved or (), [(part.shard.name, part.name) for part in good])
@@ -257,40 +287,9 @@ def _check_limit(bad: Sequence[BadShard], recipe: Recipe) -> None:
 
 def _save_parts(path: Path, parts: Sequence[Part]) -> None:
     """Write the parts for later stages, without the options a source is opened with (they hold secrets)."""
-    rows = [asdict(replace(part, shard=replace(part.shard, storage_options={}))) for part in parts]
-    storage.write_record(path, rows)
+    storage.write_record(path, _rows_of(parts))
 
 
-def npy_of(recipe: Recipe) -> tuple[str, ...] | None:
-    """Return the patterns of the vector files, if the vectors are in files."""
-    files = recipe.embed.files
-    return None if files is None else ((files,) if isinstance(files, str) else tuple(files))
-
-
-def _check_aligned(npy: Sequence[str], n_rows: int, recipe: Recipe) -> None:
-    """Raise EmbeddingError unless there is one vector per row (with a limit: at least one)."""
-    from curate.embedding.user_vectors import check_aligned, open_npy_files
-
-    count = open_npy_files(npy_files(npy)).count()
-    if any(source.limit is not None for source in recipe.source):
-        count = min(count, n_rows)
-    names, sources = ", ".join(npy), ", ".join(p for source in recipe.source for p in source.patterns)
-    check_aligned(count, n_rows, vectors=f"embed.files {names}", rows=f"source {sources}")
-
-
-def npy_version(patterns: Sequence[str] | None) -> list[list[object]]:
-    """Return what tells a change of the vector files: name, size and time of each."""
-    if patterns is None:
-        return []
-    return [
-        [file.name, file.size, file.version]
-        for file in paths.expand(list(patterns), {}, extensions=(".npy",))
-    ]
-
-
-def vectors_of(part: Part, npy: Sequence[str] | None) -> list[object]:
-    """Return what tells a change of a part's vectors in files: those that hold its rows, and where they begin."""
-    if npy is None:
-        return []
-    versions = [(str(name), int(str(size)), str(version)) for name, size, version in npy_version(npy)]
-    return files_of_rows(versions, npy_files(npy), part.first, part.rows)
+def _rows_of(parts: Sequence[Part]) -> list[dict[str, Any]]:
+    plain = (replace(part, shard=replace(part.shard, storage_options={})) for part in parts)
+    return [{**asdict(part), "vectors": [asdict(file) for file in part.vectors]} for part in plain]

@@ -1,6 +1,6 @@
 """Reading the rows of a part: what workers do for the stage `read`, and how the stages after it read the source again."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,12 +10,21 @@ import pyarrow as pa
 from curate import hashing, schema
 from curate.errors import SourceError
 from curate.execution.context import Part
-from curate.io import paths, storage
+from curate.io import storage
+from curate.pipeline.stages import given_vectors
 from curate.recipe import Source
 from curate.sources import registry
 from curate.sources.base import Columns, Reader, Rows, Shard
 
-__all__ = ["BadShard", "ReadTask", "npy_files", "read_batches", "read_part", "reader_of"]
+__all__ = [
+    "BadShard",
+    "ReadTask",
+    "fails",
+    "read_batches",
+    "read_part",
+    "reader_of",
+    "unchecked_batches",
+]
 
 CAPTION_CHARACTERS = 300
 
@@ -35,7 +44,6 @@ class ReadTask:
 
     part: Part
     source: Source
-    npy: tuple[str, ...] | None
     out: Path
     fingerprint: str
     batch_bytes: int
@@ -44,11 +52,6 @@ class ReadTask:
 def reader_of(source: Source, shard: Shard, columns: Columns) -> Reader:
     """Return the reader of a shard's format."""
     return registry.format_of(shard.format).reader(columns, "url" in source.allow)
-
-
-def npy_files(patterns: Sequence[str]) -> list[str]:
-    """Return the vector files that the patterns match, in name order."""
-    return [file.url for file in paths.expand(list(patterns), {}, extensions=(".npy",))]
 
 
 def read_part(task: ReadTask) -> BadShard | None:
@@ -60,10 +63,18 @@ def read_part(task: ReadTask) -> BadShard | None:
     return None
 
 
+def fails(task: ReadTask) -> bool:
+    """Return True if the rows of a part cannot be read."""
+    try:
+        for _ in read_batches(task.part, task.source, batch_bytes=task.batch_bytes, images=False):
+            pass
+    except SourceError:
+        return True
+    return False
+
+
 def _keys(task: ReadTask) -> Iterator[pa.Table]:
-    for rows, vectors in read_batches(
-        task.part, task.source, task.npy, batch_bytes=task.batch_bytes, images=False
-    ):
+    for rows, vectors in read_batches(task.part, task.source, batch_bytes=task.batch_bytes, images=False):
         captions = hashing.content_hashes(rows.caption)
         images = _image_hashes(rows, vectors)
         content = hashing.content_uids(images, captions, rows.label)
@@ -104,18 +115,41 @@ def _image_hashes(rows: Rows, vectors: np.ndarray | None) -> list[str | None]:
 
 
 def read_batches(
-    part: Part, source: Source, npy: Sequence[str] | None, *, batch_bytes: int, images: bool
+    part: Part, source: Source, *, batch_bytes: int, images: bool
 ) -> Iterator[tuple[Rows, np.ndarray | None]]:
-    """Yield a part's rows with their own vectors (float32, as given), if it has any."""
+    """Yield a part's rows with their own vectors (float32, as given), if it has any.
+
+    Raises SourceError, before the last rows are given, unless what was read is what the part was found with.
+    """
+    since, of_vectors = registry.check_unchanged(part.shard), given_vectors.check_unchanged(part)
+    checked = False
+
+    def check() -> None:
+        registry.check_unchanged(part.shard, since)
+        given_vectors.check_unchanged(part, of_vectors)
+
+    for rows, vectors in unchecked_batches(part, source, batch_bytes=batch_bytes, images=images):
+        if len(rows) and int(rows.row[-1]) == part.stop - 1:
+            check()
+            checked = True
+        yield rows, vectors
+    if not checked:
+        check()
+
+
+def unchecked_batches(
+    part: Part, source: Source, *, batch_bytes: int, images: bool
+) -> Iterator[tuple[Rows, np.ndarray | None]]:
+    """Yield what `read_batches` does; the caller sees to it that the shard is still what it was."""
     from curate.embedding.user_vectors import open_npy_files
 
-    files = None if npy is None else open_npy_files(npy_files(npy))
+    files = open_npy_files([file.url for file in part.vectors]) if part.vectors else None
     reader = reader_of(source, part.shard, part.columns)
     for rows in reader.batches(
         part.shard, images=images, batch_bytes=batch_bytes, start=part.start, stop=part.stop
     ):
         vectors = rows.vector
         if files is not None:
-            begin = part.first + int(rows.row[0]) - part.start
+            begin = int(rows.row[0]) - part.start - part.vectors[0].begin
             vectors = files.read(begin, begin + len(rows))
         yield rows, vectors

@@ -1,13 +1,9 @@
-"""What is new in a source that grows: shards that were added, changed or taken away, and vector files beside them."""
+"""What is new in a source that grows: shards that were added, changed or taken away."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
-from itertools import accumulate
 from typing import Any, NamedTuple
 
-from curate.embedding.user_vectors import open_npy_files
-
-__all__ = ["Changes", "KnownShards", "changes", "files_of_rows"]
+__all__ = ["Changes", "KnownShards", "changes"]
 
 
 class Changes(NamedTuple):
@@ -86,24 +82,3 @@ class KnownShards:
                 self._given.add(other)
                 return other
         return name
-
-
-def files_of_rows(
-    files: Sequence[tuple[str, int, str]], urls: Sequence[str], first: int, rows: int
-) -> list[object]:
-    """Return those vector files that hold rows [first, first + rows), and where they begin from `first`.
-
-    files : (name, size, version) of each, in the order of `urls`. What is added behind leaves it as it is.
-    """
-    found: list[object] = []
-    for file, (start, stop) in zip(files, _extents(tuple(files), tuple(urls)), strict=True):
-        if start < first + rows and stop > first:
-            found.append([*file, start - first])
-    return found
-
-
-@lru_cache(maxsize=2)
-def _extents(files: tuple[tuple[str, int, str], ...], urls: tuple[str, ...]) -> list[tuple[int, int]]:
-    """Return the first row of each file and the one behind its last; `files` only tell when that changes."""
-    counts = list(open_npy_files(urls).counts.values())
-    return [(stop - count, stop) for stop, count in zip(accumulate(counts), counts, strict=True)]

@@ -121,6 +121,12 @@ def _label(text: str) -> int:
 def _labels(context: Context, given: Labelling) -> list[Ints]:
     """Return the given cluster of each sample, part by part; raises EmbeddingError where one has none."""
     labels, missing, total, example = [], 0, 0, ""
+    repeated = context.facts(context.run.stage("read")).get("repeated_keys")
+    if repeated and all(part.columns.uid is None for part in context.parts):
+        raise EmbeddingError(
+            f"cluster.given: {repeated['keys']:,} keys are in more than one shard, such as {repeated['examples'][0]}, so a "
+            "key does not say which sample is meant; name a column of ids with source.uid, and give the clusters by these"
+        )
     for part in context.parts:
         ids = _ids(context, part)
         found = given.of(ids)

@@ -6,6 +6,7 @@ a run are given) has the status `no_image`.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -251,7 +252,9 @@ def _wanted(
     recipe, start = context.recipe, 0
     source = next(one for one in recipe.source if one.name == part.shard.source)
     batch_bytes = min(64_000_000, context.task_memory // 4)
-    for rows, _ in sources.read_batches(part, source, None, batch_bytes=batch_bytes, images=True):
+    for rows, _ in sources.read_batches(
+        replace(part, vectors=()), source, batch_bytes=batch_bytes, images=True
+    ):
         places = np.flatnonzero(wanted[start : start + len(rows)])
         for begin in range(0, len(places), DECODE_ROWS):
             some = places[begin : begin + DECODE_ROWS].tolist()

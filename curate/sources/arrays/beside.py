@@ -25,7 +25,7 @@ from curate.sources.columns import check_columns
 from curate.sources.parquet import ParquetReader
 from curate.sources.rows import Found, followed, rows_of
 
-__all__ = ["BesideReader", "Partners", "check_unchanged", "fingerprint", "present", "shards_of"]
+__all__ = ["BesideReader", "Partners", "changed_at", "check_unchanged", "fingerprint", "present", "shards_of"]
 
 #: From the URL of a Parquet file to the URLs of the files that may lie beside it, by name.
 Partners = Callable[[str], dict[str, str]]
@@ -71,6 +71,11 @@ def fingerprint(shard: Shard, partners: Partners) -> str:
         name = url.rpartition("/")[2]
         prints += [name, paths.fingerprint(FoundFile(url, name, entry.size, entry.version))]
     return digest(*prints)
+
+
+def changed_at(shard: Shard, partners: Partners) -> str:
+    """Return when each file of a shard was last changed."""
+    return "+".join(filesystem.changed_at(url) for url in (shard.url, *partners(shard.url).values()))
 
 
 def check_unchanged(shard: Shard, partners: Partners) -> None:

@@ -111,4 +111,5 @@ FORMAT = Format(
     recognises=recognises,
     fingerprint=functools.partial(beside.fingerprint, partners=partners),
     check_unchanged=functools.partial(beside.check_unchanged, partners=partners),
+    changed_at=functools.partial(beside.changed_at, partners=partners),
 )

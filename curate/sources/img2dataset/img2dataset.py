@@ -176,6 +176,15 @@ def fingerprint(shard: Shard) -> str:
     return digest(*(paths.fingerprint(paths.FoundFile(url, url, 0, "")) for url in parts))
 
 
+def changed_at(shard: Shard) -> str:
+    """Return when the tar and the Parquet file of a shard were last changed; "" for files in a folder."""
+    if shard.url.endswith("/"):
+        return ""
+    stem = shard.url.removesuffix(".tar").removesuffix(".parquet")
+    urls = dict.fromkeys((shard.url, f"{stem}.parquet"))
+    return "+".join(filesystem.changed_at(url) for url in urls)
+
+
 def check_unchanged(shard: Shard) -> None:
     """Raise SourceError unless the files of a shard are those it was found with."""
     root, _, main = shard.url.rstrip("/").rpartition("/")
@@ -205,4 +214,5 @@ FORMAT = Format(
     unfinished=unfinished,
     fingerprint=fingerprint,
     check_unchanged=check_unchanged,
+    changed_at=changed_at,
 )
