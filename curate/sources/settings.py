@@ -27,7 +27,17 @@ class Source(Settings):
     path: str | tuple[str, ...]
     name: str = "source"
     format: Literal[
-        "auto", "parquet", "jsonl", "csv", "folder", "img2dataset", "webdataset", "clip_retrieval", "datacomp"
+        "auto",
+        "parquet",
+        "jsonl",
+        "csv",
+        "folder",
+        "img2dataset",
+        "webdataset",
+        "clip_retrieval",
+        "datacomp",
+        "delta",
+        "iceberg",
     ] = "auto"
     image: Column = "auto"
     caption: Column = "auto"

@@ -93,6 +93,7 @@ def find_shards(source: Source, *, many: bool = False) -> list[Shard]:
     name = registry.detect(source.patterns, options) if source.format == "auto" else source.format
     form = registry.format_of(name)
     found = form.find(source.patterns, storage_options=options, source=source.name, prefix=prefix)
+    registry.check_plain(found, options)
     if source.unfinished == "refuse":
         return found
     finished = [shard for shard in found if not form.unfinished(shard)]
