@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from curate.sources.access import PathAccess
+
 __all__ = ["Columns", "Reader", "RowReader", "Rows", "Shard"]
 
 
@@ -40,7 +42,7 @@ class Shard:
 
     name : path below the source's root, unique in a run; the order of names is the order of shards.
     url : where to open it. version : size and time (or ETag), the fast sign of a change. format : the name
-    of its format (`registry.FORMATS`).
+    of its format (`registry.FORMATS`). access : where paths in its rows may lead; a setting, no part of its content.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Shard:
     source: str = "source"
     storage_options: Mapping[str, object] = field(default_factory=dict)
     format: str = "parquet"
+    access: PathAccess = field(default_factory=PathAccess)
 
 
 @dataclass(frozen=True)

@@ -140,7 +140,9 @@ class ParquetReader:
         """Yield `rows` in pieces of at most about `batch_bytes`, with the bytes their paths lead to."""
 
         def read(ref: str) -> Found:
-            return references.follow(ref, shard.url, shard.storage_options, allow_url=self.allow_url)
+            return references.follow(
+                ref, shard.url, shard.storage_options, allow_url=self.allow_url, access=shard.access
+            )
 
         return followed(rows, read, batch_bytes)
 

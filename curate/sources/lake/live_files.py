@@ -208,7 +208,9 @@ class TableReader:
         )  # paths of images begin at the table
 
         def read(ref: str) -> Found:
-            return references.follow(ref, place.url, shard.storage_options, allow_url=self.allow_url)
+            return references.follow(
+                ref, place.url, shard.storage_options, allow_url=self.allow_url, access=shard.access
+            )
 
         stop = self.count(shard) if stop is None else stop
         first = start
