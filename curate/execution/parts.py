@@ -15,10 +15,12 @@ def with_parts(context: Context) -> Context:
     rows = storage.read_json(context.run.work / "parts.json")
     if rows is None:
         raise RunError(f"{context.run.where}: nothing is read yet; run the read stage first")
-    options = {source.name: source.storage_options for source in context.recipe.source}
+    sources = {source.name: source for source in context.recipe.source}
     parts = []
     for row in rows:
-        shard = Shard(**{**row["shard"], "storage_options": options[row["shard"]["source"]]})
+        source = sources[row["shard"]["source"]]
+        own = {"storage_options": source.storage_options, "access": source.access}
+        shard = Shard(**{**row["shard"], **own})
         vectors = tuple(VectorFile(**file) for file in row.get("vectors", ()))
         columns = Columns(**row["columns"])
         parts.append(Part(**{**row, "shard": shard, "columns": columns, "vectors": vectors}))

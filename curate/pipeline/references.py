@@ -141,7 +141,7 @@ def _recipe(recipe: Recipe, source: Source, on: str, folder: Path) -> Recipe:
     """
     plain = Source(
         path=source.path, image=source.image, caption=source.caption if on == "text" else None, label=None,
-        allow=source.allow, limit=source.limit, storage_options=source.storage_options,
+        allow=source.allow, root=source.root, template=source.template, limit=source.limit, storage_options=source.storage_options,
     )  # fmt: skip
     cluster = Cluster.model_validate({"on": on})
     changes = {"run": str(folder), "source": (plain,), "cluster": cluster, "dedup": Dedup()}
@@ -152,7 +152,9 @@ def _folder(context: Context, source: Source, on: str) -> Path:
     """Return the folder of a reference; its name stands for what is asked for, not for what the files hold."""
     nested = _recipe(context.recipe, source, on, Path("reference"))
     asked = nested.embed.model_dump(mode="json", exclude={"device"})
-    parts = [nested.source[0].model_dump(mode="json"), asked, on]
+    plain = nested.source[0]
+    unset = {name for name in ("root", "template") if not getattr(plain, name)}  # settings that came later
+    parts = [plain.model_dump(mode="json", exclude=unset), asked, on]
     return context.run.work / "references" / storage.fingerprint(parts)[:16]
 
 

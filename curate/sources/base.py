@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from curate.sources.access import PathAccess
+
 __all__ = ["Columns", "Reader", "RowReader", "Rows", "Shard"]
 
 
@@ -41,7 +43,8 @@ class Shard:
     name : path below the source's root, unique in a run; the order of names is the order of shards.
     url : where to open it. version : size and time (or ETag), the fast sign of a change. format : the name
     of its format (`registry.FORMATS`). content, changed : the fingerprint of what it held when it was hashed, and
-    when its files were last changed then (`filesystem.changed_at`); empty where it was not hashed.
+    when its files were last changed then (`filesystem.changed_at`); empty where it was not hashed. access : where
+    paths in its rows may lead; a setting, no part of its content.
     """
 
     name: str
@@ -54,6 +57,7 @@ class Shard:
     format: str = "parquet"
     content: str = ""
     changed: str = ""
+    access: PathAccess = field(default_factory=PathAccess)
 
 
 @dataclass(frozen=True)

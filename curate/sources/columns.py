@@ -93,7 +93,7 @@ def check_columns(schema: pa.Schema, columns: Columns, where: str | None = None)
     """Raise UsageError unless every named column is there once and of a type its role can use."""
     prefix = f"{where}: " if where else ""
     roles = {
-        "image": (columns.image, is_image),
+        "image": (columns.image, lambda kind: is_image(kind) or pt.is_integer(plain_type(kind))),
         "caption": (columns.caption, lambda kind: is_text(kind) or is_list_of_text(kind)),
         "label": (columns.label, is_label),
         "uid": (columns.uid, lambda kind: is_text(kind) or pt.is_integer(plain_type(kind))),
@@ -167,6 +167,8 @@ def images_of(table: pa.Table, name: str | None) -> tuple[list[bytes | None], li
         return data, _texts(pc.struct_field(column, "path")) if "path" in fields else list(nothing)
     if is_bytes(column.type):
         return column.to_pylist(), list(nothing)
+    if pt.is_integer(column.type):
+        column = column.cast(pa.string())  # ids, which `source.template` makes paths of
     return list(nothing), _texts(column)
 
 

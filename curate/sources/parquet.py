@@ -22,7 +22,7 @@ from curate.sources.columns import check_columns
 from curate.sources.format import Format
 from curate.sources.rows import Found, followed, rows_of
 
-__all__ = ["FORMAT", "ParquetReader", "find"]
+__all__ = ["EXTENSIONS", "FORMAT", "ParquetReader", "find", "scan"]
 
 EXTENSIONS = (".parquet", ".pq")
 
@@ -140,9 +140,27 @@ class ParquetReader:
         """Yield `rows` in pieces of at most about `batch_bytes`, with the bytes their paths lead to."""
 
         def read(ref: str) -> Found:
-            return references.follow(ref, shard.url, shard.storage_options, allow_url=self.allow_url)
+            return references.follow(
+                ref, shard.url, shard.storage_options, allow_url=self.allow_url, access=shard.access
+            )
 
         return followed(rows, read, batch_bytes)
+
+
+def scan(
+    shard: Shard, names: Sequence[str], start: int, stop: int, batch_bytes: int
+) -> Iterator[tuple[int, pa.Table]]:
+    """Yield (position of the first row, these columns) of rows [start, stop), at most about `batch_bytes` at a time.
+
+    Without names the first column stands for the rows.
+    """
+    with _opened(shard) as file:
+        groups, first = _groups_of(file, start, stop)
+        for table in _tables(file, groups, list(names) or file.schema_arrow.names[:1], batch_bytes):
+            low, high = max(start - first, 0), min(stop - first, table.num_rows)
+            if high > low:
+                yield first + low, table.slice(low, high - low)
+            first += table.num_rows
 
 
 @contextlib.contextmanager

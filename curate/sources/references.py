@@ -1,33 +1,38 @@
-"""Images that a row names by a path or URL: untrusted, and never followed out of the folder of the shard."""
+"""Images that a row names by a path or URL: untrusted, and followed only where `access` and `allow_url` let them lead."""
 
 import http.client
 import io
 import re
 import urllib.error
 import urllib.request
-from pathlib import Path
 from typing import BinaryIO
 
 from curate.errors import SourceError
-from curate.io.filesystem import StorageOptions, cause, is_remote, masked, open_remote, parent
+from curate.io.filesystem import StorageOptions, cause, is_remote, masked, open_remote
+from curate.sources.access import PathAccess, RefusedPathError, open_path, path_refusal
 
 __all__ = ["follow", "refusal"]
 
+#: Only what lies below the folder of the shard.
+BESIDE = PathAccess()
 MAX_IMAGE_BYTES = 256 << 20
 URL_TIMEOUT_S = 20
 
 _SCHEME = re.compile(r"^(data(?=:)|[A-Za-z][A-Za-z0-9+.-]*(?=://))", re.IGNORECASE)
 
 
-class _RefusedError(Exception):
-    """A path leads outside the folder of its shard."""
-
-
-def refusal(reference: str, shard_url: str, *, allow_url: bool = False) -> str | None:
+def refusal(
+    reference: str, shard_url: str, *, allow_url: bool = False, access: PathAccess = BESIDE
+) -> str | None:
     """Say why a path that a row gives must not be opened, judging by its text; None if it may be."""
+    reference = access.named(reference)
     if "\0" in reference or "::" in reference:
         return "the path holds characters that no image path has"
     scheme = _SCHEME.match(reference)
+    if scheme is not None and scheme[1].lower() in ("file", "local") and (access.roots or access.outside):
+        return path_refusal(reference, shard_url, access)
+    if scheme is not None and any(reference.startswith(f"{root.rstrip('/')}/") for root in access.roots):
+        return None
     if scheme is not None:
         allowed = {"http", "https"}
         if is_remote(shard_url):
@@ -35,10 +40,7 @@ def refusal(reference: str, shard_url: str, *, allow_url: bool = False) -> str |
         if not allow_url:
             return "the path is a URL, and source.allow does not list url"
         return None if scheme[1].lower() in allowed else f"{scheme[1]}: addresses are never opened"
-    parts = re.split(r"[/\\]", reference)
-    if parts[0] == "" or parts[0].endswith(":"):
-        return "the path is absolute"
-    return "the path holds '..'" if ".." in parts else None
+    return path_refusal(reference, shard_url, access)
 
 
 def follow(
@@ -47,19 +49,21 @@ def follow(
     storage_options: StorageOptions = None,
     *,
     allow_url: bool = False,
+    access: PathAccess = BESIDE,
 ) -> tuple[bytes | None, str, str | None]:
     """Return (bytes, outcome, reason) of the image at a path or URL that a row gives.
 
-    A path is taken below the folder of the shard; one that leads elsewhere, by text or by a symbolic
-    link, is `refused_path`. What cannot be read is `missing_image`.
+    A path is taken below the folder of the shard, or where `access` says; one that leads elsewhere, by text or by
+    a symbolic link, is `refused_path`. What cannot be read is `missing_image`.
     """
-    refused = refusal(reference, shard_url, allow_url=allow_url)
+    refused = refusal(reference, shard_url, allow_url=allow_url, access=access)
     if refused is not None:
         return None, "refused_path", refused
+    reference = access.named(reference)
     try:
-        with _open_reference(reference, shard_url, storage_options) as file:
+        with _open_reference(reference, shard_url, storage_options, access) as file:
             data = file.read(MAX_IMAGE_BYTES + 1)
-    except _RefusedError as error:
+    except RefusedPathError as error:
         return None, "refused_path", str(error)
     except FileNotFoundError:
         return None, "missing_image", "no such file"
@@ -72,20 +76,14 @@ def follow(
     return data, "ok", None
 
 
-def _open_reference(reference: str, shard_url: str, storage_options: StorageOptions) -> BinaryIO:
+def _open_reference(
+    reference: str, shard_url: str, storage_options: StorageOptions, access: PathAccess
+) -> BinaryIO:
     if re.match("https?://", reference, re.IGNORECASE):
         return _open_url(reference)
-    if _SCHEME.match(reference):
+    if is_remote(reference):
         return open_remote(reference, storage_options)
-    if is_remote(shard_url):
-        return open_remote(f"{parent(shard_url)}/{reference}", storage_options)
-    root = Path(shard_url).parent.resolve()
-    path = (root / reference).resolve()
-    if not path.is_relative_to(root):
-        raise _RefusedError("the path leads outside the folder of its shard")
-    if path.exists() and not path.is_file():
-        raise _RefusedError("the path is not a file")
-    return path.open("rb")
+    return open_path(reference, shard_url, storage_options, access)
 
 
 def _open_url(url: str) -> BinaryIO:

@@ -18,8 +18,9 @@ from curate.io import paths
 from curate.io.filesystem import StorageOptions
 from curate.sources.base import Columns, Shard
 from curate.sources.format import Format
+from curate.sources.lake import recognition
 
-__all__ = ["FORMATS", "ShardReader", "check_unchanged", "detect", "format_of", "hashed"]
+__all__ = ["FORMATS", "ShardReader", "check_plain", "check_unchanged", "detect", "format_of", "hashed"]
 
 
 #: The module of each format, below curate.sources.
@@ -32,8 +33,13 @@ FORMATS = {
     "webdataset": "tar.webdataset",
     "clip_retrieval": "arrays.clip_retrieval",
     "datacomp": "arrays.datacomp",
+    "delta": "lake.delta",
+    "iceberg": "lake.iceberg",
 }
 
+
+#: Formats of the files that tables are kept in.
+TABLE_FILES = ("parquet",)
 
 #: Ends of files that are no source by themselves, but tell a format (`Format.recognises`) by lying beside one.
 BESIDE = (".npy", ".npz")
@@ -51,6 +57,8 @@ def detect(patterns: Sequence[str], storage_options: StorageOptions = None) -> s
 
     Raises UsageError where the names are of several formats.
     """
+    if (table := _table(patterns, storage_options)) is not None:
+        return table
     ends = {end: name for name in FORMATS for end in format_of(name).extensions}
     if len(set(ends.values())) == 1:
         return next(iter(ends.values()))
@@ -66,6 +74,24 @@ def detect(patterns: Sequence[str], storage_options: StorageOptions = None) -> s
             f"source.path {', '.join(patterns)} matches several formats: {listed}; name one with source.format"
         )
     return next(iter(found), "parquet")
+
+
+def _table(patterns: Sequence[str], options: StorageOptions) -> str | None:
+    """Return the kind of table that `patterns` name or lie in, None where they do not; UsageError for one not read."""
+    tables = recognition.tables_of(patterns, options)
+    for kind, url in tables:
+        if kind not in FORMATS:
+            raise recognition.refuse(kind, url)
+    if len({kind for kind, _ in tables}) > 1:
+        listed = " and ".join(url for _, url in tables)
+        raise UsageError(f"{listed} are tables of several formats; name them as sources of their own")
+    return tables[0][0] if tables else None
+
+
+def check_plain(shards: Sequence[Shard], storage_options: StorageOptions = None) -> None:
+    """Raise UsageError if plain files lie in a table, whose log alone says which of their rows are there."""
+    plain = [shard.url for shard in shards if shard.format in TABLE_FILES]
+    recognition.refuse_files(plain, storage_options)
 
 
 def hashed(shard: Shard, known: Sequence[str] = ()) -> Shard:

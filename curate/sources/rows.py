@@ -110,7 +110,7 @@ def _judged(shard: Shard, image: bytes | None, ref: str | None, *, allow_url: bo
         return OK if image else ("missing_image", "the image has no bytes")
     if not ref:
         return "missing_image", "the image is null" if ref is None else "the image path is empty"
-    refused = references.refusal(ref, shard.url, allow_url=allow_url)
+    refused = references.refusal(ref, shard.url, allow_url=allow_url, access=shard.access)
     return ("refused_path", refused) if refused else OK
 
 

@@ -5,7 +5,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, field_validator, model_validator
 
 from curate.io.secrets import HIDDEN, redacted, with_password
-from curate.settings import Settings, none_word
+from curate.settings import Settings, listed, none_word
+from curate.sources.access import PLACE, PathAccess
 
 __all__ = ["Source", "StorageOptions"]
 
@@ -27,13 +28,25 @@ class Source(Settings):
     path: str | tuple[str, ...]
     name: str = "source"
     format: Literal[
-        "auto", "parquet", "jsonl", "csv", "folder", "img2dataset", "webdataset", "clip_retrieval", "datacomp"
+        "auto",
+        "parquet",
+        "jsonl",
+        "csv",
+        "folder",
+        "img2dataset",
+        "webdataset",
+        "clip_retrieval",
+        "datacomp",
+        "delta",
+        "iceberg",
     ] = "auto"
     image: Column = "auto"
     caption: Column = "auto"
     label: Column = "auto"
     uid: Column = None
-    allow: tuple[Literal["url"], ...] = ()
+    root: Annotated[tuple[str, ...], BeforeValidator(listed)] = ()
+    template: str | None = None
+    allow: tuple[Literal["outside", "links", "url", "private"], ...] = ()
     unfinished: Literal["refuse", "skip"] = "refuse"
     limit: Annotated[int, Field(ge=1)] | None = None
     storage_options: StorageOptions = Field(default_factory=dict, repr=False)
@@ -52,6 +65,31 @@ class Source(Settings):
         if any(map(with_password, texts)):
             raise ValueError("must not hold a password; give it in storage_options, as ${NAME}")
         return path
+
+    @field_validator("root")
+    @classmethod
+    def _some_root(cls, root: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(root):
+            raise ValueError("must not be empty")
+        if any(map(with_password, root)):
+            raise ValueError("must not hold a password; give it in storage_options, as ${NAME}")
+        return root
+
+    @field_validator("template")
+    @classmethod
+    def _fills(cls, template: str | None) -> str | None:
+        if template is not None and (
+            len(PLACE.findall(template)) != 1 or set("{}") & set(PLACE.sub("", template))
+        ):
+            raise ValueError(
+                f"must hold {{}} once, where the value stands ({{:012}} fills it with zeros), got {template!r}"
+            )
+        return template
+
+    @property
+    def access(self) -> PathAccess:
+        """Where paths in the rows may lead."""
+        return PathAccess(self.root, "outside" in self.allow, "links" in self.allow, self.template)
 
     @property
     def patterns(self) -> list[str]:

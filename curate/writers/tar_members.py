@@ -126,7 +126,9 @@ def _column_rows(
         path = paths[place]
         if images[place] is not None or path is None:
             return images[place], None
-        data, _, why = references.follow(path, shard.url, shard.storage_options, allow_url=allow_url)
+        data, _, why = references.follow(
+            path, shard.url, shard.storage_options, allow_url=allow_url, access=shard.access
+        )
         return data, why
 
     with ThreadPoolExecutor(PARALLEL_READS) as pool:

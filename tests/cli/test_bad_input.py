@@ -193,7 +193,8 @@ def test_all_images_broken():
     source = table("a.parquet", {"image": [b"no image"] * 3 + [None], "caption": ["a", "b", "c", "d"]})
     said = curate("filter", source, "--out", "run", "--keep", "0.3", "--model", "tiny", "--workers", "1")
     assert said.code == FAILED
-    assert said.error.startswith("no usable sample: every image or vector failed, see 0_samples")
+    assert said.error.startswith("no usable sample: 3 broken_image (")
+    assert ", 1 missing_image (the image is null); 0_samples" in said.error
     assert samples("run")["outcome"].to_list() == ["broken_image"] * 3 + ["missing_image"]
 
 

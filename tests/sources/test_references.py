@@ -6,7 +6,10 @@ import threading
 import fsspec
 import pytest
 
+from curate.errors import RecipeError
+from curate.recipe.loading import parse_recipe
 from curate.sources import references
+from curate.sources.access import PathAccess
 from curate.sources.references import follow
 
 
@@ -63,6 +66,88 @@ def test_follow(shard, reference, outcome, reason):
 )
 def test_allowed_addresses_are_http_only(shard, reference):
     assert follow(reference, shard, allow_url=True)[1] == "refused_path"
+
+
+ROOT_CASES = [
+    # reference, then the outcome by default, with roots, with links, with outside
+    ("pool/b.png", "missing_image", "ok", "missing_image", "missing_image"),
+    ("b.png", "missing_image", "ok", "missing_image", "missing_image"),
+    ("img/a.png", "ok", "missing_image", "ok", "ok"),
+    ("{tmp}/elsewhere/pool/b.png", "refused_path", "ok", "refused_path", "ok"),
+    ("file://{tmp}/elsewhere/pool/b.png", "refused_path", "ok", "refused_path", "ok"),
+    ("{tmp}/elsewhere/../secret", "refused_path", "refused_path", "refused_path", "ok"),
+    ("{tmp}/elsewhere-not/x.png", "refused_path", "refused_path", "refused_path", "missing_image"),
+    ("{tmp}/secret", "refused_path", "refused_path", "refused_path", "ok"),
+    ("pool/../pool/b.png", "refused_path", "ok", "refused_path", "missing_image"),
+    ("../secret", "refused_path", "refused_path", "refused_path", "ok"),
+    ("out.png", "refused_path", "missing_image", "ok", "ok"),
+    ("up/secret", "refused_path", "missing_image", "ok", "ok"),
+    ("link.png", "missing_image", "refused_path", "missing_image", "missing_image"),
+    ("http://127.0.0.1:9/x.png", "refused_path", "refused_path", "refused_path", "refused_path"),
+    ("s3://bucket/x.png", "refused_path", "refused_path", "refused_path", "refused_path"),
+]
+
+
+@pytest.mark.parametrize(("reference", "plain", "rooted", "links", "outside"), ROOT_CASES)
+def test_where_paths_may_lead(shard, tmp_path, reference, plain, rooted, links, outside):
+    pool = tmp_path / "elsewhere/pool"
+    pool.mkdir(parents=True)
+    (pool / "b.png").write_bytes(b"b")
+    (tmp_path / "elsewhere/link.png").symlink_to(tmp_path / "secret")
+    path = reference.replace("{tmp}", str(tmp_path))
+    roots = (str(tmp_path / "elsewhere"), str(pool))
+    for access, expected in (
+        (PathAccess(), plain),
+        (PathAccess(roots), rooted),
+        (PathAccess(links=True), links),
+        (PathAccess(outside=True), outside),
+    ):
+        data, outcome, why = follow(path, shard, access=access)
+        assert (outcome, data is not None) == (expected, expected == "ok")
+        if outcome == "refused_path":
+            assert re.search(r"source\.(root|allow)", why)
+
+
+def test_links_below_a_root_are_followed_where_links_may_lead_outside(shard, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/link.png").symlink_to(tmp_path / "secret")
+    access = PathAccess((str(tmp_path / "elsewhere"),), links=True)
+    assert follow("link.png", shard, access=access)[0] == b"secret"
+    assert follow(str(tmp_path / "secret"), shard, access=access)[1] == "refused_path"
+
+
+def test_a_root_at_a_url():
+    fs = fsspec.filesystem("memory")
+    fs.pipe({"/rooted/img/1.png": b"one", "/rooted/2.png": b"two"})
+    access = PathAccess(("memory://rooted/img", "memory://rooted"))
+    found = {
+        "1.png": b"one", "2.png": b"two", "memory://rooted/2.png": b"two", "../2.png": b"two", "3.png": None,
+        "memory://other/2.png": None, "../../etc/passwd": None, "/etc/passwd": None,
+    }  # fmt: skip
+    for reference, data in found.items():
+        assert follow(reference, "/somewhere/0.csv", access=access)[0] == data, reference
+
+
+def test_a_template_makes_paths_of_ids(shard):
+    assert follow("a", shard, access=PathAccess(template="img/{}.png"))[0] == b"png"
+    assert follow("../a", shard, access=PathAccess(template="img/{}.png"))[1] == "refused_path"
+    assert PathAccess(template="COCO_{:012}.jpg").named("42") == "COCO_000000000042.jpg"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"template": "x.jpg"}, "source.template must hold {} once"),
+        ({"template": "{a.b}.jpg"}, "source.template must hold {} once"),
+        ({"root": [""]}, "source.root must not be empty"),
+        ({"root": "s3://me:word@host/x"}, "source.root must not hold a password"),
+        ({"allow": ["links", "all"]}, "source.allow.1 must be 'outside', 'links', 'url' or 'private'"),
+    ],
+)
+def test_settings_of_paths(settings, message):
+    values = {"run": "r", "source": {"path": "x.csv", **settings}, "select": {"keep": 0.5}}
+    with pytest.raises(RecipeError, match=re.escape(message)):
+        parse_recipe(values)
 
 
 def test_follow_beside_a_remote_shard():

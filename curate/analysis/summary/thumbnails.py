@@ -115,7 +115,7 @@ def _read(shard: Shard, columns: Columns, rows: npt.NDArray[np.int64]) -> Iterat
         images: list[bytes | None] = []
         for image, ref, outcome in zip(named.image, named.image_ref, named.outcome, strict=True):
             if image is None and ref and outcome == "ok":
-                image, _, _ = references.follow(ref, shard.url, shard.storage_options)
+                image, _, _ = references.follow(ref, shard.url, shard.storage_options, access=shard.access)
             images.append(image)
         yield images
 

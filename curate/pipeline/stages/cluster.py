@@ -27,6 +27,7 @@ from curate.hashing import hash_uids
 from curate.io import storage
 from curate.linalg import load_unit
 from curate.pipeline.stages import drift
+from curate.pipeline.stages.unusable import why_unusable_rows
 from curate.pipeline.stages.user_clusters import UserClusters
 from curate.recipe import Recipe
 
@@ -163,7 +164,7 @@ def _fit(context: Context, out: Path, fingerprint: str, embedded: str) -> None:
         )
         return
     if total == 0:
-        raise EmbeddingError("no usable sample: every image or vector failed, see 0_samples for the reasons")
+        raise EmbeddingError(f"no usable sample: {why_unusable_rows(context)}; 0_samples says it row by row")
     dim = EmbeddingPart(files[0]).dim
     wanted = kmeans.auto_concepts(total) if settings.concepts == "auto" else int(settings.concepts)
     size = min(total, wanted * kmeans.SAMPLE_PER_CONCEPT)

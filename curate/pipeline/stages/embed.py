@@ -32,6 +32,7 @@ from curate.pipeline.stages.embed_task import (
     task_of,
     write_samples,
 )
+from curate.pipeline.stages.unusable import why_unusable_rows
 from curate.sources.base import Rows
 
 if TYPE_CHECKING:
@@ -104,6 +105,8 @@ class Embed(Stage):
             "embed: %s rows in, %s usable, %s copies, %s unusable",
             *(f"{stats[name]:,}" for name in ("rows", "usable", "copies", "unusable")),
         )
+        if stats["unusable"]:
+            log.info("embed: unusable are %s", why_unusable_rows(self.context))
 
 
 def _captions_only(context: Context) -> bool:

@@ -9,6 +9,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from pyarrow.types import is_integer
+
 from curate.errors import RecipeError, SourceError, UsageError
 from curate.execution.context import PART_ROWS, Context, Part, log
 from curate.execution.stage import Stage
@@ -118,6 +120,8 @@ def find_shards(source: Source, *, many: bool = False) -> list[Shard]:
     name = registry.detect(source.patterns, options) if source.format == "auto" else source.format
     form = registry.format_of(name)
     found = form.find(source.patterns, storage_options=options, source=source.name, prefix=prefix)
+    registry.check_plain(found, options)
+    found = [replace(shard, access=source.access) for shard in found]
     if source.unfinished == "refuse":
         return found
     finished = [shard for shard in found if not form.unfinished(shard)]
@@ -142,6 +146,13 @@ def _columns(source: Source, recipe: Recipe, shard: Shard) -> Columns:
     if recipe.embed.text_column is not None:
         columns = replace(columns, text_vector=recipe.embed.text_column)
         check_columns(present, columns, shard.url)
+    if columns.image is not None and not own and source.template is None:
+        kind = present.field(columns.image).type if columns.image in present.names else None
+        if kind is not None and is_integer(kind):
+            raise UsageError(
+                f"{shard.url}: column {columns.image!r} holds whole numbers, no images; say with source.template which "
+                "file each stands for, such as 'train/{}.jpg'"
+            )
     if columns.image is None and not own and (source.image is not None or columns.caption is None):
         have = ", ".join(f"{field.name} ({field.type})" for field in present)
         raise UsageError(
@@ -292,4 +303,7 @@ def _save_parts(path: Path, parts: Sequence[Part]) -> None:
 
 def _rows_of(parts: Sequence[Part]) -> list[dict[str, Any]]:
     plain = (replace(part, shard=replace(part.shard, storage_options={})) for part in parts)
-    return [{**asdict(part), "vectors": [asdict(file) for file in part.vectors]} for part in plain]
+    rows = [{**asdict(part), "vectors": [asdict(file) for file in part.vectors]} for part in plain]
+    for row in rows:
+        del row["shard"]["access"]  # as the recipe has it
+    return rows

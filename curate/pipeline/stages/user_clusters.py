@@ -25,6 +25,7 @@ from curate.hashing import hash_uids
 from curate.io import paths, storage
 from curate.io.paths import FoundFile
 from curate.linalg import distances, row_dots
+from curate.pipeline.stages.unusable import why_unusable_rows
 from curate.scores.base import require_memory
 from curate.sources.arrays.npy import npy_array, opened
 
@@ -141,7 +142,7 @@ def _labels(context: Context, given: Labelling) -> list[Ints]:
             "of a row must be the uid of a sample (where source.uid is named) or its path as it stands in the source"
         )
     if total == 0 and any(part.rows for part in context.parts):
-        raise EmbeddingError("no usable sample: every image or vector failed, see 0_samples for the reasons")
+        raise EmbeddingError(f"no usable sample: {why_unusable_rows(context)}; 0_samples says it row by row")
     return labels
 
 

@@ -148,7 +148,9 @@ class BesideReader:
         dim = roles.vector_dim or self.vector_length(shard)
 
         def read(ref: str) -> Found:
-            return references.follow(ref, shard.url, shard.storage_options, allow_url=self.allow_url)
+            return references.follow(
+                ref, shard.url, shard.storage_options, allow_url=self.allow_url, access=shard.access
+            )
 
         first = start
         rows = np.arange(start, stop, dtype=np.int64)

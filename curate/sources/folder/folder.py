@@ -234,7 +234,11 @@ class FolderReader:
 
     def _read(self, shard: Shard, place: Place, ref: str) -> Found:
         return references.follow(
-            ref.removeprefix(place.prefix), place.inside_root, shard.storage_options, allow_url=self.allow_url
+            ref.removeprefix(place.prefix),
+            place.inside_root,
+            shard.storage_options,
+            allow_url=self.allow_url,
+            access=shard.access,
         )
 
 
@@ -308,7 +312,9 @@ def _captions(shard: Shard, held: Held, images: Sequence[str]) -> list[str | Non
     def read(side: str | None) -> str | None:
         if side is None:
             return None
-        data, _, _ = references.follow(side, held.place.inside_root, shard.storage_options)
+        data, _, _ = references.follow(
+            side, held.place.inside_root, shard.storage_options, access=shard.access
+        )
         return None if data is None else data.decode("utf-8", "replace").strip()
 
     if not any(sides):

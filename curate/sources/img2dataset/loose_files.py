@@ -164,7 +164,9 @@ def _placed(shard: Shard, name: str) -> str:
 
 
 def _read(shard: Shard, ref: str) -> Found:
-    return references.follow(ref.removeprefix(f"{shard.name}/"), f"{shard.url}shard", shard.storage_options)
+    return references.follow(
+        ref.removeprefix(f"{shard.name}/"), f"{shard.url}shard", shard.storage_options, access=shard.access
+    )
 
 
 def _other_tables(shard: Shard, folder: Folder, keys: Sequence[str]) -> Iterator[pa.Table]:

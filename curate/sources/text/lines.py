@@ -161,6 +161,7 @@ class LinesReader:
             shard_url=shard.url,
             storage_options=shard.storage_options,
             allow_url=self.allow_url,
+            access=shard.access,
         )
         for first, records in self._records(shard, start, stop, batch_bytes):
             rows = self._rows(shard, wanted, first, records)

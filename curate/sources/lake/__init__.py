@@ -1,0 +1,1 @@
+"""Tables that are more than their data files: Delta, Iceberg, Hudi, Lance."""
