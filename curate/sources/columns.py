@@ -3,7 +3,7 @@
 import contextlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -92,7 +92,7 @@ def guess_columns(
 def check_columns(schema: pa.Schema, columns: Columns, where: str | None = None) -> None:
     """Raise UsageError unless every named column is there once and of a type its role can use."""
     prefix = f"{where}: " if where else ""
-    roles = {
+    roles: dict[str, tuple[str | None, Callable[[pa.DataType], bool]]] = {
         "image": (columns.image, lambda kind: is_image(kind) or pt.is_integer(plain_type(kind))),
         "caption": (columns.caption, lambda kind: is_text(kind) or is_list_of_text(kind)),
         "label": (columns.label, is_label),
