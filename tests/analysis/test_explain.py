@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import polars as pl
@@ -50,7 +51,7 @@ def place(tmp_path_factory):
     against = {"path": f"{folder}/eval/*.parquet", "name": "eval", "epsilon": 1e-5}
     values["dedup"] = {"epsilon": 0.004, "against": [against]}
     values["select"] |= {"min_per_concept": 4, "temperature": 0.015}
-    runner.run(parse_recipe(values))
+    runner.run(parse_recipe(values), until="select")
     return folder
 
 
@@ -65,19 +66,30 @@ def decisions(place):
 
 
 @pytest.fixture(scope="module")
-def kept_at(place):
-    """Which uids the stage keeps at a share; each share is selected once, in a copy of the run."""
-    shutil.copytree(place / "run", place / "again")
-    context, known = opened(place / "again"), {}
+def kept_at(run, decisions):
+    """Which uids are kept at a share, by the functions of the stage on the rows of the run."""
+    context = opened(run)
+    found, settings = divided(context), context.recipe.select
+    order = order_of(context.recipe, select.classes_of(context))
+    rows = Again(context, order, _with_uids(context, found))
+    ranked = decisions.filter(pl.col("rank").is_not_null()).select("concept", "rank", "uid")
+    uids = {(concept, rank): uid for concept, rank, uid in ranked.iter_rows()}
 
+    @cache
     def kept(share):
-        if share not in known:
-            settings = context.recipe.select.model_copy(update={"keep": share})
-            recipe = context.recipe.model_copy(update={"select": settings})
-            select.run(replace(context, recipe=recipe))
-            known[share] = set(open_run(place / "again").decisions().filter("keep")["uid"])
-        return known[share]
+        chosen = choose(rows, settings, n_keep(share, N - 1)).choice
+        return {
+            uids[place]
+            for columns in rows.blocks()
+            for place, keep in zip(
+                zip(columns["concept"].tolist(), columns["rank"].tolist(), strict=True),
+                chosen.of(columns)[0].tolist(),
+                strict=True,
+            )
+            if keep
+        }
 
+    assert kept(settings.keep) == set(decisions.filter("keep")["uid"])
     return kept
 
 

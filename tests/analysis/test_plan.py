@@ -36,7 +36,7 @@ def place(tmp_path_factory):
     (folder / "pin.txt").write_text("s000003\ns000004\n")
     values = recipe_values(glob, folder / "run", cluster={"concepts": 6}, pin=[str(folder / "pin.txt")])
     values |= {"dedup": {"epsilon": 0.005}, "weight": {"method": "concept"}}
-    runner.run(parse_recipe(values))
+    runner.run(parse_recipe(values), until="select")
     return folder
 
 
