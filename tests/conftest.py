@@ -5,6 +5,12 @@ from pathlib import Path
 
 import pytest
 
+# Threads of torch and NumPy wait without computing, here and in processes that tests start: test files run at the same
+# time, and threads that wait in a loop take the processors from each other. Read when the libraries are loaded;
+# results do not depend on it.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
+
 
 @pytest.fixture(scope="session", autouse=True)
 def no_power_cut():
