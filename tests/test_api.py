@@ -9,13 +9,13 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from builders import planted, recipe_values, write_shards
-from calls import curate as command
 from PIL import Image
 
 import curate
 from curate.api.data import write_shards as write_source
 from curate.recipe.loading import parse_recipe
+from tests.fixtures.builders import planted, recipe_values, write_shards
+from tests.fixtures.calls import curate as command
 
 N = 120
 IDS = [f"s{i:06d}" for i in range(N)]

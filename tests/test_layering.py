@@ -297,7 +297,7 @@ def test_help_and_first_errors_are_cheap(arguments):
 
 
 def test_running_on_own_vectors_needs_no_torch(tmp_path):
-    from builders import planted, recipe_values, write_shards
+    from tests.fixtures.builders import planted, recipe_values, write_shards
 
     glob = write_shards(tmp_path / "in", planted(60))
     code = f"""

@@ -16,10 +16,10 @@ from pathlib import Path
 import polars as pl
 import pytest
 import yaml
-from builders import planted, recipe_values, write_shards
 
 from curate.hashing import tie
 from curate.runs.run import open_run
+from tests.fixtures.builders import planted, recipe_values, write_shards
 
 PLUGIN = Path(__file__).resolve().parent / "plugin"
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "plugins.md"

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from builders import planted, recipe_values, write_shards
 
 from curate import progress
 from curate.api import progress as bars
@@ -16,6 +15,7 @@ from curate.execution.units import rows_of_items
 from curate.pipeline import runner
 from curate.progress import Meter, Pace, memory_in_use, pace
 from curate.recipe.loading import parse_recipe
+from tests.fixtures.builders import planted, recipe_values, write_shards
 
 
 class Clock:

@@ -5,11 +5,11 @@ import shlex
 from pathlib import Path
 
 import pytest
-from calls import curate
 
 from curate.io.yaml import read_yaml
 from curate.pipeline import runner
 from curate.recipe.loading import load_recipe, parse_recipe
+from tests.fixtures.calls import curate
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -87,7 +87,8 @@ def test_recipes_that_ship_load():
 def asked(tmp_path_factory):
     """A folder with a finished run at runs/first: own vectors, labels of which some are wrong, small heads."""
     import numpy as np
-    from builders import planted, recipe_values, write_shards
+
+    from tests.fixtures.builders import planted, recipe_values, write_shards
 
     folder = tmp_path_factory.mktemp("asked")
     vectors = planted(300)
@@ -144,8 +145,9 @@ def from_python(tmp_path, monkeypatch):
     """What the five jobs find: photos, pairs, labels of which some are wrong, vectors, and a data set."""
     import numpy as np
     import polars as pl
-    from builders import planted, write_shards
-    from pictured import picture
+
+    from tests.fixtures.builders import planted, write_shards
+    from tests.fixtures.pictured import picture
 
     monkeypatch.chdir(tmp_path)
     Path("photos").mkdir()

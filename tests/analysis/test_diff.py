@@ -8,8 +8,6 @@ from collections import Counter
 import polars as pl
 import pyarrow as pa
 import pytest
-from builders import planted, recipe_values, write_shards
-from calls import curate
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,6 +19,8 @@ from curate.io import storage
 from curate.io.yaml import read_yaml
 from curate.pipeline import runner
 from curate.recipe.loading import parse_recipe
+from tests.fixtures.builders import planted, recipe_values, write_shards
+from tests.fixtures.calls import curate
 
 
 @pytest.fixture(scope="module")

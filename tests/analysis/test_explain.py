@@ -8,9 +8,6 @@ from functools import cache
 import numpy as np
 import polars as pl
 import pytest
-from builders import planted, recipe_values, write_shards
-from calls import curate
-from reference.selection import select_prototypes
 
 from curate import open_run
 from curate.analysis.explain import explain, opened
@@ -28,6 +25,9 @@ from curate.selection.rows.counterfactual import Nested, nearest_flip
 from curate.selection.rows.finished import Again, Finished, Row
 from curate.selection.rows.order import order_of
 from curate.selection.rows.whatif import Density
+from tests.fixtures.builders import planted, recipe_values, write_shards
+from tests.fixtures.calls import curate
+from tests.reference.selection import select_prototypes
 
 N = 260
 

@@ -13,8 +13,6 @@ from types import SimpleNamespace
 import numpy as np
 import polars as pl
 import pytest
-from builders import planted, recipe_values, write_shards
-from calls import curate
 
 from curate import open_run
 from curate.analysis.sql import connect, table_files, view
@@ -30,6 +28,8 @@ from curate.execution.parts import with_parts
 from curate.pipeline import runner
 from curate.recipe.loading import load_recipe, parse_recipe
 from curate.report.groups import compared
+from tests.fixtures.builders import planted, recipe_values, write_shards
+from tests.fixtures.calls import curate
 
 #: Rows of the class "rare" are far from all others and near each other: selection keeps few of them.
 N, RARE = 360, 60

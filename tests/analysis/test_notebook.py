@@ -9,13 +9,13 @@ from html.parser import HTMLParser
 import numpy as np
 import polars as pl
 import pytest
-from builders import planted, recipe_values, write_shards
 from PIL import Image
 
 from curate import open_run
 from curate.analysis import notebook
 from curate.pipeline import runner
 from curate.recipe.loading import parse_recipe
+from tests.fixtures.builders import planted, recipe_values, write_shards
 
 N = 120
 EVIL = "<img src=x onerror=alert(1)>\"' & </script>"

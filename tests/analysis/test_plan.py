@@ -7,8 +7,6 @@ from dataclasses import replace
 import numpy as np
 import polars as pl
 import pytest
-from builders import planted, recipe_values, write_shards
-from calls import curate
 
 from curate import open_run
 from curate.analysis.explain import opened
@@ -24,6 +22,8 @@ from curate.recipe.loading import parse_recipe
 from curate.selection.budget import softmax
 from curate.selection.rows.whatif import floor_sums, share_for, spread
 from curate.weighting.effective_size import effective_sample_size
+from tests.fixtures.builders import planted, recipe_values, write_shards
+from tests.fixtures.calls import curate
 
 N = 240
 

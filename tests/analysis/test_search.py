@@ -8,8 +8,6 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from builders import planted, recipe_values, write_shards
-from calls import curate
 
 from curate import open_run
 from curate.analysis import nearest as nearby
@@ -20,6 +18,8 @@ from curate.errors import UsageError
 from curate.linalg import load_unit, row_dots, unit_rows
 from curate.pipeline import runner
 from curate.recipe.loading import parse_recipe
+from tests.fixtures.builders import planted, recipe_values, write_shards
+from tests.fixtures.calls import curate
 
 N = 300
 

@@ -7,8 +7,6 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
-from builders import planted, recipe_values, write_shards
-from calls import curate
 
 from curate.analysis.verify.verify import check_run, verify_run
 from curate.errors import RunError
@@ -16,6 +14,8 @@ from curate.io import storage
 from curate.pipeline import runner
 from curate.recipe.loading import parse_recipe
 from curate.runs.folder import RunFolder
+from tests.fixtures.builders import planted, recipe_values, write_shards
+from tests.fixtures.calls import curate
 
 
 @pytest.fixture(scope="module")

@@ -12,12 +12,12 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from builders import DIM, planted, write_shards
-from calls import curate, own
 from PIL import Image
 
 from curate import open_run
 from curate.io import storage
+from tests.fixtures.builders import DIM, planted, write_shards
+from tests.fixtures.calls import curate, own
 
 GOOD, FAILED, USAGE, UNUSABLE = 0, 1, 2, 3
 

@@ -12,13 +12,13 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from builders import planted, write_shards
-from calls import curate, own
 
 from curate import cli, open_run
 from curate.cli import demo
 from curate.cli.output import plain
 from curate.recipe.loading import load_recipe
+from tests.fixtures.builders import planted, write_shards
+from tests.fixtures.calls import curate, own
 
 COMMANDS = [
     "init",

@@ -9,9 +9,6 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from builders import planted, write_shards
-from calls import curate, own
-from folders import changed, leftovers, tables, times
 
 from curate import open_run
 from curate.analysis.verify.verify import verify_run
@@ -20,6 +17,9 @@ from curate.io import storage
 from curate.pipeline import rescore, runner
 from curate.recipe.loading import load_recipe
 from curate.runs.folder import RunFolder
+from tests.fixtures.builders import planted, write_shards
+from tests.fixtures.calls import curate, own
+from tests.fixtures.folders import changed, leftovers, tables, times
 
 N = 150
 UIDS = [f"s{i:06d}" for i in range(N)]

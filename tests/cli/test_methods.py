@@ -3,11 +3,10 @@
 import json
 from pathlib import Path
 
-from calls import curate
-
 from curate.cli.methods import markdown
 from curate.selection.registry import selectors
 from curate.weighting.registry import weighers
+from tests.fixtures.calls import curate
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 

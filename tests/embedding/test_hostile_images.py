@@ -10,11 +10,11 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from calls import curate
 from PIL import Image
 
 from curate import open_run
 from curate.embedding.decode import Preprocess, decode
+from tests.fixtures.calls import curate
 
 #: Enough for the strip of 15,754 pixels, less than the bombs claim.
 MAX_PIXELS = 2_000_000

@@ -6,11 +6,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from calls import curate
 from PIL import Image
 
 from curate import open_run
 from curate.embedding.decode import open_image
+from tests.fixtures.calls import curate
 
 
 @pytest.fixture(scope="module")

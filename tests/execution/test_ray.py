@@ -15,8 +15,6 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
-from buckets import KEY, SECRET, bucket, lake_of, objects
-from builders import planted, recipe_values, write_shards
 
 import curate
 from curate.analysis.verify.verify import check_run
@@ -26,6 +24,8 @@ from curate.execution.engines.ray import RayEngine
 from curate.io.remote.working_copy import CACHE_VARIABLE
 from curate.pipeline import runner
 from curate.recipe.loading import parse_recipe
+from tests.fixtures.buckets import KEY, SECRET, bucket, lake_of, objects
+from tests.fixtures.builders import planted, recipe_values, write_shards
 
 TESTS = Path(__file__).resolve().parents[1]
 SAMPLE = TESTS.parent / "data" / "sample"
@@ -39,7 +39,7 @@ class TwoMachines:
     """A Ray cluster of two machines with one processor each, in a process of its own."""
 
     def __init__(self, folder):
-        command = [sys.executable, TESTS / "ray_cluster.py", folder]
+        command = [sys.executable, TESTS / "fixtures" / "ray_cluster.py", folder]
         self.log = folder / "log"
         with self.log.open("w") as log:
             self.process = subprocess.Popen(

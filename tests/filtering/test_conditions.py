@@ -2,12 +2,12 @@
 
 import polars as pl
 import pytest
-from builders import recipe_values
 
 from curate.errors import RecipeError, UsageError
 from curate.filtering.conditions import needed_scores
 from curate.pipeline.stages.filter import check_conditions, check_recipe, failed_condition
 from curate.recipe.loading import parse_recipe
+from tests.fixtures.builders import recipe_values
 
 FRAME = pl.DataFrame(
     {

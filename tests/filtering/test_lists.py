@@ -6,13 +6,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from builders import recipe_values
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curate.errors import SourceError, UsageError
 from curate.filtering import uid_lists
 from curate.recipe.loading import parse_recipe
+from tests.fixtures.builders import recipe_values
 
 
 def read(path):

@@ -17,14 +17,14 @@ from typing import get_args
 import psutil
 import pytest
 import yaml
-from builders import planted, recipe_values, write_shards
-from calls import curate
 from packaging.requirements import Requirement
 
 from curate.errors import BudgetError, CurateError, ModelError, RecipeError, RunError, UnusableLimitError
 from curate.pipeline import runner
 from curate.recipe.loading import parse_recipe
 from curate.runs.folder import RunFolder
+from tests.fixtures.builders import planted, recipe_values, write_shards
+from tests.fixtures.calls import curate
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = str(ROOT / "flows" / "pipeline.py")

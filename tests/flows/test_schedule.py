@@ -12,9 +12,6 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
-from builders import planted, recipe_values, write_shards
-from calls import curate
-from child_jobs import add, die, keep_busy, refuse
 
 from curate.errors import CurateError, RecipeError, UsageError
 from curate.execution.engines.subprocess import call_within
@@ -24,6 +21,9 @@ from curate.recipe import Notify
 from curate.recipe.limits import parse_seconds
 from curate.recipe.loading import parse_recipe
 from curate.runs.layout import STAGES
+from tests.fixtures.builders import planted, recipe_values, write_shards
+from tests.fixtures.calls import curate
+from tests.fixtures.child_jobs import add, die, keep_busy, refuse
 
 ROOT = Path(__file__).resolve().parents[2]
 

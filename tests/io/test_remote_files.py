@@ -6,7 +6,6 @@ import socket
 
 import numpy as np
 import pytest
-from remotes import lock_of, machine, names_at, working, write
 
 from curate.errors import RunError
 from curate.io import storage
@@ -14,6 +13,7 @@ from curate.io.remote import cache as copy
 from curate.io.remote import remote_lock, store, working_copy
 from curate.io.remote.store import RemoteStore
 from curate.runs.folder import RunFolder
+from tests.fixtures.remotes import lock_of, machine, names_at, working, write
 
 
 @pytest.fixture(autouse=True)

@@ -14,11 +14,6 @@ import numpy as np
 import polars as pl
 import pytest
 import s3fs
-from buckets import no_secret_below, objects
-from builders import planted, recipe_values, write_shards
-from calls import curate
-from folders import TABLES, tables
-from remotes import lock_of, machine
 
 from curate.analysis.verify.verify import check_run
 from curate.errors import BudgetError, RecipeError, RunError, UsageError
@@ -29,6 +24,11 @@ from curate.pipeline import rescore, runner
 from curate.recipe.loading import parse_recipe
 from curate.runs.folder import folder_of
 from curate.runs.run import open_run
+from tests.fixtures.buckets import no_secret_below, objects
+from tests.fixtures.builders import planted, recipe_values, write_shards
+from tests.fixtures.calls import curate
+from tests.fixtures.folders import TABLES, tables
+from tests.fixtures.remotes import lock_of, machine
 
 N = 90
 

@@ -11,12 +11,8 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 from botocore.exceptions import ClientError
-from buckets import SECRET, no_secret_below, objects
-from builders import planted, recipe_values, write_shards
-from calls import curate
 from fsspec.implementations.memory import MemoryFile, MemoryFileSystem
 from s3fs.errors import translate_boto_error
-from tars import pairs, tar
 
 from curate.analysis.verify.verify import decisions_digest
 from curate.errors import RecipeError, RunError, SourceError, UsageError
@@ -24,6 +20,10 @@ from curate.io import filesystem, paths, retries
 from curate.io.remote import destination
 from curate.pipeline import runner
 from curate.recipe.loading import parse_recipe
+from tests.fixtures.buckets import SECRET, no_secret_below, objects
+from tests.fixtures.builders import planted, recipe_values, write_shards
+from tests.fixtures.calls import curate
+from tests.fixtures.tars import pairs, tar
 
 fsspec_registry = importlib.import_module("fsspec.registry")  # fsspec.registry is a mapping in it
 N = 90

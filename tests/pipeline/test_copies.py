@@ -7,7 +7,6 @@ import polars as pl
 import pyarrow as pa
 import pytest
 import xxhash
-from builders import planted, recipe_values, write_shards
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,6 +21,7 @@ from curate.pipeline.stages.read import keys_path
 from curate.recipe.loading import parse_recipe
 from curate.runs.folder import RunFolder
 from curate.sources.base import Columns, Shard
+from tests.fixtures.builders import planted, recipe_values, write_shards
 
 SEED = 3
 

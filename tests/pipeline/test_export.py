@@ -5,10 +5,6 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from builders import planted, recipe_values, write_shards
-from calls import curate
-from folders import changed, leftovers, tables
-from tars import encoded, members
 
 from curate.errors import RunError, UsageError
 from curate.io import publish
@@ -18,6 +14,10 @@ from curate.recipe.loading import parse_recipe
 from curate.runs.folder import RunFolder
 from curate.runs.run import open_run
 from curate.writers.dataset_card import CardFacts, card, published_recipe, size_category
+from tests.fixtures.builders import planted, recipe_values, write_shards
+from tests.fixtures.calls import curate
+from tests.fixtures.folders import changed, leftovers, tables
+from tests.fixtures.tars import encoded, members
 
 N = 90
 HF = {"info": {"features": {

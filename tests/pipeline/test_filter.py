@@ -8,8 +8,6 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from builders import DIM, planted, recipe_values, write_shards
-from folders import changed, tables
 
 from curate import open_run
 from curate.errors import BudgetError, CurateError, UsageError
@@ -21,6 +19,8 @@ from curate.hashing import tie
 from curate.pipeline import runner
 from curate.pipeline.stages.filter import check_recipe
 from curate.recipe.loading import parse_recipe
+from tests.fixtures.builders import DIM, planted, recipe_values, write_shards
+from tests.fixtures.folders import changed, tables
 
 
 def run(glob, out, **changes):

@@ -7,12 +7,12 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from builders import planted, recipe_values, write_shards
 
 from curate.errors import RunError, UsageError
 from curate.filtering import uid_lists
 from curate.pipeline import runner
 from curate.recipe.loading import parse_recipe
+from tests.fixtures.builders import planted, recipe_values, write_shards
 
 N = 40
 UIDS = [f"s{i:06d}" for i in range(N)]

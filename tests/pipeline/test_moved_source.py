@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from builders import planted, recipe_values, write_shards
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -15,6 +14,7 @@ from curate.errors import UsageError
 from curate.pipeline import runner
 from curate.pipeline.stages.source_changes import KnownShards
 from curate.recipe.loading import parse_recipe
+from tests.fixtures.builders import planted, recipe_values, write_shards
 
 
 def embedded(out):

@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-import tars
-from builders import planted, recipe_values
 
 from curate import open_run
 from curate.pipeline import runner
 from curate.recipe.loading import parse_recipe
+from tests.fixtures import tars
+from tests.fixtures.builders import planted, recipe_values
 
 
 def run(folder, *shards, memory="2GB", workers=1):

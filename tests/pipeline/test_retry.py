@@ -11,8 +11,6 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from calls import curate
-from folders import files_below, tables
 from PIL import Image
 
 from curate import open_run
@@ -22,6 +20,8 @@ from curate.embedding.store import EmbeddingPart
 from curate.pipeline.stages import embed_task
 from curate.recipe.loading import load_recipe
 from curate.sources import references
+from tests.fixtures.calls import curate
+from tests.fixtures.folders import files_below, tables
 
 GOOD, FAILED, USAGE, UNUSABLE = 0, 1, 2, 3
 ROWS = 14

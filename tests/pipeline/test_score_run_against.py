@@ -1,9 +1,6 @@
 import numpy as np
 import polars as pl
 import pytest
-from builders import DIM, planted, recipe_values, write_shards
-from folders import tables
-from paired import embedded, pairs
 
 from curate.errors import EmbeddingError, UsageError
 from curate.linalg import load_unit, unit_rows
@@ -12,6 +9,9 @@ from curate.pipeline.stages import score
 from curate.recipe import Against, Cluster
 from curate.recipe.loading import parse_recipe
 from curate.scores.registry import score_columns
+from tests.fixtures.builders import DIM, planted, recipe_values, write_shards
+from tests.fixtures.folders import tables
+from tests.fixtures.paired import embedded, pairs
 
 
 def run(glob, out, against, **changes):

@@ -10,14 +10,14 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from builders import planted, recipe_values, write_shards
-from folders import again, changed, files_below, tables
 
 from curate.errors import SourceError, UsageError
 from curate.execution.context import Context
 from curate.pipeline import runner
 from curate.recipe.loading import parse_recipe
 from curate.scores.external import uid_join
+from tests.fixtures.builders import planted, recipe_values, write_shards
+from tests.fixtures.folders import again, changed, files_below, tables
 
 N = 60
 UIDS = [f"s{i:06d}" for i in range(N)]

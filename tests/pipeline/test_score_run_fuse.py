@@ -5,13 +5,13 @@ import json
 import numpy as np
 import polars as pl
 import pytest
-from builders import planted, recipe_values, write_shards
-from folders import again, changed, files_below, tables
-from reference.fused import LABELS, UIDS, WEIGHTS, N, columns, fused
 
 from curate.errors import RunError
 from curate.pipeline import runner
 from curate.recipe.loading import parse_recipe
+from tests.fixtures.builders import planted, recipe_values, write_shards
+from tests.fixtures.folders import again, changed, files_below, tables
+from tests.reference.fused import LABELS, UIDS, WEIGHTS, N, columns, fused
 
 #: Name, weights, scale and groups of every fusion that is compared with the definition.
 FUSIONS = [

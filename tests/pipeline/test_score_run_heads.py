@@ -5,9 +5,6 @@ import json
 import numpy as np
 import polars as pl
 import pytest
-from builders import recipe_values, write_shards
-from folders import again, files_below, tables
-from trained_heads import SMALL, N, clusters, directly, names, same_columns
 
 from curate.errors import RunError, UsageError
 from curate.linalg import load_unit, unit_rows
@@ -16,6 +13,9 @@ from curate.recipe.loading import parse_recipe
 from curate.runs.run import open_run
 from curate.scores.heads import parts as heads
 from curate.scores.registry import columns_of
+from tests.fixtures.builders import recipe_values, write_shards
+from tests.fixtures.folders import again, files_below, tables
+from tests.fixtures.trained_heads import SMALL, N, clusters, directly, names, same_columns
 
 
 class Made:

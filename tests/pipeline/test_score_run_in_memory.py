@@ -3,7 +3,6 @@
 import numpy as np
 import polars as pl
 import pytest
-from builders import planted, recipe_values, write_shards
 from polars.testing import assert_frame_equal
 
 from curate.pipeline.runner import run
@@ -11,6 +10,7 @@ from curate.recipe import NormSim
 from curate.recipe.loading import parse_recipe
 from curate.runs.run import open_run
 from curate.scores.in_memory import score
+from tests.fixtures.builders import planted, recipe_values, write_shards
 
 N = 120
 FAMILIES = [

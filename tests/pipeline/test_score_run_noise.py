@@ -5,9 +5,6 @@ import json
 import numpy as np
 import polars as pl
 import pytest
-from builders import planted, recipe_values, write_shards
-from folders import again, tables
-from reference.noise import linear_noise
 
 from curate.embedding.store import EmbeddingPart
 from curate.errors import UsageError
@@ -19,6 +16,9 @@ from curate.runs.folder import RunFolder
 from curate.scores import noise
 from curate.scores.heads.heads import Heads
 from curate.scores.noise import small_loss_noise
+from tests.fixtures.builders import planted, recipe_values, write_shards
+from tests.fixtures.folders import again, tables
+from tests.reference.noise import linear_noise
 
 N = 200
 

@@ -7,8 +7,6 @@ import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
 import pytest
-from builders import DIM, planted, recipe_values, write_shards
-from folders import changed, tables, times
 
 from curate.errors import EmbeddingError, RunError, SourceError, UsageError
 from curate.execution.context import Context
@@ -17,6 +15,8 @@ from curate.pipeline import references, runner
 from curate.recipe import Source
 from curate.recipe.loading import parse_recipe
 from curate.runs.folder import RunFolder
+from tests.fixtures.builders import DIM, planted, recipe_values, write_shards
+from tests.fixtures.folders import changed, tables, times
 
 SAMPLE = Path(__file__).resolve().parents[2] / "data/sample/train-00000-of-00004.parquet"
 

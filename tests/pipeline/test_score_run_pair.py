@@ -3,8 +3,6 @@
 import numpy as np
 import polars as pl
 import pytest
-from folders import tables
-from paired import by_hand, embedded, pairs
 
 from curate.errors import RunError
 from curate.hashing import hash_uids
@@ -13,6 +11,8 @@ from curate.pipeline.stages import score
 from curate.recipe import Pair
 from curate.scores.pair import parts as family
 from curate.scores.pair.formula import pair_scores
+from tests.fixtures.folders import tables
+from tests.fixtures.paired import by_hand, embedded, pairs
 
 NCE = ("nce_i2t", "nce_t2i", "nce", "nce_norm", "neg_clip_loss", "neg_clip_loss_norm")
 ALL = (*NCE, "pair_el2n_i2t", "pair_el2n_t2i", "pair_grand")

@@ -8,8 +8,6 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from builders import planted, recipe_values
-from folders import again, files_below, tables
 from PIL import Image
 
 from curate.embedding.decode import Preprocess, open_image, to_array
@@ -19,6 +17,8 @@ from curate.recipe.loading import parse_recipe
 from curate.scores.heads.evaluation import fixed_threads
 from curate.scores.pixels import training as networks
 from curate.scores.registry import columns_of
+from tests.fixtures.builders import planted, recipe_values
+from tests.fixtures.folders import again, files_below, tables
 
 pytestmark = pytest.mark.usefixtures("decoding_here", "one_thread")
 

@@ -6,7 +6,6 @@ from fractions import Fraction
 import numpy as np
 import polars as pl
 import pytest
-from builders import planted, recipe_values, write_shards
 
 from curate import open_run
 from curate.api.select import select
@@ -17,6 +16,7 @@ from curate.recipe.loading import parse_recipe
 from curate.selection.registry import selectors
 from curate.weighting.effective_size import effective_sample_size
 from curate.weighting.loss import loss_weights
+from tests.fixtures.builders import planted, recipe_values, write_shards
 
 N, SEED = 260, 3
 UNUSABLE, COPIES = 4, 12

@@ -3,8 +3,6 @@
 import numpy as np
 import polars as pl
 import pytest
-from builders import planted, recipe_values, write_shards
-from folders import changed, tables
 
 from curate import open_run
 from curate.execution import exchange
@@ -14,6 +12,8 @@ from curate.pipeline import runner
 from curate.pipeline.stages import select
 from curate.recipe.loading import parse_recipe
 from curate.selection.rows import ranks, run_rows
+from tests.fixtures.builders import planted, recipe_values, write_shards
+from tests.fixtures.folders import changed, tables
 
 N, SEED = 120, 3
 

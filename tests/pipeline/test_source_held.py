@@ -8,7 +8,6 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from builders import planted, recipe_values, write_shards
 
 from curate.errors import SourceError
 from curate.pipeline import runner
@@ -16,6 +15,7 @@ from curate.pipeline.stages import embed, read, read_task
 from curate.recipe.loading import parse_recipe
 from curate.sources import registry
 from curate.sources.parquet import ParquetReader
+from tests.fixtures.builders import planted, recipe_values, write_shards
 
 
 def put(path, content, times):

@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from reference.losses import check_labels, softmax
 
 from curate.errors import CurateError
+from tests.reference.losses import check_labels, softmax
 
 __all__ = ["el2n", "el2n_bounds", "errors"]
 

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference.infobatch import easy_rows_kept, select_infobatch
 
 from curate.errors import BudgetError, CurateError, RecipeError
+from tests.reference.infobatch import easy_rows_kept, select_infobatch
 
 
 def draws(n, seed=0):

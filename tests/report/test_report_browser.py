@@ -6,14 +6,14 @@ from types import SimpleNamespace
 import numpy as np
 import polars as pl
 import pytest
-from calls import curate as command
-from pictured import CAPTION, LABELS, pictured
 
 import curate
 from curate.analysis.summary.what_if import SHARES, TEMPERATURES
 from curate.ordering.shares import n_keep
 from curate.recipe.loading import parse_recipe
 from curate.selection.density import density_budgets
+from tests.fixtures.calls import curate as command
+from tests.fixtures.pictured import CAPTION, LABELS, pictured
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = [

@@ -7,8 +7,6 @@ from io import BytesIO
 import numpy as np
 import polars as pl
 import pytest
-from calls import curate as command
-from pictured import ROWS, picture, pictured
 from PIL import Image
 
 import curate
@@ -23,6 +21,8 @@ from curate.execution.parts import with_parts
 from curate.recipe.loading import load_recipe, parse_recipe
 from curate.report.notable import notable_concepts
 from curate.runs.folder import RunFolder
+from tests.fixtures.calls import curate as command
+from tests.fixtures.pictured import ROWS, picture, pictured
 
 
 @pytest.fixture(scope="module")

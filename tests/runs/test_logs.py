@@ -5,7 +5,6 @@ import logging
 
 import polars as pl
 import pytest
-from builders import planted, recipe_values, write_shards
 
 from curate.errors import BudgetError, RunError
 from curate.io import storage
@@ -13,6 +12,7 @@ from curate.pipeline import runner
 from curate.recipe.loading import parse_recipe
 from curate.runs import logs
 from curate.runs.folder import FORMAT_VERSION
+from tests.fixtures.builders import planted, recipe_values, write_shards
 
 
 def recipe(folder, **changes):

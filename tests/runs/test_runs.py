@@ -12,8 +12,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from builders import planted, recipe_values, write_shards
-from folders import changed, files_below, leftovers, tables, times
 
 from curate import open_run
 from curate.analysis.verify.verify import verify_run
@@ -22,6 +20,8 @@ from curate.io import lock, storage
 from curate.pipeline import runner
 from curate.recipe.loading import parse_recipe
 from curate.runs.folder import RunFolder
+from tests.fixtures.builders import planted, recipe_values, write_shards
+from tests.fixtures.folders import changed, files_below, leftovers, tables, times
 
 EVERY = ("read", "embed", "cluster", "score", "filter", "dedup", "select", "write", "report")
 N = 240

@@ -8,9 +8,6 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from builders import planted, recipe_values, write_shards
-from calls import curate
-from folders import files_below
 
 from curate import open_run
 from curate.analysis.verify.verify import verify_run
@@ -22,6 +19,9 @@ from curate.recipe.loading import parse_recipe
 from curate.runs import dated
 from curate.runs.folder import RunFolder
 from curate.runs.gc import gc
+from tests.fixtures.builders import planted, recipe_values, write_shards
+from tests.fixtures.calls import curate
+from tests.fixtures.folders import files_below
 
 
 def contents(run):

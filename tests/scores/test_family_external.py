@@ -3,13 +3,13 @@
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from builders import recipe_values
 
 from curate.errors import UsageError
 from curate.pipeline.stages.score import SOURCES
 from curate.recipe import External
 from curate.recipe.loading import parse_recipe
 from curate.scores.registry import check_recipe, score_columns
+from tests.fixtures.builders import recipe_values
 
 
 def write(path, columns):

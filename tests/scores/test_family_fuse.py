@@ -3,8 +3,6 @@
 import numpy as np
 import polars as pl
 import pytest
-from builders import recipe_values
-from reference.fused import LABELS, UIDS, WEIGHTS, N, columns, fused
 
 from curate.errors import UsageError
 from curate.pipeline.stages.score import SOURCES
@@ -12,6 +10,8 @@ from curate.recipe import Color, Fuse
 from curate.recipe.loading import parse_recipe
 from curate.scores.in_memory import score
 from curate.scores.registry import check_recipe, folders_for, score_columns
+from tests.fixtures.builders import recipe_values
+from tests.reference.fused import LABELS, UIDS, WEIGHTS, N, columns, fused
 
 RNG = np.random.default_rng(3)
 DISTANCE, CONCEPT = RNG.uniform(0, 2, N).astype(np.float32).tolist(), RNG.integers(0, 5, N).tolist()

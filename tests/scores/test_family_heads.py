@@ -5,13 +5,13 @@ import dataclasses
 import numpy as np
 import polars as pl
 import pytest
-from trained_heads import SMALL, N, clusters, directly, names, same_columns
 
 from curate.recipe import Heads
 from curate.scores.heads import labels as trained
 from curate.scores.heads import parts as heads
 from curate.scores.in_memory import score
 from curate.scores.registry import columns_of
+from tests.fixtures.trained_heads import SMALL, N, clusters, directly, names, same_columns
 
 
 def scored(vectors=None, labels=None, *, seed=0, **settings):

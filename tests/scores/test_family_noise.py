@@ -3,8 +3,6 @@
 import numpy as np
 import polars as pl
 import pytest
-from builders import planted
-from reference.noise import linear_noise
 
 from curate.hashing import hash_uids
 from curate.linalg import load_unit, unit_rows
@@ -12,6 +10,8 @@ from curate.recipe import Noise
 from curate.scores import noise
 from curate.scores.in_memory import score
 from curate.scores.noise import small_loss_noise
+from tests.fixtures.builders import planted
+from tests.reference.noise import linear_noise
 
 N = 200
 UIDS = [f"s{i:06d}" for i in range(N)]

@@ -3,11 +3,11 @@
 import numpy as np
 import polars as pl
 import pytest
-from builders import DIM, planted
 
 from curate.linalg import load_unit, unit_rows
 from curate.recipe import NormSim
 from curate.scores.in_memory import score
+from tests.fixtures.builders import DIM, planted
 
 FAMILY = NormSim.model_validate({"target": "target.npy"})
 

@@ -3,13 +3,13 @@
 import numpy as np
 import polars as pl
 import pytest
-from paired import SETTINGS, by_hand, pairs
 
 from curate.hashing import hash_uids
 from curate.linalg import load_unit
 from curate.recipe import Pair
 from curate.scores.in_memory import score
 from curate.scores.pair.formula import pair_scores
+from tests.fixtures.paired import SETTINGS, by_hand, pairs
 
 NCE = ("nce_i2t", "nce_t2i", "nce", "nce_norm", "neg_clip_loss", "neg_clip_loss_norm")
 ALL = (*NCE, "pair_el2n_i2t", "pair_el2n_t2i", "pair_grand")

@@ -5,13 +5,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from reference.dynamics import early_agreement, forgetting, mdl_hardness, neg_aum
-from reference.losses import margin_logit
-from trained_formulas import accumulated
 
 from curate.errors import CurateError
 from curate.scores.heads import dynamics
 from curate.scores.heads.dynamics import Moments
+from tests.fixtures.trained_formulas import accumulated
+from tests.reference.dynamics import early_agreement, forgetting, mdl_hardness, neg_aum
+from tests.reference.losses import margin_logit
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,6 @@
 
 import numpy as np
 import pytest
-from reference.dynamics import forgetting, neg_aum
-from reference.el2n import el2n, errors
-from reference.grand import grand_linear, grand_mlp
-from reference.losses import loss, margin_logit, p_label
-from reference.noise import noise_scores
-from reference.status import value_status
 from sklearn.metrics import roc_auc_score
 
 from curate.hashing import hash_uids
@@ -16,6 +10,12 @@ from curate.scores.heads.dynamics import Moments
 from curate.scores.pair.formula import batches, pair_scores
 from curate.scores.reliability import mean_spearman, spearman_brown
 from curate.scores.status import label_status, status_names
+from tests.reference.dynamics import forgetting, neg_aum
+from tests.reference.el2n import el2n, errors
+from tests.reference.grand import grand_linear, grand_mlp
+from tests.reference.losses import loss, margin_logit, p_label
+from tests.reference.noise import noise_scores
+from tests.reference.status import value_status
 
 
 def supervised(logits, labels):

@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
-import trained_formulas
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference.el2n import el2n, el2n_bounds, errors
-from reference.losses import loss, p_label
 
 from curate.errors import CurateError
+from tests.fixtures import trained_formulas
+from tests.reference.el2n import el2n, el2n_bounds, errors
+from tests.reference.losses import loss, p_label
 
 
 def by_definition(probs, labels):

@@ -2,14 +2,14 @@ import itertools
 
 import numpy as np
 import pytest
-import trained_formulas
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference.el2n import el2n, errors
-from reference.grand import grand_linear, grand_mlp, relu_deltas
-from reference.losses import loss
 
 from curate.errors import CurateError
+from tests.fixtures import trained_formulas
+from tests.reference.el2n import el2n, errors
+from tests.reference.grand import grand_linear, grand_mlp, relu_deltas
+from tests.reference.losses import loss
 
 
 def forward(x, layers):

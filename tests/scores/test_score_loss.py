@@ -2,11 +2,13 @@ from decimal import Decimal, getcontext
 
 import numpy as np
 import pytest
-import trained_formulas
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import losses
-from reference.losses import (
+
+from curate.errors import CurateError
+from tests.fixtures import trained_formulas
+from tests.reference import losses
+from tests.reference.losses import (
     correct,
     entropy,
     loss,
@@ -15,8 +17,6 @@ from reference.losses import (
     pred_label,
     softmax,
 )
-
-from curate.errors import CurateError
 
 getcontext().prec = 320
 

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference.noise import linear_noise, noise_scores
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.mixture import GaussianMixture
@@ -12,6 +11,7 @@ from sklearn.mixture import GaussianMixture
 from curate.errors import CurateError
 from curate.scores.noise import Mixture, fit_mixture, small_loss_noise
 from curate.scores.status import status_names
+from tests.reference.noise import linear_noise, noise_scores
 
 
 def planted(n=1000, share=0.2, seed=0, gap=3.0):

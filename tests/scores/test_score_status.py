@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from reference.status import value_status
 
 from curate.errors import CurateError
 from curate.scores import status
@@ -13,6 +12,7 @@ from curate.scores.status import (
     label_status,
     status_names,
 )
+from tests.reference.status import value_status
 
 
 def test_the_table_and_its_codes():

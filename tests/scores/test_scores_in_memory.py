@@ -3,14 +3,14 @@
 import numpy as np
 import polars as pl
 import pytest
-from builders import planted
-from reference.noise import linear_noise
 
 from curate.errors import UsageError
 from curate.linalg import load_unit, unit_rows
 from curate.recipe import ClipScore, Heads, Noise
 from curate.scores.in_memory import score
 from curate.scores.noise import small_loss_noise
+from tests.fixtures.builders import planted
+from tests.reference.noise import linear_noise
 
 N = 120
 

@@ -3,9 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from reference import dynamics
-from reference.el2n import el2n
-from reference.losses import entropy, loss, margin_logit, p_label, pred_label, softmax
 
 from curate.embedding.store import EmbeddingPart, Vectors, write_part
 from curate.errors import CurateError, EmbeddingError, RecipeError
@@ -23,6 +20,9 @@ from curate.scores.heads.softmax import softmax_of
 from curate.scores.heads.training import HeadSettings, train_heads
 from curate.scores.heads.zeroshot import score_concepts, zero_shot
 from curate.scores.status import status_names
+from tests.reference import dynamics
+from tests.reference.el2n import el2n
+from tests.reference.losses import entropy, loss, margin_logit, p_label, pred_label, softmax
 
 CPU = torch.device("cpu")
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference.selection import select_prototypes
 
 from curate.errors import RecipeError
 from curate.selection.prototypes import floors
+from tests.reference.selection import select_prototypes
 
 
 def by_definition(distance, concept, tie, n_keep, balance, prefer):

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference.selection import take_quotas
 
 from curate.errors import BudgetError
 from curate.ordering.group_cutoff import nth_smallest_by_group
 from curate.selection.quotas import quotas
+from tests.reference.selection import take_quotas
 
 
 @pytest.mark.parametrize(

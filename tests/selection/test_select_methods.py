@@ -6,13 +6,13 @@ from fractions import Fraction
 import numpy as np
 import polars as pl
 import pytest
-from builders import planted
 
 from curate.api.select import select
 from curate.errors import BudgetError, CurateError, UsageError
 from curate.hashing import hash_uids, tie
 from curate.linalg import load_unit
 from curate.selection.stratified import strata_budgets
+from tests.fixtures.builders import planted
 
 N, SEED, CONCEPTS = 230, 3, 8
 LABELS = ["cat", "dog", None, "eel"]

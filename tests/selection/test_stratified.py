@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference.selection import select_stratified
 
 from curate.errors import BudgetError, CurateError, RecipeError
 from curate.ordering.cutoff import nth_smallest
@@ -13,6 +12,7 @@ from curate.ordering.group_cutoff import nth_smallest_by_group
 from curate.ordering.keys import priority_key
 from curate.ordering.span import Cuts, rows_of
 from curate.selection.stratified import Strata, find_strata, strata_budgets
+from tests.reference.selection import select_stratified
 
 FULL = (0, 1)
 

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference.selection import select_weighted
 
 from curate.errors import BudgetError, CurateError, RecipeError
 from curate.ordering.cutoff import nth_smallest
 from curate.ordering.span import Cuts
 from curate.selection.weighted import race_keys
+from tests.reference.selection import select_weighted
 
 UIDS = np.array([f"u{i:03d}" for i in range(64)])
 

@@ -1,12 +1,12 @@
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from shards import STRUCT, bad_utf8, read, write
 
 from curate.errors import SourceError, UsageError
 from curate.sources.base import Columns
 from curate.sources.columns import guess_columns
 from curate.sources.parquet import find
+from tests.fixtures.shards import STRUCT, bad_utf8, read, write
 
 
 @pytest.mark.parametrize("data", [pa.binary(), pa.large_binary(), pa.binary_view()])

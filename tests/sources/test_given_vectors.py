@@ -8,7 +8,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from builders import planted, recipe_values
 
 from curate.clustering.user_clusters import MemberSums, labelling
 from curate.embedding.lengths import Lengths, warn_of_lengths
@@ -17,6 +16,7 @@ from curate.hashing import hash_uids
 from curate.pipeline import runner
 from curate.recipe.loading import parse_recipe
 from curate.sources.arrays.npy import npy_array, npz_arrays, opened
+from tests.fixtures.builders import planted, recipe_values
 
 
 def rows(n, dim=8, dtype=np.float32):

@@ -13,17 +13,17 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from builders import planted
-from calls import curate, own
 from PIL import Image
 from pyarrow.parquet import encryption
-from shards import make, read
 
 from curate import open_run
 from curate.errors import EmbeddingError, SourceError, UsageError
 from curate.sources.base import Columns
 from curate.sources.columns import guess_columns
 from curate.sources.parquet import ParquetReader, find
+from tests.fixtures.builders import planted
+from tests.fixtures.calls import curate, own
+from tests.fixtures.shards import make, read
 
 GOOD, FAILED, USAGE, UNUSABLE = 0, 1, 2, 3
 

@@ -6,12 +6,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from builders import recipe_values
 
 from curate.errors import EmbeddingError
 from curate.pipeline.stages import read, read_task
 from curate.recipe.loading import parse_recipe
 from curate.sources.arrays.pairing import paired
+from tests.fixtures.builders import recipe_values
 
 NAMES = ["s{}", "s-{:02}", "{:04}", "train-{:05}-of-00013", "a/s_{}", "s{:03}-v2-d512", "2024/part.{:03}"]
 

@@ -3,7 +3,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from builders import planted, recipe_values
 
 from curate.errors import SourceError, UsageError
 from curate.pipeline import runner
@@ -12,6 +11,7 @@ from curate.sources import registry
 from curate.sources.arrays.clip_retrieval import FORMAT, find
 from curate.sources.base import Columns
 from curate.sources.registry import ShardReader
+from tests.fixtures.builders import planted, recipe_values
 
 BIG = 1 << 24
 EMBED = {"column": "img_emb", "text_column": "text_emb"}

@@ -2,7 +2,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from builders import planted, recipe_values
 
 from curate.errors import SourceError, UsageError
 from curate.pipeline import runner
@@ -11,6 +10,7 @@ from curate.sources import registry
 from curate.sources.arrays.datacomp import FORMAT, columns, find
 from curate.sources.base import Columns
 from curate.sources.registry import ShardReader
+from tests.fixtures.builders import planted, recipe_values
 
 BIG = 1 << 24
 

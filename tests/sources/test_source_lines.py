@@ -7,7 +7,6 @@ import fsspec
 import numpy as np
 import pyarrow as pa
 import pytest
-from builders import planted, recipe_values
 
 from curate import open_run
 from curate.errors import SourceError, UsageError
@@ -17,6 +16,7 @@ from curate.schema import OUTCOMES
 from curate.sources.base import Columns
 from curate.sources.registry import detect
 from curate.sources.text import delimited, jsonl, lines
+from tests.fixtures.builders import planted, recipe_values
 
 BIG = 64 << 20
 

@@ -7,13 +7,13 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from shards import BIG, STRUCT, bad_utf8, read, write
 
 from curate.errors import EmbeddingError, SourceError
 from curate.sources import parquet as module
 from curate.sources.base import Columns, Shard
 from curate.sources.columns import guess_columns
 from curate.sources.parquet import ParquetReader, find
+from tests.fixtures.shards import BIG, STRUCT, bad_utf8, read, write
 
 
 @pytest.mark.parametrize(

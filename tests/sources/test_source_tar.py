@@ -6,12 +6,12 @@ import tracemalloc
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tars import member, pairs, save, tar
 
 from curate.errors import SourceError
 from curate.sources.tar import tar as module
 from curate.sources.tar.samples import samples, split_name
 from curate.sources.tar.tar import AFTER_END, DAMAGED, FILE, opened
+from tests.fixtures.tars import member, pairs, save, tar
 
 
 def walk(folder, data, name="0.tar"):

@@ -5,7 +5,6 @@ import tarfile
 import fsspec
 import numpy as np
 import pytest
-from tars import BIG, guessed, member, pairs, read, save, tar
 
 from curate.errors import SourceError, UsageError
 from curate.pipeline.stages.read import find_shards
@@ -15,6 +14,7 @@ from curate.sources.registry import detect
 from curate.sources.tar import samples
 from curate.sources.tar.roles import IMAGES
 from curate.sources.tar.webdataset import FORMAT, WebDatasetReader, find
+from tests.fixtures.tars import BIG, guessed, member, pairs, read, save, tar
 
 
 @pytest.mark.parametrize("name", ["0.tar", "0.tar.gz", "0.tgz"])

@@ -2,13 +2,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference.infobatch import select_infobatch
-from reference.selection import select_stratified
 
 from curate.errors import CurateError, RecipeError
 from curate.ordering.span import first_rows
 from curate.selection.rules import group_inclusion
 from curate.weighting.inverse import CERTAIN, UNKNOWN, inclusion, inverse_inclusion
+from tests.reference.infobatch import select_infobatch
+from tests.reference.selection import select_stratified
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.booleans()), max_size=30), st.booleans())

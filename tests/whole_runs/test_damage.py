@@ -7,8 +7,6 @@ import shutil
 
 import polars as pl
 import pytest
-from builders import planted, recipe_values, write_shards
-from folders import changed, files_below, tables, times
 
 from curate import open_run
 from curate.analysis.verify.verify import verify_run
@@ -17,6 +15,8 @@ from curate.io import checksums, records, storage
 from curate.pipeline import runner
 from curate.recipe.loading import parse_recipe
 from curate.runs.folder import MARKER, RunFolder
+from tests.fixtures.builders import planted, recipe_values, write_shards
+from tests.fixtures.folders import changed, files_below, tables, times
 
 
 def flip(path):

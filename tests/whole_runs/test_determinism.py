@@ -2,8 +2,6 @@
 
 import numpy as np
 import pytest
-from builders import planted, recipe_values, write_shards
-from folders import changed, tables
 
 from curate import open_run
 from curate.analysis.verify.verify import decisions_digest, verify_run
@@ -12,6 +10,8 @@ from curate.io import storage
 from curate.pipeline import runner
 from curate.pipeline.stages import read
 from curate.recipe.loading import parse_recipe
+from tests.fixtures.builders import planted, recipe_values, write_shards
+from tests.fixtures.folders import changed, tables
 
 ROWS, COPIES, NEAR = 620, 40, 40
 

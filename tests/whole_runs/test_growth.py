@@ -12,9 +12,6 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from builders import planted, recipe_values, write_shards
-from calls import curate
-from folders import changed, tables
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -31,6 +28,9 @@ from curate.selection.density import Density
 from curate.selection.diversity import Cosine, medoid, select_diverse
 from curate.selection.rows import choose
 from curate.selection.rows.order import Order, with_order
+from tests.fixtures.builders import planted, recipe_values, write_shards
+from tests.fixtures.calls import curate
+from tests.fixtures.folders import changed, tables
 
 ROWS = 50  # of a shard
 

@@ -8,11 +8,11 @@ import polars as pl
 import pyarrow as pa
 import pytest
 import xxhash
-from builders import planted, recipe_values, write_shards
 
 from curate import open_run
 from curate.pipeline import runner
 from curate.recipe.loading import parse_recipe
+from tests.fixtures.builders import planted, recipe_values, write_shards
 
 SEED = 0
 

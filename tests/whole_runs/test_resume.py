@@ -15,13 +15,13 @@ import numpy as np
 import polars as pl
 import psutil
 import pytest
-from builders import planted, recipe_values, write_shards
-from folders import changed, files_below, leftovers, tables
 
 from curate import open_run
 from curate.analysis.verify.verify import verify_run
 from curate.pipeline import runner
 from curate.recipe.loading import parse_recipe
+from tests.fixtures.builders import planted, recipe_values, write_shards
+from tests.fixtures.folders import changed, files_below, leftovers, tables
 
 REFUSED = ((errno.ENOSPC, "the disk is full"), (errno.EACCES, "no permission to write here"))
 

@@ -1,7 +1,6 @@
 import numpy as np
 import polars as pl
 import pytest
-from builders import planted, recipe_values, write_shards
 
 from curate.errors import UsageError
 from curate.filtering.uid_lists import read_uids
@@ -9,6 +8,7 @@ from curate.pipeline import runner
 from curate.recipe.loading import parse_recipe
 from curate.runs.run import open_run
 from curate.writers.subsets import write_npy, write_parquet, write_text
+from tests.fixtures.builders import planted, recipe_values, write_shards
 
 HEX = [f"{i:032x}" for i in (7, 2**127 + 1, 2**64, 3, 2**64 - 1)]
 

@@ -11,7 +11,6 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from shards import READER, STRUCT, keep, make, write_all
 
 from curate.errors import RunError, SourceError, UsageError
 from curate.sources.base import Columns, Shard
@@ -20,6 +19,7 @@ from curate.writers import parquet as module
 from curate.writers.parquet import tasks, write_file
 from curate.writers.schema import output_schema
 from curate.writers.shard_plan import KeptRows, OutputFile, Slice, plan
+from tests.fixtures.shards import READER, STRUCT, keep, make, write_all
 
 
 def planned(sizes, limit, split="train", name="s"):

@@ -3,10 +3,10 @@ import json
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from shards import READER, STRUCT, keep, make, write_all
 
 from curate.errors import SourceError, UsageError
 from curate.writers.schema import output_schema
+from tests.fixtures.shards import READER, STRUCT, keep, make, write_all
 
 HF = {"info": {"features": {"n": {"dtype": "int64", "_type": "Value"}}}, "fingerprint": "x"}
 

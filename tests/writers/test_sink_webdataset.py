@@ -10,13 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from builders import planted, recipe_values, write_shards
-from calls import curate
-from folders import tables
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from shards import STRUCT, bad_utf8, keep, make
-from tars import encoded, members
 
 from curate.errors import CurateError, RunError, SourceError, UsageError
 from curate.pipeline import runner
@@ -28,6 +23,11 @@ from curate.writers import webdataset as module
 from curate.writers.tar_members import image_suffix, safe_key
 from curate.writers.webdataset import Roles, plan, tasks, write_tar
 from curate.writers.weight_groups import Tars, train_data_line, weight_groups
+from tests.fixtures.builders import planted, recipe_values, write_shards
+from tests.fixtures.calls import curate
+from tests.fixtures.folders import tables
+from tests.fixtures.shards import STRUCT, bad_utf8, keep, make
+from tests.fixtures.tars import encoded, members
 
 
 def write(folder, kept, columns, *, reader=None, limit=10**9, allow_url=False, **options):
