@@ -37,7 +37,7 @@ def _dimension(context: Context) -> int:
     if npy is not None:
         return open_npy_files(read_task.npy_files(npy)).dim
     dims = [part.columns.vector_dim for part in context.parts if part.columns.vector_dim]
-    if not any(part.rows for part in context.parts):
+    if not context.rows:
         return 1  # no row, no vector: any length will do
     if not dims:
         raise EmbeddingError(f"embed.column {context.recipe.embed.column!r}: no usable vector in any row")
