@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TaskID, TextColumn
@@ -55,7 +55,7 @@ def bars(console: Console, clock: Callable[[], float] = time.monotonic) -> Itera
         def report(stage: str, done: int, total: int, unit: str) -> None:
             seen = meter.update(stage, done, total, unit)
             ends = None if seen.left_s is None else clock() + seen.left_s
-            fields = {"unit": unit, "ends": ends, "details": seen.details(left=False)}
+            fields: dict[str, Any] = {"unit": unit, "ends": ends, "details": seen.details(left=False)}
             if stage not in tasks:
                 tasks[stage] = drawn.add_task(stage, total=total, **fields)
             drawn.update(tasks[stage], completed=done, total=total, **fields)
