@@ -33,8 +33,8 @@ class Pace:
     left_s: float | None = None
     memory: int | None = None
 
-    def details(self) -> str:
-        """Return rate, time left and memory as text, as far as they are known.
+    def details(self, *, left: bool = True) -> str:
+        """Return rate, time left (if asked for) and memory as text, as far as they are known.
 
         >>> Pace("embed", 500, 2000, "rows", 52.04, 28.8, 742_846_464).details()
         '52 rows/s, 29 s left, 742.8 MB'
@@ -44,7 +44,7 @@ class Pace:
         shown = []
         if self.per_s is not None:
             shown.append(f"{rate_text(self.per_s)} {self.unit}/s")
-        if self.left_s is not None and self.done < self.total:
+        if left and self.left_s is not None and self.done < self.total:
             shown.append(f"{duration_text(self.left_s)} left")
         if self.memory is not None:
             shown.append(bytes_text(self.memory))

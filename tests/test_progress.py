@@ -3,12 +3,17 @@
 import subprocess
 import sys
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from rich.console import Console
+from rich.text import Text
 
 from curate import progress
 from curate.api import progress as bars
+from curate.api.bars import bars as drawn_bars
 from curate.api.progress import progress_lines
 from curate.cli import output
 from curate.execution.units import rows_of_items
@@ -105,6 +110,38 @@ def test_a_log_gets_a_line_every_half_minute_at_most(capsys):
     assert len(lines) == 3
     assert lines[0].startswith("embed: 30 of 100 rows (30 %), 1.0 rows/s, 70 s left, ")
     assert lines[0].endswith("B")
+
+
+@pytest.mark.parametrize(
+    ("passed", "shown"),
+    [(0, "0:00:30"), (5.2, "0:00:25"), (29.9, "0:00:01"), (31.5, "-:--:--"), (-10, "-:--:--")],
+)
+def test_a_bar_counts_the_time_left_down_and_tells_none_that_is_not_known(passed, shown):
+    clock, text = Clock(), StringIO()
+    with drawn_bars(Console(file=text, force_terminal=True, width=120), clock) as report:
+        report("embed", 0, 400, "rows")
+        if passed >= 0:  # what eight workers finish together is no pace by itself
+            clock.now += 10
+            for done in range(30, 101, 10):
+                report("embed", done, 400, "rows")
+            clock.now += passed
+        report("read", 5, 5, "parts")
+    last = [line for line in Text.from_ansi(text.getvalue()).plain.splitlines() if "embed" in line][-1]
+    assert f"{100 if passed >= 0 else 0}/400 rows {shown}" in last
+    assert ("10 rows/s" in last) == (passed >= 0)
+    assert "read" not in last
+
+
+def test_a_notebook_without_widgets_gets_lines(monkeypatch, capsys):
+    shell = type("ZMQInteractiveShell", (), {})
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=shell))
+    monkeypatch.setattr(bars, "LINE_EVERY_S", 0.0)
+    monkeypatch.setattr(bars, "find_spec", lambda name: None)
+    with bars.shown(True) as report:
+        report("embed", 1, 2, "rows")
+    said = capsys.readouterr()
+    assert said.err.startswith("embed: 1 of 2 rows (50 %)")
+    assert said.out == ""
 
 
 def test_what_is_quick_or_finished_is_not_told(capsys):

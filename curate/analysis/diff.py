@@ -1,21 +1,19 @@
 """What is different between two runs: rows that came and went, decisions, concepts, weights, scores, settings.
 
-Rows are matched by uid and occurrence, one bucket of uids after the other, so that memory does not grow with the runs.
+Rows are matched by uid and occurrence in a database that spills to disk, so that memory does not grow with the runs.
 """
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import polars as pl
 import pyarrow as pa
 
+from curate.analysis import joins
 from curate.errors import RunError, UsageError
-from curate.execution.exchange import UidBuckets
-from curate.hashing import hash_uids
 from curate.io import storage
 from curate.io.yaml import read_yaml
 from curate.recipe.types import default_memory
@@ -26,8 +24,6 @@ __all__ = ["CHANGED", "diff_runs"]
 
 #: Concepts listed: those whose number of rows changed most.
 LISTED = 10
-#: What a row takes while it is matched, and each of its scores.
-_ROW_BYTES, _SCORE_BYTES = 500, 40
 _KEYS = ["uid", "occurrence"]
 
 #: What is compared of a row besides its scores.
@@ -57,8 +53,7 @@ def diff_runs(a: str | Path, b: str | Path, *, out: Path | None = None) -> dict[
     a number in both (gained, lost : rows with one in b, or in a, alone). settings : those that differ, the place of
     the run aside.
 
-    out : write the rows that differ as Parquet (columns as in `CHANGED`, in the order of the hash
-    of the uid). Raises UsageError if one is no run, RunError if it has no decisions.
+    out : write the rows that differ as Parquet (columns as in `CHANGED`, in the order of the uid). Raises UsageError if one is no run, RunError if it has no decisions.
     """
     if out is not None and (out.suffix != ".parquet" or out.is_dir()):
         raise UsageError(f"--out must name a file that ends in .parquet, got {out}")
@@ -97,10 +92,6 @@ class _Side:
     def _decisions(self, part: str, columns: Sequence[str]) -> pa.Table:
         return storage.read_table(self.run.folder.part(self.run.folder.decisions, part), list(columns))
 
-    def rows(self) -> int:
-        """Return the number of rows."""
-        return sum(self._decisions(part, ["keep"]).num_rows for part in self.parts)
-
     def frames(self, scores: Sequence[str]) -> Iterator[pl.DataFrame]:
         """Yield the decisions of each part with its scores. A row that is a copy of another has none."""
         for part in self.parts:
@@ -114,37 +105,42 @@ class _Side:
             yield frame.with_columns(pl.when(first).then(pl.col(name).cast(pl.Float64)) for name in scores)
 
 
+def _kind(scores: Sequence[str]) -> pa.Schema:
+    """Return the columns of a row that are compared, behind what rows are matched by."""
+    fields = [("uid", pa.string()), ("occurrence", pa.int32()), *COLUMNS.items()]
+    return pa.schema([*fields, *((name, pa.float64()) for name in scores)])
+
+
 def _matched(sides: Sequence[_Side], scores: Sequence[str]) -> Iterator[pl.DataFrame]:
-    """Yield the rows of both runs side by side, bucket by bucket."""
-    fields = [("uid", pa.string()), ("occurrence", pa.int32()), *COLUMNS.items(), ("side", pa.int8())]
-    kind = pa.schema([*fields, *((name, pa.float64()) for name in scores)])
-    with TemporaryDirectory(prefix="curate-diff-") as scratch:
-        buckets = UidBuckets(
-            Path(scratch), kind, rows=sum(side.rows() for side in sides),
-            row_bytes=_ROW_BYTES + _SCORE_BYTES * len(scores),
-            memory=min(int(side.recipe.get("memory") or default_memory()) for side in sides),
-        )  # fmt: skip
-        for place, side in enumerate(sides):
+    """Yield the rows of both runs side by side, in the order of their uid."""
+    kind = _kind(scores)
+    memory = min(int(side.recipe.get("memory") or default_memory()) for side in sides)
+    with joins.opened(memory // 2, a=kind, b=kind) as database:
+        for name, side in zip("ab", sides, strict=True):
             for frame in side.frames(scores):
-                rows = frame.with_columns(side=pl.lit(place, pl.Int8)).select(kind.names)
-                buckets.add(rows.to_arrow().cast(kind))
-        for bucket in range(buckets.count):
-            yield _joined(buckets.frame(bucket), [side.run.folder.where for side in sides])
+                database.add(name, frame.select(kind.names).to_arrow())
+        yield from _joined(database, kind.names, [side.run.folder.where for side in sides])
 
 
-def _joined(frame: pl.DataFrame, paths: Sequence[str]) -> pl.DataFrame:
-    """Return one row per uid and occurrence: columns of before, and those of after with a suffix."""
-    both = []
-    for place, path in enumerate(paths):
-        rows = frame.filter(pl.col("side") == place).drop("side")
-        twice = rows.filter(rows.select(_KEYS).is_duplicated())["uid"]
-        if len(twice):
+def _joined(database: joins.Joins, names: Sequence[str], paths: Sequence[str]) -> Iterator[pl.DataFrame]:
+    """Yield one row per uid and occurrence: columns of before, and those of after with a suffix."""
+    for table, path in zip("ab", paths, strict=True):
+        (twice,) = database.row(
+            f"select min(c0) from (select c0 from {table} group by c0, c1 having count(*) > 1)"
+        )
+        if twice is not None:
             raise RunError(
-                f"{path}: a uid and occurrence must be there once, {twice.min()!r} is there again; curate verify {path}"
+                f"{path}: a uid and occurrence must be there once, {twice!r} is there again; curate verify {path}"
             )
-        both.append(rows.with_columns(there=pl.lit(value=True)))
-    joined = both[0].join(both[1], on=_KEYS, how="full", suffix="_after", coalesce=True)
-    return joined.with_columns(pl.col("there", "there_after").fill_null(value=False))
+    keys, rest = range(2), range(2, len(names))
+    shown = [f"coalesce(a.c{place}, b.c{place})" for place in keys]
+    shown += [f"{table}.c{place}" for table in "ab" for place in rest]
+    called = [*names, *(f"{names[place]}_after" for place in rest), "there", "there_after"]
+    yield from database.frames(
+        f"select {', '.join(shown)}, a.c0 is not null, b.c0 is not null "
+        f"from a full join b on {' and '.join(f'a.c{place} = b.c{place}' for place in keys)} order by 1, 2",
+        called,
+    )
 
 
 def _why_not_comparable(a: StoredRun, b: StoredRun) -> str | None:
@@ -308,7 +304,7 @@ def _became() -> pl.Expr:
 
 
 def _changed(rows: pl.DataFrame, compared: Sequence[str]) -> pa.Table:
-    """Return the rows that differ in any of some columns, or are in one run alone, by the hash of their uid."""
+    """Return the rows that differ in any of some columns, or are in one run alone, in the order that they have."""
     became = pl.col("became")
     other = [pl.when(pl.col(one).ne_missing(pl.col(f"{one}_after"))).then(pl.lit(one)) for one in compared]
     rows = rows.with_columns(
@@ -316,7 +312,5 @@ def _changed(rows: pl.DataFrame, compared: Sequence[str]) -> pa.Table:
         .when(became.str.contains("_to_")).then(became)
         .otherwise(pl.coalesce(other))
     ).filter(pl.col("change").is_not_null())  # fmt: skip
-    order = pl.Series("order", hash_uids(rows["uid"].to_list(), "bucket"), pl.UInt64)
-    rows = rows.with_columns(order).sort("order", "uid", "occurrence")
     rows = rows.rename({name: f"{name}_before" for name in COLUMNS})
     return rows.select(CHANGED.names).to_arrow().cast(CHANGED)

@@ -4,13 +4,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from curate.progress import Meter
 
 if TYPE_CHECKING:
-    from rich.progress import TaskID
-
     from curate.execution.context import Progress
 
 __all__ = ["LINE_EVERY_S", "progress_lines", "shown"]
@@ -31,17 +30,21 @@ def shown(progress: "bool | Progress", note: Callable[[str], object] | None = No
     elif not progress:
         yield lambda stage, done, total, unit: None
     elif sys.stderr.isatty() or _in_notebook():
-        with _bars() as report:
+        from rich.console import Console
+
+        from curate.api.bars import bars
+
+        with bars(Console(stderr=sys.stderr.isatty())) as report:  # a notebook draws on stdout alone
             yield report
     else:
         yield progress_lines(time.monotonic, note or (lambda line: sys.stderr.write(f"{line}\n")))
 
 
 def _in_notebook() -> bool:
-    """Return True where the interpreter is the kernel of a notebook."""
+    """Return True where the interpreter is the kernel of a notebook with the widgets that rich draws in."""
     shell = sys.modules.get("IPython")
     found = shell.get_ipython() if shell is not None else None
-    return type(found).__name__ == "ZMQInteractiveShell"
+    return type(found).__name__ == "ZMQInteractiveShell" and find_spec("ipywidgets") is not None
 
 
 def progress_lines(clock: Callable[[], float], note: Callable[[str], object]) -> "Progress":
@@ -56,32 +59,3 @@ def progress_lines(clock: Callable[[], float], note: Callable[[str], object]) ->
             note(seen.line())
 
     return report
-
-
-@contextmanager
-def _bars() -> Iterator["Progress"]:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
-    from rich.progress import Progress as Bars
-
-    columns = (
-        TextColumn("{task.description:8}"),
-        BarColumn(20),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[unit]}"),
-        TextColumn("{task.fields[details]}"),
-    )
-    meter = Meter()
-    console = Console(stderr=sys.stderr.isatty())  # a notebook draws on stdout alone
-    with Bars(*columns, console=console, transient=True) as bars:
-        tasks: dict[str, TaskID] = {}
-
-        def report(stage: str, done: int, total: int, unit: str) -> None:
-            details = meter.update(stage, done, total, unit).details()
-            if stage not in tasks:
-                tasks[stage] = bars.add_task(stage, total=total, unit=unit, details=details)
-            bars.update(tasks[stage], completed=done, total=total, unit=unit, details=details)
-            if done >= total:
-                bars.remove_task(tasks.pop(stage))
-
-        yield report

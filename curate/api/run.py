@@ -230,7 +230,7 @@ class Run(StoredRun):
         from curate.pipeline.runner import check_limits
         from curate.recipe.build import given
 
-        recipe = scored_recipe(self.path, settings=given({"workers": workers}))
+        recipe = scored_recipe(self.path, settings=given({"workers": workers}), command="retry")
         with shown(progress) as report:
             found = retry_run(recipe, progress=report)
         if found.manifest is not None:

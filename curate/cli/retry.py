@@ -28,7 +28,7 @@ def retry(
     from curate.pipeline.runner import check_limits
     from curate.recipe.build import given
 
-    recipe = scored_recipe(run, (), set_ or [], given({"workers": workers}))
+    recipe = scored_recipe(run, (), set_ or [], given({"workers": workers}), command="retry")
     with progress(quiet=quiet) as report, logged(quiet=quiet):
         found = retry_run(recipe, progress=report)
     _show(recipe.run, found, json_, quiet)

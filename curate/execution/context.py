@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -110,6 +111,11 @@ class Context:
     def facts(self, folder: Path) -> dict[str, Any]:
         """Return what a finished stage noted about itself; empty if it is not finished."""
         return dict((self.run.marker(folder) or {}).get("facts", {}))
+
+    @cached_property
+    def rows(self) -> int:
+        """The number of rows of the source."""
+        return sum(part.rows for part in self.parts)
 
     @property
     def task_memory(self) -> int:

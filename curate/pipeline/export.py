@@ -11,6 +11,7 @@ from curate.execution.context import Context, Progress
 from curate.execution.engines.choice import make_engine
 from curate.execution.parts import with_parts
 from curate.io import publish, storage
+from curate.pipeline.settable import require_settable
 from curate.pipeline.stages import write
 from curate.recipe import Recipe
 from curate.recipe.build import given
@@ -71,7 +72,15 @@ def export_recipe(
     """
     folder = open_run(run).folder
     fixed = {"run": folder.where, "write.path": None, "write.dropped": None}
-    return load_recipe(folder.recipe, overrides, settings={**(settings or {}), **fixed})
+    given_names = [item.partition("=")[0].strip() for item in overrides]
+    if places := sorted(fixed.keys() & set(given_names)):
+        raise UsageError(
+            f"{places[0]} cannot be set by curate export: it writes to the place named on its command line"
+        )
+    before = load_recipe(folder.recipe).model_dump(mode="json")
+    recipe = load_recipe(folder.recipe, overrides, settings={**(settings or {}), **fixed})
+    require_settable("export", before, recipe, overrides, {})
+    return recipe
 
 
 def export_run(recipe: Recipe, form: str, out: str | Path, *, progress: Progress = base.silent) -> Exported:

@@ -14,6 +14,7 @@ from curate.execution import context as base
 from curate.execution.context import Context, Progress
 from curate.io import storage
 from curate.pipeline import runner
+from curate.pipeline.settable import require_settable
 from curate.recipe import FAMILIES, Recipe
 from curate.recipe.loading import load_recipe, override, parse_recipe
 from curate.recipe.scores import dumped, tagged
@@ -55,15 +56,20 @@ def scored_recipe(
     families: Sequence[object] = (),
     overrides: Sequence[str] = (),
     settings: Mapping[str, object] | None = None,
+    *,
+    command: str = "score",
 ) -> Recipe:
     """Return the recipe of a run with `families` added to its scores.
 
     families : names (a family that is there keeps its settings) or, as in a recipe, families with settings
-    (which replace those that are there). overrides, settings : as in `load_recipe`. Raises UsageError where
-    `run` is no run or there is no such family, RecipeError for a setting that is wrong.
+    (which replace those that are there). overrides, settings : as in `load_recipe`. command : which one asks, score
+    or retry. Raises UsageError where `run` is no run, there is no such family, or the command cannot change a setting,
+    RecipeError for a setting that is wrong.
     """
-    values = _overridden(_values(run), overrides, settings)
+    before = _values(run)
+    values = _overridden(before, overrides, settings)
     recipe = parse_recipe(values)
+    require_settable(command, before, recipe, overrides, settings or {})
     for entry in families:
         _require_family(entry)
     merged = {family.folder: family for family in recipe.score}
@@ -181,7 +187,8 @@ def chosen_recipe(
     so does the other start of a window.
     """
     given = {item.partition("=")[0].strip() for item in overrides} | set(settings or {})
-    values = _overridden(_values(run), overrides, settings)
+    before, asked = _values(run), settings or {}
+    values = _overridden(before, overrides, settings)
     for section, methods in (("select", selectors()), ("weight", weighers())):
         settings = values[section]
         own = methods.get(str(settings.get("method"))) if isinstance(settings, dict) else None
@@ -192,6 +199,7 @@ def chosen_recipe(
         if f"select.{one}" in given and f"select.{other}" not in given:
             values["select"].pop(other, None)
     recipe = parse_recipe(values)
+    require_settable("select", before, recipe, overrides, asked)
     _require_columns(recipe)
     return recipe
 

@@ -299,7 +299,7 @@ def _note_time(context: Context, stage: str, seconds: float) -> None:
     peaks = [
         resource.getrusage(who).ru_maxrss * scale for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
     ]
-    rows = sum(part.rows for part in context.parts)
+    rows = context.rows
     times[stage] = {
         "seconds": round(seconds, 3),
         "rows": rows,
@@ -323,7 +323,7 @@ def _is_current(context: Context) -> bool:
 def _folders(context: Context) -> dict[str, Path]:
     """Return the folder that each stage marks."""
     families = [one.folder for one in families_of(context.recipe)]
-    return {name: context.run.stage(name) for name in marked_stages(families)}
+    return context.run.stages(marked_stages(families))
 
 
 def write_manifest(context: Context) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -111,6 +111,10 @@ class RunFolder:
         if name in STAGE_FOLDERS:
             return self.path / STAGE_FOLDERS[name]
         return self.scores(name.removeprefix("score/"))
+
+    def stages(self, names: Iterable[str]) -> dict[str, Path]:
+        """Return the folders that stages mark, by the names of the stages."""
+        return {name: self.stage(name) for name in names}
 
     def part(self, folder: Path, part: str) -> Path:
         """Return the file of one shard's part in a table's folder."""

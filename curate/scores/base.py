@@ -131,6 +131,11 @@ class Score(Settings):
         """The column that says why a sample has no score."""
         return f"{self.folder}_status"
 
+    @property
+    def gives(self) -> tuple[str, ...]:
+        """The names of the columns that others may need."""
+        return (*self.columns_made(), self.status_column)
+
     def columns_made(self) -> Mapping[str, Column]:
         """Return the columns of its table under these settings, without uid and status."""
         return self.outputs
@@ -146,6 +151,14 @@ class Score(Settings):
 
         made = [(name, pa.type_for_alias(column.kind)) for name, column in self.columns_made().items()]
         return pa.schema([("uid", pa.string()), *made, (self.status_column, pa.string())])
+
+    def described(self) -> "dict[str, ScoreColumn]":
+        """Return the columns of its table, its status too: where they are, of which type, and what higher values mean."""
+        table, means, folder = self.table(), self.directions(), self.folder
+        columns = (field for field in table if field.name != "uid")
+        return {
+            one.name: ScoreColumn(folder, one.type, means.get(one.name), table.names[-1]) for one in columns
+        }
 
     def fingerprinted(self) -> object:
         """Return the settings that decide the numbers."""

@@ -135,7 +135,7 @@ def families_of(recipe: "Recipe") -> list[Score]:
             )
         waiting.remove(ready)
         ordered.append(ready)
-        given |= {*ready.columns_made(), ready.status_column}
+        given |= {*ready.gives}
     return ordered
 
 
@@ -150,17 +150,14 @@ def score_columns(recipe: "Recipe") -> dict[str, ScoreColumn]:
     found = {"distance": ScoreColumn("", kind, "harder", "")}
     taken = {*schema.SAMPLES.names, *schema.ASSIGNMENTS.names, *schema.FILTER.names}
     for score in families_of(recipe):
-        table, means = score.table(), score.directions()
-        for field in table:
-            if field.name == "uid":
-                continue
-            if field.name in found or field.name in taken:
-                where = found[field.name].folder if field.name in found else "the samples"
+        for name, column in score.described().items():
+            if name in found or name in taken:
+                where = found[name].folder if name in found else "the samples"
                 raise UsageError(
-                    f"score: {score.folder} has a column {field.name!r}, and so has {where or 'concepts'}; "
+                    f"score: {column.folder} has a column {name!r}, and so has {where or 'concepts'}; "
                     "rename one of them"
                 )
-            found[field.name] = ScoreColumn(score.folder, field.type, means.get(field.name), table.names[-1])
+            found[name] = column
     return found
 
 

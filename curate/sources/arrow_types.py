@@ -1,9 +1,12 @@
 """What kind of values an Arrow type holds, however they are stored (dictionaries, views, large offsets)."""
 
+from collections.abc import Callable
+
 import pyarrow as pa
 import pyarrow.types as pt
 
 __all__ = [
+    "columns_that",
     "has_view",
     "is_binary",
     "is_bytes",
@@ -107,3 +110,8 @@ def has_view(kind: pa.DataType) -> bool:
     if kind.num_fields:
         return any(has_view(kind.field(place).type) for place in range(kind.num_fields))
     return bool(pt.is_string_view(kind) or pt.is_binary_view(kind))
+
+
+def columns_that(schema: pa.Schema, *fit: Callable[[pa.DataType], bool]) -> list[str]:
+    """Return the columns whose values are of one of the kinds asked for, in the order of the schema."""
+    return [field.name for field in schema if any(one(field.type) for one in fit)]

@@ -15,6 +15,7 @@ import pyarrow.types as pt
 
 from curate.errors import SourceError, UsageError
 from curate.sources.arrow_types import (
+    columns_that,
     is_bytes,
     is_image,
     is_image_struct,
@@ -69,10 +70,10 @@ def guess_columns(
     or vector is needed. Raises UsageError for a name that is not there, and where neither image nor
     caption nor vector is left.
     """
-    text = [field.name for field in schema if is_text(field.type) or is_list_of_text(field.type)]
+    text = columns_that(schema, is_text, is_list_of_text)
     features = declared_features(schema.metadata).items()
     classes = [name for name, one in features if isinstance(one, dict) and one.get("_type") == "ClassLabel"]
-    labels = [field.name for field in schema if is_label(field.type)]
+    labels = columns_that(schema, is_label)
     columns = Columns(
         image=_guess_image(schema) if image == AUTO else image,
         caption=_guess(text, CAPTION_NAMES) if caption == AUTO else caption,
@@ -127,11 +128,10 @@ def _short(kind: pa.DataType) -> str:
 
 def _guess_image(schema: pa.Schema) -> str | None:
     """Prefer images that stand in the row over paths, and paths over addresses."""
-    structs = [
-        f.name for f in schema if is_image_struct(f.type) and "bytes" in {part.name for part in f.type}
-    ]
-    inline = [field.name for field in schema if is_bytes(field.type)]
-    strings = [field.name for field in schema if is_string(field.type)]
+    structs = columns_that(
+        schema, lambda kind: is_image_struct(kind) and "bytes" in {part.name for part in kind}
+    )
+    inline, strings = columns_that(schema, is_bytes), columns_that(schema, is_string)
     found = _guess(structs + inline, IMAGE_NAMES, also=structs)
     if found or structs or any(name.lower() in IMAGE_NAMES for name in inline):
         return found

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curate import open_run
-from curate.analysis import diff
+from curate.analysis import diff, joins
 from curate.analysis.diff import CHANGED, Differences, diff_runs
 from curate.errors import RunError, UsageError
 from curate.io import storage
@@ -156,6 +156,8 @@ def test_the_rows_that_differ(runs, tmp_path):
     before, after, both, _, _ = by_hand(a, b)
     table = storage.read_table(tmp_path / "rows.parquet")
     assert table.schema.equals(CHANGED)
+    keys = list(zip(table["uid"].to_pylist(), table["occurrence"].to_pylist(), strict=True))
+    assert keys == sorted(keys)
     rows = {(row["uid"], row["occurrence"]): row for row in table.to_pylist()}
     compared = ("keep", "reason", "concept", "weight")
     for key in before.keys() | after.keys():
@@ -173,9 +175,9 @@ def test_the_rows_that_differ(runs, tmp_path):
             )
 
 
-def test_many_buckets_say_the_same(runs, tmp_path, monkeypatch):
+def test_many_batches_say_the_same(runs, tmp_path, monkeypatch):
     one = diff_runs(*runs[:2], out=tmp_path / "one.parquet")
-    monkeypatch.setattr(diff, "_ROW_BYTES", 20_000_000)
+    monkeypatch.setattr(joins, "BATCH", 7)
     many = diff_runs(*runs[:2], out=tmp_path / "many.parquet")
     assert many["weights"].pop("mean_difference") == pytest.approx(one["weights"].pop("mean_difference"))
     assert many == one
@@ -196,24 +198,33 @@ ROW = st.fixed_dictionaries(
 SIDE = st.dictionaries(st.tuples(st.sampled_from("abcdé"), st.integers(0, 1)), ROW, max_size=10)
 KIND = {
     "uid": pl.String, "occurrence": pl.Int32, "keep": pl.Boolean, "reason": pl.String, "concept": pl.Int32,
-    "weight": pl.Float32, "score": pl.Float64, "side": pl.Int8,
+    "weight": pl.Float32, "score": pl.Float64,
 }  # fmt: skip
 
 
+KEYS = ("uid", "occurrence")
+
+
 def joined(before, after):
-    rows = [
-        {"uid": uid, "occurrence": occurrence, **row, "side": side}
-        for side, rows in enumerate((before, after))
-        for (uid, occurrence), row in rows.items()
-    ]
-    return diff._joined(pl.DataFrame(rows, schema=KIND), ["a", "b"])
+    """Return two runs joined; each is {(uid, occurrence): row}, or a list of rows."""
+    kind = diff._kind(["score"])
+    with joins.opened(2 * 10**8, a=kind, b=kind) as database:
+        for name, side in (("a", before), ("b", after)):
+            rows = (
+                side
+                if isinstance(side, list)
+                else [dict(zip(KEYS, key, strict=True), **row) for key, row in side.items()]
+            )
+            frame = pl.DataFrame(rows, schema=KIND)
+            database.add(name, frame.select(kind.names).to_arrow())
+        return pl.concat(diff._joined(database, kind.names, ["run-a", "run-b"]))
 
 
 def is_number(value):
     return value is not None and not math.isnan(value)
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(SIDE, SIDE, st.booleans())
 def test_counting_against_the_definition(before, after, comparable):
     tally = Differences(["score"], comparable=comparable)
@@ -253,9 +264,12 @@ def test_counting_against_the_definition(before, after, comparable):
 
 
 def test_a_row_that_is_there_twice():
-    frame = pl.DataFrame([{"uid": "x", "occurrence": 0, "side": 0}] * 2, schema=KIND)
-    with pytest.raises(RunError, match=r"^a: a uid and occurrence must be there once, 'x' is there again"):
-        diff._joined(frame, ["a", "b"])
+    row = {name: None for name in KIND} | {"uid": "x", "occurrence": 0}
+    twice = [row | {"uid": "y"}, row | {"uid": "y", "occurrence": 1}, row, row]
+    for sides, run in (((twice, twice), "run-a"), ((twice[:3], twice), "run-b")):
+        wrong = f"^{run}: a uid and occurrence must be there once, 'x' is there again; curate verify {run}"
+        with pytest.raises(RunError, match=wrong):
+            joined(*sides)
 
 
 def test_settings_as_dotted_names():

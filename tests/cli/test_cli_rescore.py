@@ -226,9 +226,33 @@ def test_what_a_killed_process_held_is_not_brought_back(run):
         (["select", "run", "--method", "hardest", "--by", "nosuch"], "select.by: no score 'nosuch'"),
         (["select", "run", "--where", "nosuch > 1"], "filter 'nosuch > 1': no column 'nosuch'"),
         (["select", "run", "--where", "{by: distance"], "--where: '{by: distance' is not YAML"),
-        (["select", "run", "--set", "cluster.concepts=4"], "run: 2_concepts is not there or not up to date"),
-        (["select", "run", "--set", "score=[heads]"], "run: 3_scores/heads is not there or not up to date"),
-        (["select", "run", "--set", "embed.column=x"], "run was made differently: embed.column was"),
+        (["select", "run", "--set", "cluster.concepts=4"],
+         ("cluster.concepts cannot be changed by curate select: it decides by what is embedded, clustered and scored "
+         "already; use: curate run run/recipe.yaml --set cluster.concepts=4")),
+        (["select", "run", "--set", "seed=5"],
+         ("seed cannot be changed by curate select: it decides by what is embedded, clustered and scored already; "
+         "use: curate run run/recipe.yaml --set seed=5")),
+        (["select", "run", "--set", "score=[heads, pair]"],
+         ("score cannot be changed by curate select: it decides by what is embedded, clustered and scored already; "
+         "use: curate score run --set 'score=[heads, pair]'")),
+        (["select", "run", "--set", "embed.column=x"],
+         ("embed.column cannot be changed by curate select: it decides by what is embedded, clustered and scored "
+         "already; use: curate run run/recipe.yaml --out NEW-FOLDER --set embed.column=x")),
+        (["score", "run", "--set", "select.keep=0.2"],
+         ("select.keep cannot be changed by curate score: it adds scores to a run that is decided, and changes nothing "
+         "else; use: curate select run --set select.keep=0.2")),
+        (["score", "run", "--set", "write.format=webdataset"],
+         ("write.format cannot be changed by curate score: it adds scores to a run that is decided, and changes "
+         "nothing else; use: curate select run --write --set write.format=webdataset")),
+        (["score", "run", "--set", "seed=5"], "seed cannot be changed by curate score: "),
+        (["retry", "run", "--set", "source.uid=id2"],
+         ("source.uid cannot be changed by curate retry: it embeds the rows that failed as all others were; "
+         "use: curate run run/recipe.yaml --out NEW-FOLDER --set source.uid=id2")),
+        (["export", "run", "--format", "parquet", "--out", "out", "--set", "select.keep=0.2"],
+         ("select.keep cannot be changed by curate export: it writes what is decided; "
+         "use: curate select run --set select.keep=0.2")),
+        (["export", "run", "--format", "parquet", "--out", "out", "--set", "write.path=x"],
+         "write.path cannot be set by curate export: it writes to the place named on its command line"),
         (["select", "run", "--set", "run=other"], "run is run here and cannot be set, got 'other'"),
         (["score", "run", "--set", "run=other"], "run is run here and cannot be set, got 'other'"),
         (["score", "run", "--bogus"], "No such option: --bogus"),

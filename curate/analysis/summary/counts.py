@@ -22,7 +22,7 @@ def count_reasons(context: Context) -> dict[str, Any]:
 
 def check_counts(context: Context, scan: Scan) -> dict[str, Any]:
     """Return the counts of a scan, as `group_reasons` has them; raises RunError if they do not add up."""
-    rows, counts = sum(part.rows for part in context.parts), group_reasons(scan.reasons)
+    rows, counts = context.rows, group_reasons(scan.reasons)
     if scan.kept != counts["kept"] or rows != counts["rows"]:
         raise RunError(
             f"{rows:,} rows in, {scan.kept:,} kept, but by their reasons: {counts}; please report this"

@@ -11,7 +11,7 @@ from curate.analysis.summary.counts import group_reasons
 from curate.analysis.summary.groups import group_rows, group_warnings
 from curate.analysis.summary.scan import ReportRequest, Scan, scan_parts
 from curate.analysis.summary.score_stats import ScoreStats, score_stats
-from curate.analysis.summary.tables import facts, finished_families, folders, missing
+from curate.analysis.summary.tables import facts, finished_families, missing, stage_facts
 from curate.execution.context import silent
 from curate.execution.engines.base import Engine
 from curate.io import storage
@@ -190,15 +190,16 @@ def _times(run: RunFolder) -> dict[str, Any]:
 def stage_warnings(run: RunFolder) -> list[str]:
     """Return what stages noted that a reader should know before trusting the numbers."""
     recipe = read_yaml(run.recipe_text()) or {}
-    found = _unusable(facts(run, run.embeddings), recipe)
-    for name, folder in folders(run).items():
-        found += [f"{name.removeprefix('score/')}: {text}" for text in facts(run, folder).get("warnings", ())]
-    empty = facts(run, run.concepts).get("empty", 0)
+    noted = stage_facts(run)
+    found = _unusable(noted["embed"], recipe)
+    for name, one in noted.items():
+        found += [f"{name.removeprefix('score/')}: {text}" for text in one.get("warnings", ())]
+    empty = noted["cluster"].get("empty", 0)
     found += [f"cluster: {empty:,} concepts have no sample"] if empty else []
-    duplicates = facts(run, run.duplicates)
+    duplicates = noted["dedup"]
     if duplicates and (recipe.get("dedup") or {}).get("epsilon") is None:
         found.append("dedup: near-duplicates were not looked for (dedup.epsilon is none)")
-    return found + _about_selection(facts(run, run.decisions), recipe)
+    return found + _about_selection(noted["select"], recipe)
 
 
 def _unusable(noted: Mapping[str, Any], recipe: Mapping[str, Any]) -> list[str]:

@@ -12,7 +12,17 @@ from curate.runs.layout import marked_stages, score_folders
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["beside", "facts", "finished_families", "folders", "missing", "part_names", "require", "table"]
+__all__ = [
+    "beside",
+    "facts",
+    "finished_families",
+    "folders",
+    "missing",
+    "part_names",
+    "require",
+    "stage_facts",
+    "table",
+]
 
 
 def facts(run: RunFolder, folder: Path) -> dict[str, Any]:
@@ -29,7 +39,12 @@ def finished_families(run: RunFolder) -> list[str]:
 def folders(run: RunFolder) -> dict[str, Path]:
     """Return the folder that each stage marks, the score families among them, in order."""
     asked = score_folders(read_yaml(run.recipe_text()))
-    return {name: run.stage(name) for name in marked_stages(asked)}
+    return run.stages(marked_stages(asked))
+
+
+def stage_facts(run: RunFolder) -> dict[str, dict[str, Any]]:
+    """Return what each stage noted about itself, the score families among them, in order."""
+    return {name: facts(run, folder) for name, folder in folders(run).items()}
 
 
 def missing(run: RunFolder) -> list[str]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import polars as pl
@@ -10,31 +9,35 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from curate import schema
+from curate.analysis import joins
+from curate.analysis.joins import Joins
 from curate.analysis.summary.counts import group_reasons
 from curate.analysis.verify import part_invariants
 from curate.analysis.verify.stage_tables import CHAIN, Tables, read, violation
 from curate.errors import CurateError
-from curate.execution.exchange import UidBuckets
 from curate.io.remote.cache import ensure_local
 from curate.sources.base import Columns
 from curate.sources.registry import format_of
 
 __all__ = ["violations_of"]
 
-#: Which uids there are, and which are named: `row` and `occurrence`, `named` by a decision, `compared` and
+#: Which uids there are, and which are named: `rows` with their occurrence, `named` by a decision, `compared` and
 #: `points` (a duplicate's other row) with their concept.
-_LINKS = pa.schema([("uid", pa.string()), ("kind", pa.string()), ("number", pa.int64())])
-_LINK_BYTES = 300
+_LINKS = {
+    name: pa.schema([("uid", pa.string()), ("number", pa.int32())])
+    for name in ("rows", "named", "compared", "points")
+}
+
+#: Rows that break a rule about all rows at once: what is named must be there, and a row only once.
+_TWICE = "select c0 as uid from rows group by c0, c1 having count(*) > 1"
+_NOWHERE = "select c0 as uid from named anti join rows using (c0)"
+_NOT_COMPARED = "select c0 as uid from points anti join compared using (c0, c1)"
 
 
 def violations_of(tables: Tables) -> list[str]:
     """Return every violation, one line each: `<file>: <rule>; <the first row that breaks it>`."""
     found = list(_of_manifest(tables))
-    rows = sum(row["rows"] for row in tables.manifest["parts"])
-    with TemporaryDirectory(prefix="curate-verify-") as scratch:
-        links = UidBuckets(
-            Path(scratch), _LINKS, rows=2 * rows, row_bytes=_LINK_BYTES, memory=tables.recipe.memory
-        )
+    with joins.opened(tables.recipe.memory // 2, **_LINKS) as links:
         for part in dict.fromkeys((*tables.sampled, *tables.decided)):
             found += _guarded(tables, _of_part(tables, part, links))
         if tables.whole:
@@ -67,7 +70,7 @@ def _of_manifest(tables: Tables) -> Iterator[str]:
         yield f"{where}: its parts must be those of 5_decisions; {min(differ)} is in one of them only"
 
 
-def _of_part(tables: Tables, part: str, links: UidBuckets) -> Iterator[str]:
+def _of_part(tables: Tables, part: str, links: Joins) -> Iterator[str]:
     """Check one part: its decisions, its samples, and the tables that have a row per usable sample."""
     run, decisions = tables.run, pl.DataFrame(schema.DECISIONS.empty_table())
     if part in tables.decided:
@@ -75,7 +78,9 @@ def _of_part(tables: Tables, part: str, links: UidBuckets) -> Iterator[str]:
             return
         decisions = read(path, schema.DECISIONS)
         yield from part_invariants.of_decisions(tables, part, decisions)
-        links.add(_rows_and_named(decisions))
+        links.add("rows", decisions.select("uid", "occurrence").to_arrow())
+        named = decisions.filter(pl.col("duplicate_of").is_not_null())
+        links.add("named", named.select("duplicate_of", pl.lit(0, pl.Int32)).to_arrow())
     if part in tables.sampled and tables.has(path := tables.path(run.samples, part)):
         samples = read(path, schema.SAMPLES)
         yield from part_invariants.of_samples(tables, part, samples)
@@ -86,7 +91,7 @@ def _of_part(tables: Tables, part: str, links: UidBuckets) -> Iterator[str]:
 
 
 def _of_usable(
-    tables: Tables, part: str, usable: pl.Series, decisions: pl.DataFrame, links: UidBuckets
+    tables: Tables, part: str, usable: pl.Series, decisions: pl.DataFrame, links: Joins
 ) -> Iterator[str]:
     yield from part_invariants.of_embeddings(tables, part, usable)
     if "cluster" in tables.current:
@@ -97,54 +102,24 @@ def _of_usable(
     if "dedup" in tables.current:
         for one in part_invariants.of_duplicates(tables, part, usable, decisions):
             if isinstance(one, pl.DataFrame):
-                links.add(_compared_and_points(one))
+                links.add("compared", one.select("uid", "concept").to_arrow())
+                points = one.filter(pl.col("duplicate_of").is_not_null())
+                links.add("points", points.select("duplicate_of", "concept").to_arrow())
             else:
                 yield one
 
 
-def _rows_and_named(decisions: pl.DataFrame) -> pa.Table:
-    rows = decisions.select("uid", kind=pl.lit("row"), number=pl.col("occurrence").cast(pl.Int64))
-    named = decisions.filter(pl.col("duplicate_of").is_not_null())
-    return _links(rows, named.select(uid="duplicate_of", kind=pl.lit("named"), number=pl.lit(0, pl.Int64)))
-
-
-def _compared_and_points(duplicates: pl.DataFrame) -> pa.Table:
-    number = pl.col("concept").cast(pl.Int64)
-    compared = duplicates.select("uid", kind=pl.lit("compared"), number=number)
-    points = duplicates.filter(pl.col("duplicate_of").is_not_null())
-    return _links(compared, points.select(uid="duplicate_of", kind=pl.lit("points"), number=number))
-
-
-def _links(*frames: pl.DataFrame) -> pa.Table:
-    return pl.concat(frames).to_arrow().cast(_LINKS)
-
-
-def _of_uids(tables: Tables, links: UidBuckets) -> Iterator[str]:
+def _of_uids(tables: Tables, links: Joins) -> Iterator[str]:
     """Check that a row is there once, and what it is a duplicate of is there too."""
-    rules = {
-        (tables.run.decisions, "a uid and occurrence must be there once"): 0,
-        (tables.run.decisions, "duplicate_of must be a uid of the run"): 0,
-        (tables.run.duplicates, "duplicate_of must be a compared row of the same concept"): 0,
-    }
-    first: dict[object, str] = {}
-    for bucket in range(links.count):
-        kinds = links.frame(bucket).partition_by("kind", as_dict=True, include_key=False)
-        empty = pl.DataFrame(_LINKS.empty_table()).drop("kind")
-        rows, named, compared, points = (
-            kinds.get((kind,), empty) for kind in ("row", "named", "compared", "points")
-        )
-        wrong = (
-            rows.filter(rows.is_duplicated()),
-            named.join(rows, on="uid", how="anti"),
-            points.join(compared, on=["uid", "number"], how="anti"),
-        )
-        for rule, frame in zip(rules, wrong, strict=True):
-            rules[rule] += frame["uid"].n_unique()
-            if len(frame):
-                first[rule] = min([str(frame["uid"].min()), *([first[rule]] if rule in first else [])])
-    for (where, what), count in rules.items():
+    decisions, duplicates = tables.run.decisions, tables.run.duplicates
+    for where, rule, wrong in (
+        (decisions, "a uid and occurrence must be there once", _TWICE),
+        (decisions, "duplicate_of must be a uid of the run", _NOWHERE),
+        (duplicates, "duplicate_of must be a compared row of the same concept", _NOT_COMPARED),
+    ):
+        count, first = links.row(f"select count(distinct uid), min(uid) from ({wrong})")
         if count:
-            yield f"{where}: {what}; it is not so for {count:,} uids, such as {first[where, what]!r}"
+            yield f"{where}: {rule}; it is not so for {count:,} uids, such as {first!r}"
 
 
 def _of_concepts(tables: Tables) -> Iterator[str]:

@@ -72,8 +72,7 @@ class Cluster(Stage):
         known = None if context.refit else storage.stored_fingerprint(self._centroids)
         table = folder / "concepts.parquet"
         whole = storage.stored_fingerprint(table) is not None
-        rows = any(part.rows for part in context.parts)
-        fits = whole and (pq.read_metadata(storage.ensure_local(table)).num_rows > 0) == rows
+        fits = whole and (pq.read_metadata(storage.ensure_local(table)).num_rows > 0) == (context.rows > 0)
         if known is None or not known.startswith(wanted) or not fits:
             self.unmark()
             # Two files are one fit: an interruption must not leave one of each.
@@ -157,7 +156,7 @@ def _fit(context: Context, out: Path, fingerprint: str, embedded: str) -> None:
     run, settings = context.run, context.recipe.cluster
     files = [run.part(run.embeddings, part.name) for part in context.parts]
     total = sum(len(EmbeddingPart(file)) for file in files)
-    if not any(part.rows for part in context.parts):
+    if not context.rows:
         none = np.empty((0, 1), np.float32)
         _write_centroids(
             out, kmeans.Concepts(none, np.empty(0, np.int64), none[:, 0], 0.0, 0, 0), fingerprint

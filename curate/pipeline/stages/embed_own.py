@@ -37,7 +37,7 @@ def _dimension(context: Context) -> int:
         files = [file.url for part in context.parts for file in part.vectors]
         return open_npy_files(files[:1]).dim if files else 1  # no row, no vector: any length will do
     dims = [part.columns.vector_dim for part in context.parts if part.columns.vector_dim]
-    if not any(part.rows for part in context.parts):
+    if not context.rows:
         return 1  # no row, no vector: any length will do
     if not dims:
         raise EmbeddingError(f"embed.column {context.recipe.embed.column!r}: no usable vector in any row")

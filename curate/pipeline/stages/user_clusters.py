@@ -141,7 +141,7 @@ def _labels(context: Context, given: Labelling) -> list[Ints]:
             f"cluster.given: {missing:,} of {total:,} samples are in no cluster, such as {example!r}; the first value "
             "of a row must be the uid of a sample (where source.uid is named) or its path as it stands in the source"
         )
-    if total == 0 and any(part.rows for part in context.parts):
+    if total == 0 and context.rows:
         raise EmbeddingError(f"no usable sample: {why_unusable_rows(context)}; 0_samples says it row by row")
     return labels
 

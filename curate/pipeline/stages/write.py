@@ -117,7 +117,7 @@ def write_shards(context: Context, settings: Write, folder: Path) -> Shards:
 def dropped_shards(context: Context, settings: Write, folder: Path) -> Shards:
     """Write the rows that are not kept into a new folder, as Parquet with a column `reason`."""
     files, rows, _ = _write_parquet(context, settings, folder, dropped=True)
-    wanted = sum(part.rows for part in context.parts) - int(context.facts(context.run.decisions)["kept"])
+    wanted = context.rows - int(context.facts(context.run.decisions)["kept"])
     if rows != wanted:
         raise RunError(f"write.dropped: {rows:,} rows written, {wanted:,} are dropped; please report this")
     return Shards(rows, len(files), sum(path.stat().st_size for path in folder.iterdir()))

@@ -85,7 +85,7 @@ class Again:
         names = ["concept", "key", "tie", "pinned", *self.order.select.extras]
         columns: Arrays = {name: frame[name].to_numpy() for name in names}
         columns["rank"] = decisions["rank"].to_numpy()
-        if sum(part.rows for part in self.context.parts) * _HELD_BYTES < self.context.task_memory // 4:
+        if self.context.rows * _HELD_BYTES < self.context.task_memory // 4:
             self.held[index] = columns
         return columns
 
