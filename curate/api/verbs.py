@@ -146,7 +146,7 @@ def filter(
     model, pretrained
         The open_clip model and its tag or checkpoint file; ``model="tiny"`` ships with curate.
     vectors
-        Vectors you have: the name of a column, or files such as ``"x/*.npy"``.
+        Vectors you have: the name of a column, or files such as ``"x/*.npy"`` (also ``.npz``, ``.pt``, Parquet).
     uids, labels, captions
         Of vectors: one value per row. Of everything else: the name of the column.
     pin, exclude, only, against
