@@ -152,7 +152,7 @@ def filter(
     pretrained : str or Path, optional
         Its tag, or a checkpoint file.
     vectors : str, optional
-        Vectors you have: the name of a column, or files such as ``"x/*.npy"``.
+        Vectors you have: the name of a column, or files such as ``"x/*.npy"`` (also ``.npz``, ``.pt``, Parquet).
     uids, labels, captions : list, array or str, optional
         Of vectors: one value per row. Of everything else: the name of the column.
     pin, exclude, only : str, Path or list

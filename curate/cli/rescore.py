@@ -24,7 +24,7 @@ def score(
         typer.Argument(metavar="[FAMILY]...", help="Scores to add: heads, or '{heads: {seeds: 3}}'."),
     ] = None,
     file: Annotated[
-        flag.Text, Option("--file", help="Scores of your own: a Parquet file with a uid column.")
+        flag.Text, Option("--file", help="Scores of your own: a Parquet or CSV file with a uid column.")
     ] = None,
     on: Annotated[flag.Text, Option("--on", help="With --file: its column of uids; uid by default.")] = None,
     higher_is: Annotated[

@@ -109,7 +109,8 @@ def filter_(
         flag.Text, Option("--pretrained", help="open_clip tag, or checkpoint file.")
     ] = None,
     vectors: Annotated[
-        flag.Text, Option("--vectors", help="Vectors you have: a column, or files such as 'x/*.npy'.")
+        flag.Text,
+        Option("--vectors", help="Vectors you have: a column, or files: 'x/*.npy', .npz, .pt, .parquet."),
     ] = None,
     where: flag.Where = None,
     pin: Annotated[

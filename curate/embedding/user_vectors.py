@@ -1,4 +1,4 @@
-"""Vectors the user already has, in `.npy` files row-aligned with the source.
+"""Vectors the user already has, in files row-aligned with the source: `.npy`, and what `vector_files` opens.
 
 They come back as float32 and as they are; the embed stage normalises. A file that cannot be used is an
 EmbeddingError. Those in a column of the source are read by `curate.sources.vector_columns`.
@@ -6,8 +6,9 @@ EmbeddingError. Those in a column of the source are read by `curate.sources.vect
 
 import bisect
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any, BinaryIO
 
 import fsspec
@@ -15,19 +16,27 @@ import numpy as np
 import numpy.typing as npt
 from fsspec.implementations.local import LocalFileSystem
 
+from curate.embedding.vector_files import OPENERS, Opened, kinds_said
 from curate.errors import EmbeddingError, UsageError
 from curate.sources.vector_columns import FLOATS
 
-__all__ = ["NpyRows", "open_npy_files"]
+__all__ = ["VectorRows", "open_vectors"]
 
 Vectors = npt.NDArray[np.float32]
 
 
-def open_npy_files(files: str | Sequence[str], storage_options: Mapping[str, Any] | None = None) -> "NpyRows":
-    """Return the rows of `.npy` files, one after the other.
+def open_vectors(
+    files: str | Sequence[str],
+    storage_options: Mapping[str, Any] | None = None,
+    *,
+    array: str | None = None,
+    uid: str | None = None,
+) -> "VectorRows":
+    """Return the rows of files of vectors, one after the other.
 
     files : a path or URL with wildcards (files in name order), or a list (in its order). Every file
-    holds (n, d) of float16, float32 or float64 in C order, with the same d. Raises UsageError if
+    holds (n, d) of float16, float32 or float64 (a `.npy` file in C order), with the same d. array : which one of a
+    file that holds several. uid : the column of uids that a Parquet file may have. Raises UsageError if
     nothing matches, EmbeddingError for a file that is something else.
     """
     options = dict(storage_options or {})
@@ -41,13 +50,17 @@ def open_npy_files(files: str | Sequence[str], storage_options: Mapping[str, Any
             raise UsageError("embed.files: the list is empty")
         system, _ = fsspec.core.url_to_fs(files[0], **options)
         paths = [fsspec.core.url_to_fs(file, **options)[1] for file in files]
-    parts = [_open(system, path) for path in paths]
+    names = [path if isinstance(system, LocalFileSystem) else system.unstrip_protocol(path) for path in paths]
+    parts: list[Opened] = []
+    for path, name in zip(paths, names, strict=True):
+        opener = OPENERS.get(PurePosixPath(path).suffix.lower())
+        parts.append(_open(system, path) if opener is None else opener(name, array, uid, options))
     for part in parts[1:]:
         if part.shape[1] != parts[0].shape[1]:
             raise EmbeddingError(
                 f"{part.path}: vectors have {part.shape[1]} numbers, those of {parts[0].path} {parts[0].shape[1]}"
             )
-    return NpyRows(parts)
+    return VectorRows(parts)
 
 
 @dataclass(frozen=True)
@@ -70,11 +83,14 @@ class _Part:
         data = self.system.cat_file(self.path, start=first, end=first + rows * row_bytes)
         return np.frombuffer(data, self.dtype).reshape(rows, self.shape[1])
 
+    def uids(self, start: int, stop: int) -> None:
+        """Return None: arrays have no uids."""
 
-class NpyRows:
-    """Rows of several `.npy` files as one array that is read in blocks."""
 
-    def __init__(self, parts: Sequence[_Part]) -> None:
+class VectorRows:
+    """Rows of several files as one array that is read in blocks, in ascending order where that shall be cheap."""
+
+    def __init__(self, parts: Sequence[Opened]) -> None:
         self._parts = list(parts)
         self._ends = list(itertools.accumulate(part.shape[0] for part in parts))
 
@@ -92,15 +108,35 @@ class NpyRows:
         if not 0 <= start <= stop <= self.count():
             raise EmbeddingError(f"rows {start} to {stop} asked of {self.count()} vectors")
         block = np.empty((stop - start, self.dim), np.float32)
-        index = bisect.bisect_right(self._ends, start)
-        done = start
         with np.errstate(over="ignore"):
-            while done < stop:
-                part, end = self._parts[index], min(stop, self._ends[index])
-                begin = self._ends[index] - part.shape[0]
-                block[done - start : end - start] = part.read(done - begin, end - begin)
-                done, index = end, index + 1
+            for part, first, last, place in self._pieces(start, stop):
+                block[place : place + last - first] = part.read(first, last)
         return block
+
+    @property
+    def has_uids(self) -> bool:
+        """Whether every file has a column of uids beside its vectors."""
+        return all(part.uids(0, 0) is not None for part in self._parts)
+
+    def require_uids(self, expected: Sequence[str], start: int, where: str) -> None:
+        """Raise EmbeddingError where uids stand beside the vectors from row `start` on, and are not the expected ones."""
+        for part, first, last, place in self._pieces(start, start + len(expected)):
+            found = part.uids(first, last) or ()
+            for row, (uid, wanted) in enumerate(zip(found, expected[place:], strict=False)):
+                if uid != wanted:
+                    raise EmbeddingError(
+                        f"{part.path}: row {first + row} is the vector of {uid!r}, but the row of {where} that it would be "
+                        f"given to is {wanted!r}; sort the vectors as the source"
+                    )
+
+    def _pieces(self, start: int, stop: int) -> Iterator[tuple[Opened, int, int, int]]:
+        """Yield (file, its first row, the one behind its last, place among the rows from `start`)."""
+        index, done = bisect.bisect_right(self._ends, start), start
+        while done < stop:
+            part, end = self._parts[index], min(stop, self._ends[index])
+            begin = self._ends[index] - part.shape[0]
+            yield part, done - begin, end - begin, done - start
+            done, index = end, index + 1
 
 
 def _open(system: Any, path: str) -> _Part:  # noqa: ANN401 - fsspec has no types
@@ -112,7 +148,8 @@ def _open(system: Any, path: str) -> _Part:  # noqa: ANN401 - fsspec has no type
         raise UsageError(f"embed.files: {path!r} does not exist") from error
     except Exception as error:  # NumPy reads the header as Python, and raises what that raises
         said = " ".join(str(error).split())[:200] or type(error).__name__
-        raise EmbeddingError(f"{path}: not a .npy file: {said}") from error
+        said = f"not a .npy file: {said}" if path.lower().endswith(".npy") else kinds_said(path)
+        raise EmbeddingError(f"{path}: {said}") from error
     if dtype not in FLOATS.values() and dtype.newbyteorder("=") not in FLOATS.values():
         raise EmbeddingError(f"{path}: must hold float16, float32 or float64, found {dtype} of shape {shape}")
     if len(shape) != 2 or shape[0] < 0 or shape[1] <= 0:

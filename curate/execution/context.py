@@ -59,7 +59,7 @@ def silent(stage: str, done: int, total: int, unit: str) -> None:
 class VectorFile:
     """A file with vectors of a part: where it is, its name, size and version when it was found.
 
-    begin : position of its first row, counted from the first row of the part.
+    begin : position of its first row, counted from the first row of the part. array : which one of a file of several.
     """
 
     url: str
@@ -67,6 +67,7 @@ class VectorFile:
     size: int
     version: str
     begin: int
+    array: str | None = None
 
 
 @dataclass(frozen=True)

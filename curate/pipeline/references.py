@@ -16,7 +16,7 @@ import numpy.typing as npt
 import xxhash
 
 from curate.embedding.store import BATCH_ROWS
-from curate.embedding.user_vectors import open_npy_files
+from curate.embedding.user_vectors import open_vectors
 from curate.errors import CurateError, EmbeddingError, RunError, UsageError
 from curate.execution.context import Context, log
 from curate.execution.parts import with_parts
@@ -202,7 +202,7 @@ def _given(context: Context, source: Source) -> Matrix:
     found, left, dim = [], source.limit, 1
     for file in _npy_files(source):
         options = resolve_options(source.storage_options) if is_remote(file.url) else {}
-        given = open_npy_files([file.url], options)
+        given = open_vectors([file.url], options)
         _require_length(context, file.url, given.dim)
         count = given.count() if left is None else min(left, given.count())
         left = None if left is None else left - count

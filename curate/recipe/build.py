@@ -6,6 +6,11 @@ from typing import Any
 from curate.recipe import Recipe
 from curate.recipe.loading import override, parse_recipe
 
+#: Ends of files of vectors (`embedding/vector_files.py`, which takes longer to load).
+ENDINGS = (".npy", ".npz", ".pt", ".pth", ".parquet", ".pq")
+#: Ends of files that hold no vectors as curate reads them; reading them says so, and what to do.
+OTHER_ENDINGS = (".csv", ".tsv", ".jsonl", ".h5", ".hdf5", ".pkl", ".safetensors", ".arrow", ".feather")
+
 __all__ = ["filter_recipe", "given", "weight_settings"]
 
 
@@ -49,7 +54,7 @@ def filter_recipe(
     """Return the recipe that filters one source.
 
     base : settings to start from, with a `source`. score : families beside those there are (clip_score by default).
-    vectors : a column of the source, or `.npy` files. overrides, settings : as in `load_recipe`; they go last.
+    vectors : a column of the source, or files of vectors. overrides, settings : as in `load_recipe`; they go last.
     Raises RecipeError for a setting that is wrong.
     """
     asked: dict[str, object] = {
@@ -61,7 +66,11 @@ def filter_recipe(
         before = list(base.get("score", ["clip_score"]))
         asked["score"] = [*before, *(one for one in score if one not in before)]
     if vectors is not None:
-        asked["embed.files" if vectors.endswith(".npy") or "/" in vectors else "embed.column"] = vectors
+        asked[
+            "embed.files"
+            if "/" in vectors or vectors.lower().endswith((*ENDINGS, *OTHER_ENDINGS))
+            else "embed.column"
+        ] = vectors
     values = {"select": {}, **base} | ({"filter": list(where)} if where else {})
     values = override(values, (), given(asked | weight_settings(weight)))
     return parse_recipe(override(values, overrides, settings))

@@ -14,7 +14,8 @@ class Embed(Settings):
     """How samples become vectors: by a CLIP model, or by vectors that are already there.
 
     column : of the source, with image vectors; the arrays of clip-retrieval (`img_emb`) and DataComp (`l14_img`)
-    are columns too. text_column : the vectors of captions beside them. files : `.npy`, a row per source row.
+    are columns too. text_column : the vectors of captions beside them. files : `.npy`, `.npz`, `.pt` or
+    Parquet, a row per source row. array : which array, tensor or column of these, where a file holds several.
     """
 
     model: str = "ViT-B-32"
@@ -26,6 +27,7 @@ class Embed(Settings):
     column: str | None = None
     text_column: str | None = None
     files: str | tuple[str, ...] | None = None
+    array: str | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -36,6 +38,8 @@ class Embed(Settings):
                 raise ValueError(f"takes one of model, column and files, got {' and '.join(ways)}")
             if values.get("text_column") is not None and ways != ["column"]:
                 raise ValueError("takes text_column, the vectors of captions, beside column only")
+            if values.get("array") is not None and ways != ["files"]:
+                raise ValueError("takes array, the name of one in a file of several, beside files only")
             if not ways or (ways == ["model"] and values["model"] == "ViT-B-32"):
                 return {"pretrained": "laion2b_s34b_b79k"} | dict(values)
         return values
@@ -44,7 +48,8 @@ class Embed(Settings):
     def _one_way_out(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave out the model where none runs, so that what is written can be read again."""
         values: dict[str, Any] = handler(self)
-        without = ("model", "pretrained") if self.own_vectors else ()
+        without: tuple[str, ...] = ("model", "pretrained") if self.own_vectors else ()
+        without += ("array",) if self.array is None else ()
         return {name: value for name, value in values.items() if name not in without}
 
     @property

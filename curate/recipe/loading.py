@@ -89,8 +89,8 @@ _INSTEAD_OF = {
     "select.count": ("keep",),
     "cluster.concepts": ("given",),
     "cluster.given": ("concepts",),
-    "embed.model": ("pretrained", "column", "text_column", "files"),
-    "embed.column": ("model", "pretrained", "files"),
+    "embed.model": ("pretrained", "column", "text_column", "files", "array"),
+    "embed.column": ("model", "pretrained", "files", "array"),
     "embed.files": ("model", "pretrained", "column", "text_column"),
 }
 

@@ -5,7 +5,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from curate.embedding.user_vectors import open_npy_files
+from curate.embedding.user_vectors import open_vectors
 from curate.errors import EmbeddingError, UsageError
 from curate.sources.vector_columns import from_column, why_unusable
 
@@ -129,7 +129,7 @@ def save(folder, *arrays):
 @pytest.mark.parametrize("dtype", ["f2", "f4", "f8", ">f4"])
 def test_files_are_read_as_one_array(tmp_path, dtype):
     whole = np.random.default_rng(0).standard_normal((23, 5)).astype(dtype)
-    files = open_npy_files(save(tmp_path, whole[:7], whole[7:7], whole[7:8], whole[8:]))
+    files = open_vectors(save(tmp_path, whole[:7], whole[7:7], whole[7:8], whole[8:]))
     assert (files.count(), files.dim) == (23, 5)
     for start, stop in ((0, 23), (0, 0), (3, 9), (7, 8), (8, 23), (22, 23), (23, 23)):
         block = files.read(start, stop)
@@ -142,9 +142,9 @@ def test_files_are_read_as_one_array(tmp_path, dtype):
 
 def test_order_is_by_name_for_patterns_and_as_given_for_lists(tmp_path):
     pattern = save(tmp_path, *(np.full((1, 2), i, np.float32) for i in range(3)))
-    assert open_npy_files(pattern).read(0, 3)[:, 0].tolist() == [0, 1, 2]
+    assert open_vectors(pattern).read(0, 3)[:, 0].tolist() == [0, 1, 2]
     listed = [str(tmp_path / f"part-{i}.npy") for i in (2, 0)]
-    assert open_npy_files(listed).read(0, 2)[:, 0].tolist() == [2, 0]
+    assert open_vectors(listed).read(0, 2)[:, 0].tolist() == [2, 0]
 
 
 def test_other_stores_fetch_the_rows_asked_for():
@@ -153,7 +153,7 @@ def test_other_stores_fetch_the_rows_asked_for():
     for i, part in enumerate((whole[:4], whole[4:])):
         with store.open(f"/own-vectors/{i}.npy", "wb") as file:
             np.save(file, part)
-    files = open_npy_files("memory://own-vectors/*.npy")
+    files = open_vectors("memory://own-vectors/*.npy")
     np.testing.assert_array_equal(files.read(0, 9), whole)
     np.testing.assert_array_equal(files.read(3, 6), whole[3:6])
 
@@ -163,7 +163,7 @@ def test_local_files_are_mapped(tmp_path, monkeypatch):
     modes = []
     real = np.load
     monkeypatch.setattr(np, "load", lambda *args, **kwargs: modes.append(kwargs) or real(*args, **kwargs))
-    open_npy_files(pattern).read(1, 3)
+    open_vectors(pattern).read(1, 3)
     assert modes == [{"mmap_mode": "r", "allow_pickle": False}]
 
 
@@ -182,7 +182,7 @@ def test_local_files_are_mapped(tmp_path, monkeypatch):
 def test_files_of_another_shape_or_type_are_named(tmp_path, array, said):
     pattern = save(tmp_path, array)
     with pytest.raises(EmbeddingError, match=rf"part-0\.npy: .*{said}"):
-        open_npy_files(pattern)
+        open_vectors(pattern)
 
 
 def test_files_that_do_not_belong_together_or_are_damaged(tmp_path):
@@ -190,20 +190,20 @@ def test_files_that_do_not_belong_together_or_are_damaged(tmp_path):
     with pytest.raises(
         EmbeddingError, match=r"part-1\.npy: vectors have 5 numbers, those of .*part-0\.npy 4"
     ):
-        open_npy_files(pattern)
+        open_vectors(pattern)
     (tmp_path / "part-1.npy").write_bytes((tmp_path / "part-0.npy").read_bytes()[:-1])
     with pytest.raises(EmbeddingError, match=r"part-1\.npy: truncated: 159 bytes, shape \(2, 4\) needs 160"):
-        open_npy_files(pattern)
+        open_vectors(pattern)
     for content in (b"", b"hello world", b"PK\x03\x04", b"\x93NUMPY\x01\x00"):
         (tmp_path / "part-1.npy").write_bytes(content)
         with pytest.raises(EmbeddingError, match=r"part-1\.npy: not a \.npy file"):
-            open_npy_files(pattern)
+            open_vectors(pattern)
 
 
 def test_what_matches_nothing_is_a_usage_error(tmp_path):
     with pytest.raises(UsageError, match="matches no file"):
-        open_npy_files(str(tmp_path / "*.npy"))
+        open_vectors(str(tmp_path / "*.npy"))
     with pytest.raises(UsageError, match="the list is empty"):
-        open_npy_files([])
+        open_vectors([])
     with pytest.raises(UsageError, match="does not exist"):
-        open_npy_files([str(tmp_path / "a.npy")])
+        open_vectors([str(tmp_path / "a.npy")])

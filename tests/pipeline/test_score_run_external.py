@@ -272,3 +272,11 @@ def test_another_content_is_computed_anew(glob, copied, tmp_path):
     write(tmp_path / "x.parquet", {"a": [2.0] * N})
     assert runner.run(values, until="score").worked == ("score",)
     assert set(scored(values)["a"]) == {2.0}
+
+
+def test_a_run_takes_scores_from_csv(glob, tmp_path):
+    columns = scores() | {"c": list(range(N))}
+    path = write(tmp_path / "x.parquet", columns)
+    pl.read_parquet(path).reverse().write_csv(tmp_path / "x.csv")
+    one = scored(recipe(glob, tmp_path / "one", path))
+    assert one.equals(scored(recipe(glob, tmp_path / "two", str(tmp_path / "x.csv"))))

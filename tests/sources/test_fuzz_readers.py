@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from curate.embedding.decode import Preprocess, decode
-from curate.embedding.user_vectors import open_npy_files
+from curate.embedding.user_vectors import open_vectors
 from curate.errors import CurateError
 from curate.schema import OUTCOMES
 from curate.sources.base import Columns
@@ -252,5 +252,5 @@ def test_damaged_vector_files_are_explained(data):
         path.write_bytes(data)
         with contextlib.suppress(CurateError), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # NumPy warns of headers written by Python 2
-            rows = open_npy_files(str(path))
+            rows = open_vectors(str(path))
             assert rows.read(0, rows.count()).shape == (rows.count(), rows.dim)

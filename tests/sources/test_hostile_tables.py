@@ -170,7 +170,7 @@ def test_pickles_are_never_opened():
 
 
 def test_headers_of_vector_files_that_claim_much():
-    from curate.embedding.user_vectors import open_npy_files
+    from curate.embedding.user_vectors import open_vectors
 
     def header(shape):
         text = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
@@ -185,7 +185,7 @@ def test_headers_of_vector_files_that_claim_much():
     }.items():  # fmt: skip
         header(shape)
         with pytest.raises(EmbeddingError, match=message) as caught:
-            open_npy_files("v.npy")
+            open_vectors("v.npy")
         assert "\n" not in str(caught.value)
 
 

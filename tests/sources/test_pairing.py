@@ -72,12 +72,17 @@ def data(folder, shards, vectors):
         np.save(folder / name, np.array([[n, 1] for n in numbers], np.float32).reshape(-1, 2))
 
 
-def vector_of_each(folder, files="*.npy", **source):
-    """Return the number in the vector that each uid would get."""
+def found_parts(folder, files="*.npy", **source):
+    """Return the recipe, and the parts with their files of vectors."""
     files = str(folder / files) if isinstance(files, str) else [str(folder / file) for file in files]
     settings = {"path": str(folder / "**/*.parquet"), "uid": "id"} | source
     recipe = parse_recipe(recipe_values("", folder / "run", embed={"files": files}) | {"source": settings})
-    parts, _ = read.find_parts(recipe, folder / "cache" / "shards.json", hashed=False)
+    return recipe, read.find_parts(recipe, folder / "cache" / "shards.json", hashed=False)[0]
+
+
+def vector_of_each(folder, files="*.npy", **source):
+    """Return the number in the vector that each uid would get."""
+    recipe, parts = found_parts(folder, files, **source)
     found = {}
     for part in parts:
         for rows, given in read_task.read_batches(part, recipe.source[0], batch_bytes=1 << 20, images=False):
@@ -187,10 +192,9 @@ def test_one_file_beside_shards_of_no_sure_order_is_refused(tmp_path):
 def test_vectors_of_several_lengths_are_named_once_and_counts_are_remembered(tmp_path, monkeypatch):
     data(tmp_path, {"0.parquet": ["a"], "1.parquet": ["b"]}, {"0.npy": [0], "1.npy": [1]})
     assert vector_of_each(tmp_path) == {"a": 0, "b": 1}
-    opened = []
-    name = "curate.pipeline.stages.given_vectors.open_npy_files"
-    monkeypatch.setattr(name, lambda files: opened.extend(files) or pytest.fail("opened"))
-    assert vector_of_each(tmp_path) == {"a": 0, "b": 1} and opened == []
+    name = "curate.pipeline.stages.given_vectors.open_vectors"
+    monkeypatch.setattr(name, lambda files, **how: pytest.fail("opened"))
+    assert len(found_parts(tmp_path)[1]) == 2
     monkeypatch.undo()
     np.save(tmp_path / "1.npy", np.ones((1, 3), np.float16))
     with pytest.raises(EmbeddingError, match=r"1\.npy: vectors have 3 numbers, those of .*0\.npy 2"):
@@ -208,3 +212,23 @@ def test_a_file_of_vectors_that_changes_while_it_is_read_is_named(tmp_path, monk
     monkeypatch.setattr(read_task, "reader_of", disturbed)
     with pytest.raises(EmbeddingError, match=re.escape("0.npy: the file changed since the source was read")):
         vector_of_each(tmp_path)
+
+
+def parquet_vectors(folder, name, uids, numbers):
+    table = {"id": pa.array(uids, pa.string()), "v": pa.array([[float(n), 1.0] for n in numbers])}
+    pq.write_table(pa.table(table), folder / name)
+
+
+def test_uids_beside_vectors_are_compared_row_by_row(tmp_path):
+    (tmp_path / "in").mkdir()
+    rows = numbered(11)
+    data(tmp_path / "in", {f"d{i}.parquet": uids for i, uids in rows.items()}, {})
+    order = [uid for name in sorted(rows, key=str) for uid in rows[name]]
+    parquet_vectors(tmp_path, "all.pq", order, range(len(order)))
+    source = {"path": str(tmp_path / "in" / "*.parquet")}
+    assert vector_of_each(tmp_path, "all.pq", **source) == {uid: n for n, uid in enumerate(order)}
+    order[4], order[5] = order[5], order[4]
+    parquet_vectors(tmp_path, "all.pq", order, range(len(order)))
+    said = r"all\.pq: row 4 is the vector of '1-2', but the row of .*d1\.parquet .* is '1-1'; sort the vectors as"
+    with pytest.raises(EmbeddingError, match=said):
+        vector_of_each(tmp_path, "all.pq", **source)

@@ -1,3 +1,5 @@
+import itertools
+import json
 import subprocess
 import sys
 from collections import Counter
@@ -6,12 +8,12 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from torch.utils.data import WeightedRandomSampler
+from torch.utils.data import Sampler
 
 import curate
 from curate.errors import RecipeError, UsageError
 from curate.runs.folder import RunFolder
-from curate.torch import LossReweighter, sampler
+from curate.torch import LossReweighter, RunSampler, sampler
 from curate.weighting.loss import METHODS, loss_weights
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -98,7 +100,7 @@ def folder(tmp_path):
 
 def test_sampler_follows_weights_in_the_order_of_rows_read(folder):
     drawn = sampler(folder, num_samples=4000, seed=1)
-    assert isinstance(drawn, WeightedRandomSampler) and len(drawn) == 4000
+    assert isinstance(drawn, Sampler) and len(drawn) == 4000
     assert drawn.weights.tolist() == [3, 0, 0, 1]
     counts = Counter(drawn)
     assert set(counts) == {0, 3} and counts[0] / 4000 == pytest.approx(0.75, abs=0.03)
@@ -119,6 +121,187 @@ def test_sampler_in_the_order_of_a_data_set(folder):
         sampler(folder, ["b"])
     with pytest.raises(UsageError, match="not a run folder"):
         sampler(folder / "nowhere")
+
+
+# Several processes, epochs, checkpoints
+
+WEIGHTS = torch.tensor([3.0, 0.0, 1.0, 1.0, 0.5, 0.0, 2.0], dtype=torch.float64)
+SOME = [0, 2, 3, 4, 6]
+
+
+def of_ranks(n, num_samples, epoch=0, **how):
+    """Return the indices that each of n processes gets in an epoch."""
+    found = []
+    for rank in range(n):
+        one = RunSampler(WEIGHTS, num_samples, num_replicas=n, rank=rank, **how)
+        one.set_epoch(epoch)
+        found.append(list(one))
+        assert len(found[-1]) == len(one) == one.num_samples == -(-num_samples // n)
+        assert one.total_size == n * len(one)
+    return found
+
+
+@pytest.mark.parametrize("replacement", [True, False])
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 7])
+@pytest.mark.parametrize("num_samples", [1, 4, 5])
+def test_processes_share_one_draw_and_none_gets_more(n, num_samples, replacement):
+    found = of_ranks(n, num_samples, replacement=replacement)
+    whole = [index for several in zip(*found, strict=True) for index in several]
+    assert set(whole) <= set(SOME)
+    if replacement:
+        assert whole == of_ranks(1, len(whole))[0]
+    else:
+        first = whole[: len(SOME)]
+        assert len(set(first)) == len(first), "no index twice"
+        assert whole == list(itertools.islice(itertools.cycle(first), len(whole))), (
+            "but for what pads the epoch"
+        )
+
+
+def test_draws_with_replacement_follow_the_weights():
+    n = 40_000
+    counts = Counter(itertools.chain.from_iterable(of_ranks(2, n)))
+    expected = WEIGHTS[SOME] / WEIGHTS.sum() * n
+    got = torch.tensor([float(counts[index]) for index in SOME])
+    assert float(((got - expected) ** 2 / expected).sum()) < 23.5  # chi-square, 4 degrees: 1 in 10,000
+
+
+def chosen_in_turn(weights, k):
+    """Return the chance of each item to be among k that are drawn one by one, by its weight among those left."""
+    inside = [0.0] * len(weights)
+    for order in itertools.permutations(range(len(weights)), k):
+        left, chance = sum(weights), 1.0
+        for item in order:
+            chance *= weights[item] / left
+            left -= weights[item]
+        for item in order:
+            inside[item] += chance
+    return inside
+
+
+@pytest.mark.parametrize("k", [1, 2, 4])
+def test_draws_without_replacement_have_the_chances_of_drawing_one_by_one(k):
+    epochs, counts, places = 2_000, Counter(), Counter()
+    one = RunSampler(WEIGHTS, k, replacement=False, seed=3)
+    for _ in range(epochs):
+        drawn = list(one)
+        counts.update(drawn)
+        places[drawn.index(0) if 0 in drawn else -1] += 1
+    expected = chosen_in_turn(WEIGHTS[SOME].tolist(), k)
+    for index, chance in zip(SOME, expected, strict=True):
+        assert counts[index] / epochs == pytest.approx(
+            chance, abs=4 * (chance * (1 - chance) / epochs) ** 0.5
+        )
+    inside = epochs - places[-1]
+    for place in range(k):  # the heaviest stands anywhere
+        assert places[place] / inside == pytest.approx(1 / k, abs=4 * (0.25 / inside) ** 0.5)
+
+
+def test_tiny_and_huge_weights_are_weights_too():
+    weights = torch.tensor([1e-300, 1e300, 5e-324, 0.0], dtype=torch.float64)
+    assert sorted(RunSampler(weights, 3, replacement=False)) == [0, 1, 2]
+    assert list(RunSampler(weights, 1, replacement=False)) == [1]
+    assert set(RunSampler(weights, 50)) == {1}
+
+
+@pytest.mark.parametrize("replacement", [True, False])
+def test_an_epoch_is_that_of_its_number(replacement):
+    def new():
+        return RunSampler(WEIGHTS, 5, replacement=replacement, seed=5)
+
+    one = new()
+    epochs = [list(one) for _ in range(4)]
+    assert len({tuple(epoch) for epoch in epochs}) == 4, "each epoch draws anew"
+    other = new()
+    for number in (2, 0, 3):
+        other.set_epoch(number)
+        assert list(other) == epochs[number]
+    other.set_epoch(1)
+    next(iter(other))  # looked at, and broken off
+    assert list(other) == epochs[2], "the next iteration is of the next epoch"
+    other.set_epoch(1)
+    assert list(other) == epochs[1]
+    assert list(RunSampler(WEIGHTS, 5, replacement=replacement, seed=6)) != epochs[0]
+
+
+def test_training_goes_on_from_a_checkpoint_where_it_stood():
+    def new():
+        return RunSampler(WEIGHTS, 40, num_replicas=2, rank=1)
+
+    one, whole = new(), new()
+    one.set_epoch(3)
+    whole.set_epoch(3)
+    begun = list(itertools.islice(one, 7))
+    state = json.loads(json.dumps(one.state_dict()))
+    other = new()
+    other.load_state_dict(state)
+    other.set_epoch(3)
+    expected = list(whole)
+    assert begun + list(other) == expected
+    assert list(other) == list(whole), "and then the next epoch"
+    other.load_state_dict(one.state_dict(given=4))  # a loader had fetched three more
+    assert list(other) == expected[4:]
+    other.load_state_dict(state)
+    other.set_epoch(4)
+    whole.set_epoch(4)
+    assert list(other) == list(whole)
+    with pytest.raises(UsageError, match="a sampler with seed 0, this one has 1"):
+        RunSampler(WEIGHTS, 40, seed=1).load_state_dict(state)
+    with pytest.raises(UsageError, match="an epoch begun by 2 processes, and there are 1"):
+        RunSampler(WEIGHTS, 40).load_state_dict(state)
+
+
+def test_settings_of_a_sampler_are_checked():
+    for how, said in (
+        ({"num_samples": 0}, "num_samples must be at least 1, got 0"),
+        ({"num_samples": 6, "replacement": False}, "must be at most 5, the items with a weight, .* got 6"),
+        ({"num_samples": 1, "rank": 0}, "num_replicas and rank must be given together"),
+        (
+            {"num_samples": 1, "rank": 2, "num_replicas": 2},
+            "rank must be from 0 to num_replicas - 1, got 2 of 2",
+        ),
+    ):
+        with pytest.raises(UsageError, match=said):
+            RunSampler(WEIGHTS, **how)
+
+
+PROCESS = """
+import json, sys, torch
+from torch import distributed
+from torch.utils.data import DataLoader
+from curate.torch import sampler
+folder, store, rank = sys.argv[1:]
+drawn = sampler(folder, list("abcdefgh"), replacement=False, seed=1)  # before the processes know of each other
+distributed.init_process_group("gloo", init_method=f"file://{store}", rank=int(rank), world_size=2)
+epochs = []
+for epoch in range(2):
+    drawn.set_epoch(epoch)
+    epochs.append([item for batch in DataLoader(range(8), batch_size=2, sampler=drawn) for item in batch.tolist()])
+every = [None, None]
+distributed.all_gather_object(every, epochs)
+if rank == "0":
+    print(json.dumps(every))
+distributed.destroy_process_group()
+"""
+
+
+def test_two_processes_that_train_together_get_different_samples(tmp_path):
+    rows = [(uid, 0, "s0", row, uid != "d", 1.0 + row) for row, uid in enumerate("abcdefgh")]
+    folder = decided(tmp_path / "run", rows)
+    asked = [
+        [sys.executable, "-c", PROCESS, str(folder), str(tmp_path / "store"), str(rank)] for rank in (0, 1)
+    ]
+    running = [
+        subprocess.Popen(one, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for one in asked
+    ]
+    told = [one.communicate(timeout=120) for one in running]
+    assert [one.returncode for one in running] == [0, 0], told
+    first, second = json.loads(told[0][0])
+    for epoch in (0, 1):
+        assert len(first[epoch]) == len(second[epoch]) == 4
+        both = [*first[epoch], *second[epoch]]
+        assert set(both) == {0, 1, 2, 4, 5, 6, 7} and len(both) == 8  # one of the seven pads the epoch
+    assert first[0] != first[1]
 
 
 def test_importing_curate_and_weights_loads_no_torch():

@@ -9,11 +9,10 @@ import polars as pl
 
 from curate.embedding.lengths import Lengths, warn_of_lengths
 from curate.embedding.store import Vectors, write_part
-from curate.embedding.user_vectors import open_npy_files
 from curate.errors import EmbeddingError
 from curate.execution.context import Context
 from curate.linalg import unit_rows
-from curate.pipeline.stages import read_task
+from curate.pipeline.stages import given_vectors, read_task
 from curate.pipeline.stages.embed_task import EmbedTask, Outcomes, keys_of, write_samples
 from curate.sources.base import Rows
 from curate.sources.vector_columns import why_unusable
@@ -34,8 +33,8 @@ def embed_own(context: Context, tasks: Sequence[EmbedTask]) -> None:
 def _dimension(context: Context) -> int:
     """Return the length of the vectors; raises EmbeddingError if there is none."""
     if context.recipe.embed.files is not None:
-        files = [file.url for part in context.parts for file in part.vectors]
-        return open_npy_files(files[:1]).dim if files else 1  # no row, no vector: any length will do
+        given = next(filter(None, map(given_vectors.rows_of, context.parts)), None)
+        return 1 if given is None else given.dim  # no row, no vector: any length will do
     dims = [part.columns.vector_dim for part in context.parts if part.columns.vector_dim]
     if not context.rows:
         return 1  # no row, no vector: any length will do

@@ -71,7 +71,8 @@ def space_of(embed: Embed) -> dict[str, object]:
         both = {"column": embed.column, "text_column": embed.text_column}
         return {name: column for name, column in both.items() if column is not None}
     if embed.files is not None:
-        return {"files": embed.files}
+        named: dict[str, object] = {} if embed.array is None else {"array": embed.array}
+        return {"files": embed.files, **named}
     space: dict[str, object] = {"model": embed.model, "pretrained": embed.pretrained}
     space |= {"precision": _precision(embed), "max_pixels": embed.max_pixels, "batch_size": embed.batch_size}
     shipped = Path(curate.embedding.__file__).parent / "tiny" / "model.safetensors"

@@ -4,9 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
+from typing import NamedTuple
 
-from curate.embedding.user_vectors import open_npy_files
-from curate.errors import EmbeddingError, SourceError
+from curate.embedding.user_vectors import VectorRows, open_vectors
+from curate.embedding.vector_files import ENDINGS
+from curate.errors import EmbeddingError, SourceError, UsageError
 from curate.execution.context import Part, VectorFile
 from curate.io import filesystem, paths, storage
 from curate.io.paths import FoundFile
@@ -14,7 +16,15 @@ from curate.recipe import Recipe
 from curate.sources.arrays.pairing import WAYS, by_number, paired, require_sure_order
 from curate.sources.base import Shard
 
-__all__ = ["CountedShard", "check_unchanged", "files_of", "patterns_of", "vectors_of", "with_vectors"]
+__all__ = [
+    "CountedShard",
+    "check_unchanged",
+    "files_of",
+    "patterns_of",
+    "rows_of",
+    "vectors_of",
+    "with_vectors",
+]
 
 
 @dataclass(frozen=True)
@@ -34,7 +44,10 @@ def patterns_of(recipe: Recipe) -> tuple[str, ...] | None:
 
 def files_of(patterns: Sequence[str]) -> list[FoundFile]:
     """Return the vector files that patterns match, in the order of their names."""
-    return paths.expand(list(patterns), {}, extensions=(".npy",))
+    try:
+        return paths.expand(list(patterns), {}, extensions=(".npy",))
+    except UsageError:  # a folder without a .npy file, perhaps
+        return paths.expand(list(patterns), {}, extensions=ENDINGS)
 
 
 def with_vectors(
@@ -48,23 +61,36 @@ def with_vectors(
     """
     patterns = patterns_of(recipe) or ()
     files = files_of(patterns)
-    counts = _counts(files, cache)
+    uid = next((part.columns.uid for part in parts), None)
+    known = _known(files, cache, recipe.embed.array, uid)
+    counts = {url: one.rows for url, one in known.items()}
+    sure = uid is not None and all(
+        one.has_uids for one in known.values()
+    )  # then each row is compared when it is read
     order = paired([one.shard.name for one in shards], [file.name for file in files])
+    if not sure and any(one.shard.format != "folder" for one in shards) and order is None:
+        require_sure_order(
+            [one.shard.name for one in shards], "the shards"
+        )  # images are sorted by their paths
     if order is None and len(files) == len(shards) > 1:
-        require_sure_order([one.shard.name for one in shards], "the shards")
-        _require_order(files, patterns, range(len(files)))
+        if not sure:
+            _require_order(files, patterns, range(len(files)))
         order = list(range(len(files)))
     if order is not None:
         given = _beside(shards, [files[place] for place in order], counts)
         places = order
     else:
         places = by_number([file.name for file in files])
-        _require_order(files, patterns, places)
+        if not sure:
+            _require_order(files, patterns, places)
         given = _in_a_row(shards, [files[place] for place in places], counts)
         _check_total(parts, shards, counts, recipe)
     named = [files[place] for place in places]
     versions: list[list[object]] = [[file.name, file.size, file.version] for file in named]
-    return tuple(replace(part, vectors=_of_rows(part, *given[part.shard.name])) for part in parts), versions
+    array = recipe.embed.array
+    return tuple(
+        replace(part, vectors=_of_rows(part, *given[part.shard.name], array)) for part in parts
+    ), versions
 
 
 def vectors_of(part: Part) -> list[object]:
@@ -72,44 +98,61 @@ def vectors_of(part: Part) -> list[object]:
     return [[file.name, file.size, file.version, file.begin] for file in part.vectors]
 
 
+def rows_of(part: Part) -> VectorRows | None:
+    """Open the vectors of a part; None where they are in no file."""
+    if not part.vectors:
+        return None
+    files = [file.url for file in part.vectors]
+    return open_vectors(files, array=part.vectors[0].array, uid=part.columns.uid)
+
+
 def check_unchanged(part: Part, since: Sequence[str] | None = None) -> tuple[str, ...]:
     """Raise EmbeddingError unless the vector files of a part are what they were when they were found.
 
-    since : what this returned before they were read; it must be the same.
+    since : what this returned before they were read; it must be the same. Returns when each was last changed.
     """
-    try:
-        now = tuple(
-            f"{filesystem.version_of(file.url)} {filesystem.changed_at(file.url)}" for file in part.vectors
-        )
-    except SourceError as error:
-        raise EmbeddingError(str(error)) from None
+    changed = tuple(filesystem.changed_at(file.url) for file in part.vectors)
     for place, file in enumerate(part.vectors):
-        if now[place].partition(" ")[0] != file.version or (since is not None and since[place] != now[place]):
+        try:
+            version = filesystem.version_of(file.url)
+        except SourceError as error:
+            raise EmbeddingError(str(error)) from None
+        if version != file.version or (since is not None and since[place] != changed[place]):
             raise EmbeddingError(f"{file.url}: the file changed since the source was read; run again")
-    return now
+    return changed
 
 
-def _counts(files: Sequence[FoundFile], cache: Path) -> Mapping[str, int]:
-    """Return the number of rows of each file by URL; raises EmbeddingError where the vectors are of several lengths."""
-    known = storage.read_json(cache) or {}
-    seen = {
-        file.url: known[file.url]
-        for file in files
-        if file.url in known and known[file.url][0] == file.version
-    }
+class _Known(NamedTuple):
+    """What a file holds: sign of a change, rows, length of its vectors, whether uids stand beside them."""
+
+    sign: list[str | None]
+    rows: int
+    dim: int
+    has_uids: bool
+
+
+def _known(
+    files: Sequence[FoundFile], cache: Path, array: str | None, uid: str | None
+) -> Mapping[str, _Known]:
+    """Return what each file holds by URL; raises EmbeddingError where the vectors are of several lengths."""
+    noted = {url: _Known(*one) for url, one in (storage.read_json(cache) or {}).items()}
+    seen: dict[str, _Known] = {}
     for file in files:
-        if file.url not in seen:
-            given = open_npy_files([file.url])
-            seen[file.url] = [file.version, given.count(), given.dim]
+        sign = [file.version, array, uid]
+        if file.url in noted and noted[file.url].sign == sign:
+            seen[file.url] = noted[file.url]
+        else:
+            given = open_vectors([file.url], array=array, uid=uid)
+            seen[file.url] = _Known(sign, given.count(), given.dim, given.has_uids)
     first = files[0]
     for file in files:
-        if seen[file.url][2] != seen[first.url][2]:
+        if seen[file.url].dim != seen[first.url].dim:
             raise EmbeddingError(
-                f"{file.url}: vectors have {seen[file.url][2]} numbers, those of {first.url} {seen[first.url][2]}"
+                f"{file.url}: vectors have {seen[file.url].dim} numbers, those of {first.url} {seen[first.url].dim}"
             )
-    if seen != known:
-        storage.write_record(cache, seen)
-    return {url: rows for url, (_, rows, _) in seen.items()}
+    if seen != noted:
+        storage.write_record(cache, {url: list(one) for url, one in seen.items()})
+    return seen
 
 
 #: (file, place of its first row among the rows of what it is given with, number of its rows), file by file.
@@ -138,8 +181,6 @@ def _in_a_row(
     counts: Mapping[str, int],
 ) -> dict[str, tuple[_Extents, int]]:
     """Return all files, one behind the other, for each shard by its name, and where the shard begins in them."""
-    if len(files) and any(one.shard.format != "folder" for one in shards):  # images are sorted by their paths
-        require_sure_order([one.shard.name for one in shards], "the shards")
     sizes = [counts[file.url] for file in files]
     extents = [
         (file, end - size, size) for file, end, size in zip(files, accumulate(sizes), sizes, strict=True)
@@ -175,11 +216,11 @@ def _check_total(
         )
 
 
-def _of_rows(part: Part, extents: _Extents, shard_first: int) -> tuple[VectorFile, ...]:
+def _of_rows(part: Part, extents: _Extents, shard_first: int, array: str | None) -> tuple[VectorFile, ...]:
     """Return the files that hold rows of a part, and where each begins, counted from the first row of the part."""
     first = shard_first + part.start
     return tuple(
-        VectorFile(file.url, file.name, file.size, file.version, start - first)
+        VectorFile(file.url, file.name, file.size, file.version, start - first, array)
         for file, start, rows in extents
         if start < first + part.rows and start + rows > first
     )

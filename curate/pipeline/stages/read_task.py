@@ -141,9 +141,7 @@ def unchecked_batches(
     part: Part, source: Source, *, batch_bytes: int, images: bool
 ) -> Iterator[tuple[Rows, np.ndarray | None]]:
     """Yield what `read_batches` does; the caller sees to it that the shard is still what it was."""
-    from curate.embedding.user_vectors import open_npy_files
-
-    files = open_npy_files([file.url for file in part.vectors]) if part.vectors else None
+    files = given_vectors.rows_of(part)
     reader = reader_of(source, part.shard, part.columns)
     for rows in reader.batches(
         part.shard, images=images, batch_bytes=batch_bytes, start=part.start, stop=part.stop
@@ -151,5 +149,7 @@ def unchecked_batches(
         vectors = rows.vector
         if files is not None:
             begin = int(rows.row[0]) - part.start - part.vectors[0].begin
+            if rows.uid is not None:
+                files.require_uids(rows.uid, begin, part.shard.url)
             vectors = files.read(begin, begin + len(rows))
         yield rows, vectors

@@ -1,4 +1,4 @@
-"""Scores of the user's own, from Parquet files with a uid column and columns of numbers."""
+"""Scores of the user's own, from Parquet or CSV files with a uid column and columns of numbers."""
 
 import re
 from collections.abc import Mapping
@@ -20,11 +20,11 @@ __all__ = ["External"]
 
 
 class External(Score):
-    """Scores of the user's own: a Parquet file with a uid column and columns of numbers."""
+    """Scores of the user's own: a Parquet or CSV file with a uid column and columns of numbers."""
 
     measures: ClassVar[str] = "what the user computed elsewhere"
     cost: ClassVar[str] = "one join by uid"
-    requires: ClassVar[str] = "a Parquet file with uids and numbers"
+    requires: ClassVar[str] = "a Parquet or CSV file with uids and numbers"
     place: ClassVar[int] = 9
 
     family: Literal["file"] = "file"
@@ -40,7 +40,7 @@ class External(Score):
     def _named(cls, values: Any) -> Any:  # noqa: ANN401  (what stands in a recipe)
         if not isinstance(values, Mapping) or values.get("name", "auto") != "auto":
             return values
-        stem = PurePosixPath(str(values.get("file"))).stem
+        stem = PurePosixPath(str(values.get("file")).removesuffix(".gz")).stem
         name = re.sub(r"[^A-Za-z0-9_-]", "_", stem) or "file"
         free = name[0].isascii() and name[0].isalpha() and name not in RESERVED
         return {**values, "name": name if free else f"file_{name}"}

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pyarrow.types as pt
 
 from curate import schema
@@ -13,6 +12,7 @@ from curate.errors import SourceError, UsageError
 from curate.execution.context import Context
 from curate.io import paths, storage
 from curate.io.filesystem import is_remote
+from curate.scores.external.files import ENDINGS, schema_of
 from curate.scores.external.uid_join import EXAMPLES, Joined, bring_back, join
 from curate.scores.tables.output import Output
 from curate.sources.arrow_types import is_text, plain_type
@@ -29,7 +29,10 @@ __all__ = ["check", "columns_of_file", "compute", "score_files"]
 def score_files(settings: "External") -> list[Path]:
     """Return the files; raises UsageError where none is there."""
     try:
-        found = paths.expand([settings.file], {}, extensions=(".parquet",))
+        try:
+            found = paths.expand([settings.file], {}, extensions=(".parquet",))
+        except UsageError:  # a folder of files of text, perhaps
+            found = paths.expand([settings.file], {}, extensions=ENDINGS)
     except (UsageError, SourceError) as error:
         raise UsageError(f"score: file {error}") from error
     for file in found:
@@ -38,16 +41,9 @@ def score_files(settings: "External") -> list[Path]:
     return [Path(file.url) for file in found]
 
 
-def _schema(file: Path) -> pa.Schema:
-    try:
-        return pq.read_schema(file)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise UsageError(f"score: {file} is no Parquet file: {' '.join(str(error).split())}") from error
-
-
 def columns_of_file(settings: "External", file: Path) -> tuple[str, ...]:
     """Return the score columns of a file. Raises UsageError for one that is not there or holds no numbers."""
-    found = _schema(file)
+    found = schema_of(file, settings.on)
     have = ", ".join(f"{field.name} ({field.type})" for field in found)
     asked = () if settings.columns == "auto" else tuple(dict.fromkeys(settings.columns))
     for name in (settings.on, *asked):

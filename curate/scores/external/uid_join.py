@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from curate.embedding.store import EmbeddingPart
 from curate.execution import exchange
@@ -20,6 +19,7 @@ from curate.execution.context import Context
 from curate.hashing import hash_uids
 from curate.io import storage
 from curate.scores.base import embedding_parts
+from curate.scores.external import files as file_tables
 from curate.scores.tables.output import Output
 from curate.sources.arrow_types import plain_type
 from curate.sources.columns import uids_of
@@ -108,11 +108,11 @@ def join(
 ) -> tuple[tuple[Path, ...], list[Joined]]:
     """Look for the row of every usable sample by its uid.
 
-    files : Parquet files; uid : their column of uids; columns : those of numbers. Returns files in `scratch`, with
+    files : Parquet or CSV files; uid : their column of uids; columns : those of numbers. Returns files in `scratch`, with
     a batch of scores per part (see `bring_back`), and what each bucket held. Where a uid has several rows, any of
     them is taken: the caller must refuse that.
     """
-    rows = sum(pq.read_metadata(file).num_rows for file in files) + sum(map(len, embedding_parts(context)))
+    rows = sum(map(file_tables.count, files)) + sum(map(len, embedding_parts(context)))
     room = max(1, context.task_memory // 2 // (_ROW_BYTES + _CELL_BYTES * len(columns)))
     n_buckets = max(1, -(-rows // room))
     given = context.map("score", "files", _spread_file, [
@@ -142,13 +142,13 @@ def bring_back(context: Context, files: tuple[Path, ...], output: Output) -> Non
 
 def _spread_file(task: SpreadFileTask) -> tuple[Path, ...]:
     written: list[Path] = []
-    with pq.ParquetFile(task.file) as file:
-        for place, batch in enumerate(file.iter_batches(BATCH_ROWS, columns=[task.uid, *task.columns])):
-            rows = pa.Table.from_batches([batch])
-            uids = uids_of(rows, task.uid, place * BATCH_ROWS, str(task.file)) or []
-            values = [_float32(rows[name]) for name in task.columns]
-            _scatter(task.out.with_name(f"{task.out.name}-{place}.arrow"), uids, values, _names(values), task)
-            written.append(task.out.with_name(f"{task.out.name}-{place}.arrow"))
+    done = 0
+    for place, rows in enumerate(file_tables.batches(task.file, task.uid, task.columns, BATCH_ROWS)):
+        uids = uids_of(rows, task.uid, done, str(task.file)) or []
+        done += len(rows)
+        values = [_float32(rows[name]) for name in task.columns]
+        _scatter(task.out.with_name(f"{task.out.name}-{place}.arrow"), uids, values, _names(values), task)
+        written.append(task.out.with_name(f"{task.out.name}-{place}.arrow"))
     return tuple(written)
 
 

@@ -108,8 +108,17 @@ def npy_array(
     return ArrayFile(url, None, shape, dtype, offset, storage_options or {})
 
 
-def npz_arrays(url: str, storage_options: Mapping[str, object] | None = None) -> dict[str, ArrayFile]:
-    """Return the arrays of an `.npz` file by name, as `npy_array`; only headers are unpacked."""
+def npz_arrays(
+    url: str,
+    storage_options: Mapping[str, object] | None = None,
+    *,
+    only: str | None = None,
+    skip: bool = False,
+) -> dict[str, ArrayFile]:
+    """Return the arrays of an `.npz` file by name, as `npy_array`; only headers are unpacked.
+
+    only : the name of the one to take. skip : leave out what is no array of vectors, where there are several.
+    """
     found: dict[str, ArrayFile] = {}
     with open_binary(url, storage_options) as handle, _damage(url), zipfile.ZipFile(handle) as archive:
         members = archive.infolist()
@@ -120,9 +129,16 @@ def npz_arrays(url: str, storage_options: Mapping[str, object] | None = None) ->
             where = _where(url, name)
             if name in found:
                 raise SourceError(f"{where}: the archive holds this array twice")
-            with _damage(where), archive.open(info) as member:
-                shape, dtype, offset = _header(cast(BinaryIO, member), where)
-            _check_size(where, info.file_size, offset, shape, dtype)
+            if only not in (None, name):
+                continue
+            try:
+                with _damage(where), archive.open(info) as member:
+                    shape, dtype, offset = _header(cast(BinaryIO, member), where)
+                _check_size(where, info.file_size, offset, shape, dtype)
+            except SourceError:
+                if skip and len(members) > 1:
+                    continue
+                raise
             found[name] = ArrayFile(url, info.filename, shape, dtype, offset, storage_options or {})
     return found
 
