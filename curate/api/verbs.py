@@ -148,7 +148,8 @@ def filter(
     vectors
         Vectors you have: the name of a column, or files such as ``"x/*.npy"``.
     uids, labels, captions
-        Of vectors: one value per row. Of everything else: the name of the column.
+        Of vectors: one value per row. Of everything else: the name of the column; for captions also which of several
+        to take, as the setting ``source.caption`` has it: ``{"take": "longest", "of": ["alt", "title"]}``.
     pin, exclude, only, against
         Files of uids to keep or to drop in any case, or to choose from; evaluation sets that no kept sample may be
         near.

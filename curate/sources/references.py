@@ -10,6 +10,7 @@ from typing import BinaryIO
 
 from curate.errors import SourceError
 from curate.io.filesystem import StorageOptions, cause, is_remote, masked, open_remote, parent
+from curate.io.names import original
 
 __all__ = ["follow", "refusal"]
 
@@ -25,6 +26,7 @@ class _RefusedError(Exception):
 
 def refusal(reference: str, shard_url: str, *, allow_url: bool = False) -> str | None:
     """Say why a path that a row gives must not be opened, judging by its text; None if it may be."""
+    reference = original(reference)
     if "\0" in reference or "::" in reference:
         return "the path holds characters that no image path has"
     scheme = _SCHEME.match(reference)
@@ -56,6 +58,7 @@ def follow(
     refused = refusal(reference, shard_url, allow_url=allow_url)
     if refused is not None:
         return None, "refused_path", refused
+    reference = original(reference)
     try:
         with _open_reference(reference, shard_url, storage_options) as file:
             data = file.read(MAX_IMAGE_BYTES + 1)

@@ -5,9 +5,12 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, field_validator, model_validator
 
 from curate.io.secrets import HIDDEN, redacted, with_password
-from curate.settings import Settings, none_word
+from curate.settings import Settings, listed, none_word
 
-__all__ = ["Source", "StorageOptions"]
+__all__ = ["Captions", "Source", "StorageOptions", "Take"]
+
+#: Which of several captions a row has.
+Take = Literal["first", "longest", "join"]
 
 
 def _without_hidden(options: dict[str, Any]) -> dict[str, Any]:
@@ -21,6 +24,16 @@ StorageOptions = Annotated[dict[str, Any], AfterValidator(_without_hidden), Plai
 Column = Annotated[str | None, BeforeValidator(none_word)]
 
 
+class Captions(Settings):
+    """Which caption a row has where several are given: the first, the longest, or all joined by a space.
+
+    of : the columns (in a tar: members) that hold them, in order; by default the one found by name and type.
+    """
+
+    take: Take = "first"
+    of: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(listed)] = ()
+
+
 class Source(Settings):
     """Where the samples are. A column may be `auto` (found by name and type), a name, or null."""
 
@@ -30,7 +43,7 @@ class Source(Settings):
         "auto", "parquet", "jsonl", "csv", "folder", "img2dataset", "webdataset", "clip_retrieval", "datacomp"
     ] = "auto"
     image: Column = "auto"
-    caption: Column = "auto"
+    caption: Captions | Column = "auto"
     label: Column = "auto"
     uid: Column = None
     allow: tuple[Literal["url"], ...] = ()

@@ -13,7 +13,7 @@ from curate.recipe import Source
 from curate.sources.base import Columns
 from curate.sources.registry import detect
 from curate.sources.tar import samples
-from curate.sources.tar.roles import IMAGES
+from curate.sources.tar.samples import IMAGES
 from curate.sources.tar.webdataset import FORMAT, WebDatasetReader, find
 
 
@@ -107,7 +107,7 @@ def test_captions_and_labels(tmp_path):
     )  # fmt: skip
     shard = save(tmp_path, data)
     found = read(shard)
-    assert found["caption"] == ["caf\ufffd \x01", "in json", "first", None, None, "?"]
+    assert found["caption"] == ["café \x01", "in json", "first", None, None, "?"]
     assert found["label"] == ["5", "3", "true", None, None, None]
     assert found["outcome"] == ["ok"] * 3 + ["bad_row"] + ["ok"] * 2
     assert "'d.json' is not JSON" in found["reason"][3]

@@ -14,30 +14,34 @@ from curate.execution.context import PART_ROWS, Context, Part, log
 from curate.execution.stage import Stage
 from curate.io import filesystem as files
 from curate.io import paths, storage
-from curate.pipeline.stages import repeated_keys
+from curate.io.found import Found, counting
+from curate.pipeline.stages import read_notes, repeated_keys
 from curate.pipeline.stages.read_task import BadShard, ReadTask, npy_files, read_part, reader_of
 from curate.pipeline.stages.source_changes import changes, files_of_rows
 from curate.recipe import Recipe, Source
 from curate.sources import registry
 from curate.sources.base import Columns, Shard
-from curate.sources.columns import check_columns
+from curate.sources.columns import AUTO, check_columns, class_names
+from curate.sources.settings import Captions
 
 __all__ = [
     "Read",
     "check_sources",
     "find_parts",
     "find_shards",
+    "found_lines",
     "keys_path",
 ]
 
 
 def find_parts(
-    recipe: Recipe, cache: Path, *, hashed: bool = True
+    recipe: Recipe, cache: Path, *, hashed: bool = True, found: dict[str, Found] | None = None
 ) -> tuple[tuple[Part, ...], list[BadShard]]:
     """Return the parts of all sources in shard order, and the shards that cannot be opened.
 
     cache : file that remembers fingerprints of shards whose size and times have not changed.
-    hashed : False where the parts are only counted, and need no fingerprints.
+    hashed : False where the parts are only counted, and need no fingerprints. found : gets what was used and passed
+    over of each source.
     Raises UsageError if nothing matches or a named column is missing.
     """
     known = storage.read_json(cache) or {}
@@ -47,32 +51,43 @@ def find_parts(
     first, dim = 0, None
     for source in recipe.source:
         left = source.limit
-        for shard in find_shards(source, many=len(recipe.source) > 1):
-            if left == 0:
-                break
-            try:
-                columns = replace(_columns(source, recipe, shard), vector_dim=dim)
-                reader = reader_of(source, shard, columns)
-                count = reader.count(shard)
-                if dim is None and (dim := reader.vector_length(shard)) is not None:
-                    columns = replace(columns, vector_dim=dim)
-            except SourceError as error:
-                bad.append(BadShard(shard.name, None, str(error)))
-                continue
-            rows = count if left is None else min(count, left)
-            left = None if left is None else left - rows
-            version, content, *since = known.get(shard.url, ["", ""])
-            changed_at = files.changed_at(shard.url)  # a time that nobody sets back: the file was written to
-            if (version, since) != (shard.version, [changed_at]) and hashed:
-                content = registry.fingerprint(shard)
-            prints[shard.url] = [shard.version, content, changed_at]
-            parts += _parts(shard, columns, rows, content, len(parts), first)
-            first += count
+        with counting() as seen:
+            for shard in find_shards(source, many=len(recipe.source) > 1):
+                if left == 0:
+                    break
+                try:
+                    columns = replace(_columns(source, recipe, shard), vector_dim=dim)
+                    reader = reader_of(source, shard, columns)
+                    count = reader.count(shard)
+                    if dim is None and (dim := reader.vector_length(shard)) is not None:
+                        columns = replace(columns, vector_dim=dim)
+                except SourceError as error:
+                    bad.append(BadShard(shard.name, None, str(error)))
+                    continue
+                rows = count if left is None else min(count, left)
+                left = None if left is None else left - rows
+                version, content, *since = known.get(shard.url, ["", ""])
+                changed_at = files.changed_at(
+                    shard.url
+                )  # a time that nobody sets back: the file was written to
+                if (version, since) != (shard.version, [changed_at]) and hashed:
+                    content = registry.fingerprint(shard)
+                prints[shard.url] = [shard.version, content, changed_at]
+                parts += _parts(shard, columns, rows, content, len(parts), first)
+                first += count
+        if found is not None:
+            vectors = recipe.embed.own_vectors or source.format in ("clip_retrieval", "datacomp")
+            found[source.name] = seen.without(registry.BESIDE) if vectors else seen
     if hashed and prints != known:
         storage.write_record(cache, prints)
     if len({part.columns.uid is not None for part in parts}) > 1:
         raise RecipeError("source.uid must be named for all sources or for none")
     return tuple(parts), bad
+
+
+def found_lines(found: Mapping[str, Found]) -> list[str]:
+    """Return one line per source that says what of its files is used and what is passed over."""
+    return [f"{name}: {one}" for name, one in found.items()]
 
 
 def part_names(recipe: Recipe, cache: Path) -> list[str]:
@@ -107,11 +122,14 @@ def _columns(source: Source, recipe: Recipe, shard: Shard) -> Columns:
     """Return the columns of a shard: those named in the recipe, else those found by name and type."""
     present = reader_of(source, shard, Columns()).schema(shard)
     own = recipe.embed.own_vectors
+    rule = source.caption if isinstance(source.caption, Captions) else Captions()
+    caption = AUTO if isinstance(source.caption, Captions) else source.caption
     try:
         columns = registry.format_of(shard.format).columns(
-            present, image=source.image, caption=source.caption, label=source.label, uid=source.uid,
+            present, image=source.image, caption=rule.of or caption, label=source.label, uid=source.uid,
             vector=recipe.embed.column, ids_only=recipe.embed.files is not None,
         )  # fmt: skip
+        columns = replace(columns, caption_take=rule.take)
     except UsageError as error:
         raise UsageError(f"{shard.url}: {error}") from None
     if recipe.embed.text_column is not None:
@@ -127,7 +145,7 @@ def _columns(source: Source, recipe: Recipe, shard: Shard) -> Columns:
 
 
 def _parts(shard: Shard, columns: Columns, rows: int, content: str, index: int, first: int) -> Iterator[Part]:
-    base = storage.fingerprint(shard.name, content, vars(columns), rows)
+    base = storage.fingerprint(shard.name, content, columns.identity(), rows)
     for number, start in enumerate(range(0, max(rows, 1), PART_ROWS)):
         stop = min(start + PART_ROWS, rows)
         name = base[:16] if rows <= PART_ROWS else f"{base[:16]}-{number:04d}"
@@ -150,7 +168,10 @@ class Read(Stage):
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
-        self._found, self._bad = find_parts(self.recipe, self.run_folder.work / "shards.json")
+        self._files: dict[str, Found] = {}
+        self._found, self._bad = find_parts(
+            self.recipe, self.run_folder.work / "shards.json", found=self._files
+        )
         self._npy = npy_of(self.recipe)
         _check_limit(self._bad, self.recipe)
         self._table = self.run_folder.work / "parts.json"
@@ -172,6 +193,9 @@ class Read(Stage):
 
     def run(self) -> bool:
         """Read what is new; where nothing is, note where the shards are now."""
+        if not self.is_done():
+            for line in found_lines(self._files):
+                log.info(line)
         worked = super().run()
         if not worked:
             self._follow_places()
@@ -224,12 +248,34 @@ class Read(Stage):
         rows = sum(part.rows for part in good)
         stats = {"rows": rows, "parts": len(good), "bad_shards": vars_of(self._bad)}
         repeated = repeated_keys.find(self.context, good, [keys_path(self.context, part) for part in good])
-        return stats | ({"repeated_keys": repeated} if repeated else {})
+        notes = read_notes.total(good, (storage.stored_facts(keys_path(self.context, part)) for part in good))
+        classes = self._classes()
+        more = {"repeated_keys": repeated, "notes": notes, "classes": classes}
+        return stats | {name: value for name, value in more.items() if value}
+
+    def _classes(self) -> dict[str, str]:
+        """Return the names of the classes by label, where the first shard of a source declares them (ClassLabel)."""
+        sources = {source.name: source for source in self.recipe.source}
+        firsts = {part.shard.source: part for part in reversed(self._found) if part.columns.label is not None}
+        found: dict[str, str] = {}
+        for name, part in sorted(firsts.items()):
+            schema = reader_of(sources[name], part.shard, part.columns).schema(part.shard)
+            names = class_names(schema).get(str(part.columns.label), [])
+            for code, text in enumerate(names):
+                shown = f"{text} ({code})" if names.count(text) > 1 else text
+                if found.setdefault(str(code), shown) != shown:
+                    log.warning(
+                        "read: the label %s is %r in one source and %r in source %s; they count as one class", code,
+                        found[str(code)], shown, name,
+                    )  # fmt: skip
+                    return {}
+        return found
 
     def log(self, stats: Mapping[str, Any]) -> None:
         """Say how many rows there are, and what is new since the run was read last."""
         shards = len({part.shard.name for part in self._found})
         log.info("read: %s rows in %s shards%s", f"{stats['rows']:,}", f"{shards:,}", self._since)
+        read_notes.say(stats.get("notes", {}))
 
 
 def _numbered(parts: Iterable[Part]) -> list[Part]:

@@ -11,6 +11,7 @@ from curate import hashing, schema
 from curate.errors import SourceError
 from curate.execution.context import Part
 from curate.io import paths, storage
+from curate.pipeline.stages.read_notes import Notes
 from curate.recipe import Source
 from curate.sources import registry
 from curate.sources.base import Columns, Reader, Rows, Shard
@@ -54,16 +55,18 @@ def npy_files(patterns: Sequence[str]) -> list[str]:
 def read_part(task: ReadTask) -> BadShard | None:
     """Write the keys of a part; return the shard if it cannot be read."""
     try:
-        storage.write_parquet(task.out, _keys(task), schema.KEYS, task.fingerprint)
+        notes = Notes()
+        storage.write_parquet(task.out, _keys(task, notes), schema.KEYS, task.fingerprint, facts=notes.counts)
     except SourceError as error:
         return BadShard(task.part.shard.name, task.part.rows, str(error))
     return None
 
 
-def _keys(task: ReadTask) -> Iterator[pa.Table]:
+def _keys(task: ReadTask, notes: Notes) -> Iterator[pa.Table]:
     for rows, vectors in read_batches(
         task.part, task.source, task.npy, batch_bytes=task.batch_bytes, images=False
     ):
+        notes.add(rows)
         captions = hashing.content_hashes(rows.caption)
         images = _image_hashes(rows, vectors)
         content = hashing.content_uids(images, captions, rows.label)
