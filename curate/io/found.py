@@ -10,7 +10,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
-__all__ = ["Found", "counting", "is_counted", "passed_over", "used"]
+__all__ = ["Found", "counting", "hint", "is_counted", "passed_over", "used"]
 
 #: Files of one kind that are named; of more, their number is given.
 NAMED = 2
@@ -20,16 +20,20 @@ MOST = 8
 
 @dataclass
 class Found:
-    """Files used, by ending, and files passed over, by reason and ending; names : the first of each kind passed over."""
+    """Files used, by ending, and files passed over, by reason and ending.
+
+    names : the first of each kind passed over. hints : what else was passed over in them, in words.
+    """
 
     used: Counter[str] = field(default_factory=Counter)
     passed: Counter[tuple[str, str]] = field(default_factory=Counter)
     names: dict[tuple[str, str], list[str]] = field(default_factory=dict)
+    hints: dict[str, None] = field(default_factory=dict)
 
     def without(self, endings: Iterable[str]) -> "Found":
         """Return the same without what was passed over with these endings."""
         left = {kind: n for kind, n in self.passed.items() if kind[1] not in tuple(endings)}
-        return Found(self.used, Counter(left), self.names)
+        return Found(self.used, Counter(left), self.names, self.hints)
 
     def __str__(self) -> str:
         """Return all of it in one line."""
@@ -78,6 +82,12 @@ def used(paths: Iterable[str]) -> None:
     """Count files that are used."""
     if (found := _LISTENING.get()) is not None:
         found.used.update(map(_ending, paths))
+
+
+def hint(text: str) -> None:
+    """Note something else that was passed over; what was noted before is not noted again."""
+    if (found := _LISTENING.get()) is not None:
+        found.hints[text] = None
 
 
 def passed_over(path: str, why: str, n: int = 1) -> None:

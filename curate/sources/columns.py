@@ -3,7 +3,8 @@
 import contextlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -41,6 +42,7 @@ __all__ = [
     "guess_columns",
     "images_of",
     "labels_of",
+    "not_taken",
     "text_vectors_of",
     "uids_of",
     "vector_verdicts",
@@ -50,6 +52,10 @@ __all__ = [
 AUTO = "auto"
 #: Columns that a message names.
 MAX_NAMED = 50
+#: Columns that a hint names.
+MAX_HINTED = 8
+#: Names that captions beside others have: caption_0, text2, en.txt.
+_LIKE_CAPTION = re.compile(r"(caption|text|txt|description|prompt)s?[._-]?\d+|.+\.(txt|text|caption)")
 
 IMAGE_NAMES = ("image", "img", "jpg", "jpeg", "png", "webp", "bytes", "image_bytes", "picture", "photo")
 PATH_NAMES = ("image", "img", "jpg", "png", "image_path", "img_path", "path", "file_name", "filename", "file")
@@ -157,6 +163,29 @@ def _guess_caption(schema: pa.Schema, text: Sequence[str]) -> str | None:
     """Prefer columns of texts and lists of them over objects that hold captions."""
     objects = [field.name for field in schema if is_caption(field.type)]
     return _guess(text, CAPTION_NAMES) or _guess(objects, CAPTION_NAMES)
+
+
+def not_taken(schema: pa.Schema, columns: Columns) -> Iterator[str]:
+    """Yield what could have been a caption or label, and why it is none, where a guess found no such column.
+
+    >>> text = pa.schema([("text", pa.string()), ("prompt", pa.string()), ("labels", pa.list_(pa.int64()))])
+    >>> for line in not_taken(text, Columns()):
+    ...     print(line)
+    no caption is taken: text, prompt could be; name one with source.caption, or {of: [text, prompt]}
+    no label is taken: labels holds lists; with source.label=labels the first of each counts
+    """
+    if columns.caption is None:
+        named = [
+            field.name for field in schema
+            if is_caption(field.type) and (field.name.lower() in CAPTION_NAMES or _LIKE_CAPTION.fullmatch(field.name.lower()))
+        ]  # fmt: skip
+        if named:
+            listed, few = ", ".join(named[:MAX_HINTED]), ", ".join(named[:2])
+            yield f"no caption is taken: {listed} could be; name one with source.caption, or {{of: [{few}]}}"
+    if columns.label is None:
+        lists = [f.name for f in schema if is_list_of_labels(f.type) and f.name.lower() in LABEL_NAMES]
+        if lists:
+            yield f"no label is taken: {lists[0]} holds lists; with source.label={lists[0]} the first of each counts"
 
 
 def class_names(schema: pa.Schema) -> dict[str, list[str]]:

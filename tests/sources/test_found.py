@@ -115,6 +115,25 @@ def test_a_run_and_its_dry_run_say_it(tmp_path):
     }
 
 
+def test_what_could_be_a_caption_or_label_is_said(tmp_path):
+    columns = {
+        "text": ["a"] * 20,
+        "prompt": ["b"] * 20,
+        "labels": [[1, 2]] * 20,
+        "id": [f"s{i}" for i in range(20)],
+    }
+    pq.write_table(
+        pa.table({"embedding": planted(20).astype("f4").tolist(), **columns}), tmp_path / "a.parquet"
+    )
+    said = own(tmp_path / "a.parquet", tmp_path / "run", "--dry-run").err.splitlines()
+    assert said[1:3] == [
+        "source: no caption is taken: text, prompt could be; name one with source.caption, or {of: [text, prompt]}",
+        "source: no label is taken: labels holds lists; with source.label=labels the first of each counts",
+    ]
+    off = ("--set", "source.caption=none", "--set", "source.label=labels")
+    assert "taken" not in own(tmp_path / "a.parquet", tmp_path / "run", "--dry-run", *off).err
+
+
 def test_folders_that_are_columns(tmp_path):
     features = {"info": {"features": {"caption": {"dtype": "string", "_type": "Value"}}}}
     table = pa.table({"caption": ["a", "b", "c"]}).replace_schema_metadata(

@@ -14,14 +14,14 @@ from curate.execution.context import PART_ROWS, Context, Part, log
 from curate.execution.stage import Stage
 from curate.io import filesystem as files
 from curate.io import paths, storage
-from curate.io.found import Found, counting
+from curate.io.found import Found, counting, hint
 from curate.pipeline.stages import read_notes, repeated_keys
 from curate.pipeline.stages.read_task import BadShard, ReadTask, npy_files, read_part, reader_of
 from curate.pipeline.stages.source_changes import changes, files_of_rows
 from curate.recipe import Recipe, Source
 from curate.sources import registry
 from curate.sources.base import Columns, Shard
-from curate.sources.columns import AUTO, check_columns, class_names
+from curate.sources.columns import AUTO, check_columns, class_names, not_taken
 from curate.sources.settings import Captions
 
 __all__ = [
@@ -87,7 +87,7 @@ def find_parts(
 
 def found_lines(found: Mapping[str, Found]) -> list[str]:
     """Return one line per source that says what of its files is used and what is passed over."""
-    return [f"{name}: {one}" for name, one in found.items()]
+    return [f"{name}: {line}" for name, one in found.items() for line in (str(one), *one.hints)]
 
 
 def part_names(recipe: Recipe, cache: Path) -> list[str]:
@@ -130,6 +130,13 @@ def _columns(source: Source, recipe: Recipe, shard: Shard) -> Columns:
             vector=recipe.embed.column, ids_only=recipe.embed.files is not None,
         )  # fmt: skip
         columns = replace(columns, caption_take=rule.take)
+        off = replace(
+            columns,
+            caption=columns.caption or _off(source.caption),
+            label=columns.label or _off(source.label),
+        )
+        for line in not_taken(present, off):
+            hint(line)
     except UsageError as error:
         raise UsageError(f"{shard.url}: {error}") from None
     if recipe.embed.text_column is not None:
@@ -142,6 +149,11 @@ def _columns(source: Source, recipe: Recipe, shard: Shard) -> Columns:
             f"captions alone (there are {have})"
         )
     return columns
+
+
+def _off(setting: object) -> str | None:
+    """Return a name that no column has where a role is turned off, so that nobody misses one."""
+    return "" if setting is None else None
 
 
 def _parts(shard: Shard, columns: Columns, rows: int, content: str, index: int, first: int) -> Iterator[Part]:
