@@ -60,9 +60,7 @@ def test_folder_of_images(tmp_path):
         "hidden": {".DS_Store": 1, "_tmp": 1, "folder": 1},
         "no image": {".md": 1, ".mp4": 1, "without ending": 1},
     }
-    assert "README.md, v.mp4, readme (no image)" in str(seen) and ".DS_Store, .git/" in str(seen).replace(
-        "_tmp, ", ""
-    )
+    assert "README.md, v.mp4, readme (no image)" in str(seen)
 
 
 def test_images_of_rules_before_stay_where_they_were(tmp_path):
@@ -82,12 +80,8 @@ def test_parquet_folder(tmp_path):
     pq.write_table(pa.table({"caption": ["a"]}), tmp_path / "a.parquet")
     seen = found(tmp_path, "parquet")
     assert seen.used == {".parquet": 1}
-    assert (
-        str(seen)
-        == "used 1 .parquet; passed over _SUCCESS, .x.crc (hidden); 3 .json, notes.md (not .parquet or .pq)"
-        or str(seen)
-        == "used 1 .parquet; passed over .x.crc, _SUCCESS (hidden); 3 .json, notes.md (not .parquet or .pq)"
-    )
+    said = "used 1 .parquet; passed over .x.crc, _SUCCESS (hidden); 3 .json, notes.md (not .parquet or .pq)"
+    assert str(seen) == said
     assert str(Found()) == "used nothing"
 
 
@@ -193,10 +187,7 @@ def test_members_about_a_tar_are_no_samples(tmp_path):
     assert rows["outcome"] == ["ok", "ok"]
     assert registry.ShardReader().schema(shard).names == ["__key__", "jpg", "txt"]
     reasons = seen.facts()["passed_over"]
-    assert (
-        reasons["in tars: hidden"] == {"._a.jpg": 0, ".jpg": 1, ".DS_Store": 1}
-        or sum(reasons["in tars: hidden"].values()) == 2
-    )
+    assert reasons["in tars: hidden"] == {".DS_Store": 1, ".jpg": 1}
     assert sum(reasons["in tars: about the tar, not of a sample"].values()) == 4
     before = read(replace(shard, rules=1))  # of a run made before: its rows stay where they were
     assert before["key"] == ["README", "00000", "__index__", "sub/LICENSE", "00001", "Thumbs"]
