@@ -28,6 +28,7 @@ OUTCOMES = {
     "ok": "read and embedded",
     "missing_image": "the image is null, empty, or its file does not exist",
     "broken_image": "the image cannot be decoded",
+    "unsupported_format": "there is no decoder for the format of the image",
     "too_large": "the image has more pixels than allowed",
     "decoder_failed": "the decoder crashed, ran out of memory or out of time on this image",
     "no_caption": "there is neither an image nor a caption to embed",

@@ -60,7 +60,7 @@ def explain(run: str | Path | Context, which: str) -> dict[str, Any]:
         "decision": {
             name: row.get(name) for name in ("keep", "reason", "weight", "inclusion_prob", "random_control")
         },
-        "sample": sample,
+        "sample": {**sample, "label": context.run.class_names().get(sample["label"], sample["label"])},
         "occurrences": _occurrences(context, row["uid"]),
     }
     judged = {**sample, **_of_uid(context, row["uid"], row["concept"] is not None)}

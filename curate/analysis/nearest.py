@@ -135,7 +135,8 @@ def _told(run: RunFolder, hits: Hits) -> "pl.DataFrame":
         for row in _rows(run, part, positions).to_dicts():
             known[part, row.pop("position")] = row
     rows = [{"similarity": similarity, **known[part, position]} for similarity, _, part, position in hits]
-    return pl.DataFrame(rows, schema=kinds)
+    frame = pl.DataFrame(rows, schema=kinds)
+    return frame.with_columns(pl.col("label").replace(run.class_names()))
 
 
 def _rows(run: RunFolder, part: str, positions: list[int]) -> "pl.DataFrame":

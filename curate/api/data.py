@@ -87,7 +87,8 @@ def _named(settings: dict[str, Any], columns: Mapping[str, object]) -> Given:
     """Return settings that name the columns of uids, labels and captions in every source."""
     names = {key: columns.get(f"{key}s") for key in (UID, LABEL, CAPTION)}
     for key, name in [*names.items(), ("vectors", columns.get("vectors"))]:
-        if name is not None and not isinstance(name, str):
+        rule = key == CAPTION and isinstance(name, Mapping)  # as source.caption: {take: longest, of: [a, b]}
+        if name is not None and not isinstance(name, str) and not rule:
             what = "vectors" if key == "vectors" else f"{key}s"
             raise UsageError(f"{what} must name a column of this data, got {type(name).__name__}")
     known = {key: name for key, name in names.items() if name is not None}

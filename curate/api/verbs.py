@@ -154,7 +154,8 @@ def filter(
     vectors : str, optional
         Vectors you have: the name of a column, or files such as ``"x/*.npy"`` (also ``.npz``, ``.pt``, Parquet).
     uids, labels, captions : list, array or str, optional
-        Of vectors: one value per row. Of everything else: the name of the column.
+        Of vectors: one value per row. Of everything else: the name of the column; for captions also which of several
+        to take, as the setting ``source.caption`` has it: ``{"take": "longest", "of": ["alt", "title"]}``.
     pin, exclude, only : str, Path or list
         Files of uids to keep, or to drop, in any case; to choose from.
     against : str, Path or list

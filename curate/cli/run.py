@@ -21,6 +21,7 @@ from curate.cli.output import (
     progress,
 )
 from curate.errors import UnusableLimitError, UsageError
+from curate.io.found import Found
 from curate.recipe import Recipe
 from curate.recipe.build import filter_recipe, given
 from curate.recipe.loading import load_recipe
@@ -267,17 +268,28 @@ def _show_plan(recipe: Recipe, json_: bool) -> None:
 
     from curate.pipeline.estimate import estimate
     from curate.pipeline.runner import check_request
-    from curate.pipeline.stages.read import find_parts
+    from curate.pipeline.stages.read import find_parts, found_lines
 
     check_request(recipe)
+    found: dict[str, Found] = {}
     with TemporaryDirectory() as scratch:
-        parts, bad = find_parts(recipe, Path(scratch) / "shards.json", hashed=False)
+        parts, bad = find_parts(recipe, Path(scratch) / "shards.json", hashed=False, found=found)
     expected = estimate(recipe, parts)
+    for line in found_lines(found):
+        note(line)
     for shard in bad:
         note(f"warning: {shard.error}")
     if json_:
         unreadable = [vars(shard) for shard in bad]
-        emit({**vars(expected), "bad_shards": unreadable, "recipe": recipe.model_dump(mode="json")})
+        counts = {name: one.facts() for name, one in found.items()}
+        emit(
+            {
+                **vars(expected),
+                "found": counts,
+                "bad_shards": unreadable,
+                "recipe": recipe.model_dump(mode="json"),
+            }
+        )
         return
     rows = [
         ["shards", f"{expected.shards:,} ({bytes_text(expected.source_bytes)})"],

@@ -10,8 +10,9 @@ import threading
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from io import BytesIO
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +21,22 @@ from PIL import Image, UnidentifiedImageError
 __all__ = ["DecodeError", "Decoded", "Preprocess", "decode", "open_image", "to_array"]
 
 #: Raster formats with a signature of their own; what is listed but not built into Pillow is skipped.
-FORMATS = ("AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "QOI", "TIFF", "WEBP")
+FORMATS = (
+    "AVIF",
+    "BMP",
+    "DIB",
+    "GIF",
+    "HEIF",
+    "ICO",
+    "JPEG",
+    "JPEG2000",
+    "MPO",
+    "PNG",
+    "PPM",
+    "QOI",
+    "TIFF",
+    "WEBP",
+)
 
 #: Above this many pixels after resizing (a strip of 1 x 100,000), only the part that is kept is computed.
 RESIZED_PIXELS = 1 << 24
@@ -47,6 +63,9 @@ _SIGNATURES = (
     (b"{", "JSON text"),
     (b"8BPS", "a Photoshop document"),
 )
+#: Brands of HEIF files: images in HEVC, and in AV1.
+_HEIF = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
+_AVIF = (b"avif", b"avis")
 _PILLOW_STATE = threading.Lock()  # the pixel limit and the warning filters belong to the whole process
 
 
@@ -130,6 +149,8 @@ def open_image(data: bytes, *, max_pixels: int) -> Image.Image:
         except (DecodeError, MemoryError):
             raise
         except UnidentifiedImageError:
+            if (unknown := _without_decoder(data)) is not None:
+                raise DecodeError("unsupported_format", unknown) from None
             raise DecodeError("broken_image", _what_it_is(data)) from None
         except (Image.DecompressionBombError, Image.DecompressionBombWarning):
             reason = f"a part of the image has more than {max_pixels:,} pixels"
@@ -210,7 +231,34 @@ def _contained(max_pixels: int) -> Iterator[None]:
 
 def _formats() -> list[str]:
     Image.init()
+    if "HEIF" not in Image.OPEN and _heif_plugin() is not None:
+        _heif_plugin().register_heif_opener()
     return [name for name in FORMATS if name in Image.OPEN]
+
+
+@cache
+def _heif_plugin() -> Any:  # noqa: ANN401  (a module, or None)
+    """Return pillow-heif, which reads HEIC where it is installed (curate[heif])."""
+    with contextlib.suppress(ImportError):
+        import pillow_heif
+
+        return pillow_heif
+    return None
+
+
+def _without_decoder(data: bytes) -> str | None:
+    """Say which decoder is missing for bytes that are an image; None where they are anything else."""
+    if data[4:8] == b"ftyp" and (brand := data[8:12]) in _HEIF + _AVIF:
+        if brand in _AVIF:
+            return (
+                None
+                if "AVIF" in Image.OPEN
+                else "an AVIF image; this Pillow cannot read it: install Pillow 11.3 or newer"
+            )
+        return None if "HEIF" in Image.OPEN else "a HEIC image; to read it: pip install 'curate[heif]'"
+    if data.startswith((b"\0\0\0\x0cJXL ", b"\xff\x0a")):
+        return "a JPEG XL image, which curate does not read; make it JPEG, PNG or WebP"
+    return None
 
 
 def _check_size(image: Image.Image, max_pixels: int) -> None:

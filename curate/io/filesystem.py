@@ -12,7 +12,7 @@ import os
 import re
 import stat
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -22,9 +22,11 @@ from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
 
 from curate.errors import RecipeError, SourceError, UsageError
+from curate.io.found import is_counted, passed_over
 from curate.io.retries import RetryingFile, again
 
 __all__ = [
+    "A_RUN",
     "Entry",
     "StorageOptions",
     "cause",
@@ -61,9 +63,12 @@ SIGNS = (
 
 #: What lies beside `recipe.yaml` in a folder that curate wrote, the second one from the beginning on.
 SIGNS_OF_A_RUN = ("manifest.json", ".work/recipe.json")
+A_RUN = "a run of curate"
 _IN_A_RUN = re.compile(r"/(?:[0-9]_[a-z]+/|logs/|\.work/|recipe\.yaml$|manifest\.json$)")
 
 _REMOTE = re.compile(r"^(?!file:|local:)[A-Za-z][A-Za-z0-9+.-]*://")
+#: A hidden file or folder in a path, with all of its name.
+_HIDDEN = re.compile(r"/[._][^/]*/?")
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
 
 
@@ -251,12 +256,13 @@ def matching(fs: AbstractFileSystem, pattern: str) -> dict[str, Entry]:
 def listing(fs: AbstractFileSystem, folder: str) -> dict[str, Entry]:
     """Return what lies directly in a folder by name, folders and broken links too; hidden names are left out."""
     if is_local(fs):
-        found = {
-            path.name: _local_entry(str(path)) for path in Path(folder).iterdir() if path.name[0] not in "._"
-        }
+        paths = list(Path(folder).iterdir())
+        _tell_hidden(f"{path}/" if path.is_dir() else str(path) for path in paths)
+        found = {path.name: _local_entry(str(path)) for path in paths if path.name[0] not in "._"}
         return {name: entry or Entry(False, 0, "nothing") for name, entry in found.items()}
     names = ((info["name"].rstrip("/"), info) for info in _ask(fs.ls, folder, detail=True))
-    inside = ((path.rpartition("/")[2], info) for path, info in names if path != folder.rstrip("/"))
+    inside = [(path.rpartition("/")[2], info) for path, info in names if path != folder.rstrip("/")]
+    _tell_hidden(name + "/" * (info.get("type") == "directory") for name, info in inside if name)
     return {name: entry_of(info) for name, info in inside if name and name[0] not in "._"}
 
 
@@ -266,17 +272,17 @@ def walk(fs: AbstractFileSystem, folder: str) -> dict[str, Entry]:
         return lookup(fs, list(_walk_local(folder)))
     found = _ask(fs.find, folder, detail=True)
     top = folder.rstrip("/")
-    hidden = re.compile(r"/[._]")
     runs = tuple(
         f"{run}/"
         for run in (parent(path) for path in found if path.endswith("/recipe.yaml"))
         if run != top and any(f"{run}/{sign}" in found for sign in SIGNS_OF_A_RUN)
     )
-    return {
-        path: entry_of(info)
-        for path, info in found.items()
-        if not hidden.search(path[len(top) :]) and not path.startswith(runs)
-    }
+    for run in runs:
+        passed_over(run, A_RUN)
+    outside = {path: info for path, info in found.items() if not path.startswith(runs)}
+    hidden = {path: match for path in outside if (match := _HIDDEN.search(path[len(top) :]))}
+    _tell_hidden({path[: len(top) + match.end()] for path, match in hidden.items()})
+    return {path: entry_of(info) for path, info in outside.items() if path not in hidden}
 
 
 def is_run_folder(fs: AbstractFileSystem, folder: str) -> bool:
@@ -301,6 +307,8 @@ def outside_runs(fs: AbstractFileSystem, files: dict[str, Entry], top: str) -> d
             run = path[: match.start()]
             if run not in found:
                 found[run] = is_run_folder(fs, run)
+                if found[run]:
+                    passed_over(f"{run}/", A_RUN)
             if found[run]:
                 return True
         return False
@@ -308,13 +316,24 @@ def outside_runs(fs: AbstractFileSystem, files: dict[str, Entry], top: str) -> d
     return {path: entry for path, entry in files.items() if not inside(path)}
 
 
+def _tell_hidden(paths: Iterable[str]) -> None:
+    """Say which of these files and folders (ending in a slash) are passed over, because they are hidden."""
+    if is_counted():
+        for path in sorted(paths):
+            if path.rstrip("/").rpartition("/")[2][:1] in (".", "_"):
+                passed_over(path, "hidden")
+
+
 def _walk_local(folder: str) -> Iterator[str]:
     seen: set[str] = set()
     for here, folders, names in os.walk(folder, followlinks=True):
         real = os.path.realpath(here)
         if here != folder and "recipe.yaml" in names and any(_there(here, sign) for sign in SIGNS_OF_A_RUN):
+            passed_over(f"{here}/", A_RUN)
             folders[:] = []
             continue
+        if real not in seen:
+            _tell_hidden([*(f"{here}/{name}/" for name in folders), *(f"{here}/{name}" for name in names)])
         folders[:] = [] if real in seen else [name for name in folders if name[0] not in "._"]
         if real not in seen:
             yield from (os.path.join(here, name) for name in names if name[0] not in "._")  # noqa: PTH118

@@ -4,6 +4,7 @@ A pattern is a file, a folder, or a glob, on the local disk or at any fsspec URL
 ``{a,b}`` stand for several, ``::`` joins several.
 """
 
+import glob
 import itertools
 import math
 import re
@@ -34,9 +35,13 @@ from curate.io.filesystem import (
     version_of,
     walk,
 )
+from curate.io.found import is_counted, passed_over, used
+from curate.io.names import printable
 from curate.io.storage import hash_file
 
-__all__ = ["FoundFile", "check_unchanged", "expand", "expand_braces", "fingerprint", "split_of"]
+__all__ = [
+    "FoundFile", "check_unchanged", "expand", "expand_braces", "fingerprint", "split_of", "split_pattern",
+]  # fmt: skip
 
 MAX_BRACE_PATHS = 10_000_000
 SPLITS = frozenset({"train", "test", "validation", "val"})
@@ -101,22 +106,24 @@ def expand(
     found: dict[str, Entry] = {}
     roots: set[str] = set()
     for text in texts:
-        for pattern in _split(text):
+        for pattern in split_pattern(text):
             with explained(pattern, storage_options):
                 found |= _matches(pattern, storage_options, tuple(extensions), roots)
+    used(found)
     names = _names(list(found), roots)
     files = [FoundFile(url, names[url], entry.size, entry.version) for url, entry in found.items()]
     return sorted(files, key=lambda file: file.name.encode())
 
 
 def expand_braces(pattern: str) -> list[str]:
-    """Return the paths that the braces of `pattern` stand for, in order.
+    """Return the paths that the braces of `pattern` stand for, in order; those in names that exist are no braces.
 
     >>> expand_braces("{train,val}-{08..10}.parquet")[1:4]
     ['train-09.parquet', 'train-10.parquet', 'val-08.parquet']
     """
-    pieces: list[list[str]] = []
-    end = 0
+    literal = as_written(pattern)
+    pieces: list[list[str]] = [[literal]]
+    pattern, end = pattern[len(literal) :], 0
     for match in _BRACES.finditer(pattern):
         choices = _choices(match[1])
         if choices is not None:
@@ -125,7 +132,9 @@ def expand_braces(pattern: str) -> list[str]:
     pieces.append([pattern[end:]])
     count = math.prod(map(len, pieces))
     if count > MAX_BRACE_PATHS:
-        raise UsageError(f"{pattern}: stands for {count:,} paths, at most {MAX_BRACE_PATHS:,} are allowed")
+        raise UsageError(
+            f"{literal}{pattern}: stands for {count:,} paths, at most {MAX_BRACE_PATHS:,} are allowed"
+        )
     return ["".join(parts) for parts in itertools.product(*pieces)]
 
 
@@ -170,8 +179,31 @@ def split_of(name: str, url: str | None = None) -> str:
     return "train"
 
 
-def _split(text: str) -> list[str]:
-    patterns = [part.strip() for part in text.split("::")]
+def as_written(pattern: str) -> str:
+    """Return how much of a local path exists under exactly this name, though it may look like a pattern.
+
+    That is all of it, or the folders at its beginning; nothing of a plain path or a URL.
+    """
+    if is_remote(pattern) or not ("{" in pattern or "::" in pattern or has_magic(pattern)):
+        return ""
+    if _exists(pattern):
+        return pattern
+    ends = [place for place, char in enumerate(pattern) if char == "/"]
+    return next((pattern[: end + 1] for end in reversed(ends) if _exists(pattern[: end + 1])), "")
+
+
+def _exists(path: str) -> bool:
+    try:
+        return Path(local_path(path)).exists()
+    except (OSError, ValueError):  # a pattern may be no name at all: too long, or with a null in it
+        return False
+
+
+def split_pattern(text: str) -> list[str]:
+    """Return the patterns that ``::`` joins; in names that exist it joins nothing."""
+    literal = as_written(text) if "::" in text else ""
+    first, *more = text[len(literal) :].split("::")
+    patterns = [part.strip() for part in (literal + first, *more)]
     if not all(patterns):
         raise UsageError(f"{text!r}: a path must not be empty")
     return patterns
@@ -200,14 +232,15 @@ def _matches(
     fs, _ = filesystem(pattern, storage_options)
     to_path = local_path if is_local(fs) else fs._strip_protocol
     paths = {text: to_path(text) for text in expand_braces(pattern)}
+    literal = to_path(as_written(pattern)) if as_written(pattern) else ""
     entries = lookup(fs, list(paths.values()))
     found: dict[str, Entry] = {}
     missing: list[str] = []
     for text, path in paths.items():
         entry = entries.get(path)
         if entry is None:
-            files = _glob(fs, path, extensions) if has_magic(path) else {}
-            roots |= {url_of(fs, parent(re.split(r"[*?\[]", path)[0]))} if files else set()
+            files = _glob(fs, path, extensions, literal) if has_magic(path[len(literal) :]) else {}
+            roots |= {url_of(fs, _above_glob(path, literal))} if files else set()
         elif entry.is_folder:
             files = _below(fs, path, extensions, text)
             roots.add(url_of(fs, path.rstrip("/")))
@@ -229,16 +262,27 @@ def _check_missing(pattern: str, missing: Sequence[str], total: int) -> None:
     strict = [text for text in missing if ranged or not has_magic(text)]
     if strict:
         shown = ", ".join(strict[:3]) + (", ..." if len(strict) > 3 else "")
-        raise SourceError(f"{pattern}: {len(strict):,} of {total:,} do not exist: {shown}")
+        raise SourceError(
+            f"{pattern}: {len(strict):,} of {total:,} do not exist: {shown}; bring them, or name what is there "
+            f"with a wildcard: {_BRACES.sub('*', pattern)}"
+        )
 
 
-def _glob(fs: AbstractFileSystem, pattern: str, extensions: tuple[str, ...]) -> dict[str, Entry]:
+def _above_glob(path: str, literal: str) -> str:
+    """Return the folder that the first wildcard of a path stands in; literal : how it begins, without any."""
+    return parent(literal + re.split(r"[*?\[]", path[len(literal) :])[0])
+
+
+def _glob(
+    fs: AbstractFileSystem, pattern: str, extensions: tuple[str, ...], literal: str
+) -> dict[str, Entry]:
     """Return the files a glob matches; folders count (with all below) only if nothing else matches."""
     hidden = [mark for mark in ("/.", "/_") if mark not in pattern and (mark == "/." or "**" in pattern)]
-    inside = len(parent(re.split(r"[*?\[]", pattern)[0]))
+    inside = len(_above_glob(pattern, literal))
+    escaped = glob.escape(literal) + pattern[len(literal) :]
     entries = {
         path: entry
-        for path, entry in matching(fs, pattern).items()
+        for path, entry in matching(fs, escaped).items()
         if not any(mark in path[inside:] for mark in hidden)
     }
     files = {path: entry for path, entry in entries.items() if not entry.is_folder}
@@ -253,6 +297,8 @@ def _below(fs: AbstractFileSystem, folder: str, extensions: tuple[str, ...], tex
     """Return the files below a folder that have one of the extensions; UsageError if there is none."""
     files = walk(fs, folder)
     found = _with_extension(files, extensions)
+    for path in sorted(files.keys() - found.keys()) if is_counted() else ():
+        passed_over(path, f"not {' or '.join(extensions[:2])}")
     if not found:
         endings = Counter(Path(path).suffix.lower() or "(no extension)" for path in files)
         holds = ", ".join(f"{n:,} {ending}" for ending, n in sorted(endings.items()))
@@ -272,12 +318,8 @@ def _names(urls: Iterable[str], roots: Iterable[str] = ()) -> dict[str, str]:
     first, last = min(folders, default=[]), max(folders, default=[])
     alike = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))
     common = sum(1 for _ in alike)
-    names = {url: "/".join(filter(None, path[common:])) for url, path in parts.items()}
+    names = {url: printable("/".join(filter(None, path[common:]))) for url, path in parts.items()}
     for url, name in names.items():
-        try:
-            name.encode()
-        except UnicodeEncodeError:
-            raise SourceError(f"{name!a}: the file name is not valid UTF-8") from None
         if not name:
             raise SourceError(f"{url}: names no file")
     twice = [name for name, n in Counter(names.values()).items() if n > 1]

@@ -45,6 +45,7 @@ __all__ = [
     "read_table",
     "remove",
     "replace_folder",
+    "stored_facts",
     "stored_fingerprint",
     "write_ipc",
     "write_json",
@@ -54,6 +55,7 @@ __all__ = [
 
 PARTIAL = ".partial-"
 FINGERPRINT_KEY = b"curate.fingerprint"
+FACTS_KEY = "curate.facts"
 ROW_GROUP = 65_536
 HINTS = {
     errno.ENOSPC: "the disk is full; free some space and run again, finished parts are kept",
@@ -210,7 +212,9 @@ def clear_partials(folder: Path) -> None:
 def write_json(path: Path, value: object) -> None:
     """Write `value` as indented JSON, atomically."""
     with atomic(path) as partial:
-        partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+        # names that are not UTF-8 are lone surrogates, which JSON says with a backslash too
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_record(path: Path, value: Mapping[str, Any] | list[Any]) -> None:
@@ -231,11 +235,17 @@ def _with_fingerprint(schema: pa.Schema, fingerprint: str) -> pa.Schema:
 
 
 def write_parquet(
-    path: Path, tables: pa.Table | Iterable[pa.Table], schema: pa.Schema, fingerprint: str
+    path: Path,
+    tables: pa.Table | Iterable[pa.Table],
+    schema: pa.Schema,
+    fingerprint: str,
+    *,
+    facts: Mapping[str, object] | None = None,
 ) -> None:
     """Write a table of a run: zstd, row groups of a fixed size, fingerprinted with how it was made.
 
-    tables : one table, or several in order, each with the columns of `schema`.
+    tables : one table, or several in order, each with the columns of `schema`. facts : what `stored_facts` returns;
+    it is looked at when the rows are written, so that those who make them may fill it.
     """
     stamped = _with_fingerprint(schema, fingerprint)
     with (
@@ -244,6 +254,14 @@ def write_parquet(
     ):
         for table in _in_row_groups([tables] if isinstance(tables, pa.Table) else tables, schema):
             writer.write_table(table.cast(stamped), row_group_size=ROW_GROUP)
+        if facts:
+            writer.add_key_value_metadata({FACTS_KEY: json.dumps(facts, sort_keys=True)})
+
+
+def stored_facts(path: Path) -> dict[str, Any]:
+    """Return the facts that a table of a run was written with; nothing where there are none."""
+    found = (pq.read_metadata(ensure_local(path)).metadata or {}).get(FACTS_KEY.encode(), b"{}")
+    return dict(json.loads(found))
 
 
 def _in_row_groups(tables: Iterable[pa.Table], schema: pa.Schema) -> Iterator[pa.Table]:

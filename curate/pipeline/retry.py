@@ -37,7 +37,15 @@ if TYPE_CHECKING:
 __all__ = ["RETRIED", "Retried", "retry_run"]
 
 #: Outcomes that can be others at another time, though the shard is the same.
-RETRIED = ("missing_image", "broken_image", "too_large", "refused_path", "decoder_failed", "bad_vector")
+RETRIED = (
+    "missing_image",
+    "broken_image",
+    "unsupported_format",
+    "too_large",
+    "refused_path",
+    "decoder_failed",
+    "bad_vector",
+)
 #: Stretches of failed rows up to this long are read side by side, longer ones by themselves.
 SHORT_STRETCH = 8
 PARALLEL_STRETCHES = 16

@@ -7,7 +7,7 @@ recipe as ``${ENV}``; one that stands there literally works, and is written nowh
 from curate.recipe.dedup import Cluster, Dedup, DropShare
 from curate.recipe.embed import Embed
 from curate.recipe.notify import Notify
-from curate.recipe.recipe import Limits, Ray, Recipe, Remote, Write
+from curate.recipe.recipe import Card, Limits, Ray, Recipe, Remote, Write
 from curate.recipe.scores import FAMILIES, Family
 from curate.recipe.select import ScoreFilter, canonical
 from curate.recipe.types import parse_bytes, parse_share, whole
@@ -26,6 +26,7 @@ from curate.sources.settings import Source
 __all__ = [
     "FAMILIES",
     "Against",
+    "Card",
     "ClipScore",
     "Cluster",
     "Color",

@@ -20,6 +20,7 @@ from curate.io.yaml import read_yaml
 from curate.recipe import (
     FAMILIES,
     Against,
+    Card,
     Cluster,
     Dedup,
     DropShare,
@@ -39,6 +40,7 @@ from curate.selection.base import Selector
 from curate.selection.registry import owners as methods_with
 from curate.selection.registry import selectors
 from curate.settings import Settings
+from curate.sources.settings import Captions
 from curate.weighting.registry import owners as weights_with
 from curate.weighting.registry import weighers
 
@@ -345,7 +347,7 @@ def _is_setting(part: object) -> bool:
 _NESTED: dict[str, type[BaseModel]] = {
     "source": Source, "embed": Embed, "cluster": Cluster, "dedup": Dedup, "epsilon": DropShare,
     "write": Write, "limits": Limits, "filter": ScoreFilter,
-    "against": Against, "target": Source, "notify": Notify, "ray": Ray, "remote": Remote,
+    "card": Card, "caption": Captions, "against": Against, "target": Source, "notify": Notify, "ray": Ray, "remote": Remote,
 }  # fmt: skip
 
 

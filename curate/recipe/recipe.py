@@ -25,7 +25,7 @@ from curate.recipe.types import (
 from curate.scores.clip_score import ClipScore
 from curate.sources.settings import Source, StorageOptions
 
-__all__ = ["Limits", "Ray", "Recipe", "Remote", "Write"]
+__all__ = ["Card", "Limits", "Ray", "Recipe", "Remote", "Write"]
 
 
 def _cluster(value: str) -> str:
@@ -33,6 +33,13 @@ def _cluster(value: str) -> str:
     if "://" in value:
         raise ValueError(f"must be auto or host:port of a cluster this machine belongs to, got {value!r}")
     return value
+
+
+class Card(Settings):
+    """What the header of the card beside the shards says: a license (as Hugging Face names it) and tags."""
+
+    license: Annotated[str, Field(min_length=1)] | None = None
+    tags: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(listed)] = ()
 
 
 class Write(Settings):
@@ -48,6 +55,7 @@ class Write(Settings):
     columns: Annotated[tuple[str, ...], BeforeValidator(listed)] = ()
     weight_groups: Annotated[int, Field(ge=1, le=1000)] | None = None
     dropped: Target | None = None
+    card: Card = Card()
     storage_options: StorageOptions = Field(default_factory=dict, repr=False)
 
     @model_validator(mode="after")

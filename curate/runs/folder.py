@@ -120,6 +120,11 @@ class RunFolder:
         """Return the file of one shard's part in a table's folder."""
         return folder / f"part-{part}{'.arrow' if folder == self.embeddings else '.parquet'}"
 
+    def class_names(self) -> dict[str, str]:
+        """Return what the labels of the source are called, where it says so (ClassLabel of Hugging Face)."""
+        facts = (self.marker(self.work / "keys") or {}).get("facts", {})
+        return dict(facts.get("classes", {}))
+
     def marker(self, folder: Path) -> dict[str, Any] | None:
         """Return what a finished stage wrote about itself, or None if it is not finished."""
         path = folder / MARKER

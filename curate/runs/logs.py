@@ -13,6 +13,7 @@ import socket
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TextIO
 
 from curate.errors import CurateError
 from curate.io import storage
@@ -43,11 +44,15 @@ class _Lines(logging.Handler):
         super().__init__(logging.DEBUG)
         self.path = path
 
+    def _opened(self) -> TextIO:
+        """Open the file; what UTF-8 cannot say (of a file name) stands in it as JSON escapes."""
+        return self.path.open("a", encoding="utf-8", errors="backslashreplace")
+
     def emit(self, record: logging.LogRecord) -> None:
         when = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
         line = {"time": when, "level": record.levelname.lower(), "message": record.getMessage()}
         line |= getattr(record, _FACTS, None) or {}
-        with contextlib.suppress(OSError), self.path.open("a", encoding="utf-8") as file:
+        with contextlib.suppress(OSError), self._opened() as file:
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
 

@@ -10,10 +10,12 @@ __all__ = [
     "has_view",
     "is_binary",
     "is_bytes",
+    "is_caption",
     "is_image",
     "is_image_struct",
     "is_label",
     "is_list",
+    "is_list_of_labels",
     "is_list_of_text",
     "is_string",
     "is_text",
@@ -81,6 +83,25 @@ def is_list_of_text(kind: pa.DataType) -> bool:
     """Return True if values are lists of strings or bytes."""
     kind = plain_type(kind)
     return is_list(kind) and is_text(kind.value_type)
+
+
+def is_caption(kind: pa.DataType) -> bool:
+    """Return True if values can be captions: text, an object with text in it, or lists of such."""
+    kind = plain_type(kind)
+    if is_list(kind):
+        return is_caption(kind.value_type)
+    if pt.is_struct(kind):
+        return any(is_string(field.type) or _is_list_of(field.type, is_caption) for field in kind)
+    return is_text(kind)
+
+
+def _is_list_of(kind: pa.DataType, fits: Callable[[pa.DataType], bool]) -> bool:
+    return is_list(kind) and fits(plain_type(kind).value_type)
+
+
+def is_list_of_labels(kind: pa.DataType) -> bool:
+    """Return True if values are lists of what can name a class."""
+    return _is_list_of(kind, is_label)
 
 
 def is_label(kind: pa.DataType) -> bool:

@@ -14,8 +14,12 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from curate.sources.access import PathAccess
+from curate.sources.settings import Take
 
-__all__ = ["Columns", "Reader", "RowReader", "Rows", "Shard"]
+__all__ = ["RULES", "Columns", "Reader", "RowReader", "Rows", "Shard"]
+
+#: From 2 on, a README in a tar is no sample, `.heic` and others are images of a folder, and `year=2024/` is a column.
+RULES = 2
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,8 @@ class Columns:
 
     vector : a column of ready-made embeddings (lists of float16, float32 or float64), and vector_dim the
     length they must all have (None: that of the first one in each shard). text_vector : such a column for
-    the captions, of the same length.
+    the captions, of the same length. caption_more : further columns of captions; caption_take : which of several
+    captions a row has (`captions.taken`).
     """
 
     image: str | None = None
@@ -34,6 +39,18 @@ class Columns:
     vector: str | None = None
     vector_dim: int | None = None
     text_vector: str | None = None
+    caption_more: tuple[str, ...] = ()
+    caption_take: Take = "first"
+
+    @property
+    def captions(self) -> tuple[str, ...]:
+        """The columns of captions, in order."""
+        return () if self.caption is None else (self.caption, *self.caption_more)
+
+    def identity(self) -> dict[str, object]:
+        """Return what goes into fingerprints: fields that came later only where they are used."""
+        later: dict[str, tuple[object, ...]] = {"caption_more": ((), []), "caption_take": ("first",)}
+        return {name: value for name, value in vars(self).items() if value not in later.get(name, ())}
 
 
 @dataclass(frozen=True)
@@ -44,7 +61,9 @@ class Shard:
     url : where to open it. version : size and time (or ETag), the fast sign of a change. format : the name
     of its format (`registry.FORMATS`). content, changed : the fingerprint of what it held when it was hashed, and
     when its files were last changed then (`filesystem.changed_at`); empty where it was not hashed. access : where
-    paths in its rows may lead; a setting, no part of its content.
+    paths in its rows may lead; a setting, no part of its content. rules : which rules say what its rows and columns
+    are; those of a run made before stay as they were, so that its rows are still found by position (`RULES` are
+    those of today).
     """
 
     name: str
@@ -58,6 +77,7 @@ class Shard:
     content: str = ""
     changed: str = ""
     access: PathAccess = field(default_factory=PathAccess)
+    rules: int = 1
 
 
 @dataclass(frozen=True)
@@ -70,6 +90,7 @@ class Rows:
     `schema.OUTCOMES`; reason says why where it is not ok.
     vector : (n, d) float32, not normalised, rows of NaN where unusable; None without a vector column.
     text_vector : the same for captions, rows of NaN also where there is none.
+    notes : what was chosen or guessed in reading each row (`sources.captions`); None where nothing was.
     """
 
     row: npt.NDArray[np.int64]
@@ -83,6 +104,7 @@ class Rows:
     reason: Sequence[str | None]
     vector: npt.NDArray[np.float32] | None = None
     text_vector: npt.NDArray[np.float32] | None = None
+    notes: Sequence[tuple[str, ...]] | None = None
 
     def __len__(self) -> int:
         """Return the number of rows."""

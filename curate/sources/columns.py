@@ -3,7 +3,8 @@
 import contextlib
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -17,25 +18,32 @@ from curate.errors import SourceError, UsageError
 from curate.sources.arrow_types import (
     columns_that,
     is_bytes,
+    is_caption,
     is_image,
     is_image_struct,
     is_label,
     is_list,
+    is_list_of_labels,
     is_list_of_text,
     is_string,
     is_text,
     plain_type,
 )
 from curate.sources.base import Columns
+from curate.sources.captions import encoded_as, labels_in, plain_values, taken
+from curate.sources.text.encoding import decoded
 from curate.sources.vector_columns import from_column
 
 __all__ = [
+    "AUTO",
     "captions_of",
     "check_columns",
+    "class_names",
     "declared_features",
     "guess_columns",
     "images_of",
     "labels_of",
+    "not_taken",
     "text_vectors_of",
     "uids_of",
     "vector_verdicts",
@@ -45,6 +53,10 @@ __all__ = [
 AUTO = "auto"
 #: Columns that a message names.
 MAX_NAMED = 50
+#: Columns that a hint names.
+MAX_HINTED = 8
+#: Names that captions beside others have: caption_0, text2, en.txt.
+_LIKE_CAPTION = re.compile(r"(caption|text|txt|description|prompt)s?[._-]?\d+|.+\.(txt|text|caption)")
 
 IMAGE_NAMES = ("image", "img", "jpg", "jpeg", "png", "webp", "bytes", "image_bytes", "picture", "photo")
 PATH_NAMES = ("image", "img", "jpg", "png", "image_path", "img_path", "path", "file_name", "filename", "file")
@@ -57,13 +69,13 @@ def guess_columns(
     schema: pa.Schema,
     *,
     image: str | None = AUTO,
-    caption: str | None = AUTO,
+    caption: str | Sequence[str] | None = AUTO,
     label: str | None = AUTO,
     uid: str | None = None,
     vector: str | None = None,
     ids_only: bool = False,
 ) -> Columns:
-    """Return which columns hold what; `auto` ones are found by name and type.
+    """Return which columns hold what; `auto` ones are found by name and type. Captions may be in several.
 
     A guess is made only where one column stands out: the one with the usual name, or the only
     candidate. None turns a role off. ids_only : vectors come from elsewhere, so that no image, caption
@@ -71,12 +83,13 @@ def guess_columns(
     caption nor vector is left.
     """
     text = columns_that(schema, is_text, is_list_of_text)
-    features = declared_features(schema.metadata).items()
-    classes = [name for name, one in features if isinstance(one, dict) and one.get("_type") == "ClassLabel"]
+    classes = list(class_names(schema))
     labels = columns_that(schema, is_label)
+    first, *more = [caption] if caption is None or isinstance(caption, str) else caption
     columns = Columns(
         image=_guess_image(schema) if image == AUTO else image,
-        caption=_guess(text, CAPTION_NAMES) if caption == AUTO else caption,
+        caption=_guess_caption(schema, text) if first == AUTO else first,
+        caption_more=tuple(filter(None, more)),
         label=_guess(labels, LABEL_NAMES, also=classes) if label == AUTO else label,
         uid=uid,
         vector=vector,
@@ -95,15 +108,13 @@ def check_columns(schema: pa.Schema, columns: Columns, where: str | None = None)
     prefix = f"{where}: " if where else ""
     roles: dict[str, tuple[str | None, Callable[[pa.DataType], bool]]] = {
         "image": (columns.image, lambda kind: is_image(kind) or pt.is_integer(plain_type(kind))),
-        "caption": (columns.caption, lambda kind: is_text(kind) or is_list_of_text(kind)),
-        "label": (columns.label, is_label),
+        "label": (columns.label, lambda kind: is_label(kind) or is_list_of_labels(kind)),
         "uid": (columns.uid, lambda kind: is_text(kind) or pt.is_integer(plain_type(kind))),
         "vector": (columns.vector, lambda kind: True),
         "text vector": (columns.text_vector, lambda kind: True),
     }
-    for role, (name, fits) in roles.items():
-        if name is None:
-            continue
+    named = [(role, name, fits) for role, (name, fits) in roles.items() if name is not None]
+    for role, name, fits in [*(("caption", one, is_caption) for one in columns.captions), *named]:
         places = schema.get_all_field_indices(name)
         if not places:
             raise UsageError(f"{prefix}no column {name!r} (for {role}); columns: {_present(schema)}")
@@ -148,6 +159,45 @@ def _guess(candidates: Sequence[str], names: Sequence[str], also: Sequence[str] 
     return None
 
 
+def _guess_caption(schema: pa.Schema, text: Sequence[str]) -> str | None:
+    """Prefer columns of texts and lists of them over objects that hold captions."""
+    objects = [field.name for field in schema if is_caption(field.type)]
+    return _guess(text, CAPTION_NAMES) or _guess(objects, CAPTION_NAMES)
+
+
+def not_taken(schema: pa.Schema, columns: Columns) -> Iterator[str]:
+    """Yield what could have been a caption or label, and why it is none, where a guess found no such column.
+
+    >>> text = pa.schema([("text", pa.string()), ("prompt", pa.string()), ("labels", pa.list_(pa.int64()))])
+    >>> for line in not_taken(text, Columns()):
+    ...     print(line)
+    no caption is taken: text, prompt could be; name one with source.caption, or {of: [text, prompt]}
+    no label is taken: labels holds lists; with source.label=labels the first of each counts
+    """
+    if columns.caption is None:
+        named = [
+            field.name for field in schema
+            if is_caption(field.type) and (field.name.lower() in CAPTION_NAMES or _LIKE_CAPTION.fullmatch(field.name.lower()))
+        ]  # fmt: skip
+        if named:
+            listed, few = ", ".join(named[:MAX_HINTED]), ", ".join(named[:2])
+            yield f"no caption is taken: {listed} could be; name one with source.caption, or {{of: [{few}]}}"
+    if columns.label is None:
+        lists = [f.name for f in schema if is_list_of_labels(f.type) and f.name.lower() in LABEL_NAMES]
+        if lists:
+            yield f"no label is taken: {lists[0]} holds lists; with source.label={lists[0]} the first of each counts"
+
+
+def class_names(schema: pa.Schema) -> dict[str, list[str]]:
+    """Return the names of the classes of each column that Hugging Face declares a ClassLabel, by code."""
+    found = declared_features(schema.metadata).items()
+    return {
+        name: [str(one) for one in feature.get("names") or ()]
+        for name, feature in found
+        if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
+    }
+
+
 def declared_features(metadata: Mapping[bytes, bytes] | None) -> dict[str, Any]:
     """Return the Hugging Face features that the metadata of a schema declares, or nothing."""
     with contextlib.suppress(ValueError, KeyError, TypeError):
@@ -172,28 +222,44 @@ def images_of(table: pa.Table, name: str | None) -> tuple[list[bytes | None], li
     return list(nothing), _texts(column)
 
 
-def captions_of(table: pa.Table, name: str | None) -> list[str | None]:
-    """Return the caption of each row, the first of a list; bytes that are not UTF-8 become U+FFFD."""
-    if name is None:
-        return [None] * table.num_rows
-    column = _plain_column(table, name)
-    if not is_list(column.type):
-        return _texts(column)
-    firsts = (value.values[0] if value.is_valid and len(value.values) else None for value in column)
-    data = [None if first is None else first.cast(pa.binary()).as_py() for first in firsts]
-    return [None if text is None else text.decode("utf-8", "replace") for text in data]
+def captions_of(table: pa.Table, columns: Columns) -> tuple[list[str | None], list[tuple[str, ...]]]:
+    """Return the caption of each row, and the notes on it: see `captions.taken`."""
+    values: list[list[Any]] = []
+    notes: list[tuple[str, ...]] = [()] * table.num_rows
+    for name in columns.captions:
+        column = _plain_column(table, name)
+        if is_text(column.type):
+            texts, said = _read_texts(column)
+            notes = [before + more for before, more in zip(notes, said, strict=True)]
+            values.append(texts)
+        else:
+            values.append(plain_values(column))
+    if not values:
+        return [None] * table.num_rows, notes
+    found = [taken(row, columns.caption_take) for row in zip(*values, strict=True)]
+    return [text for text, _ in found], [
+        before + more for before, (_, more) in zip(notes, found, strict=True)
+    ]
 
 
-def labels_of(table: pa.Table, name: str | None) -> list[str | None]:
-    """Return the label of each row as text."""
+def labels_of(table: pa.Table, name: str | None) -> tuple[list[str | None], list[tuple[str, ...]]]:
+    """Return the label of each row as text, and the notes on it; of a list of labels the first.
+
+    The -1 of a ClassLabel says that there is no label.
+    """
     if name is None:
-        return [None] * table.num_rows
+        return [None] * table.num_rows, [()] * table.num_rows
     column = _plain_column(table, name)
-    if is_text(column.type):
-        return _texts(column)
-    if pt.is_floating(column.type):
-        return [_number_text(value) for value in column.to_pylist()]
-    return list(column.cast(pa.string()).to_pylist())
+    if is_list(column.type) or is_text(column.type):
+        texts = plain_values(column) if is_list(column.type) else _read_texts(column)[0]
+        found = [labels_in(value) for value in texts]
+        labels, notes = [_label_text(label) for label, _ in found], [said for _, said in found]
+    else:
+        numbers = column.to_pylist() if pt.is_floating(column.type) else column.cast(pa.string()).to_pylist()
+        labels, notes = [_label_text(value) for value in numbers], [()] * table.num_rows
+    if name in class_names(table.schema):
+        labels = [None if label == "-1" else label for label in labels]
+    return labels, notes
 
 
 def uids_of(table: pa.Table, name: str | None, start: int, where: str) -> list[str] | None:
@@ -268,8 +334,40 @@ def _texts(column: pa.ChunkedArray) -> list[str | None]:
     return [None if value is None else value.decode("utf-8", "replace") for value in column.to_pylist()]
 
 
-def _number_text(value: float | None) -> str | None:
-    """Return a label that was stored as a float: 3.0 is the class 3, not a number is no label."""
-    if value is None or math.isnan(value):
-        return None
-    return str(int(value)) if value.is_integer() else str(value)
+def _read_texts(column: pa.ChunkedArray) -> tuple[list[str | None], list[tuple[str, ...]]]:
+    """Return texts or bytes as strings, and as notes which are in an encoding other than UTF-8."""
+    if is_string(column.type):
+        with contextlib.suppress(UnicodeDecodeError):
+            return list(column.to_pylist()), [()] * len(column)
+    if pt.is_null(column.type):
+        return [None] * len(column), [()] * len(column)
+    texts: list[str | None] = []
+    notes: list[tuple[str, ...]] = []
+    for data in column.cast(pa.large_binary()).to_pylist():
+        text, encoding = (None, None) if data is None else _text(data, marked=not is_string(column.type))
+        texts.append(text)
+        notes.append(() if encoding is None else (encoded_as(encoding),))
+    return texts, notes
+
+
+def _text(data: bytes, *, marked: bool) -> tuple[str, str | None]:
+    """Return (text, encoding); marked : a byte order mark is none of the text, as in files."""
+    if not marked:
+        with contextlib.suppress(UnicodeDecodeError):
+            return data.decode("utf-8"), None
+    return decoded(data)
+
+
+def _label_text(value: Any) -> str | None:  # noqa: ANN401  (any label)
+    """Return a label as text; one that was stored as a float 3.0 is the class 3, not a number is no label."""
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, bytes):
+        return decoded(value)[0]
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float):
+        if math.isnan(value):
+            return None
+        return str(int(value)) if value.is_integer() else str(value)
+    return str(value)

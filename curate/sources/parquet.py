@@ -2,9 +2,11 @@
 
 import contextlib
 import io
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO
+from urllib.parse import unquote
 
 import numpy as np
 import numpy.typing as npt
@@ -15,10 +17,11 @@ import pyarrow.parquet as pq
 from curate.errors import SourceError
 from curate.io import filesystem, paths
 from curate.io.filesystem import StorageOptions
+from curate.io.names import printable
 from curate.sources import references
 from curate.sources.arrow_types import has_view, is_list, plain_schema
-from curate.sources.base import Columns, Rows, Shard
-from curate.sources.columns import check_columns
+from curate.sources.base import RULES, Columns, Rows, Shard
+from curate.sources.columns import check_columns, declared_features
 from curate.sources.format import Format
 from curate.sources.rows import Found, followed, rows_of
 
@@ -26,6 +29,8 @@ __all__ = ["EXTENSIONS", "FORMAT", "ParquetReader", "find", "scan"]
 
 EXTENSIONS = (".parquet", ".pq")
 
+#: How Hive writes that a value is missing.
+HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 #: Sizes in a Parquet footer count a repeated value once, so the number of rows has a bound of its own.
 MAX_ROWS = 1024
 BUFFER_BYTES = 1 << 20
@@ -49,6 +54,7 @@ def find(
             version=file.version,
             source=source,
             storage_options=options,
+            rules=RULES,
         )
         for file in paths.expand(path, options, extensions=EXTENSIONS)
     ]
@@ -73,7 +79,7 @@ class ParquetReader:
     def schema(self, shard: Shard) -> pa.Schema:
         """Return the Arrow schema of the shard as it stands, with its metadata."""
         with _opened(shard) as file:
-            return file.schema_arrow
+            return _with_partitions(file.schema_arrow, shard)
 
     def batches(
         self, shard: Shard, *, images: bool, batch_bytes: int, start: int = 0, stop: int | None = None
@@ -84,15 +90,17 @@ class ParquetReader:
         """
         with _opened(shard) as file:
             roles = self.columns
-            check_columns(file.schema_arrow, roles, shard.url)
+            check_columns(_with_partitions(file.schema_arrow, shard), roles, shard.url)
             wanted = (
-                roles.image, roles.caption, roles.label, roles.uid, roles.vector, roles.text_vector
+                roles.image, *roles.captions, roles.label, roles.uid, roles.vector, roles.text_vector
             )  # fmt: skip
-            names = list(dict.fromkeys(name for name in wanted if name is not None))
+            named = dict.fromkeys(name for name in wanted if name is not None)
+            names = [name for name in named if name in file.schema_arrow.names]
             dim = roles.vector_dim or self.vector_length(shard)
             stop = file.metadata.num_rows if stop is None else stop
             groups, first = _groups_of(file, start, stop)
             for table in _tables(file, groups, names or file.schema_arrow.names[:1], batch_bytes):
+                table = _partitioned(table, file.schema_arrow, shard)
                 rows = rows_of(table, roles, shard, first, dim=dim, allow_url=self.allow_url)
                 first += table.num_rows
                 rows = rows.slice(*np.searchsorted(rows.row, [start, stop]).tolist())
@@ -118,7 +126,8 @@ class ParquetReader:
                 n_rows = file.metadata.row_group(group).num_rows
                 low, high = np.searchsorted(rows, [group_start, group_start + n_rows])
                 if high > low:
-                    yield from _taken(file, group, rows[low:high] - group_start, batch_bytes)
+                    for table in _taken(file, group, rows[low:high] - group_start, batch_bytes):
+                        yield _partitioned(table, file.schema_arrow, shard)
                 group_start += n_rows
 
     def vector_length(self, shard: Shard) -> int | None:
@@ -126,7 +135,9 @@ class ParquetReader:
         if self.columns.vector is None:
             return None
         with _opened(shard) as file:
-            check_columns(file.schema_arrow, self.columns, shard.url)
+            check_columns(_with_partitions(file.schema_arrow, shard), self.columns, shard.url)
+            if self.columns.vector not in file.schema_arrow.names:
+                return None
             for table in _tables(file, range(file.num_row_groups), [self.columns.vector], BUFFER_BYTES):
                 column = table.column(self.columns.vector)
                 if not is_list(column.type):
@@ -163,6 +174,42 @@ def scan(
             first += table.num_rows
 
 
+def partitions(shard: Shard) -> dict[str, str | None]:
+    """Return the columns that the folders of a shard stand for, as Hive writes them: ``year=2024/part.parquet``.
+
+    Only folders below what was named count. The values are text.
+
+    >>> partitions(Shard("lang=en/tag=a%2Fb/0.parquet", "0.parquet", "train", 0, "", rules=2))
+    {'lang': 'en', 'tag': 'a/b'}
+    """
+    folders = shard.name.split("/")[:-1] if shard.rules >= 2 else []
+    pairs = (folder.partition("=") for folder in folders)
+    found = {unquote(name): unquote(value) for name, equals, value in pairs if name and equals}
+    return {name: None if value == HIVE_NULL else value for name, value in found.items()}
+
+
+def _with_partitions(schema: pa.Schema, shard: Shard) -> pa.Schema:
+    """Return a schema with the columns that the folders of a shard stand for; those of the file come first."""
+    more = [name for name in partitions(shard) if name not in schema.names]
+    if not more:
+        return schema
+    metadata, declared = dict(schema.metadata or {}), declared_features(schema.metadata)
+    if declared:
+        content = json.loads(metadata[b"huggingface"])
+        text = {name: {"dtype": "string", "_type": "Value"} for name in more}
+        content["info"]["features"] = {**declared, **text}
+        metadata[b"huggingface"] = json.dumps(content).encode()
+    return pa.schema([*schema, *((name, pa.string()) for name in more)], metadata)
+
+
+def _partitioned(table: pa.Table, schema: pa.Schema, shard: Shard) -> pa.Table:
+    """Return rows of a file with this schema, with the columns that its folders stand for."""
+    for name, value in partitions(shard).items():
+        if name not in schema.names:
+            table = table.append_column(name, pa.array([value] * table.num_rows, pa.string()))
+    return table
+
+
 @contextlib.contextmanager
 def _opened(shard: Shard) -> Iterator[pq.ParquetFile]:
     """Open a shard; whatever goes wrong while reading it becomes one line that names it."""
@@ -187,7 +234,8 @@ def _check_footer(shard: Shard, footer: pq.FileMetaData) -> None:
 
 def _native(handle: BinaryIO) -> Any:  # noqa: ANN401  (a path, or a file object)
     """Return what Arrow reads fastest: the path of a local file, else the open file itself."""
-    return handle.name if isinstance(handle, io.BufferedReader) and isinstance(handle.name, str) else handle
+    named = isinstance(handle, io.BufferedReader) and isinstance(handle.name, str)
+    return handle.name if named and printable(handle.name) == handle.name else handle
 
 
 def _explanation(shard: Shard, error: BaseException) -> str:

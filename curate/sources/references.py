@@ -9,6 +9,7 @@ from typing import BinaryIO
 
 from curate.errors import SourceError
 from curate.io.filesystem import StorageOptions, cause, is_remote, masked, open_remote
+from curate.io.names import original
 from curate.sources.access import PathAccess, RefusedPathError, open_path, path_refusal
 
 __all__ = ["follow", "refusal"]
@@ -25,7 +26,7 @@ def refusal(
     reference: str, shard_url: str, *, allow_url: bool = False, access: PathAccess = BESIDE
 ) -> str | None:
     """Say why a path that a row gives must not be opened, judging by its text; None if it may be."""
-    reference = access.named(reference)
+    reference = access.named(original(reference))
     if "\0" in reference or "::" in reference:
         return "the path holds characters that no image path has"
     scheme = _SCHEME.match(reference)
@@ -59,7 +60,7 @@ def follow(
     refused = refusal(reference, shard_url, allow_url=allow_url, access=access)
     if refused is not None:
         return None, "refused_path", refused
-    reference = access.named(reference)
+    reference = access.named(original(reference))
     try:
         with _open_reference(reference, shard_url, storage_options, access) as file:
             data = file.read(MAX_IMAGE_BYTES + 1)

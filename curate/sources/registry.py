@@ -16,6 +16,7 @@ import pyarrow as pa
 from curate.errors import SourceError, UsageError
 from curate.io import paths
 from curate.io.filesystem import StorageOptions
+from curate.io.found import counting
 from curate.sources.base import Columns, Shard
 from curate.sources.format import Format
 from curate.sources.lake import recognition
@@ -62,7 +63,8 @@ def detect(patterns: Sequence[str], storage_options: StorageOptions = None) -> s
     ends = {end: name for name in FORMATS for end in format_of(name).extensions}
     if len(set(ends.values())) == 1:
         return next(iter(ends.values()))
-    files = paths.expand(list(patterns), storage_options or {}, extensions=(*ends, *BESIDE))
+    with counting():  # what is used and passed over is known when the format is
+        files = paths.expand(list(patterns), storage_options or {}, extensions=(*ends, *BESIDE))
     names = [file.name for file in files]
     for name in FORMATS:
         if format_of(name).recognises(names):

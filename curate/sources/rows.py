@@ -45,7 +45,8 @@ def rows_of(
     """
     images, keys = images_of(table, columns.image)
     refs = [key if image is None else None for image, key in zip(images, keys, strict=True)]
-    captions = captions_of(table, columns.caption)
+    captions, said = captions_of(table, columns)
+    labels, more = labels_of(table, columns.label)
     vectors, faults = vectors_of(table, columns.vector, dim)
     words, text_faults = text_vectors_of(table, columns.text_vector, dim)
     if columns.vector is not None:
@@ -62,11 +63,12 @@ def rows_of(
         image=[image or None for image in images],
         image_ref=refs,
         caption=captions,
-        label=labels_of(table, columns.label),
+        label=labels,
         outcome=[outcome for outcome, _ in verdicts],
         reason=[reason for _, reason in verdicts],
         vector=vectors,
         text_vector=words,
+        notes=[one + other for one, other in zip(said, more, strict=True)],
     )
 
 

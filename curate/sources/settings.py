@@ -8,7 +8,10 @@ from curate.io.secrets import HIDDEN, redacted, with_password
 from curate.settings import Settings, listed, none_word
 from curate.sources.access import PLACE, PathAccess
 
-__all__ = ["Source", "StorageOptions"]
+__all__ = ["Captions", "Source", "StorageOptions", "Take"]
+
+#: Which of several captions a row has.
+Take = Literal["first", "longest", "join"]
 
 
 def _without_hidden(options: dict[str, Any]) -> dict[str, Any]:
@@ -20,6 +23,16 @@ def _without_hidden(options: dict[str, Any]) -> dict[str, Any]:
 
 StorageOptions = Annotated[dict[str, Any], AfterValidator(_without_hidden), PlainSerializer(redacted)]
 Column = Annotated[str | None, BeforeValidator(none_word)]
+
+
+class Captions(Settings):
+    """Which caption a row has where several are given: the first, the longest, or all joined by a space.
+
+    of : the columns (in a tar: members) that hold them, in order; by default the one found by name and type.
+    """
+
+    take: Take = "first"
+    of: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(listed)] = ()
 
 
 class Source(Settings):
@@ -41,7 +54,7 @@ class Source(Settings):
         "iceberg",
     ] = "auto"
     image: Column = "auto"
-    caption: Column = "auto"
+    caption: Captions | Column = "auto"
     label: Column = "auto"
     uid: Column = None
     root: Annotated[tuple[str, ...], BeforeValidator(listed)] = ()

@@ -1,7 +1,7 @@
 """The card of a filtered data set: README.md with the header that Hugging Face reads, and how it came about."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import yaml
 
+from curate.io.names import printable
 from curate.sources.columns import declared_features
 from curate.writers.schema import HF_DTYPES
 
@@ -33,15 +34,17 @@ _PRIVATE = {
 class CardFacts:
     """What a card says.
 
-    splits : {split: (pattern of its files, rows)}. schema : of the shards, None where they are tars. counts : as
-    the stage `report` groups them. provenance : further lines, name to value.
+    splits : {split: (pattern of its files, rows, bytes)}. schema : of the shards, None where they are tars. counts :
+    as the stage `report` groups them. provenance : further lines, name to value. license, tags : for the header.
     """
 
-    splits: Mapping[str, tuple[str, int]]
+    splits: Mapping[str, tuple[str, int, int]]
     schema: pa.Schema | None
     counts: Mapping[str, Any]
     recipe: Mapping[str, Any]
     provenance: Mapping[str, object] = field(default_factory=dict)
+    license: str | None = None
+    tags: Sequence[str] = ()
 
 
 def size_category(rows: int) -> str:
@@ -72,7 +75,7 @@ def published_path(path: str) -> str:
     >>> published_path("/home/me/data/train/*.parquet"), published_path("s3://lake/train/*.parquet")
     ('train/*.parquet', 's3://lake/train/*.parquet')
     """
-    return "/".join(PurePath(path).parts[-2:]) if PurePath(path).is_absolute() else path
+    return printable("/".join(PurePath(path).parts[-2:]) if PurePath(path).is_absolute() else path)
 
 
 def _published(value: object) -> object:
@@ -86,14 +89,19 @@ def _published(value: object) -> object:
 
 def card(facts: CardFacts) -> str:
     """Return the text of README.md."""
-    rows = sum(count for _, count in facts.splits.values())
-    header: dict[str, Any] = {"size_categories": [size_category(rows)]}
+    rows = sum(count for _, count, _ in facts.splits.values())
+    header: dict[str, Any] = {} if facts.license is None else {"license": facts.license}
+    header |= {"tags": list(facts.tags)} if facts.tags else {}
+    header["size_categories"] = [size_category(rows)]
     usable = all(_SPLIT.fullmatch(split) for split in facts.splits)
     if facts.splits and usable:
-        files = [{"split": split, "path": pattern} for split, (pattern, _) in facts.splits.items()]
+        files = [{"split": split, "path": pattern} for split, (pattern, *_) in facts.splits.items()]
         header["configs"] = [{"config_name": "default", "data_files": files}]
     if facts.schema is not None and facts.splits and usable:
-        counts = [{"name": split, "num_examples": count} for split, (_, count) in facts.splits.items()]
+        counts = [
+            {"name": split, "num_bytes": size, "num_examples": count}
+            for split, (_, count, size) in facts.splits.items()
+        ]
         features = _features(facts.schema)
         header["dataset_info"] = ({"features": features} if features else {}) | {"splits": counts}
     recipe = yaml.safe_dump(dict(facts.recipe), sort_keys=False, allow_unicode=True)

@@ -29,11 +29,12 @@ class KeptRows:
 
 @dataclass(frozen=True)
 class Slice:
-    """The kept rows `start` to `stop` (places among the kept rows, not in the file) of one shard."""
+    """The kept rows `start` to `stop` (places among the kept rows, not in the file) of one shard, and their bytes."""
 
     shard: str
     start: int
     stop: int
+    size: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,11 @@ class OutputFile:
     def n_rows(self) -> int:
         """The number of rows the file will hold."""
         return sum(part.stop - part.start for part in self.slices)
+
+    @property
+    def n_bytes(self) -> int:
+        """The bytes of its rows as they are stored, before compression."""
+        return sum(part.size for part in self.slices)
 
 
 @dataclass(frozen=True)
@@ -138,6 +144,7 @@ def _fill(files: list[_OpenFile], item: KeptRows, limit: int) -> None:
         if stop <= start:
             files.append(_OpenFile())
             continue
-        file.slices.append(Slice(item.shard.name, start, stop))
-        file.size += int(ends[stop - 1]) - before
+        size = int(ends[stop - 1]) - before
+        file.slices.append(Slice(item.shard.name, start, stop, size))
+        file.size += size
         start, before = stop, int(ends[stop - 1])

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.types as pt
 
 from curate.sources import references
-from curate.sources.arrow_types import is_bytes, is_list, is_string, plain_schema, plain_type
+from curate.sources.arrow_types import is_bytes, is_list, is_string, is_text, plain_schema, plain_type
 from curate.sources.base import Columns, Shard
-from curate.sources.columns import captions_of, images_of
+from curate.sources.columns import captions_of, class_names, images_of
 
 __all__ = ["KEY", "Row", "image_suffix", "rows_of", "safe_key"]
 
@@ -83,7 +83,7 @@ def rows_of(
     """
     added = [{}] * table.num_rows if extra is None else _values(extra)
     if _is_tar(table.schema):
-        yield from _tar_rows(table, added)
+        yield from _tar_rows(table, columns, added)
     else:
         yield from _column_rows(table, shard, columns, added, allow_url=allow_url)
 
@@ -98,13 +98,16 @@ def _is_tar(schema: pa.Schema) -> bool:
     return KEY in schema.names and fits
 
 
-def _tar_rows(table: pa.Table, added: Sequence[Mapping[str, Any]]) -> Iterator[Row]:
+def _tar_rows(table: pa.Table, columns: Columns, added: Sequence[Mapping[str, Any]]) -> Iterator[Row]:
+    caption = (columns.caption or "").partition(";")[0]
     names = [name for name in table.column_names if not name.startswith("__")]
     keys = _raw(table.column(KEY))
-    columns = [_raw(table.column(name)) for name in names]
+    values_of = [_raw(table.column(name)) for name in names]
     for place, (key, more) in enumerate(zip(keys, added, strict=True)):
-        values = zip(names, (column[place] for column in columns), strict=True)
-        members = [(name, data) for name, data in values if data is not None]
+        values = zip(names, (column[place] for column in values_of), strict=True)
+        members = [
+            (name, data or b"") for name, data in values if data is not None or (name == caption and key)
+        ]
         if more:
             members.append((EXTRA_SUFFIX, _json(more)))
         yield Row(safe_key(None if key is None else key.decode("utf-8", "replace")), members)
@@ -114,13 +117,16 @@ def _column_rows(
     table: pa.Table, shard: Shard, columns: Columns, added: Sequence[Mapping[str, Any]], *, allow_url: bool
 ) -> Iterator[Row]:
     images, paths = images_of(table, columns.image)
-    listed = columns.caption is not None and is_list(plain_type(table.schema.field(columns.caption).type))
-    if columns.caption is None or listed:
-        texts = [None if text is None else text.encode() for text in captions_of(table, columns.caption)]
-    else:
-        texts = _raw(table.column(columns.caption))
-    drop = [columns.image, None if listed else columns.caption]
+    texts, more = _caption_texts(table, columns)
+    drop = [columns.image, None if any(more) else columns.caption]
     others = _values(table.select([name for name in table.column_names if name not in drop]))
+
+    for name, names in class_names(table.schema).items():
+        called = f"{name}_name"
+        for values in others if called not in table.column_names else ():
+            code = values.get(name)
+            if isinstance(code, int) and 0 <= code < len(names):
+                values[called] = names[code]
 
     def fetched(place: int) -> tuple[bytes | None, str | None]:
         path = paths[place]
@@ -140,11 +146,30 @@ def _column_rows(
             for place, (image, missing) in zip(block, results, strict=True):
                 members = [(image_suffix(image), image)] if image else []
                 text = texts[place]
-                members += [] if text is None else [("txt", text)]
+                if columns.caption is not None:
+                    members.append(("txt", text or b""))  # readers want the same members in every sample
+                if not more[place]:
+                    others[place].pop(columns.caption or "", None)
                 path = {} if columns.image is None or not paths[place] else {columns.image: paths[place]}
                 if about := {**path, **others[place], **added[place]}:
                     members.append(("json", _json(about)))
                 yield Row(None, members, missing)
+
+
+def _caption_texts(table: pa.Table, columns: Columns) -> tuple[list[bytes | None], list[bool]]:
+    """Return the caption of each row as bytes, and whether its columns say more than that.
+
+    A caption that stands alone is given as it stands; one of several was chosen.
+    """
+    found = [None if text is None else text.encode() for text in captions_of(table, columns)[0]]
+    if len(columns.captions) != 1 or not is_text(table.schema.field(str(columns.caption)).type):
+        return found, [columns.caption is not None] * len(found)
+    raw = _raw(table.column(str(columns.caption)))
+    packed = [
+        text is not None and text.lstrip()[:1] in (b"[", b"{") and text != new
+        for text, new in zip(raw, found, strict=True)
+    ]
+    return [new if more else text for text, new, more in zip(raw, found, packed, strict=True)], packed
 
 
 def _raw(column: pa.ChunkedArray) -> list[bytes | None]:

@@ -116,7 +116,7 @@ def test_long_strips_are_resized_where_they_are_kept_only(monkeypatch):
         (b'<svg width="3">', "SVG"),
         (b"%PDF-1.7", "PDF"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "PostScript"),
-        (b"\0\0\0\x18ftypheic\0\0\0\0", "heic"),
+        (b"\0\0\0\x18ftypisom\0\0\0\0", "isom"),
         (b"\xff\xd8\xff", "JPEG"),
         (b"\x89PNG\r\n\x1a\nnothing", "PNG"),
         (b"\x01\x02\x03 whatever", "starts with 01 02 03"),
@@ -127,6 +127,38 @@ def test_what_is_no_image_is_named(data, said):
     assert row.outcome == "broken_image"
     assert said in row.reason
     assert "0x" not in row.reason  # no addresses: the reason is stored and must not change
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"\0\0\0\x18ftypheic\0\0\0\0", "pip install 'curate[heif]'"),
+        (b"\0\0\0\x18ftypmif1\0\0\0\0", "pip install 'curate[heif]'"),
+        (b"\0\0\0\x18ftypavif\0\0\0\0", "Pillow 11.3"),
+        (b"\xff\x0a....", "JPEG XL"),
+    ],
+)
+def test_images_without_a_decoder_are_told_apart_from_broken_ones(monkeypatch, data, said):
+    """As where pillow-heif is not installed, and Pillow was built without AVIF."""
+    Image.init()
+    monkeypatch.setattr(decoding, "_heif_plugin", lambda: None)
+    monkeypatch.setattr(
+        Image, "OPEN", {name: one for name, one in Image.OPEN.items() if name not in ("HEIF", "AVIF")}
+    )
+    monkeypatch.setattr(Image, "ID", [name for name in Image.ID if name not in ("HEIF", "AVIF")])
+    row = decode(data, PREPROCESS, max_pixels=LIMIT)
+    assert row.outcome == "unsupported_format" and said in row.reason
+
+
+def test_heic_is_decoded_where_there_is_a_decoder():
+    heif = pytest.importorskip("pillow_heif")
+    out = io.BytesIO()
+    heif.from_pillow(Image.new("RGB", (64, 48), (200, 30, 40))).save(out)
+    row = decode(out.getvalue(), PREPROCESS, max_pixels=LIMIT)
+    assert (row.outcome, row.width, row.height) == ("ok", 64, 48)
+    assert np.abs(row.array.reshape(-1, 3).mean(axis=0) - (200, 30, 40)).max() < 12
+    assert decode(out.getvalue(), PREPROCESS, max_pixels=100).outcome == "too_large"
+    assert decode(out.getvalue()[:-20], PREPROCESS, max_pixels=LIMIT).outcome == "broken_image"
 
 
 def test_no_image_is_missing():

@@ -1,3 +1,4 @@
+import itertools
 import os
 from pathlib import Path
 
@@ -6,6 +7,7 @@ import pytest
 
 from curate.errors import RecipeError, SourceError, UsageError
 from curate.io.filesystem import open_binary, resolve_options, version_of
+from curate.io.names import original, printable
 from curate.io.paths import expand, expand_braces, fingerprint, split_of
 
 
@@ -154,7 +156,9 @@ def test_folder_without_shards_says_what_it_holds(tree):
 
 def test_range_with_a_hole(tree):
     with pytest.raises(
-        SourceError, match=r"3 of 6 do not exist: n/x-006.parquet, n/x-007.parquet, n/x-011.parquet"
+        SourceError,
+        match=r"3 of 6 do not exist: n/x-006.parquet, n/x-007.parquet, n/x-011.parquet; bring them, or name what "
+        r"is there with a wildcard: n/x-\*\.parquet$",
     ):
         expand("n/x-{006..011}.parquet")
     with pytest.raises(SourceError, match=r"1 of 2 do not exist: c/0\.parquet"):
@@ -173,8 +177,44 @@ def test_symlinks_are_files_and_loops_end(tree):
 
 def test_name_that_is_not_utf8(tree):
     (tree / "b" / os.fsdecode(b"\xff.parquet")).write_bytes(b"")
-    with pytest.raises(SourceError, match="not valid UTF-8"):
-        expand("b")
+    (tree / "b" / r"\xff.parquet").write_bytes(b"")  # the same letters, but another name
+    assert names("b") == ["0.parquet", r"\\xff.parquet", r"\xff.parquet"]
+    assert [os.fsencode(Path(file.url).name) for file in expand("b")][1:] == [
+        b"\\xff.parquet",
+        b"\xff.parquet",
+    ]
+
+
+def test_escaped_names_can_be_undone():
+    """The law of `printable`: another name is another text, and `original` gives it back."""
+    alphabet = ["\\", "x", "8", "f", "\udc83", "\udcff", "é", "/"]
+    every = ["".join(one) for n in range(6) for one in itertools.product(alphabet, repeat=n)]
+    written = [printable(name) for name in every]
+    assert len(set(written)) == len(every)
+    assert [original(name) for name in written] == every
+    assert all(name.isascii() or name.encode() for name in written)
+
+
+@pytest.mark.parametrize("name", ["s {1,2}", "s {0..3}", "a::b", "s [1]", "{x}", "a*", "{1,2}::{3,4} [5]"])
+@pytest.mark.parametrize("shape", ["{}", "{}/0.parquet", "{}/*.parquet", "{}/{{0..1}}.parquet", "{}/**"])
+def test_a_name_that_exists_is_no_pattern(tree, name, shape):
+    for number in "01":
+        path = tree / name / f"{number}.parquet"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"")
+    wanted = ["0.parquet"] if shape.endswith("/0.parquet") else ["0.parquet", "1.parquet"]
+    for text in (shape.format(name), str(tree / shape.format(name))):
+        assert [file.name for file in expand(text)] == wanted, text
+        assert {Path(file.url).parent.name for file in expand(text)} == {name}
+
+
+def test_a_file_that_exists_is_no_pattern(tree):
+    for name in ("f{1,2}.parquet", "f{0..1}.parquet", "f::g.parquet"):
+        (tree / name).write_bytes(b"")
+        assert names(name) == [name]
+    (tree / "f0.parquet").write_bytes(b"")
+    assert names("f{0..0}.parquet") == ["f0.parquet"]
+    assert names("f{1,2}.parquet::f0.parquet") == ["f0.parquet", "f{1,2}.parquet"]
 
 
 def test_version_and_fingerprint_of_a_local_file(tree):

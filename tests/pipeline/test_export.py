@@ -5,11 +5,14 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
+from curate import open_run as view_of
 from curate.errors import RunError, UsageError
 from curate.io import publish
 from curate.pipeline import runner
 from curate.pipeline.export import export_recipe, export_run
+from curate.pipeline.stages.write import WriteShards
 from curate.recipe.loading import parse_recipe
 from curate.runs.folder import RunFolder
 from curate.runs.run import open_run
@@ -109,20 +112,23 @@ def test_a_card_of_simple_columns_declares_them(tmp_path):
     folder.mkdir()
     pq.write_table(table.cast(schema), folder / "train-00000-of-00001.parquet")
     counts = {"rows": 40, "kept": 30, "dropped": {"filter:a|b": 10}, "unusable": {}}
-    text = card(CardFacts({"train": ("train-*.parquet", 30)}, schema, counts, {"a": "```"}, {"source": glob}))
+    text = card(
+        CardFacts({"train": ("train-*.parquet", 30, 700)}, schema, counts, {"a": "```"}, {"source": glob})
+    )
     (folder / "README.md").write_text(text)
     loaded = datasets.load_dataset(str(folder), cache_dir=str(tmp_path / "cache"))["train"]
     declared = datasets.load_dataset_builder(str(folder), cache_dir=str(tmp_path / "cache")).info
     assert loaded.features == declared.features and set(declared.features) == {"note", "id", "n", "b"}
     assert declared.splits["train"].num_examples == 30
+    assert "num_bytes: 700" in text  # without it, the splits are ignored with a warning
     assert "| dropped: filter:a\\|b | 10 |" in text and "````yaml" in text
 
 
 def test_a_card_says_nothing_it_does_not_know():
     counts = {"rows": 0, "kept": 0, "dropped": {}, "unusable": {}}
     nested = pa.schema([("x", pa.list_(pa.int8()))])
-    assert "features" not in card(CardFacts({"train": ("t-*", 0)}, nested, counts, {}))
-    assert "configs" not in card(CardFacts({"my split": ("t-*", 0)}, nested, counts, {}))
+    assert "features" not in card(CardFacts({"train": ("t-*", 0, 0)}, nested, counts, {}))
+    assert "configs" not in card(CardFacts({"my split": ("t-*", 0, 0)}, nested, counts, {}))
     assert size_category(999) == "n<1K" and size_category(10**12) == "n>1T"
     recipe = {
         "run": "r",
@@ -159,8 +165,51 @@ def test_tars_hold_every_kept_row(done, tmp_path):
             about = json.loads(got[name])
             assert got[name.replace(".json", ".png")] == rows[about["id"]]["image"]["bytes"]
             found[about["uid"]] = about["weight"]
+            assert about["label_name"] == ["cat", "dog"][about["label"]]
             assert json.loads(path.with_name(f"{path.stem}_stats.json").read_text())["count"] > 0
     assert found == pytest.approx(weights)
+
+
+def test_classes_go_by_their_names(done):
+    """What Hugging Face calls the classes is what people see; tables keep the numbers."""
+    run = view_of(done[0])
+    groups = {row["group"]: row["rows"] for row in run.summary()["groups"]["label"]}
+    samples = run.samples().filter(pl.col("copy_of").is_null() & (pl.col("outcome") == "ok"))
+    codes = dict(samples["label"].value_counts().rows())
+    assert groups == {"cat": codes["0"], "dog": codes["1"]}
+    uid = samples["uid"][0]
+    assert run.explain(uid)["sample"]["label"] == ["cat", "dog"][int(samples["label"][0])]
+    assert set(run.search(uid=uid, top=8)["label"]) <= {"cat", "dog"}
+    page = (done[0] / "7_report/report.html").read_text()
+    assert '"cat"' in page and '"dog"' in page
+
+
+def test_a_license_and_tags_on_the_card(done, tmp_path):
+    flags = ["--set", "write.card={license: mit, tags: [photos, small]}", "--out", tmp_path / "README.md"]
+    assert curate("export", done[0], "--format", "card", *flags).code == 0
+    _, header, _ = (tmp_path / "README.md").read_text().split("---\n", 2)
+    found = yaml.safe_load(header)
+    assert (found["license"], found["tags"]) == ("mit", ["photos", "small"])
+    kept = kept_of(done[0])
+    sizes = open_run(done[0]).samples().join(kept.select("shard", "row"), on=["shard", "row"])
+    assert sum(one["num_bytes"] for one in found["dataset_info"]["splits"]) == sizes[
+        "bytes"
+    ].sum() + 16 * len(kept)
+    plain = recipe_values("x", "r")
+    assert WriteShards.inputs(_Stage(parse_recipe(plain)))[0].keys() == {
+        "format", "max_shard_size", "columns", "weight_groups",
+    }  # fmt: skip
+    more = parse_recipe({**plain, "write": {"card": {"license": "mit"}}})
+    assert WriteShards.inputs(_Stage(more))[0]["card"] == {"license": "mit", "tags": ()}
+
+
+class _Stage:
+    """What the inputs of the stage are made of."""
+
+    _decisions = "d"
+
+    def __init__(self, recipe):
+        self.recipe = recipe
 
 
 def test_lists_of_a_run_go_back_in(done, tmp_path):

@@ -14,6 +14,7 @@ from curate.errors import UsageError
 from curate.pipeline import runner
 from curate.pipeline.stages.source_changes import KnownShards
 from curate.recipe.loading import parse_recipe
+from curate.sources.base import Shard
 from tests.fixtures.builders import planted, recipe_values, write_shards
 
 
@@ -123,6 +124,23 @@ def test_a_first_try_that_failed_does_not_occupy_its_folder(copy):
     assert pl.scan_parquet("tried/5_decisions/part-*.parquet").select(pl.len()).collect().item() == 90
 
 
+def shard(name, content, url=None, **more):
+    """Return a shard that was hashed."""
+    return Shard(name, url or f"/{name}", "train", 1, "1-1", content=content, **more)
+
+
+def test_a_name_that_says_what_rows_hold_is_not_taken_over():
+    saved = [{"shard": {"name": "year=2023/a", "url": "/year=2023/a"}}]
+    prints = {"/year=2023/a": ["1-1", "x"]}
+    for name, called in [("year=2024/a", "year=2024/a"), ("sub/year=2023/b", "year=2023/a"), ("a", "a")]:
+        assert KnownShards(saved, prints, [name]).name(shard(name, "x")) == called
+    saved, prints = [{"shard": {"name": "cats/00000", "url": "/x"}}], {"/x": ["1-1", "x"]}
+    assert (
+        KnownShards(saved, prints, ["dogs/00000"]).name(shard("dogs/00000", "x", format="folder"))
+        == "dogs/00000"
+    )
+
+
 names = st.sampled_from("abcd")
 contents = st.sampled_from("1234")
 
@@ -133,7 +151,7 @@ def test_names_stay_unique_and_content_is_never_mistaken(before, now):
     saved = [{"shard": {"name": name, "url": f"/{name}"}} for name in before]
     prints = {f"/{name}": ["", content] for name, content in before.items()}
     known = KnownShards(saved, prints, now)
-    given_names = {name: known.name(name, f"/{name}", content) for name, content in now.items()}
+    given_names = {name: known.name(shard(name, content)) for name, content in now.items()}
     assert len(set(given_names.values())) == len(now)
     for name, other in given_names.items():
         assert other == name or before[other] == now[name], "another name only for the same content"

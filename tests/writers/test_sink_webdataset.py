@@ -98,7 +98,7 @@ def test_rows_of_a_table_become_members(tmp_path):
     got = members(path)
     assert list(got) == [
         "00000-000000.png", "00000-000000.txt", "00000-000000.json", "00000-000001.jpg", "00000-000001.txt",
-        "00000-000001.json", "00000-000002.json",
+        "00000-000001.json", "00000-000002.txt", "00000-000002.json",
     ]  # fmt: skip
     assert got["00000-000000.png"] == images[0] and got["00000-000001.jpg"] == images[1]
     assert got["00000-000000.txt"] == "zwölf\n".encode() and got["00000-000001.txt"] == b""
@@ -107,7 +107,7 @@ def test_rows_of_a_table_become_members(tmp_path):
     }  # fmt: skip
     assert json.loads(got["00000-000002.json"]) == {"n": None, "raw": "", "when": None, "nested": None}
     stats = json.loads((tmp_path / "out/00000_stats.json").read_text())
-    assert (stats["count"], stats["members"], stats["bytes"]) == (3, 7, path.stat().st_size)
+    assert (stats["count"], stats["members"], stats["bytes"]) == (3, 8, path.stat().st_size)
     assert (facts.renamed, facts.without_image) == (0, 0)
     samples = strict(path)
     assert [one["__key__"] for one in samples] == ["00000-000000", "00000-000001", "00000-000002"]
@@ -131,7 +131,43 @@ def test_a_list_of_captions_is_kept_whole(tmp_path):
     assert got["00000-000000.txt"] == b"one" and json.loads(got["00000-000000.json"]) == {
         "captions": ["one", "two"]
     }
-    assert "00000-000001.txt" not in got
+    assert got["00000-000001.txt"] == b""  # readers want the same members in every sample
+
+
+def test_every_sample_has_a_caption_member(tmp_path):
+    """A row without a caption has an empty one, or Hugging Face would refuse the whole tar."""
+    datasets = pytest.importorskip("datasets")
+    images = [encoded("PNG", (i, 0, 0)) for i in range(3)]
+    shard = make(tmp_path, {"image": images, "caption": ["one", None, "three"], "n": [1, None, 3]})
+    [path], _ = write(tmp_path / "out", [keep(shard, range(3))], Columns(image="image", caption="caption"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of datasets and what it imports
+        loaded = datasets.load_dataset(
+            "webdataset", data_files=str(path), cache_dir=str(tmp_path / "cache"), split="train"
+        )
+        gc.collect()
+    assert loaded["txt"] == ["one", "", "three"]
+    table = pa.table({"__key__": ["a", "b"], "jpg": [b"A", b"B"], "txt": ["x", None], "json": ["{}", None]})
+    columns = Columns(image="jpg", caption="txt;json.caption")
+    [path], _ = write(tmp_path / "tar", [keep(shard, [0, 1])], columns, reader=TarLike(table))
+    assert members(path) == {"a.jpg": b"A", "a.txt": b"x", "a.json": b"{}", "b.jpg": b"B", "b.txt": b""}
+
+
+def test_rows_choose_among_captions_by_themselves(tmp_path):
+    """The caption that was taken is the member; what it was taken from stays in the JSON of that row alone."""
+    shard = make(tmp_path, {"caption": ['["a", "longer"]', "[plain", None], "alt": ["x", "y", "z"]})
+    for batch in (1, 1 << 20):
+        out = tmp_path / f"out{batch}"
+        columns = Columns(caption="caption", caption_take="longest")
+        [path], _ = write(out, [keep(shard, range(3))], columns, batch_bytes=batch)
+        got = members(path)
+        assert [got[f"00000-00000{i}.txt"] for i in range(3)] == [b"longer", b"[plain", b""]
+        about = [json.loads(got[f"00000-00000{i}.json"]) for i in range(3)]
+        assert about == [{"caption": '["a", "longer"]', "alt": "x"}, {"alt": "y"}, {"alt": "z"}]
+    both = Columns(caption="alt", caption_more=("caption",), caption_take="join")
+    [path], _ = write(tmp_path / "both", [keep(shard, range(3))], both)
+    assert members(path)["00000-000000.txt"] == b"x a longer"
+    assert json.loads(members(path)["00000-000001.json"]) == {"caption": "[plain", "alt": "y"}
 
 
 def test_images_by_path_are_copied_and_never_from_outside(tmp_path):

@@ -161,7 +161,19 @@ def scan_parts(
     for done, one in enumerate(results, start=1):
         _join(found, one, limits)
         progress("report", done, len(tasks), "parts")
+    if names := run.class_names():
+        _name_classes(found, names)
     return found
+
+
+def _name_classes(found: Scan, names: Mapping[str, str]) -> None:
+    """Put the names of classes in the place of their numbers, where people see them."""
+    of_label, of_doubt = pl.col("by") == "label", pl.col("list") == "mislabelled"
+    found.groups = found.groups.with_columns(
+        pl.when(of_label).then(pl.col("group").replace(names)).otherwise("group").alias("group")
+    )
+    predicted = pl.when(of_doubt).then(pl.col("other").replace(names)).otherwise("other")
+    found.picks = found.picks.with_columns(pl.col("label").replace(names), predicted.alias("other"))
 
 
 def _tasks(run: RunFolder, whole: bool, tables: Sequence[str], report: ReportRequest | None) -> list[_Task]:

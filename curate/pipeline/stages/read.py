@@ -15,39 +15,43 @@ from curate.errors import RecipeError, SourceError, UsageError
 from curate.execution.context import PART_ROWS, Context, Part, log
 from curate.execution.stage import Stage
 from curate.io import storage
-from curate.pipeline.stages import given_vectors, repeated_keys
+from curate.io.found import Found, counting, hint
+from curate.pipeline.stages import given_vectors, read_notes, repeated_keys
 from curate.pipeline.stages.given_vectors import CountedShard
 from curate.pipeline.stages.read_task import BadShard, ReadTask, fails, read_part, reader_of
 from curate.pipeline.stages.source_changes import KnownShards, changes
 from curate.recipe import Recipe, Source
 from curate.sources import registry
 from curate.sources.base import Columns, Shard
-from curate.sources.columns import check_columns
+from curate.sources.columns import AUTO, check_columns, class_names, not_taken
+from curate.sources.settings import Captions
 
 __all__ = [
     "Read",
     "check_sources",
     "find_parts",
     "find_shards",
+    "found_lines",
     "keys_path",
 ]
 
 
 def find_parts(
-    recipe: Recipe, cache: Path, *, hashed: bool = True
+    recipe: Recipe, cache: Path, *, hashed: bool = True, found: dict[str, Found] | None = None
 ) -> tuple[tuple[Part, ...], list[BadShard]]:
     """Return the parts of all sources in shard order, and the shards that cannot be opened.
 
     cache : file that remembers fingerprints of shards whose size and times have not changed.
-    hashed : False where the parts are only counted, and need no fingerprints.
+    hashed : False where the parts are only counted, and need no fingerprints. found : gets what was used and passed
+    over of each source.
     Raises UsageError if nothing matches or a named column is missing.
     """
-    parts, bad, _ = _found(recipe, cache, hashed=hashed)
+    parts, bad, _ = _found(recipe, cache, hashed=hashed, files=found)
     return parts, bad
 
 
 def _found(
-    recipe: Recipe, cache: Path, *, hashed: bool = True
+    recipe: Recipe, cache: Path, *, hashed: bool = True, files: dict[str, Found] | None = None
 ) -> tuple[tuple[Part, ...], list[BadShard], list[list[object]]]:
     """Return what `find_parts` does, and name, size and version of the files of vectors in the order of rows."""
     known = storage.read_json(cache) or {}
@@ -58,7 +62,11 @@ def _found(
     bad: list[BadShard] = []
     prints: dict[str, list[str]] = {}
     first, dim = 0, None
-    found = [(source, find_shards(source, many=len(recipe.source) > 1)) for source in recipe.source]
+    seen = {source.name: Found() for source in recipe.source}
+    found = []
+    for source in recipe.source:
+        with counting(seen[source.name]):
+            found.append((source, find_shards(source, many=len(recipe.source) > 1)))
     names = KnownShards(saved, known, (shard.name for _, shards in found for shard in shards))
     for source, shards in found:
         left = source.limit
@@ -67,9 +75,10 @@ def _found(
                 every.append(CountedShard(shard, None))
                 continue
             try:
-                columns = replace(_columns(source, recipe, shard), vector_dim=dim)
-                reader = reader_of(source, shard, columns)
-                count = reader.count(shard)
+                with counting(seen[source.name]):
+                    columns = replace(_columns(source, recipe, shard), vector_dim=dim)
+                    reader = reader_of(source, shard, columns)
+                    count = reader.count(shard)
                 length = reader.vector_length(shard) if dim is None else dim
                 if hashed:  # last, so that what was read before is of the file that is hashed, too
                     shard = registry.hashed(shard, known.get(shard.url, ()))
@@ -83,9 +92,13 @@ def _found(
             left = None if left is None else left - rows
             every.append(CountedShard(shard, count, rows))
             prints[shard.url] = [shard.version, shard.content, shard.changed]
-            called[shard.name] = names.name(shard.name, shard.url, shard.content) if hashed else shard.name
+            called[shard.name] = names.name(shard) if hashed else shard.name
             parts += _parts(shard, called[shard.name], columns, rows, len(parts), first)
             first += count
+        if files is not None:
+            vectors = recipe.embed.own_vectors or source.format in ("clip_retrieval", "datacomp")
+            one = seen[source.name]
+            files[source.name] = one.without(registry.BESIDE) if vectors else one
     prints = {url: known[url] for url in names.urls} | prints
     if hashed and prints != known:
         storage.write_record(cache, prints)
@@ -100,6 +113,11 @@ def _found(
         bad,
         versions,
     )
+
+
+def found_lines(found: Mapping[str, Found]) -> list[str]:
+    """Return one line per source that says what of its files is used and what is passed over."""
+    return [f"{name}: {line}" for name, one in found.items() for line in (str(one), *one.hints)]
 
 
 def part_names(recipe: Recipe, cache: Path) -> list[str]:
@@ -136,11 +154,21 @@ def _columns(source: Source, recipe: Recipe, shard: Shard) -> Columns:
     """Return the columns of a shard: those named in the recipe, else those found by name and type."""
     present = reader_of(source, shard, Columns()).schema(shard)
     own = recipe.embed.own_vectors
+    rule = source.caption if isinstance(source.caption, Captions) else Captions()
+    caption = AUTO if isinstance(source.caption, Captions) else source.caption
     try:
         columns = registry.format_of(shard.format).columns(
-            present, image=source.image, caption=source.caption, label=source.label, uid=source.uid,
+            present, image=source.image, caption=rule.of or caption, label=source.label, uid=source.uid,
             vector=recipe.embed.column, ids_only=recipe.embed.files is not None,
         )  # fmt: skip
+        columns = replace(columns, caption_take=rule.take)
+        off = replace(
+            columns,
+            caption=columns.caption or _off(source.caption),
+            label=columns.label or _off(source.label),
+        )
+        for line in not_taken(present, off):
+            hint(line)
     except UsageError as error:
         raise UsageError(f"{shard.url}: {error}") from None
     if recipe.embed.text_column is not None:
@@ -162,9 +190,15 @@ def _columns(source: Source, recipe: Recipe, shard: Shard) -> Columns:
     return columns
 
 
+def _off(setting: object) -> str | None:
+    """Return a name that no column has where a role is turned off, so that nobody misses one."""
+    return "" if setting is None else None
+
+
 def _parts(shard: Shard, name: str, columns: Columns, rows: int, index: int, first: int) -> Iterator[Part]:
     """Yield the parts of a shard, named by the name under which the run knows it, and its content."""
-    base = storage.fingerprint(name, shard.content, vars(columns), rows)
+    base = storage.fingerprint(name, shard.content, columns.identity(), rows)
+
     for number, start in enumerate(range(0, max(rows, 1), PART_ROWS)):
         stop = min(start + PART_ROWS, rows)
         part = base[:16] if rows <= PART_ROWS else f"{base[:16]}-{number:04d}"
@@ -187,7 +221,10 @@ class Read(Stage):
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
-        self._found, self._bad, self._versions = _found(self.recipe, self.run_folder.work / "shards.json")
+        self._files: dict[str, Found] = {}
+        self._found, self._bad, self._versions = _found(
+            self.recipe, self.run_folder.work / "shards.json", files=self._files
+        )
         _check_limit(self._bad, self.recipe)
         self._table = self.run_folder.work / "parts.json"
         self._saved = storage.read_json(self._table)
@@ -226,6 +263,9 @@ class Read(Stage):
 
     def run(self) -> bool:
         """Read what is new; where nothing is, note where the shards are now."""
+        if not self.is_done():
+            for line in found_lines(self._files):
+                log.info(line)
         worked = super().run()
         if not worked:
             self._follow_places()
@@ -272,12 +312,34 @@ class Read(Stage):
         rows = sum(part.rows for part in good)
         stats = {"rows": rows, "parts": len(good), "bad_shards": vars_of(self._bad)}
         repeated = repeated_keys.find(self.context, good, [keys_path(self.context, part) for part in good])
-        return stats | ({"repeated_keys": repeated} if repeated else {})
+        notes = read_notes.total(good, (storage.stored_facts(keys_path(self.context, part)) for part in good))
+        classes = self._classes()
+        more = {"repeated_keys": repeated, "notes": notes, "classes": classes}
+        return stats | {name: value for name, value in more.items() if value}
+
+    def _classes(self) -> dict[str, str]:
+        """Return the names of the classes by label, where the first shard of a source declares them (ClassLabel)."""
+        sources = {source.name: source for source in self.recipe.source}
+        firsts = {part.shard.source: part for part in reversed(self._found) if part.columns.label is not None}
+        found: dict[str, str] = {}
+        for name, part in sorted(firsts.items()):
+            schema = reader_of(sources[name], part.shard, part.columns).schema(part.shard)
+            names = class_names(schema).get(str(part.columns.label), [])
+            for code, text in enumerate(names):
+                shown = f"{text} ({code})" if names.count(text) > 1 else text
+                if found.setdefault(str(code), shown) != shown:
+                    log.warning(
+                        "read: the label %s is %r in one source and %r in source %s; they count as one class", code,
+                        found[str(code)], shown, name,
+                    )  # fmt: skip
+                    return {}
+        return found
 
     def log(self, stats: Mapping[str, Any]) -> None:
         """Say how many rows there are, and what is new since the run was read last."""
         shards = len({part.shard.name for part in self._found})
         log.info("read: %s rows in %s shards%s", f"{stats['rows']:,}", f"{shards:,}", self._since)
+        read_notes.say(stats.get("notes", {}))
 
 
 def _numbered(parts: Iterable[Part]) -> list[Part]:

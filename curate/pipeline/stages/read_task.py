@@ -12,6 +12,7 @@ from curate.errors import SourceError
 from curate.execution.context import Part
 from curate.io import storage
 from curate.pipeline.stages import given_vectors
+from curate.pipeline.stages.read_notes import Notes
 from curate.recipe import Source
 from curate.sources import registry
 from curate.sources.base import Columns, Reader, Rows, Shard
@@ -57,7 +58,8 @@ def reader_of(source: Source, shard: Shard, columns: Columns) -> Reader:
 def read_part(task: ReadTask) -> BadShard | None:
     """Write the keys of a part; return the shard if it cannot be read."""
     try:
-        storage.write_parquet(task.out, _keys(task), schema.KEYS, task.fingerprint)
+        notes = Notes()
+        storage.write_parquet(task.out, _keys(task, notes), schema.KEYS, task.fingerprint, facts=notes.counts)
     except SourceError as error:
         return BadShard(task.part.shard.name, task.part.rows, str(error))
     return None
@@ -73,8 +75,9 @@ def fails(task: ReadTask) -> bool:
     return False
 
 
-def _keys(task: ReadTask) -> Iterator[pa.Table]:
+def _keys(task: ReadTask, notes: Notes) -> Iterator[pa.Table]:
     for rows, vectors in read_batches(task.part, task.source, batch_bytes=task.batch_bytes, images=False):
+        notes.add(rows)
         captions = hashing.content_hashes(rows.caption)
         images = _image_hashes(rows, vectors)
         content = hashing.content_uids(images, captions, rows.label)

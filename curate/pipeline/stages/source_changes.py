@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from curate.sources.base import Shard
+
 __all__ = ["Changes", "KnownShards", "changes"]
 
 
@@ -43,6 +45,11 @@ def _by_shard(rows: Iterable[tuple[str, str]]) -> dict[str, set[str]]:
     return found
 
 
+def _partitions(name: str) -> list[str]:
+    """Return the folders of a name that say what its rows hold, as Hive writes them (``year=2024``)."""
+    return [folder for folder in name.split("/")[:-1] if "=" in folder]
+
+
 class KnownShards:
     """What a run calls the shards that it has read, wherever they are now.
 
@@ -70,15 +77,18 @@ class KnownShards:
         """Where the shards were."""
         return self._by_url.keys()
 
-    def name(self, name: str, url: str, content: str) -> str:
-        """Return the name of a shard that is found under `name` at `url`, and holds `content`."""
-        before = self._by_content.get(content, [])
-        if name in before:
-            return name
-        known, held = self._by_url.get(url, ("", ""))
-        candidates = [*([known] if held == content else []), *before]
+    def name(self, shard: Shard) -> str:
+        """Return what the run calls a shard that was found and hashed."""
+        before = self._by_content.get(shard.content, [])
+        if (
+            shard.name in before or shard.format == "folder"
+        ):  # there, names are labels and part of the paths of images
+            return shard.name
+        known, held = self._by_url.get(shard.url, ("", ""))
+        candidates = [*([known] if held == shard.content else []), *before]
         for other in candidates:
-            if other not in self._now and other not in self._given:
+            free = other not in self._now and other not in self._given
+            if free and _partitions(other) == _partitions(shard.name):
                 self._given.add(other)
                 return other
-        return name
+        return shard.name

@@ -16,7 +16,7 @@ from curate.errors import RunError, UsageError
 from curate.execution.context import Context, log
 from curate.execution.stage import Stage
 from curate.io import publish, storage
-from curate.recipe import Recipe, Write
+from curate.recipe import Card, Recipe, Write
 from curate.scores.base import require_memory
 from curate.scores.registry import score_columns
 from curate.sources.registry import ShardReader
@@ -60,8 +60,10 @@ class WriteShards(Stage):
 
     def inputs(self) -> list[object]:
         """Return how to write, and the decisions."""
-        where = {"path", "dropped", "storage_options"}
-        return [self.recipe.write.model_dump(exclude=where), self._decisions]
+        aside = {"path", "dropped", "storage_options"}
+        if self.recipe.write.card == Card():  # as before there was such a setting
+            aside.add("card")
+        return [self.recipe.write.model_dump(exclude=aside), self._decisions]
 
     @property
     def _decisions(self) -> str:
@@ -229,13 +231,19 @@ def _write_card(
 
 def _card(context: Context, settings: Write, files: Sequence[OutputFile], table: pa.Schema | None) -> str:
     rows: Counter[str] = Counter()
+    sizes: Counter[str] = Counter()
     for file in files:
         rows[file.split] += file.n_rows
+        sizes[file.split] += file.n_bytes
     recipe = context.recipe.model_copy(update={"write": settings}).model_dump(mode="json")
     return card(
         CardFacts(
-            {split: (_pattern(split, settings, many=len(rows) > 1), count) for split, count in rows.items()},
+            {
+                split: (_pattern(split, settings, many=len(rows) > 1), count, sizes[split])
+                for split, count in rows.items()
+            },
             table, count_reasons(context), published_recipe(recipe), _provenance(context),
+            license=settings.card.license, tags=settings.card.tags,
         )
     )  # fmt: skip
 

@@ -25,24 +25,26 @@ from curate.errors import SourceError, UsageError
 from curate.hashing import digest
 from curate.io import filesystem
 from curate.io.filesystem import StorageOptions
+from curate.io.names import original, printable
 from curate.sources import parquet, references
-from curate.sources.base import Columns, Reader, Rows, Shard
+from curate.sources.base import RULES, Columns, Reader, Rows, Shard
+from curate.sources.captions import encoded_as, taken
 from curate.sources.columns import guess_columns, images_of
 from curate.sources.folder.tree import (
-    IMAGE_ENDS,
     METADATA,
     Content,
     Place,
     content,
     find_shards,
     fresh,
+    image_ends,
     place_of,
     roots,
 )
 from curate.sources.format import Format
 from curate.sources.rows import PARALLEL_READS, Found, followed, rows_of
 from curate.sources.text import delimited, jsonl
-from curate.sources.text.lines import storable
+from curate.sources.text.encoding import decoded
 
 __all__ = ["FORMAT", "FolderReader", "find"]
 
@@ -73,7 +75,7 @@ def find(
         above = filesystem.parent(above)
     found: list[Shard] = []
     for root in folders:
-        inner = "" if above is None else f"{root[len(above) + 1 :]}/"
+        inner = "" if above is None else f"{printable(root[len(above) + 1 :])}/"
         found += find_shards(root, storage_options, prefix + inner, source)
     for one in folders:
         if any(other.startswith(f"{one}/") for other in folders):
@@ -81,7 +83,7 @@ def find(
                 f"{one}: another folder that source.path names lies in this one; name only one of them"
             )
     if not found:
-        raise UsageError(f"{', '.join(folders)}: no image below this folder ({' '.join(IMAGE_ENDS)})")
+        raise UsageError(f"{', '.join(folders)}: no image below this folder ({' '.join(image_ends(RULES))})")
     return sorted(found, key=lambda shard: shard.name.encode())
 
 
@@ -180,10 +182,12 @@ class FolderReader:
             return
         own = _own(held)
         names = held.described.schema.names
+        given = [name for name in self.columns.captions if name in names]
         roles = replace(
             self.columns,
             image=self.columns.image if self.columns.image in names else FILE_NAME,
-            caption=self.columns.caption if self.columns.caption in names else None,
+            caption=given[0] if given else None,
+            caption_more=tuple(given[1:]),
             label=self.columns.label if self.columns.label in names else None,
         )
         reader = _reader(held.described.shard, roles, self.allow_url)
@@ -193,27 +197,36 @@ class FolderReader:
             refs = [_placed(held.place, *row) for row in zip(rows.image_ref, rows.outcome, strict=True)]
             keys = [None if o == "bad_row" else ref for ref, o in zip(refs, rows.outcome, strict=True)]
             rows = replace(rows, image_ref=refs, key=keys)
-            inside = [(ref or "").removeprefix(held.place.prefix) for ref in refs]
-            if "caption" in own and self.columns.caption == "caption":
-                rows = replace(rows, caption=_captions(shard, held, inside))
+            inside = [original((ref or "").removeprefix(held.place.prefix)) for ref in refs]
+            if "caption" in own and "caption" in self.columns.captions:
+                rows = self._with_sides(rows, *_captions(shard, held, inside))
             if "label" in own and self.columns.label == "label":
                 labels = [_label(held.place, path) for path in inside]
                 labels = [one if o == "ok" else None for one, o in zip(labels, rows.outcome, strict=True)]
                 rows = replace(rows, label=labels)
             yield rows
 
+    def _with_sides(self, rows: Rows, sides: Sequence[str | None], notes: Sequence[tuple[str, ...]]) -> Rows:
+        """Return rows whose captions are those of side files and those of the metadata file, as the rule says."""
+        swap = self.columns.caption != "caption"
+        pairs = zip(sides, rows.caption, strict=True)
+        found = [taken((b, a) if swap else (a, b), self.columns.caption_take) for a, b in pairs]
+        rows = _noted(replace(rows, caption=[text for text, _ in found]), [said for _, said in found])
+        return _noted(rows, notes)
+
     def _found(self, shard: Shard, held: Held, start: int, stop: int) -> Iterator[Rows]:
         """Yield rows of images that no metadata file names."""
-        first = held.n_described
+        first, own = held.n_described, _own(held)
         for row in range(start, stop, BLOCK_ROWS):
             images = held.images[row - first : min(row + BLOCK_ROWS, stop) - first]
             refs, table = next(self._found_tables(shard, held, images))
             table = table.append_column("image", pa.array(refs, pa.string()))
-            for name in (self.columns.caption, self.columns.label, self.columns.uid):
+            for name in dict.fromkeys((*self.columns.captions, self.columns.label, self.columns.uid)):
                 if name is not None and name not in table.column_names:
                     table = table.append_column(name, pa.nulls(len(images), pa.string()))
             roles = replace(self.columns, image="image", vector=None)
-            yield rows_of(table, roles, shard, row, allow_url=self.allow_url)
+            found = rows_of(table, roles, shard, row, allow_url=self.allow_url)
+            yield _noted(found, _captions(shard, held, images)[1] if "caption" in own else ())
 
     def _found_tables(
         self, shard: Shard, held: Held, images: Sequence[str]
@@ -222,15 +235,15 @@ class FolderReader:
         own = _own(held)
         for start in range(0, len(images), BLOCK_ROWS):
             some = images[start : start + BLOCK_ROWS]
-            names = [storable(path) for path in some]
+            names = [printable(path) for path in some]
             if held.described is not None:
-                names = [name.removeprefix(held.place.folder) for name in names]
+                names = [name.removeprefix(printable(held.place.folder)) for name in names]
             columns = {FILE_NAME: pa.array(names, pa.string())}
             if "caption" in own:
-                columns["caption"] = pa.array(_captions(shard, held, some), pa.string())
+                columns["caption"] = pa.array(_captions(shard, held, some)[0], pa.string())
             if "label" in own:
                 columns["label"] = pa.array([_label(held.place, path) for path in some], pa.string())
-            yield [held.place.prefix + storable(path) for path in some], pa.table(columns)
+            yield [held.place.prefix + printable(path) for path in some], pa.table(columns)
 
     def _read(self, shard: Shard, place: Place, ref: str) -> Found:
         return references.follow(
@@ -268,6 +281,7 @@ def _hold(shard: Shard) -> Held:
         version=entry.version,
         size=entry.size,
         format=METADATA[name],
+        rules=1,
     )
     schema = _reader(file, Columns(), False).schema(file)
     if FILE_NAME not in schema.names:
@@ -278,7 +292,7 @@ def _hold(shard: Shard) -> Held:
     left = dict.fromkeys(inside.images)
     for rows in reader.batches(file, images=False, batch_bytes=1 << 24):
         for ref in rows.image_ref:
-            left.pop(str(PurePosixPath(place.folder, ref or "")), None)
+            left.pop(str(PurePosixPath(place.folder, original(ref or ""))), None)
     return Held(place, inside, Described(file, schema, reader.count(file)), list(left))
 
 
@@ -297,30 +311,43 @@ def _label(place: Place, path: str) -> str | None:
     parts = path.split("/")[:-1] if place.labelled else []
     if place.rest.rpartition("/")[2] in METADATA:
         parts = parts[place.folder.count("/") :]
-    return storable(parts[-1]) if parts else None
+    return printable(parts[-1]) if parts else None
 
 
 def _placed(place: Place, ref: str | None, outcome: str) -> str | None:
     """Return the path that a metadata file gives as a path that stands for the image in the whole source."""
-    return place.prefix + place.folder + ref if ref and outcome == "ok" and "://" not in ref else ref
+    return (
+        place.prefix + printable(place.folder) + ref if ref and outcome == "ok" and "://" not in ref else ref
+    )
 
 
-def _captions(shard: Shard, held: Held, images: Sequence[str]) -> list[str | None]:
-    """Return what the side files of `images` say."""
+def _captions(
+    shard: Shard, held: Held, images: Sequence[str]
+) -> tuple[list[str | None], list[tuple[str, ...]]]:
+    """Return what the side files of `images` say, and the notes on their encoding."""
     sides = [held.content.captions.get(image) for image in images]
 
-    def read(side: str | None) -> str | None:
+    def read(side: str | None) -> tuple[str | None, str | None]:
         if side is None:
-            return None
+            return None, None
         data, _, _ = references.follow(
-            side, held.place.inside_root, shard.storage_options, access=shard.access
+            printable(side), held.place.inside_root, shard.storage_options, access=shard.access
         )
-        return None if data is None else data.decode("utf-8", "replace").strip()
+        text, encoding = (None, None) if data is None else decoded(data)
+        return (None if text is None else text.strip()), encoding
 
     if not any(sides):
-        return [None] * len(images)
+        return [None] * len(images), [()] * len(images)
     with ThreadPoolExecutor(PARALLEL_READS) as pool:
-        return list(pool.map(read, sides))
+        found = list(pool.map(read, sides))
+    notes = [tuple(map(encoded_as, filter(None, [encoding]))) for _, encoding in found]
+    return [text for text, _ in found], notes
+
+
+def _noted(rows: Rows, notes: Sequence[tuple[str, ...]]) -> Rows:
+    """Return rows with further notes, one entry per row (or none at all)."""
+    before = rows.notes or [()] * len(rows)
+    return replace(rows, notes=[old + new for old, new in zip(before, notes, strict=True)]) if notes else rows
 
 
 def _described_tables(
@@ -330,11 +357,12 @@ def _described_tables(
     own = _own(held)
     for table in reader.read_rows(described.shard, rows, batch_bytes=batch_bytes):
         _, names = images_of(table, FILE_NAME)
-        refs = [None if name is None else held.place.prefix + held.place.folder + name for name in names]
-        inside = [(ref or "").removeprefix(held.place.prefix) for ref in refs]
+        folder = held.place.prefix + printable(held.place.folder)
+        refs = [None if name is None else folder + name for name in names]
+        inside = [original((ref or "").removeprefix(held.place.prefix)) for ref in refs]
         if "caption" in own:
             table = table.append_column(
-                "caption", pa.array(_captions(described.shard, held, inside), pa.string())
+                "caption", pa.array(_captions(described.shard, held, inside)[0], pa.string())
             )
         if "label" in own:
             table = table.append_column(
@@ -385,7 +413,7 @@ def columns_of(schema: pa.Schema, **roles: Any) -> Columns:  # noqa: ANN401  (th
 
 def recognises(names: Sequence[str]) -> bool:
     """Return True if files of these names are a folder of images: images, and beside them at most metadata files."""
-    rest = [name for name in names if not name.lower().endswith(IMAGE_ENDS)]
+    rest = [name for name in names if not name.lower().endswith(image_ends(RULES))]
     return len(rest) < len(names) and all(name.rpartition("/")[2] in METADATA for name in rest)
 
 
@@ -396,7 +424,7 @@ def check_unchanged(shard: Shard) -> None:
 
 FORMAT = Format(
     "folder",
-    IMAGE_ENDS,
+    image_ends(RULES),
     find,
     lambda columns, allow_url: FolderReader(columns, allow_url),
     columns=columns_of,

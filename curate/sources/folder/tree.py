@@ -6,7 +6,7 @@ lead out of and the place below it, as in rsync.
 """
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,7 +14,9 @@ from curate.errors import SourceError, UsageError
 from curate.hashing import digest
 from curate.io import filesystem, paths
 from curate.io.filesystem import Entry, StorageOptions
-from curate.sources.base import Shard
+from curate.io.found import counting, is_counted, passed_over, used
+from curate.io.names import printable
+from curate.sources.base import RULES, Shard
 
 __all__ = [
     "IMAGE_ENDS",
@@ -24,6 +26,7 @@ __all__ = [
     "content",
     "find_shards",
     "fresh",
+    "image_ends",
     "place_of",
     "roots",
 ]
@@ -42,6 +45,10 @@ IMAGE_ENDS = (
     ".ppm",
     ".pgm",
 )
+#: Further ones since rules 2 (`base.RULES`), HEIC and JPEG XL with or without a decoder for them.
+LATER_ENDS = (
+    ".jfif", ".jpe", ".heic", ".heif", ".hif", ".jxl", ".j2k", ".pbm", ".pnm", ".dib", ".ico", ".qoi",
+)  # fmt: skip
 CAPTION_ENDS = (".txt", ".caption")
 #: Hugging Face's names of the file that describes images, and the format each is read as.
 METADATA = {"metadata.csv": "csv", "metadata.jsonl": "jsonl", "metadata.parquet": "parquet"}
@@ -59,12 +66,13 @@ class Place:
     """Where a shard is.
 
     root : the folder no path may lead out of. rest : where it is below. prefix : what the names of shards and
-    images have before it (several roots or sources).
+    images have before it (several roots or sources). rules : which files are its images (`base.RULES`).
     """
 
     root: str
     rest: str
     prefix: str
+    rules: int
 
     @property
     def folder(self) -> str:
@@ -104,14 +112,14 @@ _CONTENTS: OrderedDict[tuple[str, str], Content] = OrderedDict()
 def place_of(shard: Shard) -> Place:
     """Return where a shard is, from its url and name."""
     root, _, rest = shard.url.rpartition("/./")
-    return Place(root, rest, shard.name.removesuffix(rest))
+    return Place(root, rest, shard.name.removesuffix(printable(rest)), shard.rules)
 
 
 def roots(path: str | Sequence[str], options: StorageOptions) -> list[str]:
     """Return the folders that `path` names, in order; raises UsageError for one that is none."""
     found: list[str] = []
     for text in [path] if isinstance(path, str) else path:
-        for pattern in (one for part in text.split("::") for one in paths.expand_braces(part.strip())):
+        for pattern in (one for part in paths.split_pattern(text) for one in paths.expand_braces(part)):
             with filesystem.explained(pattern, options):
                 fs, below = filesystem.filesystem(pattern, options)
                 entries = filesystem.lookup(fs, [below])
@@ -130,7 +138,8 @@ def roots(path: str | Sequence[str], options: StorageOptions) -> list[str]:
 
 def find_shards(root: str, options: StorageOptions, prefix: str, source: str) -> Iterator[Shard]:
     """Yield the shards of one root, whose names begin with `prefix`."""
-    tree = _tree(root, "", options)
+    tree = _tree(root, "", options, RULES)
+    _tell(tree)
     splits = _split_folders(tree)
     owners = _owners(tree)
     for folder in sorted(tree):
@@ -141,14 +150,14 @@ def find_shards(root: str, options: StorageOptions, prefix: str, source: str) ->
             rests = [folder + _metadata(root, folder, tree[folder])]
         elif owners[folder] is None:
             start = "" if folder and folder not in {f"{one}/" for one in splits} else UNLABELLED
-            n_chunks = -(-sum(map(_is_image, tree[folder])) // CHUNK)
+            n_chunks = -(-len(_images(tree[folder], RULES)) // CHUNK)
             rests = [f"{folder}{start}{number:05d}" for number in range(n_chunks)]
         else:
             continue
         for rest in rests:
-            held = _content(Place(root, rest, prefix), tree)
+            held = _content(Place(root, rest, prefix, RULES), tree)
             yield Shard(
-                prefix + rest,
+                prefix + printable(rest),
                 f"{root}/./{rest}",
                 split,
                 held.size,
@@ -156,7 +165,34 @@ def find_shards(root: str, options: StorageOptions, prefix: str, source: str) ->
                 source,
                 options or {},
                 "folder",
+                rules=RULES,
             )
+
+
+def image_ends(rules: int) -> tuple[str, ...]:
+    """Return the ends of names of images, in lower case."""
+    return IMAGE_ENDS if rules < 2 else (*IMAGE_ENDS, *LATER_ENDS)
+
+
+def _tell(tree: Tree) -> None:
+    """Say which files are used and which are passed over."""
+    if not is_counted():
+        return
+    for names in tree.values():
+        stems = {name[: name.rindex(".")]: name for name in _images(names, RULES)}
+        for name in sorted(names):
+            stem, dot, end = name.rpartition(".")
+            image = _is_image(name, RULES)
+            if image or name in METADATA or (stem in stems and f".{end}" in CAPTION_ENDS):
+                used([name])
+            elif stem in stems and end.lower() in ("json", "xml", "yaml"):
+                passed_over(
+                    name, "beside an image; annotations are read from metadata.jsonl, .csv or .parquet"
+                )
+            elif dot and f".{end.lower()}" in CAPTION_ENDS:
+                passed_over(name, "beside no image")
+            else:
+                passed_over(name, "no image")
 
 
 def content(shard: Shard) -> Content:
@@ -173,7 +209,8 @@ def fresh(shard: Shard) -> Content:
     """Return the files of a shard as they are now; raises SourceError if that is not as they were."""
     place = place_of(shard)
     deep = place.rest.rpartition("/")[2] in METADATA
-    tree = _tree(place.root, place.folder, shard.storage_options, deep=deep)
+    with counting():  # it was counted when it was found
+        tree = _tree(place.root, place.folder, shard.storage_options, place.rules, deep=deep)
     found = _content(place, tree) if place.folder in tree else None
     if found is None or found.version != shard.version:
         raise SourceError(f"{shard.url}: files in this folder changed since it was read; run again")
@@ -187,10 +224,10 @@ def _content(place: Place, tree: Tree) -> Content:
     if metadata is not None:
         owners = _owners(tree, place.folder)
         folders = [folder for folder in sorted(tree) if owners[folder] == place.folder]
-        images = [folder + one for folder in folders for one in sorted(tree[folder]) if _is_image(one)]
+        images = [folder + one for folder in folders for one in _images(tree[folder], place.rules)]
     else:
         folders, number = [place.folder], int(name.removeprefix(UNLABELLED))
-        images = [place.folder + one for one in sorted(tree[place.folder]) if _is_image(one)]
+        images = [place.folder + one for one in _images(tree[place.folder], place.rules)]
         images = images[number * CHUNK : (number + 1) * CHUNK]
     entries = {folder + one: entry for folder in folders for one, entry in tree[folder].items()}
     captions = {image: side for image in images for side in _sides(image) if side in entries}
@@ -210,12 +247,17 @@ def _named(path: str) -> bytes:
     return path.encode("utf-8", "surrogatepass")
 
 
-def _is_image(name: str) -> bool:
-    return name.lower().endswith(IMAGE_ENDS)
+def _is_image(name: str, rules: int) -> bool:
+    return name.lower().endswith(image_ends(rules))
+
+
+def _images(names: Iterable[str], rules: int) -> list[str]:
+    """Return the names of images in order."""
+    return sorted(name for name in names if _is_image(name, rules))
 
 
 def _tree(
-    root: str, folder: str, options: StorageOptions, *, deep: bool = True
+    root: str, folder: str, options: StorageOptions, rules: int, *, deep: bool = True
 ) -> dict[str, dict[str, Entry]]:
     """Return the files in a folder below `root`, with deep also those below it, by folder.
 
@@ -234,8 +276,9 @@ def _tree(
                 seen.add(real)
             entries = filesystem.listing(fs, path.rstrip("/"))
         if here != folder and "recipe.yaml" in entries and filesystem.is_run_folder(fs, path.rstrip("/")):
+            passed_over(f"{root}/{here}", filesystem.A_RUN)
             continue
-        below = {name for name, entry in entries.items() if entry.is_folder and not _is_image(name)}
+        below = {name for name, entry in entries.items() if entry.is_folder and not _is_image(name, rules)}
         found[here] = {name: entry for name, entry in entries.items() if name not in below}
         if deep:
             waiting += [f"{here}{name}/" for name in sorted(below, reverse=True)]

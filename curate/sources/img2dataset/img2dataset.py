@@ -16,7 +16,9 @@ from curate.errors import SourceError, UsageError
 from curate.hashing import digest
 from curate.io import filesystem, paths
 from curate.io.filesystem import Entry, StorageOptions
-from curate.sources.base import Columns, Reader, Shard
+from curate.io.found import passed_over, used
+from curate.io.names import printable
+from curate.sources.base import RULES, Columns, Reader, Shard
 from curate.sources.columns import guess_columns
 from curate.sources.folder.tree import roots
 from curate.sources.format import Format
@@ -60,7 +62,7 @@ def find(
 
 
 def _name(root: str) -> str:
-    return root.rpartition("/")[2]
+    return printable(root.rpartition("/")[2])
 
 
 def _shards(root: str, options: StorageOptions, prefix: str, source: str) -> list[Shard]:
@@ -72,6 +74,10 @@ def _shards(root: str, options: StorageOptions, prefix: str, source: str) -> lis
         name.removesuffix(end) for name in entries for end in (".tar", ".parquet") if name.endswith(end)
     }
     stems |= {name for name, entry in entries.items() if entry.is_folder and name.isdigit()}
+    belonging = {stem + end for stem in stems for end in ("", ".tar", ".parquet", STATS)}
+    used(name for name in entries if name in belonging)
+    for name in sorted(entries.keys() - belonging):
+        passed_over(name, "belongs to no shard of img2dataset")
     return [
         shard
         for stem in sorted(stems)
@@ -101,7 +107,9 @@ def _shard(
         *(v.encode("utf-8", "surrogatepass") for v in versions)
     )
     split = paths.split_of(f"{prefix}{main}", f"{root}/{main}")
-    return Shard(prefix + main, url, split, size, version, source, options or {}, "img2dataset")
+    return Shard(
+        prefix + printable(main), url, split, size, version, source, options or {}, "img2dataset", rules=RULES
+    )
 
 
 def unfinished(shard: Shard) -> bool:

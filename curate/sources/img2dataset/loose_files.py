@@ -11,14 +11,16 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from curate.errors import SourceError
+from curate.io.found import counting
+from curate.io.names import printable
 from curate.sources import references
 from curate.sources.base import Columns, Rows, Shard
 from curate.sources.columns import images_of
-from curate.sources.folder.tree import IMAGE_ENDS
+from curate.sources.folder.tree import image_ends
 from curate.sources.img2dataset.shards import listed, tell, told_by
 from curate.sources.parquet import ParquetReader
 from curate.sources.rows import Found, followed, rows_of
-from curate.sources.text.lines import storable
+from curate.sources.text.encoding import decoded
 
 __all__ = ["FilesReader"]
 
@@ -38,7 +40,7 @@ class Folder:
     captions: frozenset[str]
 
 
-_FOLDERS: OrderedDict[tuple[str, str], Folder] = OrderedDict()
+_FOLDERS: OrderedDict[tuple[str, str, int], Folder] = OrderedDict()
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,7 @@ class FilesReader:
         ):
             refs = [_placed(shard, folder.images[key]) for key in table.column("key").to_pylist()]
             table = table.append_column("image", pa.array(refs, pa.string()))
-            names = (self.columns.caption, self.columns.label, self.columns.uid)
+            names = (*self.columns.captions, self.columns.label, self.columns.uid)
             for name in dict.fromkeys(names):
                 if name is not None and name not in table.column_names:
                     table = table.append_column(name, pa.nulls(table.num_rows, pa.string()))
@@ -138,16 +140,19 @@ class FilesReader:
 
 def _folder(shard: Shard) -> Folder:
     """Return what a shard in files holds; of the last few it is remembered."""
-    place = (shard.url, shard.version)
+    place = (shard.url, shard.version, shard.rules)
     if place not in _FOLDERS:
-        names = listed(shard.url, shard.storage_options)
-        images = {_key(name): name for name in sorted(names) if name.lower().endswith(IMAGE_ENDS)}
+        with counting():  # it was counted when it was found
+            names = listed(shard.url, shard.storage_options)
+        images = {
+            _key(name): name for name in sorted(names) if name.lower().endswith(image_ends(shard.rules))
+        }
         told = told_by(shard)
         others = dict.fromkeys(images)
         for one in tell(told) if told else ():
             others.pop(one.key or "", None)
         n_told = ParquetReader(Columns()).count(told) if told else 0
-        captions = frozenset(name for name in names if name.endswith(".txt"))
+        captions = frozenset(printable(name) for name in names if name.endswith(".txt"))
         _FOLDERS[place] = Folder(told, n_told, images, list(others), captions)
         while len(_FOLDERS) > KEPT:
             _FOLDERS.popitem(last=False)
@@ -155,12 +160,12 @@ def _folder(shard: Shard) -> Folder:
 
 
 def _key(name: str) -> str:
-    return storable(os.path.splitext(name)[0])  # noqa: PTH122  (a name, not a path)
+    return printable(os.path.splitext(name)[0])  # noqa: PTH122  (a name, not a path)
 
 
 def _placed(shard: Shard, name: str) -> str:
     """Return the path that stands for an image: below the folder that holds the shards."""
-    return f"{shard.name}/{name}"
+    return f"{shard.name}/{printable(name)}"
 
 
 def _read(shard: Shard, ref: str) -> Found:
@@ -181,7 +186,7 @@ def _other_tables(shard: Shard, folder: Folder, keys: Sequence[str]) -> Iterator
 
 def _caption(shard: Shard, name: str) -> str | None:
     data = _read(shard, name)[0]
-    return None if data is None else data.decode("utf-8", "replace").strip()
+    return None if data is None else decoded(data)[0].strip()
 
 
 def _completed(part: pa.Table, rows: Rows, schema: pa.Schema) -> pa.Table:

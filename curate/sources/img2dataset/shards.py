@@ -48,7 +48,7 @@ def told_by(shard: Shard) -> Shard | None:
         entry = filesystem.lookup(fs, [path]).get(path)
     if entry is None:
         return None
-    return replace(shard, url=url, version=entry.version, size=entry.size, format="parquet")
+    return replace(shard, url=url, version=entry.version, size=entry.size, format="parquet", rules=1)
 
 
 def tell(told: Shard, start: int = 0, stop: int | None = None) -> Iterator[Told]:
@@ -139,7 +139,7 @@ def _judged(rows: Rows, told: Sequence[Told]) -> Rows:
 
 
 #: Of the last shards: positions in their Parquet file of what their tar does not hold.
-_ABSENT: OrderedDict[tuple[str, str], npt.NDArray[np.int64]] = OrderedDict()
+_ABSENT: OrderedDict[tuple[str, str, int], npt.NDArray[np.int64]] = OrderedDict()
 
 
 @dataclass(frozen=True)
@@ -224,7 +224,7 @@ class TarReader:
 
     def _absent(self, shard: Shard) -> npt.NDArray[np.int64]:
         """Return the positions in the Parquet file of addresses that are not in the tar."""
-        place = (shard.url, shard.version)
+        place = (shard.url, shard.version, shard.rules)
         if place not in _ABSENT:
             told = told_by(shard)
             keys: set[str | None] = set()

@@ -7,8 +7,9 @@ it); or a field of a JSON member (``json.caption``); or ``__key__``.
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,17 +17,15 @@ import pyarrow as pa
 
 from curate.errors import SourceError, UsageError
 from curate.sources.base import Columns, Rows, Shard
+from curate.sources.captions import encoded_as, labels_in, taken, texts_in
 from curate.sources.columns import AUTO
-from curate.sources.tar.samples import Sample
+from curate.sources.settings import Take
+from curate.sources.tar.samples import IMAGES, Sample
+from curate.sources.text.encoding import decoded, storable
 
-__all__ = ["IMAGES", "IMAGE_KEY", "KEY", "Roles", "columns", "is_text", "rows_of"]
+__all__ = ["IMAGE_KEY", "KEY", "Roles", "columns", "is_text", "rows_of"]
 
 KEY = "__key__"
-#: Suffixes of images, the preferred first.
-IMAGES = (
-    "jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "jp2", "ppm", "pgm",
-    "pbm", "pnm", "tga",
-)  # fmt: skip
 CAPTIONS = ("txt", "text", "caption", "json.caption", "json.text")
 LABELS = ("cls", "json.label")
 #: Suffixes whose members are text, also behind other parts (``en.txt``); all others are bytes.
@@ -46,7 +45,7 @@ def columns(
     schema: pa.Schema,
     *,
     image: str | None = AUTO,
-    caption: str | None = AUTO,
+    caption: str | Sequence[str] | None = AUTO,
     label: str | None = AUTO,
     uid: str | None = None,
     vector: str | None = None,
@@ -63,17 +62,26 @@ def columns(
             f"embed.column {vector!r}: a tar has no columns of vectors; name .npy in embed.files"
         )
     have = schema.names
+    caption = caption if caption is None or isinstance(caption, str) else ";".join(caption)
     roles = {"image": image, "caption": caption, "label": label, "uid": uid}
     if len(have) > 1:
         for role, name in roles.items():
             if name not in (None, AUTO):
                 _check_named(role, str(name), have)
     images = (schema.metadata or {}).get(IMAGE_KEY, b"").decode()
+    behind = [name for name in have if "." in name and name.rpartition(".")[2] in IMAGES]
+    if image == AUTO and not images and behind and not ids_only:
+        raise UsageError(
+            f"which member is the image? there are {', '.join(have[1:])}; name it, such as source.image={behind[0]}"
+        )
     guessed = images or (None if ids_only else IMAGES[0])
+    named = bool(images) and images in ";".join(
+        behind
+    )  # all members are called so: 0001.image.jpg, 0001.caption.txt
     return Columns(
         image=guessed if image == AUTO else image,
-        caption=_present(CAPTIONS, have) if caption == AUTO else caption,
-        label=_present(LABELS, have) if label == AUTO else label,
+        caption=_present(CAPTIONS, have, behind=named) if caption == AUTO else caption,
+        label=_present(LABELS, have, behind=named) if label == AUTO else label,
         uid=uid,
     )
 
@@ -91,8 +99,11 @@ def _check_named(role: str, name: str, have: Sequence[str]) -> None:
             raise UsageError(f"member {one!r} cannot be used as {role}: it is not text; there are {listed}")
 
 
-def _present(names: Sequence[str], have: Sequence[str]) -> str | None:
-    return ";".join(name for name in names if _split_role(name)[0] in have) or None
+def _present(names: Sequence[str], have: Sequence[str], *, behind: bool) -> str | None:
+    """Return the names that are there; with `behind`, else the one suffix that ends in one (``caption.txt``)."""
+    found = ";".join(name for name in names if _split_role(name)[0] in have)
+    ending = [name for name in have if "." in name and name.rpartition(".")[2] in names]
+    return found or (ending[0] if behind and len(ending) == 1 else None)
 
 
 def _split_role(name: str) -> tuple[str, str | None]:
@@ -114,6 +125,7 @@ class Roles:
     """The suffixes (with JSON fields) that each role names, in order of preference."""
 
     def __init__(self, columns: Columns) -> None:
+        self.take = columns.caption_take
         self.image = _role(columns.image)
         self.caption = _role(columns.caption)
         self.label = _role(columns.label)
@@ -143,6 +155,7 @@ class _Values:
     caption: str | None
     label: str | None
     uid: str | None
+    notes: tuple[str, ...] = ()
 
 
 def rows_of(held: Sequence[Sample], roles: Roles, shard: Shard) -> Rows:
@@ -162,6 +175,7 @@ def rows_of(held: Sequence[Sample], roles: Roles, shard: Shard) -> Rows:
         label=[one.label for one in found],
         outcome=[sample.outcome for sample in held],
         reason=[sample.reason for sample in held],
+        notes=[one.notes for one in found],
     )
 
 
@@ -169,13 +183,20 @@ def _values(sample: Sample, roles: Roles, shard: Shard) -> _Values:
     """Return the values of a sample, and make it unusable where one is missing that it needs."""
     place = None if sample.outcome == "ok" else f"{shard.name}#{sample.row}"
     texts: list[str | None] = []
-    for role in (roles.caption, roles.label, roles.uid):
+    notes: list[str] = []
+    for read, role in (
+        (partial(_caption, take=roles.take), roles.caption),
+        (_label, roles.label),
+        (_uid, roles.uid),
+    ):
         try:
-            texts.append(_text_of(sample, role))
+            text, said = read(sample, role)
         except _JsonError as error:
-            texts.append(None)
+            text, said = None, ()
             sample.fail("bad_row", str(error))
             place = f"{shard.name}#{sample.row}"
+        texts.append(text)
+        notes += said
     caption, label, uid = texts
     suffix = next((suffix for suffix, _ in roles.image if suffix in sample.names), None)
     image = sample.data.get(suffix or "")
@@ -186,9 +207,9 @@ def _values(sample: Sample, roles: Roles, shard: Shard) -> _Values:
     if roles.uid and place is None and uid is None:
         raise SourceError(f"{shard.url}: row {sample.row} ({sample.key!r}) has no uid in {roles.uid_names}")
     if sample.outcome == "ok":
-        return _Values(image, None, caption, label, uid)
+        return _Values(image, None, caption, label, uid, tuple(notes))
     ref = sample.names[suffix] if suffix else sample.key
-    return _Values(None, ref, caption, label, place or uid)
+    return _Values(None, ref, caption, label, place or uid, tuple(notes))
 
 
 def _why_no_image(sample: Sample, suffix: str | None, roles: Roles) -> str:
@@ -198,35 +219,79 @@ def _why_no_image(sample: Sample, suffix: str | None, roles: Roles) -> str:
     return f"the sample has no member {wanted}; it has {', '.join(sorted(sample.names))[:200]}"
 
 
-def _text_of(sample: Sample, role: _Role) -> str | None:
-    """Return the first text of a role that the sample has; bytes that are not UTF-8 become U+FFFD."""
+def _caption(sample: Sample, role: _Role, take: Take) -> tuple[str | None, tuple[str, ...]]:
+    """Return (caption, notes) of a sample. Members that stand for each other are tried in turn for the first."""
+    found, notes = _values_of(sample, role, _may_be_caption, first=take == "first")
+    text, said = taken(found, take) if found else (None, ())
+    return text, (*notes, *said)
+
+
+def _label(sample: Sample, role: _Role) -> tuple[str | None, tuple[str, ...]]:
+    """Return (label, notes) of a sample."""
+    found, notes = _values_of(sample, role, _may_be_label, first=True)
+    value, said = labels_in(found[0]) if found else (None, ())
+    return _plain(value), (*notes, *said)
+
+
+def _uid(sample: Sample, role: _Role) -> tuple[str | None, tuple[str, ...]]:
+    """Return (uid, no notes) of a sample."""
+    found, _ = _values_of(sample, role, _may_be_label, first=True)
+    value = found[0] if found else None
+    return _plain(next(iter(value), None) if isinstance(value, list) else value), ()
+
+
+def _may_be_caption(value: object) -> bool:
+    return isinstance(value, str) or any(texts_in(value))
+
+
+def _may_be_label(value: object) -> bool:
+    return isinstance(value, str) or (isinstance(value, list) and bool(value))
+
+
+def _values_of(
+    sample: Sample, role: _Role, fits: Callable[[object], bool], *, first: bool
+) -> tuple[list[Any], tuple[str, ...]]:
+    """Return the fitting values of a role that the sample has (with `first`, only that), and the notes on them."""
+    found: list[Any] = []
+    encodings: dict[str, None] = {}
     for suffix, inside in role:
-        if suffix == KEY:
-            return sample.key
         data = sample.data.get(suffix)
-        if data is None:
+        if suffix == KEY:
+            value: Any = sample.key
+        elif data is None:
             continue
-        text = data.decode("utf-8", "replace") if inside is None else _json_text(sample, suffix, inside)
-        if text is not None:
-            return text.strip() if suffix.rpartition(".")[2] == "cls" else text
-    return None
+        else:
+            value, encoding = decoded(data)
+            if inside is not None:
+                value = _field(sample, suffix, inside, value)
+            elif suffix.rpartition(".")[2] == "cls":
+                value = value.strip()
+            if encoding is not None:
+                encodings[encoded_as(encoding)] = None
+        if not fits(value):
+            continue
+        found.append(value)
+        if first:
+            break
+    return found, tuple(encodings)
 
 
-def _json_text(sample: Sample, suffix: str, inside: str) -> str | None:
-    """Return a field of a JSON member as text; a dot also goes into an object. None where there is none."""
+def _field(sample: Sample, suffix: str, inside: str, text: str) -> Any:  # noqa: ANN401  (JSON may hold anything)
+    """Return a field of a JSON member; a dot also goes into an object. None where there is none."""
     try:
-        value: Any = json.loads(sample.data[suffix])
+        value: Any = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise _JsonError(f"{sample.names[suffix]!r} is not JSON: {error}") from None
     path = [inside] if isinstance(value, dict) and inside in value else inside.split(".")
     for name in path:
         value = value.get(name) if isinstance(value, dict) else None
-    if isinstance(value, list):
-        value = value[0] if value else None
+    return value if isinstance(value, list | dict) else _plain(value)
+
+
+def _plain(value: object) -> str | None:
+    """Return a value of JSON as text; None for objects, lists and what is not finite."""
     if isinstance(value, float):
         value = int(value) if value.is_integer() else value if math.isfinite(value) else None
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, int | float | str):
-        return str(value).encode("utf-8", "replace").decode()
-    return None
+    return storable(str(value)) if isinstance(value, int | float | str) else None

@@ -5,14 +5,16 @@ suffix. A key that comes again begins a row of its own, which says so: nothing i
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from curate.errors import SourceError
 from curate.sources.base import Shard
 from curate.sources.tar.tar import AFTER_END, DAMAGED, DIRECTORY, FILE, Member, opened
 
-__all__ = ["MAX_SAMPLE_BYTES", "MAX_SUFFIXES", "Ignored", "Sample", "samples", "split_name"]
+__all__ = [
+    "EXAMPLES", "HIDDEN", "IMAGES", "MAX_SAMPLE_BYTES", "MAX_SUFFIXES", "STRAY", "Ignored", "Sample", "samples", "split_name",
+]  # fmt: skip
 
 #: A sample of more bytes is not read: memory must hold it whole.
 MAX_SAMPLE_BYTES = 256 << 20
@@ -21,6 +23,18 @@ MAX_SUFFIXES = 1000
 #: What keys of one tar may take in memory, and about what one takes beside its text.
 MAX_KEY_BYTES = 1 << 30
 KEY_OVERHEAD = 300
+#: Suffixes of images, the preferred first.
+IMAGES = (
+    "jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "jp2", "ppm", "pgm",
+    "pbm", "pnm", "tga",
+)  # fmt: skip
+#: Names (without what follows the first dot) of members that are about a tar and no sample of it.
+ABOUT = frozenset({
+    "readme", "license", "licence", "copying", "notice", "changelog", "citation", "thumbs", "desktop", "sha256sums",
+    "md5sums", "checksums",
+})  # fmt: skip
+#: Kinds of ignored members that one expects in tars.
+HIDDEN, STRAY = "hidden", "about the tar, not of a sample"
 #: Of how many ignored members the names are kept, of each kind.
 EXAMPLES = 3
 
@@ -59,6 +73,15 @@ class Ignored:
         if self.counts[kind] <= EXAMPLES:
             self.names.setdefault(kind, []).append(name)
 
+    def add_all(self, kind: str, names: Iterable[str]) -> None:
+        """Note several members of one kind."""
+        for name in names:
+            self.add(kind, name[:100])
+
+    def without(self, kinds: Sequence[str]) -> "Ignored":
+        """Return the same without these kinds."""
+        return Ignored(Counter({kind: n for kind, n in self.counts.items() if kind not in kinds}), self.names)
+
     def __str__(self) -> str:
         """Return the counts and names in one line."""
         return "; ".join(f"{n:,} {kind} ({', '.join(self.names[kind])})" for kind, n in self.counts.items())
@@ -85,6 +108,7 @@ def samples(
     """
     skipped = Ignored() if ignored is None else ignored
     seen = _Keys(shard)
+    strays = shard.rules >= 2
     with opened(shard) as tar:
         sample: Sample | None = None
         rows = 0
@@ -95,7 +119,10 @@ def samples(
             key, suffix = named or (None, "")
             seen.note(suffix)
             if sample is None or key is None or key != sample.key or suffix in sample.names:
-                if sample is not None:
+                if sample is not None and strays and _is_stray(sample):
+                    skipped.add_all(STRAY, sample.names.values())
+                    rows -= 1
+                elif sample is not None:
                     yield seen.judged(sample)
                 sample, rows = Sample(rows, key), rows + 1
             if key is None:
@@ -106,8 +133,17 @@ def samples(
                     sample.data[suffix] = data
         if tar.cut and sample is None:
             raise SourceError(f"{shard.url}: {tar.cut}, before the first sample")
-        if sample is not None:
+        if sample is not None and strays and _is_stray(sample) and not tar.cut:
+            skipped.add_all(STRAY, sample.names.values())
+        elif sample is not None:
             yield _cut(seen.judged(sample), tar.cut)
+
+
+def _is_stray(sample: Sample) -> bool:
+    """Return True if the members of a sample are about the tar: a README, an index; one with an image is none."""
+    name = (sample.key or "").rpartition("/")[2]
+    about = name.lower() in ABOUT or (name.startswith("__") and name.endswith("__"))
+    return about and not any(suffix.rpartition(".")[2] in IMAGES for suffix in sample.names)
 
 
 def _ignored(member: Member, ignored: Ignored) -> bool:
@@ -119,7 +155,7 @@ def _ignored(member: Member, ignored: Ignored) -> bool:
     if member.kind == AFTER_END:
         kind = "stretch of data after the end mark"
     elif any(part[:1] == "." and part not in (".", "..") for part in parts) or "__MACOSX" in parts:
-        kind = "hidden"
+        kind = HIDDEN
     elif any(part.startswith("PaxHeader") for part in parts[:-1]):
         kind = "extended header unpacked as a file"
     elif split_name(member.name) is None:

@@ -14,6 +14,7 @@ from typing import BinaryIO
 
 from curate.errors import SourceError
 from curate.io import filesystem
+from curate.io.names import printable
 from curate.sources.base import Shard
 
 __all__ = ["AFTER_END", "DAMAGED", "DIRECTORY", "FILE", "Member", "Tar", "opened"]
@@ -232,7 +233,7 @@ class _Told:
         kind = self.fault or KINDS.get(header.flag, "a special file")
         if len(name) > MAX_NAME_BYTES:
             kind, name = f"a member with a name of {len(name):,} bytes", name[:100]
-        text = name.decode("utf-8", "backslashreplace")
+        text = printable(name.decode("utf-8", "surrogateescape"))
         return Member(text, DIRECTORY if kind == FILE and text.endswith("/") else kind, start, size)
 
 

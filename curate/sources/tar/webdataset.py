@@ -2,8 +2,8 @@
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -12,16 +12,19 @@ import pyarrow as pa
 from curate.errors import SourceError
 from curate.io import paths
 from curate.io.filesystem import StorageOptions
-from curate.sources.base import Columns, Rows, Shard
+from curate.io.found import passed_over
+from curate.sources.base import RULES, Columns, Rows, Shard
 from curate.sources.format import Format
 from curate.sources.tar import roles
-from curate.sources.tar.roles import IMAGE_KEY, IMAGES, KEY, is_text
-from curate.sources.tar.samples import Ignored, Sample, samples
+from curate.sources.tar.roles import IMAGE_KEY, KEY, is_text
+from curate.sources.tar.samples import EXAMPLES, HIDDEN, IMAGES, STRAY, Ignored, Sample, samples
 
 __all__ = ["FORMAT", "WebDatasetReader", "find"]
 
 EXTENSIONS = (".tar", ".tar.gz", ".tgz")
 MAX_ROWS = 1024
+#: How the image among several is called, before its suffix.
+IMAGE_NAMES = ("image", "img", "picture", "photo")
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +41,7 @@ def find(
     return [
         Shard(
             prefix + file.name, file.url, paths.split_of(file.name, file.url), file.size, file.version,
-            source, options, "webdataset",
+            source, options, "webdataset", rules=RULES,
         )
         for file in paths.expand(path, options, extensions=EXTENSIONS)
     ]  # fmt: skip
@@ -51,16 +54,17 @@ class Contents:
     rows: int
     suffixes: tuple[str, ...]
     images: str
+    ignored: Ignored = field(default_factory=Ignored)
 
 
 #: What tars hold, by address and version: the schema and the count of a remote tar cost one pass, not two.
-_KNOWN: dict[tuple[str, str], Contents] = {}
+_KNOWN: dict[tuple[str, str, int], Contents] = {}
 MAX_KNOWN = 4096
 
 
 def _contents(shard: Shard) -> Contents:
     """Return what a tar holds, from its headers alone; what is wrong with it is logged by name."""
-    place = (shard.url, shard.version)
+    place = (shard.url, shard.version, shard.rules)
     if place not in _KNOWN:
         if len(_KNOWN) >= MAX_KNOWN:
             _KNOWN.clear()
@@ -75,19 +79,30 @@ def _scanned(shard: Shard) -> Contents:
     for sample in samples(shard, lambda row, suffix: False, ignored):
         rows += 1
         suffixes.update(sample.names)
-        images = [suffix for suffix in IMAGES if suffix in sample.names]
+        images = [suffix for suffix in sample.names if suffix.rpartition(".")[2] in IMAGES]
         together |= {(one, other) for one in images for other in images}
         if sample.outcome != "ok":
             faults.add(sample.outcome, str(sample.key))
-    if ignored.counts:
-        log.warning("%s: members that belong to no sample: %s", shard.url, ignored)
+    odd = ignored.without((HIDDEN, STRAY))
+    if odd.counts:
+        log.warning("%s: members that belong to no sample: %s", shard.url, odd)
     if faults.counts:
         log.warning("%s: samples that cannot be used: %s", shard.url, faults)
     chosen: list[str] = []
     for one in IMAGES:
         if one in suffixes and not any((one, other) in together for other in chosen):
             chosen.append(one)
-    return Contents(rows, tuple(sorted(suffixes)), ";".join(chosen))
+    chosen = chosen or _behind_names(suffixes, together)
+    return Contents(rows, tuple(sorted(suffixes)), ";".join(chosen), ignored)
+
+
+def _behind_names(suffixes: Iterable[str], together: Container[tuple[str, str]]) -> list[str]:
+    """Return the image suffixes behind names (``image.jpg``): those called an image, else all if one at a time."""
+    found = sorted(one for one in suffixes if one.rpartition(".")[2] in IMAGES)
+    for some in ([one for one in found if one.partition(".")[0] in IMAGE_NAMES], found):
+        if some and not any((one, other) in together for one in some for other in some if one != other):
+            return some
+    return []
 
 
 @dataclass(frozen=True)
@@ -98,7 +113,12 @@ class WebDatasetReader:
 
     def count(self, shard: Shard) -> int:
         """Return the number of rows, from the headers of the members."""
-        return _contents(shard).rows
+        found = _contents(shard)
+        for kind in (HIDDEN, STRAY):
+            for place, name in enumerate(found.ignored.names.get(kind, ())):
+                rest = max(0, found.ignored.counts[kind] - EXAMPLES) if place == 0 else 0
+                passed_over(name, f"in tars: {kind}", 1 + rest)
+        return found.rows
 
     def schema(self, shard: Shard) -> pa.Schema:
         """Return ``__key__`` and a column per suffix, in sorted order: text as string, else binary."""

@@ -12,6 +12,7 @@ from curate.errors import SourceError
 from curate.io.filesystem import StorageOptions
 from curate.sources.base import Shard
 from curate.sources.format import Format
+from curate.sources.text.encoding import decoded
 from curate.sources.text.lines import (
     MAX_COLUMNS,
     MAX_RECORD_BYTES,
@@ -78,7 +79,8 @@ def _records(lines: Lines, feed: "_Feed", names: Sequence[str]) -> Iterator[Reco
             lines.put_back(feed.taken[1:])
             yield Record(line, None, fault, len(line.data))
             continue
-        yield Record(line, {n: v or None for n, v in zip(names, values, strict=True)}, None, feed.size)
+        found = {n: v or None for n, v in zip(names, values, strict=True)}
+        yield Record(line, found, None, feed.size, lines.encoding or feed.encoding)
 
 
 class _Feed:
@@ -87,13 +89,14 @@ class _Feed:
     def __init__(self, lines: Lines, delimiter: str) -> None:
         self.taken: list[Line] = []
         self.size = 0
+        self.encoding: str | None = None
         self._lines = lines
         self._first: Line | None = None
         self._reader = csv.reader(self, delimiter=delimiter, strict=True)
 
     def record(self, first: Line) -> tuple[list[str], str | None]:
         """Return (values, fault) of the record that begins with the line `first`."""
-        self.taken, self.size, self._first = [], 0, first
+        self.taken, self.size, self._first, self.encoding = [], 0, first, None
         try:
             return next(self._reader), None
         except csv.Error as error:
@@ -112,7 +115,9 @@ class _Feed:
             raise StopIteration
         self.taken.append(line)
         self.size += len(line.data)
-        return line.data.decode("utf-8", "replace")
+        text, encoding = decoded(line.data)
+        self.encoding = self.encoding or encoding
+        return text
 
 
 FORMAT = Format("csv", EXTENSIONS, find, lambda columns, allow_url: LinesReader(parse, columns, allow_url))

@@ -10,7 +10,8 @@ from collections.abc import Iterator, Sequence
 from curate.io.filesystem import StorageOptions
 from curate.sources.base import Shard
 from curate.sources.format import Format
-from curate.sources.text.lines import Line, Lines, LinesReader, Record, find_files, storable
+from curate.sources.text.encoding import decoded, storable
+from curate.sources.text.lines import Line, Lines, LinesReader, Record, find_files
 
 __all__ = ["EXTENSIONS", "FORMAT", "find", "parse"]
 
@@ -32,22 +33,23 @@ def find(
 
 def parse(lines: Lines, where: str) -> tuple[None, Iterator[Record]]:
     """Return the records of `lines`; blank ones are none. The columns are not known before all are read."""
-    return None, (_record(line) for line in lines if line.fault or line.data.strip())
+    return None, (_record(line, lines.encoding) for line in lines if line.fault or line.data.strip())
 
 
-def _record(line: Line) -> Record:
+def _record(line: Line, encoding: str | None) -> Record:
     size = len(line.data)
     if line.fault:
         return Record(line, None, line.fault, size)
+    text, other = decoded(line.data)
     try:
-        values = json.loads(line.data.decode("utf-8", "replace"))
+        values = json.loads(text)
     except (ValueError, RecursionError) as error:
         return Record(line, None, f"not valid JSON: {error}", size)
     if not isinstance(values, dict):
         return Record(line, None, f"holds a JSON {type(values).__name__}, not an object", size)
     if b"\\u" in line.data:
         values = {storable(name): value for name, value in values.items()}
-    return Record(line, values, None, size)
+    return Record(line, values, None, size, encoding or other)
 
 
 FORMAT = Format("jsonl", EXTENSIONS, find, lambda columns, allow_url: LinesReader(parse, columns, allow_url))

@@ -23,10 +23,12 @@ from curate.io import filesystem, paths
 from curate.io.filesystem import StorageOptions
 from curate.sources import references
 from curate.sources.base import Columns, Rows, Shard
+from curate.sources.captions import encoded_as
 from curate.sources.columns import check_columns
 from curate.sources.rows import followed, rows_of
+from curate.sources.text.encoding import UTF8_MARK, as_utf8, decoded, storable
 
-__all__ = ["MAX_RECORD_BYTES", "Line", "Lines", "LinesReader", "Record", "find_files", "storable"]
+__all__ = ["MAX_RECORD_BYTES", "Line", "Lines", "LinesReader", "Record", "find_files"]
 
 #: A longer record is a `bad_row`: a file without line ends must not fill the memory.
 MAX_RECORD_BYTES = 16 << 20
@@ -34,8 +36,6 @@ MAX_COLUMNS = 100_000
 MAX_ROWS = 1024
 #: Whole numbers that float64 holds exactly.
 EXACT = 2**53
-
-BOM = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,7 @@ class Record:
     values: Mapping[str, Any] | None
     fault: str | None = None
     size: int = 0
+    encoding: str | None = None
 
 
 #: How a format makes records of lines: (the names of the columns if the file says so, the records).
@@ -78,7 +79,8 @@ KEPT_SCANS = 8
 class Lines:
     """The physical lines of a file, from the first; those read ahead can be put back."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BinaryIO, encoding: str | None = None) -> None:
+        self.encoding = encoding  # that the whole file was in before it became UTF-8
         self._file = file
         self._number = 0
         self._waiting: list[Line] = []
@@ -108,7 +110,7 @@ class Lines:
         if not data:
             self._ended = True
             raise StopIteration
-        return Line(self._number, data.removeprefix(BOM) if self._number == 1 else data)
+        return Line(self._number, data.removeprefix(UTF8_MARK))  # also where files were joined
 
     def put_back(self, lines: Sequence[Line]) -> None:
         """Give `lines` out again, in this order."""
@@ -154,7 +156,7 @@ class LinesReader:
         """Yield rows [start, stop) in order, in batches of at most about `batch_bytes`, never fewer than a row."""
         schema = self.schema(shard)
         check_columns(schema, self.columns, shard.url)
-        roles = (self.columns.image, self.columns.caption, self.columns.label)
+        roles = (self.columns.image, *self.columns.captions, self.columns.label)
         wanted = pa.schema([schema.field(name) for name in dict.fromkeys(filter(None, roles))])
         read = partial(
             references.follow,
@@ -196,7 +198,12 @@ class LinesReader:
         uids = None
         if self.columns.uid is not None:
             uids = [_uid(shard, record, self.columns.uid) for record in records]
-        return replace(rows, uid=uids, image_ref=refs, outcome=outcomes, reason=reasons)
+        said = rows.notes or [()] * len(rows)
+        notes = [
+            before if record.encoding is None else (*before, encoded_as(record.encoding))
+            for before, record in zip(said, records, strict=True)
+        ]
+        return replace(rows, uid=uids, image_ref=refs, outcome=outcomes, reason=reasons, notes=notes)
 
     def _records(
         self, shard: Shard, start: int, stop: int | None, batch_bytes: int
@@ -225,7 +232,10 @@ class LinesReader:
             if shard.url.lower().endswith(".gz"):
                 file = cast(BinaryIO, stack.enter_context(gzip.GzipFile(fileobj=file)))
             try:
-                yield self.parse(Lines(file), shard.url)
+                head = file.read(4)
+                file.seek(0)
+                file, encoding = as_utf8(file, head)
+                yield self.parse(Lines(file, encoding), shard.url)
             except (OSError, EOFError, zlib.error) as error:
                 text = filesystem.masked(filesystem.cause(error), shard.storage_options)
                 raise SourceError(f"{shard.url}: cannot be read: {text}") from error
@@ -288,13 +298,8 @@ def find_files(
     ]
 
 
-def storable(text: str) -> str:
-    """Return `text` with what UTF-8 cannot say (lone surrogates) replaced."""
-    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
-
-
 def _text(data: bytes) -> str:
-    return data.decode("utf-8", "replace")
+    return decoded(data)[0]
 
 
 def _kind(value: object) -> str:

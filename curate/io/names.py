@@ -1,0 +1,35 @@
+r"""Names of files as text: those that are not UTF-8 are written with ``\x83`` for a byte that means nothing.
+
+Python gives such a byte as a lone surrogate, which no table, JSON or terminal takes. The escape can be undone: two
+names are never written alike, and a name that holds ``\x83`` in plain letters gets its backslashes doubled.
+"""
+
+import re
+
+__all__ = ["original", "printable"]
+
+_ESCAPED = re.compile(r"(\\+)(?=x[89a-f][0-9a-f]|[\udc80-\udcff])|([\udc80-\udcff])")
+_WRITTEN = re.compile(r"(\\+)x([89a-f][0-9a-f])")
+
+
+def printable(name: str) -> str:
+    r"""Return a name as UTF-8 can say it.
+
+    >>> printable("a\udc83.jpg"), printable("caf\xe9.jpg"), printable(r"a\x83.jpg"), printable("C:\\new")
+    ('a\\x83.jpg', 'café.jpg', 'a\\\\x83.jpg', 'C:\\new')
+    """
+    return _ESCAPED.sub(lambda m: m[1] * 2 if m[1] else f"\\x{ord(m[2]) - 0xDC00:02x}", name)
+
+
+def original(name: str) -> str:
+    r"""Return the name that `printable` wrote so.
+
+    >>> original(r"a\x83.jpg") == "a\udc83.jpg", original(r"a\\x83.jpg"), original("plain")
+    (True, 'a\\x83.jpg', 'plain')
+    """
+
+    def written(match: re.Match[str]) -> str:
+        before = match[1][: len(match[1]) // 2]
+        return before + (chr(0xDC00 + int(match[2], 16)) if len(match[1]) % 2 else f"x{match[2]}")
+
+    return _WRITTEN.sub(written, name)
