@@ -15,6 +15,8 @@ from curate.io.filesystem import StorageOptions, is_remote, local_path, open_rem
 __all__ = ["PLACE", "PathAccess", "RefusedPathError", "open_path", "path_refusal"]
 
 _FILE = re.compile(r"^(?:file|local)://", re.IGNORECASE)
+#: Folders beside a shard in which images are looked for too.
+IMAGE_FOLDERS = ("images", "Images")
 #: Where the value stands in a template.
 PLACE = re.compile(r"\{(?::0?(\d{1,2})d?)?\}")
 
@@ -49,7 +51,17 @@ class PathAccess:
 
     def bases(self, shard_url: str) -> tuple[str, ...]:
         """Return the folders that relative paths begin at."""
-        return self.roots or (parent(shard_url) or "/",)
+        if self.roots:
+            return self.roots
+        folder, _, name = shard_url.rpartition("/")
+        folder = folder or "/"
+        places = [folder, *(f"{folder}/{one}" for one in IMAGE_FOLDERS)]
+        if (
+            folder.rpartition("/")[2] == "annotations"
+        ):  # COCO: annotations/captions_train2017.json, train2017/1.jpg
+            above, split = parent(folder), name.split(".")[0].rpartition("_")[2]
+            places += [f"{above}/{one}" for one in (split, f"images/{split}", "images")]
+        return tuple(places)
 
 
 def path_refusal(path: str, shard_url: str, access: PathAccess) -> str | None:
