@@ -64,6 +64,8 @@ def test_rows_are_those_that_were_written(tmp_path, form, remote):
     for wanted in ([0, 1, 5], [2], list(range(N))):
         tables = reader.read_rows(shard, np.array(wanted), batch_bytes=100)
         assert pa.concat_tables(tables).to_pylist() == TABLE.take(wanted).to_pylist()
+    [named] = reader.read_rows(shard, np.array([1]), batch_bytes=100, columns=["label", "id"])
+    assert named.to_pylist() == [{"label": 1, "id": "a1"}]
     own = registry.format_of(shard.format).reader(Columns(vector="vector"), False)
     assert own.vector_length(shard) == 2
     assert [list(v) for b in own.batches(shard, images=True, batch_bytes=1 << 20) for v in b.vector][1] == [

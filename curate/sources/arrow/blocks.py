@@ -139,19 +139,25 @@ class BlockReader:
                 else:
                     yield rows
 
-    def read_rows(self, shard: Shard, rows: npt.NDArray[np.int64], *, batch_bytes: int) -> Iterator[pa.Table]:
-        """Yield the named rows (ascending positions) with all columns, types and bytes as they stand."""
+    def read_rows(
+        self,
+        shard: Shard,
+        rows: npt.NDArray[np.int64],
+        *,
+        batch_bytes: int,
+        columns: Sequence[str] | None = None,
+    ) -> Iterator[pa.Table]:
+        """Yield the named rows (ascending positions) as they stand, with all columns or those named."""
         if len(rows) == 0:
             return
         with self.open(shard) as blocks:
+            names = blocks.schema.names if columns is None else list(columns)
             if rows[0] < 0 or rows[-1] >= sum(blocks.sizes):
                 raise SourceError(
                     f"{shard.url}: has {sum(blocks.sizes):,} rows, but row {int(rows[-1])} is asked for"
                 )
             done = 0
-            for first, table in _tables(
-                blocks, blocks.schema.names, int(rows[0]), int(rows[-1]) + 1, batch_bytes
-            ):
+            for first, table in _tables(blocks, names, int(rows[0]), int(rows[-1]) + 1, batch_bytes):
                 upto = done + int(np.searchsorted(rows[done:], first + table.num_rows))
                 if upto > done:
                     yield take(table, rows[done:upto] - first)

@@ -238,7 +238,7 @@ class FolderReader:
             place.inside_root,
             shard.storage_options,
             allow_url=self.allow_url,
-            access=shard.access,
+            access=shard.access.of_folder(place.root),
         )
 
 
@@ -313,7 +313,10 @@ def _captions(shard: Shard, held: Held, images: Sequence[str]) -> list[str | Non
         if side is None:
             return None
         data, _, _ = references.follow(
-            side, held.place.inside_root, shard.storage_options, access=shard.access
+            side,
+            held.place.inside_root,
+            shard.storage_options,
+            access=shard.access.of_folder(held.place.root),
         )
         return None if data is None else data.decode("utf-8", "replace").strip()
 
