@@ -4,6 +4,7 @@ A pattern is a file, a folder, or a glob, on the local disk or at any fsspec URL
 ``{a,b}`` stand for several, ``::`` joins several.
 """
 
+import difflib
 import glob
 import itertools
 import math
@@ -257,7 +258,7 @@ def _check_missing(pattern: str, missing: Sequence[str], total: int) -> None:
     """Raise if nothing was found, or not all that the braces name (of globs in ``{a,b}`` one is enough)."""
     if len(missing) == total:
         what = "matches nothing" if total > 1 or has_magic(pattern) else "no such file or folder"
-        raise UsageError(f"{pattern}: {what}")
+        raise UsageError(f"{pattern}: {what}{_near(pattern)}")
     ranged = any(_RANGE.fullmatch(inside) for inside in _BRACES.findall(pattern))
     strict = [text for text in missing if ranged or not has_magic(text)]
     if strict:
@@ -271,6 +272,24 @@ def _check_missing(pattern: str, missing: Sequence[str], total: int) -> None:
 def _above_glob(path: str, literal: str) -> str:
     """Return the folder that the first wildcard of a path stands in; literal : how it begins, without any."""
     return parent(literal + re.split(r"[*?\[]", path[len(literal) :])[0])
+
+
+def _near(pattern: str) -> str:
+    """Say which name a local path may have meant, or how far it is right; nothing where there is no telling."""
+    path = Path(local_path(pattern))
+    if is_remote(pattern) or has_magic(pattern) or path.exists():
+        return ""
+    last = next((one for one in path.parents if one.is_dir()), None)
+    if last is None:
+        return ""
+    wrong = path.relative_to(last).parts[0]
+    try:
+        close = difflib.get_close_matches(wrong, [one.name for one in last.iterdir()], n=1, cutoff=0.75)
+    except OSError:
+        return ""
+    if close:
+        return f"; did you mean {last / close[0]}?"
+    return "" if last == path.parent else f" ({last} has no {wrong})"
 
 
 def _glob(

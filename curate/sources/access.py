@@ -6,7 +6,7 @@ way lead; everything else is refused, with the setting that would allow it.
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -15,6 +15,8 @@ from curate.io.filesystem import StorageOptions, is_remote, local_path, open_rem
 __all__ = ["PLACE", "PathAccess", "RefusedPathError", "open_path", "path_refusal"]
 
 _FILE = re.compile(r"^(?:file|local)://", re.IGNORECASE)
+#: Folders beside a shard in which images are looked for too.
+IMAGE_FOLDERS = ("images", "Images")
 #: Where the value stands in a template.
 PLACE = re.compile(r"\{(?::0?(\d{1,2})d?)?\}")
 
@@ -27,8 +29,8 @@ class RefusedPathError(Exception):
 class PathAccess:
     """Where paths in rows may lead.
 
-    roots : folders (or URLs of such) that relative paths begin at, in this order, and absolute ones may lead into;
-    without any, the folder of the shard. outside : paths may lead anywhere. links : symbolic links may. template :
+    roots : folders (or URLs of such) that relative paths begin at, in this order and before the folder of the shard, and
+    that absolute ones may lead into. outside : paths may lead anywhere. links : symbolic links may. template :
     the path that a value of the image column stands for, such as ``{}.jpg`` or ``train_{:012}.jpg``.
     """
 
@@ -48,8 +50,20 @@ class PathAccess:
         return PLACE.sub(lambda match: value.zfill(int(match[1] or 0)), self.template)
 
     def bases(self, shard_url: str) -> tuple[str, ...]:
-        """Return the folders that relative paths begin at."""
-        return self.roots or (parent(shard_url) or "/",)
+        """Return the folders that relative paths begin at, in order."""
+        folder, _, name = shard_url.rpartition("/")
+        folder = folder or "/"
+        places = [folder, *(f"{folder}/{one}" for one in IMAGE_FOLDERS)]
+        if (
+            folder.rpartition("/")[2] == "annotations"
+        ):  # COCO: annotations/captions_train2017.json, train2017/1.jpg
+            above, split = parent(folder), name.split(".")[0].rpartition("_")[2]
+            places += [f"{above}/{one}" for one in (split, f"images/{split}", "images")]
+        return (*self.roots, *places)
+
+    def of_folder(self, folder: str) -> "PathAccess":
+        """Return the access for files that a folder lists: they are taken from nowhere else, wherever links lead."""
+        return replace(self, roots=(folder, *self.roots), template=None)
 
 
 def path_refusal(path: str, shard_url: str, access: PathAccess) -> str | None:
@@ -107,7 +121,7 @@ def open_path(path: str, shard_url: str, storage_options: StorageOptions, access
 def _open_below(path: str, base: str, storage_options: StorageOptions, access: PathAccess) -> BinaryIO:
     if is_remote(base) and not path.startswith("/"):
         return open_remote(_joined(base, path), storage_options)
-    inside = [Path(local_path(root)).resolve() for root in access.roots or (base,) if not is_remote(root)]
+    inside = [Path(local_path(root)).resolve() for root in (base, *access.roots) if not is_remote(root)]
     whole = Path(path) if path.startswith("/") else Path(local_path(base)).resolve() / path
     real = whole.resolve()
     if not (access.outside or access.links or any(real.is_relative_to(root) for root in inside)):

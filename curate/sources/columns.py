@@ -60,6 +60,8 @@ _LIKE_CAPTION = re.compile(r"(caption|text|txt|description|prompt)s?[._-]?\d+|.+
 
 IMAGE_NAMES = ("image", "img", "jpg", "jpeg", "png", "webp", "bytes", "image_bytes", "picture", "photo")
 PATH_NAMES = ("image", "img", "jpg", "png", "image_path", "img_path", "path", "file_name", "filename", "file")
+#: Taken where there is no column of the names above: what open_clip calls its columns.
+LATER_PATH_NAMES, LATER_CAPTION_NAMES = ("filepath",), ("title",)
 URL_NAMES = ("url", "image_url", "img_url")
 CAPTION_NAMES = ("caption", "text", "txt", "captions", "description", "alt_text", "prompt")
 LABEL_NAMES = ("label", "labels", "cls", "class", "target", "category", "class_label", "fine_label")
@@ -107,7 +109,7 @@ def check_columns(schema: pa.Schema, columns: Columns, where: str | None = None)
     """Raise UsageError unless every named column is there once and of a type its role can use."""
     prefix = f"{where}: " if where else ""
     roles: dict[str, tuple[str | None, Callable[[pa.DataType], bool]]] = {
-        "image": (columns.image, lambda kind: is_image(kind) or pt.is_integer(plain_type(kind))),
+        "image": (columns.image, _is_image_or_id),
         "label": (columns.label, lambda kind: is_label(kind) or is_list_of_labels(kind)),
         "uid": (columns.uid, lambda kind: is_text(kind) or pt.is_integer(plain_type(kind))),
         "vector": (columns.vector, lambda kind: True),
@@ -123,6 +125,11 @@ def check_columns(schema: pa.Schema, columns: Columns, where: str | None = None)
         kind = schema.field(name).type
         if not fits(kind):
             raise UsageError(f"{prefix}column {name!r} cannot be used as {role}: its type is {_short(kind)}")
+
+
+def _is_image_or_id(kind: pa.DataType) -> bool:
+    """Return True if values can be images, paths to them, or whole numbers that a template makes paths of."""
+    return is_image(kind) or bool(pt.is_integer(plain_type(kind)))
 
 
 def _present(schema: pa.Schema) -> str:
@@ -146,7 +153,7 @@ def _guess_image(schema: pa.Schema) -> str | None:
     found = _guess(structs + inline, IMAGE_NAMES, also=structs)
     if found or structs or any(name.lower() in IMAGE_NAMES for name in inline):
         return found
-    return _guess(strings, PATH_NAMES) or _guess(strings, URL_NAMES)
+    return _guess(strings, PATH_NAMES) or _guess(strings, LATER_PATH_NAMES) or _guess(strings, URL_NAMES)
 
 
 def _guess(candidates: Sequence[str], names: Sequence[str], also: Sequence[str] = ()) -> str | None:
@@ -162,7 +169,7 @@ def _guess(candidates: Sequence[str], names: Sequence[str], also: Sequence[str] 
 def _guess_caption(schema: pa.Schema, text: Sequence[str]) -> str | None:
     """Prefer columns of texts and lists of them over objects that hold captions."""
     objects = [field.name for field in schema if is_caption(field.type)]
-    return _guess(text, CAPTION_NAMES) or _guess(objects, CAPTION_NAMES)
+    return _guess(text, CAPTION_NAMES) or _guess(objects, CAPTION_NAMES) or _guess(text, LATER_CAPTION_NAMES)
 
 
 def not_taken(schema: pa.Schema, columns: Columns) -> Iterator[str]:

@@ -25,7 +25,7 @@ from curate.sources.columns import check_columns, declared_features
 from curate.sources.format import Format
 from curate.sources.rows import Found, followed, rows_of
 
-__all__ = ["EXTENSIONS", "FORMAT", "ParquetReader", "find", "scan"]
+__all__ = ["EXTENSIONS", "FORMAT", "ParquetReader", "find", "scan", "take"]
 
 EXTENSIONS = (".parquet", ".pq")
 
@@ -313,7 +313,7 @@ def _taken(
         stop = start + batch.num_rows
         upto = done + int(np.searchsorted(rows[done:], stop))
         if upto > done:
-            held.append(_take(pa.Table.from_batches([batch]), rows[done:upto] - start))
+            held.append(take(pa.Table.from_batches([batch]), rows[done:upto] - start))
             size += held[-1].nbytes
             if size >= batch_bytes:
                 yield pa.concat_tables(held)
@@ -325,7 +325,8 @@ def _taken(
         yield pa.concat_tables(held)
 
 
-def _take(table: pa.Table, rows: npt.NDArray[np.int64]) -> pa.Table:
+def take(table: pa.Table, rows: npt.NDArray[np.int64]) -> pa.Table:
+    """Return the rows at these places, one or more; types stay as they are, views too."""
     if len(rows) == rows[-1] - rows[0] + 1:
         return table.slice(int(rows[0]), len(rows))
     if not any(has_view(kind) for kind in table.schema.types):

@@ -17,6 +17,7 @@ from curate.errors import SourceError, UsageError
 from curate.io import paths
 from curate.io.filesystem import StorageOptions
 from curate.io.found import counting
+from curate.sources import unknown
 from curate.sources.base import Columns, Shard
 from curate.sources.format import Format
 from curate.sources.lake import recognition
@@ -29,18 +30,24 @@ FORMATS = {
     "parquet": "parquet",
     "jsonl": "text.jsonl",
     "csv": "text.delimited",
+    "json": "text.json_file",
     "folder": "folder.folder",
     "img2dataset": "img2dataset.img2dataset",
     "webdataset": "tar.webdataset",
     "clip_retrieval": "arrays.clip_retrieval",
     "datacomp": "arrays.datacomp",
+    "arrow": "arrow.ipc",
+    "orc": "arrow.orc",
     "delta": "lake.delta",
     "iceberg": "lake.iceberg",
 }
 
 
+#: Files whose names say no format: so many are looked into.
+MAX_LOOKED_AT = 20
+
 #: Formats of the files that tables are kept in.
-TABLE_FILES = ("parquet",)
+TABLE_FILES = ("parquet", "orc")
 
 #: Ends of files that are no source by themselves, but tell a format (`Format.recognises`) by lying beside one.
 BESIDE = (".npy", ".npz")
@@ -63,8 +70,11 @@ def detect(patterns: Sequence[str], storage_options: StorageOptions = None) -> s
     ends = {end: name for name in FORMATS for end in format_of(name).extensions}
     if len(set(ends.values())) == 1:
         return next(iter(ends.values()))
-    with counting():  # what is used and passed over is known when the format is
-        files = paths.expand(list(patterns), storage_options or {}, extensions=(*ends, *BESIDE))
+    try:
+        with counting():  # what is used and passed over is known when the format is
+            files = paths.expand(list(patterns), storage_options or {}, extensions=(*ends, *BESIDE))
+    except UsageError as error:
+        raise unknown.advice(str(error), list(FORMATS)) if "it holds" in str(error) else error from None
     names = [file.name for file in files]
     for name in FORMATS:
         if format_of(name).recognises(names):
@@ -75,7 +85,31 @@ def detect(patterns: Sequence[str], storage_options: StorageOptions = None) -> s
         raise UsageError(
             f"source.path {', '.join(patterns)} matches several formats: {listed}; name one with source.format"
         )
-    return next(iter(found), "parquet")
+    strange = [file for file in files if not file.name.lower().endswith((*ends, *BESIDE))]
+    for file in strange[:MAX_LOOKED_AT]:
+        like = unknown.format_by_content(file.url, storage_options)
+        if like not in FORMATS:
+            raise _no_format(file, files, next(iter(found), None), like)
+        found.setdefault(str(like), file.name)
+        if len(found) > 1:
+            raise _no_format(file, files, next(iter(found)), like)
+    if not found:
+        raise unknown.refusal(files[0].url, list(FORMATS))
+    return next(iter(found))
+
+
+def _no_format(
+    file: paths.FoundFile, files: Sequence[paths.FoundFile], others: str | None, like: str | None
+) -> UsageError:
+    """Return the error for a file that is of no format, or not of that of the others."""
+    if others is None:
+        return unknown.refusal(file.url, list(FORMATS), like)
+    ends = sorted(
+        {one.name[one.name.rindex(".") :] for one in files if "." in one.name}
+        & set(format_of(others).extensions)
+    )
+    narrower = f"name those of one format, such as *{ends[0]}" if ends else "name those of one format"
+    return UsageError(f"{file.url}: matched beside files of format {others}, and is none; {narrower}")
 
 
 def _table(patterns: Sequence[str], options: StorageOptions) -> str | None:

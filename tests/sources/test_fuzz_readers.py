@@ -16,6 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from pyarrow.orc import write_table as write_orc
 
 from curate.embedding.decode import Preprocess, decode
 from curate.embedding.user_vectors import open_vectors
@@ -62,6 +63,21 @@ def parquet():
     return out.getvalue()
 
 
+def arrow(stream=False):
+    """The first columns of `parquet` in two batches, as a file or a stream."""
+    table = pq.read_table(io.BytesIO(parquet()))
+    out = io.BytesIO()
+    with (pa.ipc.new_stream if stream else pa.ipc.new_file)(out, table.schema) as writer:
+        writer.write_table(table, max_chunksize=2)
+    return out.getvalue()
+
+
+def orc():
+    out = io.BytesIO()
+    write_orc(pq.read_table(io.BytesIO(parquet())).drop_columns("label"), out)
+    return out.getvalue()
+
+
 def tar(packed=False):
     """Two samples of a WebDataset, and a link."""
     out = io.BytesIO()
@@ -82,14 +98,17 @@ def tar(packed=False):
 
 
 LINES = b'{"image": "a.png", "caption": "a", "label": 1}\n{"image": "../b.png", "caption": null}\n{}\n'
+COCO = b'{"info": {}, "images": [{"id": 1, "file_name": "a.png"}, {"id": 2}], "annotations": [{"image_id": 1, "caption": "a"}, 3, {"image_id": 2, "caption": "b"}]}'
 TABLE = b'image,caption,label\na.png,"a, b",1\n../b.png,,2\n'
 
 #: A small valid file by the end of its name; formats of several files have a test of their own.
 SEEDS = {
+    ".arrow": arrow(), ".ipc": arrow(stream=True), ".orc": orc(),
     ".parquet": parquet(), ".tar": tar(), ".tar.gz": tar(packed=True), ".tgz": tar(packed=True),
-    ".jsonl": LINES, ".ndjson": LINES, ".csv": TABLE, ".tsv": TABLE.replace(b",", b"\t"),
+    ".json": COCO, ".jsonl": LINES, ".ndjson": LINES, ".csv": TABLE, ".tsv": TABLE.replace(b",", b"\t"),
 }  # fmt: skip
 ENDS = [(name, end) for name in FORMATS for end in format_of(name).extensions if end in SEEDS]
+ENDS += [("json", ".json")]  # found by what stands in it
 
 
 @st.composite

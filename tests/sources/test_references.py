@@ -72,7 +72,7 @@ ROOT_CASES = [
     # reference, then the outcome by default, with roots, with links, with outside
     ("pool/b.png", "missing_image", "ok", "missing_image", "missing_image"),
     ("b.png", "missing_image", "ok", "missing_image", "missing_image"),
-    ("img/a.png", "ok", "missing_image", "ok", "ok"),
+    ("img/a.png", "ok", "ok", "ok", "ok"),
     ("{tmp}/elsewhere/pool/b.png", "refused_path", "ok", "refused_path", "ok"),
     ("file://{tmp}/elsewhere/pool/b.png", "refused_path", "ok", "refused_path", "ok"),
     ("{tmp}/elsewhere/../secret", "refused_path", "refused_path", "refused_path", "ok"),
@@ -80,8 +80,8 @@ ROOT_CASES = [
     ("{tmp}/secret", "refused_path", "refused_path", "refused_path", "ok"),
     ("pool/../pool/b.png", "refused_path", "ok", "refused_path", "missing_image"),
     ("../secret", "refused_path", "refused_path", "refused_path", "ok"),
-    ("out.png", "refused_path", "missing_image", "ok", "ok"),
-    ("up/secret", "refused_path", "missing_image", "ok", "ok"),
+    ("out.png", "refused_path", "refused_path", "ok", "ok"),
+    ("up/secret", "refused_path", "refused_path", "ok", "ok"),
     ("link.png", "missing_image", "refused_path", "missing_image", "missing_image"),
     ("http://127.0.0.1:9/x.png", "refused_path", "refused_path", "refused_path", "refused_path"),
     ("s3://bucket/x.png", "refused_path", "refused_path", "refused_path", "refused_path"),
@@ -195,3 +195,28 @@ def test_follow_http(shard, monkeypatch):
 def test_image_files_have_a_size_limit(shard, monkeypatch):
     monkeypatch.setattr(references, "MAX_IMAGE_BYTES", 2)
     assert follow("img/a.png", shard)[1] == "too_large"
+
+
+def test_a_folder_of_links_is_read_where_links_may_lead(tmp_path):
+    from curate.pipeline.stages.read import find_shards
+    from curate.recipe import Source
+    from curate.sources import registry
+    from curate.sources.base import Columns
+
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "blobs/one.png").write_bytes(b"other")  # the name of an image, but not that image
+    (tmp_path / "blobs/hash").write_bytes(b"image")
+    (tmp_path / "photos/one.png").symlink_to(tmp_path / "blobs/hash")
+    found = {}
+    for name, settings in {
+        "plain": {}, "links": {"allow": ["links"]}, "outside": {"allow": ["outside"]},
+        "root": {"root": str(tmp_path / "blobs")}, "elsewhere": {"root": str(tmp_path / "no")},
+    }.items():  # fmt: skip
+        [shard] = find_shards(Source(path=str(tmp_path / "photos"), **settings))
+        [rows] = registry.format_of("folder").reader(Columns(image="image"), False).batches(
+            shard, images=True, batch_bytes=100
+        )  # fmt: skip
+        found[name] = (rows.outcome[0], rows.image[0])
+    ok, refused = ("ok", b"image"), ("refused_path", None)
+    assert found == {"plain": refused, "links": ok, "outside": ok, "root": ok, "elsewhere": refused}

@@ -97,6 +97,10 @@ def read(path, *, start=0, stop=None, batch_bytes=1 << 20, **roles):
     return found
 
 
+def fingerprint(shard):
+    return registry.format_of(shard.format).fingerprint(shard)
+
+
 def lacking(monkeypatch, package):
     for name in [name for name in sys.modules if name.split(".")[0] == package]:
         monkeypatch.delitem(sys.modules, name)
@@ -122,6 +126,9 @@ def test_only_rows_that_a_delta_table_still_has_are_read(tmp_path):
     assert reader.schema(shard).names == ["id", "year", "emb", "note"]
     table = pa.concat_tables(reader.read_rows(shard, np.array([0, 2]), batch_bytes=1 << 20))
     expected = {"year": 2024, "note": None, "emb": [1.0, 1.0, 2.0]}
+    kind = registry.format_of("delta").reader(Columns(), False)
+    [named] = kind.read_rows(shard, np.array([1]), batch_bytes=1 << 20, columns=["year", "id"])
+    assert named.to_pylist() == [{"year": 2024, "id": "f"}]
     assert table.to_pylist() == [{"id": "d", **expected}, {"id": "g", **expected}]
 
 
@@ -131,13 +138,13 @@ def test_a_new_version_of_a_delta_table_leaves_untouched_files_as_they_were(tmp_
     later = root / "_delta_log" / f"{1:020d}.json"
     lines = later.read_text()
     later.unlink()
-    before = {shard.name: registry.fingerprint(shard) for shard in find_shards(Source(path=str(root)))}
+    before = {shard.name: fingerprint(shard) for shard in find_shards(Source(path=str(root)))}
     later.write_text(lines)
-    after = {shard.name: registry.fingerprint(shard) for shard in find_shards(Source(path=str(root)))}
+    after = {shard.name: fingerprint(shard) for shard in find_shards(Source(path=str(root)))}
     assert before.keys() == {"year=2023/old.parquet", "year=2024/cut.parquet"}
     assert before["year=2024/cut.parquet"] != after["year=2024/cut.parquet"]  # rows were deleted from it
     (root / "_delta_log" / f"{2:020d}.json").write_text(json.dumps({"commitInfo": {"operation": "NOTHING"}}))
-    assert {s.name: registry.fingerprint(s) for s in find_shards(Source(path=str(root)))} == after
+    assert {s.name: fingerprint(s) for s in find_shards(Source(path=str(root)))} == after
 
 
 @pytest.mark.parametrize(
@@ -150,7 +157,9 @@ def test_a_new_version_of_a_delta_table_leaves_untouched_files_as_they_were(tmp_
 def test_a_delta_table_that_needs_more_is_refused_by_name(tmp_path, change, message):
     pytest.importorskip("deltalake")
     root = write_delta(tmp_path / "t", **change)
-    with pytest.raises(UsageError, match=rf"a Delta table: it {message}.*curate\.filter"):
+    with pytest.raises(
+        UsageError, match=rf"a Delta table: it {message}[^;]*; read it with another tool .*curate\.filter"
+    ):
         find_shards(Source(path=str(root)))
 
 
@@ -258,3 +267,61 @@ def test_position_deletes_of_an_iceberg_table_are_applied(tmp_path):
     pq.write_table(deletes, tmp_path / "d.parquet")
     found = iceberg._positions(iceberg._Deletes(path, (f"{tmp_path}/d.parquet",)), None)
     assert found.tolist() == [1, 4]
+
+
+@pytest.mark.parametrize(
+    ("names", "hint", "expected"),
+    [
+        (["v9", "v10", "v2"], None, "v10"),
+        (["00009-b", "00010-a"], None, "00010-a"),
+        (["v1", "v2", "v3"], "2", "v2"),
+        (["v1", "v2"], "7", "v2"),  # a hint at a file that is gone
+    ],
+)
+def test_the_newest_metadata_of_an_iceberg_table(tmp_path, names, hint, expected):
+    from curate.sources.lake import iceberg
+
+    (tmp_path / "metadata").mkdir()
+    for name in names:
+        (tmp_path / f"metadata/{name}.metadata.json").touch()
+    if hint is not None:
+        (tmp_path / "metadata/version-hint.text").write_text(f"{hint}\n")
+    assert iceberg.newest(str(tmp_path), None) == f"{expected}.metadata.json"
+
+
+@pytest.mark.parametrize(
+    ("location", "expected"),
+    [
+        ("s3a://bucket/t/data/0.parquet", "data/0.parquet"),
+        ("s3://bucket/t/data/0.parquet", "data/0.parquet"),
+        ("/copy/t/data/0.parquet", "data/0.parquet"),
+        ("s3://bucket/t2/data/0.parquet", None),
+        ("s3://bucket/t/../../secret", None),
+        ("/etc/passwd", None),
+    ],
+)
+def test_files_of_an_iceberg_table_lie_in_its_folder(location, expected):
+    from curate.sources.lake import iceberg
+
+    if expected is None:
+        with pytest.raises(UsageError, match="does not lie in its folder"):
+            iceberg._rest(location, "s3://bucket/t", "/copy/t")
+    else:
+        assert iceberg._rest(location, "s3://bucket/t/", "/copy/t") == expected
+
+
+def test_deltalake_is_given_the_options_of_the_source(monkeypatch):
+    from curate.sources.lake import delta
+
+    monkeypatch.setenv("SECRET", "word")
+    options = {
+        "key": "me", "secret": "${SECRET}", "anon": False,
+        "client_kwargs": {"endpoint_url": "http://127.0.0.1:9", "region_name": "eu-1"},
+    }  # fmt: skip
+    assert delta._options("s3://bucket/t", options) == {
+        "AWS_ACCESS_KEY_ID": "me", "AWS_SECRET_ACCESS_KEY": "word", "AWS_ENDPOINT_URL": "http://127.0.0.1:9",
+        "AWS_ALLOW_HTTP": "true", "AWS_REGION": "eu-1",
+    }  # fmt: skip
+    assert delta._options("/disk/t", None) is None and delta._options("gs://bucket/t", None) is None
+    with pytest.raises(UsageError, match="copy the table to a disk"):
+        delta._options("gs://bucket/t", {"token": "x"})

@@ -251,7 +251,7 @@ class FolderReader:
             place.inside_root,
             shard.storage_options,
             allow_url=self.allow_url,
-            access=shard.access,
+            access=shard.access.of_folder(place.root),
         )
 
 
@@ -331,7 +331,10 @@ def _captions(
         if side is None:
             return None, None
         data, _, _ = references.follow(
-            printable(side), held.place.inside_root, shard.storage_options, access=shard.access
+            printable(side),
+            held.place.inside_root,
+            shard.storage_options,
+            access=shard.access.of_folder(held.place.root),
         )
         text, encoding = (None, None) if data is None else decoded(data)
         return (None if text is None else text.strip()), encoding

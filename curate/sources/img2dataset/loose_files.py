@@ -170,7 +170,10 @@ def _placed(shard: Shard, name: str) -> str:
 
 def _read(shard: Shard, ref: str) -> Found:
     return references.follow(
-        ref.removeprefix(f"{shard.name}/"), f"{shard.url}shard", shard.storage_options, access=shard.access
+        ref.removeprefix(f"{shard.name}/"),
+        f"{shard.url}shard",
+        shard.storage_options,
+        access=shard.access.of_folder(shard.url.rstrip("/")),
     )
 
 

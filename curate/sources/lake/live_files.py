@@ -222,12 +222,19 @@ class TableReader:
             else:
                 yield rows
 
-    def read_rows(self, shard: Shard, rows: npt.NDArray[np.int64], *, batch_bytes: int) -> Iterator[pa.Table]:
-        """Yield the named rows (ascending positions) with all columns of the table."""
+    def read_rows(
+        self,
+        shard: Shard,
+        rows: npt.NDArray[np.int64],
+        *,
+        batch_bytes: int,
+        columns: Sequence[str] | None = None,
+    ) -> Iterator[pa.Table]:
+        """Yield the named rows (ascending positions) with all columns of the table, or those named."""
         file = self._opened(shard)
         reader = parquet.ParquetReader(Columns())
         for table in reader.read_rows(file.shard, file.positions(rows), batch_bytes=batch_bytes):
-            yield file.completed(table, file.schema.names)
+            yield file.completed(table, file.schema.names if columns is None else columns)
 
     def _opened(self, shard: Shard) -> "_File":
         snapshot, live = self.kind.file_of(shard)

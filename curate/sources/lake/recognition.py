@@ -22,15 +22,15 @@ NAMES = {
     "lance": "a Lance data set",
 }
 _WAYS = {
-    "delta": "pip install 'curate[delta]' and leave source.format at auto, or read it with another tool "
-    "(deltalake.DeltaTable(path).to_pyarrow_table()) and pass that to curate.filter",
-    "iceberg": "pip install 'curate[iceberg]' and leave source.format at auto, or read it with another tool "
-    "(pyiceberg: table.scan().to_arrow()) and pass that to curate.filter",
+    "delta": "read it with another tool (deltalake.DeltaTable(path).to_pyarrow_table()) and pass that to curate.filter",
+    "iceberg": "read it with another tool (pyiceberg: table.scan().to_arrow()) and pass that to curate.filter",
     "hudi": "curate cannot read Hudi; write a snapshot as Parquet (Spark: "
     "spark.read.format('hudi').load(path).write.parquet(...)) and name that",
     "lance": "curate cannot read Lance; load it (pip install pylance; lance.dataset(path).to_table()) and pass that to "
     "curate.filter, or write it as Parquet",
 }
+#: Kinds that are read with a library, by the extra that brings it.
+_EXTRAS = {"delta": "curate[delta]", "iceberg": "curate[iceberg]"}
 #: What lies in the folder of a table.
 _SIGNS = {
     "_delta_log": "delta",
@@ -58,11 +58,16 @@ def tables_of(patterns: Sequence[str], options: StorageOptions) -> list[Table]:
 
 
 def refuse(kind: str, url: str, why: str | None = None) -> UsageError:
-    """Return the error for a table that cannot be read here; why : where it is not for want of a library."""
+    """Return the error for a table that is not read; why : where that is not for want of a library."""
     what = (
         why or "its files alone hold rows that were deleted or replaced, so they are not read as plain files"
     )
-    return UsageError(f"{url}: {NAMES[kind]}: {what}; {_WAYS[kind]}")
+    install = (
+        f"pip install '{_EXTRAS[kind]}' and leave source.format at auto, or "
+        if kind in _EXTRAS and not why
+        else ""
+    )
+    return UsageError(f"{url}: {NAMES[kind]}: {what}; {install}{_WAYS[kind]}")
 
 
 def refuse_files(urls: Iterable[str], options: StorageOptions) -> None:

@@ -1,0 +1,1 @@
+"""Tables in files of blocks that Arrow reads: IPC (Arrow, Feather, what datasets saves) and ORC."""
