@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from curate import open_run
+from curate.errors import EmbeddingError
 from curate.pipeline import runner
-from curate.recipe.loading import parse_recipe
+from curate.recipe.loading import load_recipe, parse_recipe
 from tests.fixtures import tars
 from tests.fixtures.builders import planted, recipe_values
 
@@ -44,3 +45,16 @@ def test_keys_in_several_shards_are_counted(tmp_path, caplog, workers):
 def test_keys_of_one_shard_and_different_keys_say_nothing(tmp_path, caplog):
     assert repeated(run(tmp_path, ["a", "b"], ["c"])) is None
     assert "more than one shard" not in caplog.text
+
+
+def test_a_key_of_two_samples_names_no_given_cluster(tmp_path):
+    opened = run(tmp_path, ["a", "b"], ["b"])
+    np.save(tmp_path / "cluster_0.npy", np.array([["a", "0", "0.1", "0"], ["b", "1", "0.1", "0"]]))
+    settings = load_recipe(str(opened.folder.path / "recipe.yaml")).model_dump(
+        mode="json", exclude_unset=True
+    )
+    values = settings | {"cluster": {"given": str(tmp_path / "cluster_0.npy")}}
+    with pytest.raises(
+        EmbeddingError, match=r"1 keys are in more than one shard, such as b \(0.tar, 1.tar\), so a key"
+    ):
+        runner.run(parse_recipe(values), until="cluster")
