@@ -266,11 +266,15 @@ def _show_plan(recipe: Recipe, json_: bool) -> None:
 
     from curate.pipeline.estimate import estimate
     from curate.pipeline.runner import check_request
+    from curate.pipeline.source_schemas import SourceSchemas
     from curate.pipeline.stages.read import find_parts
 
     check_request(recipe)
     with TemporaryDirectory() as scratch:
-        parts, bad = find_parts(recipe, Path(scratch) / "shards.json", hashed=False)
+        schemas = SourceSchemas(recipe)
+        parts, bad = find_parts(recipe, Path(scratch) / "shards.json", hashed=False, schemas=schemas)
+        with logged():
+            schemas.check()
     expected = estimate(recipe, parts)
     for shard in bad:
         note(f"warning: {shard.error}")

@@ -9,11 +9,14 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from curate.errors import RecipeError, SourceError, UsageError
 from curate.execution.context import PART_ROWS, Context, Part, log
 from curate.execution.stage import Stage
 from curate.io import filesystem as files
 from curate.io import paths, storage
+from curate.pipeline.source_schemas import SourceSchemas
 from curate.pipeline.stages import repeated_keys
 from curate.pipeline.stages.read_task import BadShard, ReadTask, npy_files, read_part, reader_of
 from curate.pipeline.stages.source_changes import changes, files_of_rows
@@ -32,12 +35,13 @@ __all__ = [
 
 
 def find_parts(
-    recipe: Recipe, cache: Path, *, hashed: bool = True
+    recipe: Recipe, cache: Path, *, hashed: bool = True, schemas: SourceSchemas | None = None
 ) -> tuple[tuple[Part, ...], list[BadShard]]:
     """Return the parts of all sources in shard order, and the shards that cannot be opened.
 
     cache : file that remembers fingerprints of shards whose size and times have not changed.
-    hashed : False where the parts are only counted, and need no fingerprints.
+    hashed : False where the parts are only counted, and need no fingerprints. schemas : takes up the columns of
+    every shard.
     Raises UsageError if nothing matches or a named column is missing.
     """
     known = storage.read_json(cache) or {}
@@ -51,7 +55,8 @@ def find_parts(
             if left == 0:
                 break
             try:
-                columns = replace(_columns(source, recipe, shard), vector_dim=dim)
+                present = reader_of(source, shard, Columns()).schema(shard)
+                columns = replace(_columns(source, recipe, shard, present), vector_dim=dim)
                 reader = reader_of(source, shard, columns)
                 count = reader.count(shard)
                 if dim is None and (dim := reader.vector_length(shard)) is not None:
@@ -66,6 +71,8 @@ def find_parts(
             if (version, since) != (shard.version, [changed_at]) and hashed:
                 content = registry.fingerprint(shard)
             prints[shard.url] = [shard.version, content, changed_at]
+            if schemas is not None:
+                schemas.add(shard, present, rows)
             parts += _parts(shard, columns, rows, content, len(parts), first)
             first += count
     if hashed and prints != known:
@@ -103,9 +110,8 @@ def find_shards(source: Source, *, many: bool = False) -> list[Shard]:
     return finished
 
 
-def _columns(source: Source, recipe: Recipe, shard: Shard) -> Columns:
+def _columns(source: Source, recipe: Recipe, shard: Shard, present: pa.Schema) -> Columns:
     """Return the columns of a shard: those named in the recipe, else those found by name and type."""
-    present = reader_of(source, shard, Columns()).schema(shard)
     own = recipe.embed.own_vectors
     try:
         columns = registry.format_of(shard.format).columns(
@@ -150,7 +156,10 @@ class Read(Stage):
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
-        self._found, self._bad = find_parts(self.recipe, self.run_folder.work / "shards.json")
+        self._schemas = SourceSchemas(self.recipe)
+        self._found, self._bad = find_parts(
+            self.recipe, self.run_folder.work / "shards.json", schemas=self._schemas
+        )
         self._npy = npy_of(self.recipe)
         _check_limit(self._bad, self.recipe)
         self._table = self.run_folder.work / "parts.json"
@@ -187,7 +196,8 @@ class Read(Stage):
             _save_parts(self._table, good)
 
     def unmark(self) -> None:
-        """Take the mark away, if there is a vector for every row."""
+        """Take the mark away, if there is a vector for every row, and the columns of the shards fit the recipe."""
+        self._schemas.check()
         if self._npy is not None:
             _check_aligned(self._npy, sum(part.rows for part in self._found), self.recipe)
         super().unmark()
