@@ -25,6 +25,7 @@ __all__ = [
     "Progress",
     "eligible",
     "log",
+    "none_usable",
     "require_same",
     "reuse_or_remove",
     "usable",
@@ -126,6 +127,22 @@ def usable(run: RunFolder, part: str) -> pl.DataFrame:
     """Return the samples of a part that have vectors, in the order of its embeddings."""
     samples = pl.DataFrame(storage.read_table(run.part(run.samples, part)))
     return samples.filter((pl.col("outcome") == "ok") & pl.col("copy_of").is_null())
+
+
+def none_usable(context: Context) -> str:
+    """Say that no sample can be used, with the reasons and how many samples each has, the commonest first."""
+    counts: dict[tuple[str, str], int] = {}
+    for part in context.parts:
+        table = storage.read_table(context.run.part(context.run.samples, part.name), ["outcome", "reason"])
+        found = pl.DataFrame(table).group_by("outcome").agg(pl.len(), pl.col("reason").mode().sort().first())
+        for outcome, rows, reason in found.iter_rows():
+            known = next((key for key in counts if key[0] == outcome), (outcome, reason or ""))
+            counts[known] = counts.get(known, 0) + rows
+    told = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    each = "; ".join(
+        f"{rows:,} {outcome}" + (f", such as: {reason}" if reason else "") for (outcome, reason), rows in told
+    )
+    return f"no usable sample: {each} (0_samples says why, row by row)"
 
 
 def eligible(run: RunFolder, part: str, families: Iterable[str]) -> pl.DataFrame:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
-from curate.errors import CurateError, SourceError
+from curate.errors import BudgetError, CurateError, SourceError
 from curate.execution.context import log
 from curate.filtering.conditions import table_columns
 from curate.filtering.source_columns import as_frame, comparable, read_by
@@ -35,6 +35,7 @@ class SourceSchemas:
         self._asked = read_by(self._conditions, known.names)
         self._checked: set[tuple[str, ...]] = set()
         self._lacking: dict[str, list[str]] = {name: [] for name in self._asked}
+        self._select = recipe.select
         self._shards: list[tuple[Shard, int]] = []
         self._wrong: CurateError | None = None
 
@@ -63,7 +64,13 @@ class SourceSchemas:
             check_conditions(frame, self._conditions, source=here.names, where=shard.url)
 
     def check(self) -> None:
-        """Raise UsageError or SourceError for shards that do not fit the recipe; warn of columns that some lack."""
+        """Raise UsageError, BudgetError or SourceError for shards that do not fit the recipe; warn of absent columns."""
+        count, rows = self._select.count, sum(rows for _, rows in self._shards)
+        if count is not None and count > rows and not self._select.at_most:
+            raise BudgetError(
+                f"select.count {count:,} is more than the {rows:,} rows of the source; ask for fewer, or accept what "
+                "there is with --at-most"
+            )
         if self._wrong is not None:
             raise self._wrong
         for name, shards in self._lacking.items():

@@ -6,8 +6,9 @@ import pytest
 from builders import planted, recipe_values, write_shards
 
 from curate import open_run
+from curate.analysis.explain import explain
 from curate.api.select import select
-from curate.errors import BudgetError, RecipeError, UsageError
+from curate.errors import BudgetError, CurateError, RecipeError, UsageError
 from curate.pipeline import runner
 from curate.recipe.loading import parse_recipe
 from curate.selection.registry import selectors
@@ -92,7 +93,57 @@ def test_a_frame_is_decided_as_in_a_run(place, settings):
 
 
 def test_every_method_is_among_these():
-    assert {one["method"] for one in METHODS} == set(selectors())
+    assert {one["method"] for one in METHODS} == set(selectors()) - {"all"}
+
+
+def test_all_keeps_what_is_left_in_a_run_and_in_a_frame(place):
+    run = run_of(place, {"method": "all"})
+    decisions = run.decisions()
+    assert set(decisions["reason"]) == {"kept", "pinned", "near_duplicate"}
+    assert decisions["keep"].to_list() == (decisions["reason"] != "near_duplicate").to_list()
+    budgets = run.concepts()
+    assert budgets["kept"].to_list() == budgets["n_eligible"].to_list()
+    assert explain(run.path, "s000050")["flip"]["why"].startswith("method all keeps every row that passes")
+    frame = frame_of(run, place)
+    got = select(frame, "all")
+    assert got["keep"].all()
+    assert got["rank"].to_list() == frame["rank"].to_list()
+    for wrong in ({"keep": 0.5}, {"count": 3}):
+        with pytest.raises(
+            RecipeError, match=r"with method all keeps every row that passes, got (keep 0\.5|count 3)"
+        ):
+            select(frame, "all", **wrong)
+
+
+def test_no_score_at_all_is_no_draw(place):
+    frame = pl.DataFrame(
+        {"uid": list("abcd"), "x": pl.Series([None, float("nan"), None, None], dtype=pl.Float64)}
+    )
+    for method in ("hardest", "easiest", "top", "stratified", "middle", "weighted"):
+        with pytest.raises(
+            CurateError, match=rf"none of the 4 eligible rows has the score 'x', by which method {method}"
+        ):
+            select(frame, method, by="x", count=2)
+    assert select(frame, "hardest", by="x", count=4, on_null="keep")["keep"].all()
+    assert not select(frame, "hardest", by="x", count=0, on_null="drop")["keep"].any()
+    assert select(frame.head(0), "hardest", by="x", count=0).height == 0
+    (place / "none.parquet").unlink(missing_ok=True)
+    pl.DataFrame({"id": ["no such uid"], "gone": [1.0]}).write_parquet(place / "none.parquet")
+    score = [{"file": f"{place}/none.parquet", "on": "id", "on_missing": "null"}]
+    values = recipe_values(f"{place}/in/*.parquet", place / "run", score=score, seed=SEED)
+    values["source"] |= {"label": "label"}
+    values |= {"select": {"method": "hardest", "by": "gone", "keep": 0.3}, "pin": [f"{place}/pins.txt"]}
+    with pytest.raises(
+        CurateError, match=r"eligible rows has the score 'gone' \(\w+: \d+\), by which method hardest"
+    ):
+        runner.run(parse_recipe(values), until="select")
+
+
+@pytest.mark.parametrize(("missing", "said"), [(1, False), (2, True)])
+def test_many_rows_without_the_score_are_said(caplog, missing, said):
+    frame = pl.DataFrame({"x": [None] * missing + list(range(100 - missing))})
+    select(frame, "hardest", by="x", keep=0.6)
+    assert (f"{missing} of 100 eligible rows ({missing}.0%) have no x; " in caplog.text) == said
 
 
 def test_without_uids_concepts_or_distances():

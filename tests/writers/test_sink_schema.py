@@ -6,10 +6,10 @@ import pytest
 from builders import recipe_values
 from shards import READER, STRUCT, keep, make, write_all
 
-from curate.errors import SourceError, UsageError
+from curate.errors import BudgetError, SourceError, UsageError
 from curate.pipeline.source_schemas import SourceSchemas
 from curate.recipe import Write
-from curate.recipe.loading import parse_recipe
+from curate.recipe.loading import parse_recipe, parse_select
 from curate.sources.base import Shard
 from curate.writers.schema import JoinedSchema, output_schema, schemas_apart
 
@@ -163,6 +163,11 @@ def test_values_that_a_joined_type_holds_are_written_and_others_named(tmp_path):
         checked([*shards, text])
     checked([*shards, too_large, text], schemas="apart")
     checked([*shards, text], format="webdataset")
+    recipe = recipe.model_copy(update={"select": parse_select({"count": 5})})
+    with pytest.raises(BudgetError, match=r"select\.count 5 is more than the 4 rows of the source"):
+        checked(shards)
+    recipe = recipe.model_copy(update={"select": parse_select({"count": 5, "at_most": True})})
+    checked(shards)
 
 
 def test_shards_of_each_schema_are_groups_in_the_order_of_the_shards(tmp_path):

@@ -21,7 +21,7 @@ from curate.clustering.drift import reach
 from curate.clustering.store import load_centroids
 from curate.embedding.store import EmbeddingPart
 from curate.errors import EmbeddingError, RecipeError
-from curate.execution.context import PROCESS_BASE, Context, Part, log
+from curate.execution.context import PROCESS_BASE, Context, Part, log, none_usable
 from curate.execution.stage import Stage
 from curate.hashing import hash_uids
 from curate.io import storage
@@ -163,7 +163,7 @@ def _fit(context: Context, out: Path, fingerprint: str, embedded: str) -> None:
         )
         return
     if total == 0:
-        raise EmbeddingError("no usable sample: every image or vector failed, see 0_samples for the reasons")
+        raise EmbeddingError(none_usable(context))
     dim = EmbeddingPart(files[0]).dim
     wanted = kmeans.auto_concepts(total) if settings.concepts == "auto" else int(settings.concepts)
     size = min(total, wanted * kmeans.SAMPLE_PER_CONCEPT)

@@ -103,7 +103,7 @@ def run(context: Context) -> bool:
     wanted = _wanted(recipe.select, funnel, int(ranked.concepts["n_pinned"].sum()))
     rows = RunRows(context, order, ranked, scratch)
     nulls = unscored.statuses(context, rows)
-    chosen = choice.choose(rows, recipe.select, wanted)
+    chosen = choice.choose(rows, recipe.select, wanted, nulls)
     concepts = recipe.select.concept_table(chosen.rows, chosen.choice.rule)
     if before is not None and (recipe.select.drawn or chosen.n_null):
         chosen = replace(chosen, choice=replace(chosen.choice, known=False))
@@ -227,6 +227,8 @@ def _funnel(context: Context, n_eligible: int) -> Funnel:
 
 def _wanted(settings: Selector, funnel: Funnel, n_pinned: int) -> int:
     """Return the exact number of rows to keep; raises BudgetError if fewer are eligible, or more are pinned."""
+    if settings.keeps_all:
+        return funnel.eligible
     if settings.count is not None:
         wanted, asked = settings.count, f"select.count {settings.count:,}"
     else:

@@ -19,7 +19,7 @@ from curate import schema
 from curate.clustering.user_clusters import Labelling, MemberSums, labelling
 from curate.embedding.store import EmbeddingPart
 from curate.errors import EmbeddingError, SourceError
-from curate.execution.context import Context, Part, log, usable
+from curate.execution.context import Context, Part, log, none_usable, usable
 from curate.execution.stage import Stage
 from curate.hashing import hash_uids
 from curate.io import paths, storage
@@ -135,7 +135,7 @@ def _labels(context: Context, given: Labelling) -> list[Ints]:
             "of a row must be the uid of a sample (where source.uid is named) or its path as it stands in the source"
         )
     if total == 0 and any(part.rows for part in context.parts):
-        raise EmbeddingError("no usable sample: every image or vector failed, see 0_samples for the reasons")
+        raise EmbeddingError(none_usable(context))
     return labels
 
 

@@ -68,7 +68,7 @@ def divided(context: Context) -> Divided:
     usable = facts["input"] - facts["unusable"]
     base = {"usable": usable, "input": facts["input"], "eligible": facts["eligible"]}[select.of]
     wanted = select.count if select.count is not None else n_keep(select.keep or 0, base)
-    wanted = min(wanted, facts["eligible"]) if select.at_most else wanted
+    wanted = min(wanted, facts["eligible"]) if select.at_most or select.keeps_all else wanted
     found = Divided(density, pinned, table, base, wanted, facts["kept"])
     if select.by_complexity:
         budget = pinned + density.at(wanted - found.n_pinned).budget
