@@ -21,7 +21,7 @@ from curate.ordering.shares import n_keep
 from curate.ordering.span import Cuts
 from curate.pipeline.stages import representatives as stand_ins
 from curate.recipe import Recipe, canonical
-from curate.runs.folder import RunFolder
+from curate.runs.folder import BUDGETS, RunFolder
 from curate.scores.registry import folders_for, require_score
 from curate.selection.base import Selector
 from curate.selection.rows import choose as choice
@@ -119,7 +119,7 @@ def run(context: Context) -> bool:
         )
     effective = kept.astype(np.float64) if weights is None else weights.effective_by_concept
     table = concepts.with_columns(pl.Series("effective", effective))
-    _write_concepts(new / "concepts.parquet", table, kept, fingerprint)
+    _write_concepts(new / BUDGETS, table, kept, fingerprint)
     share = wanted / max(funnel.usable, 1)
     facts = {"kept": wanted, "of_usable": share, "concepts_kept": int((kept > 0).sum()), **vars(funnel)}
     facts |= {"pinned": int(ranked.concepts["n_pinned"].sum()), "weights": weights and weights.facts}

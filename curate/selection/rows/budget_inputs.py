@@ -50,7 +50,7 @@ def divided(context: Context) -> Divided:
     facts = context.facts(run.decisions)
     if not facts:
         raise RunError(f"{run.where}: 5_decisions is not there yet; finish the run first")
-    table = pl.DataFrame(storage.read_table(run.decisions / "concepts.parquet"))
+    table = pl.DataFrame(storage.read_table(run.budgets))
     rows = (
         pl.scan_parquet(storage.ensure_all_local(run.decisions, "part-*.parquet"))
         .filter(pl.col("rank").is_not_null())
