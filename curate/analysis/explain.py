@@ -14,6 +14,7 @@ from curate.execution.context import Context
 from curate.execution.engines.local import LocalEngine
 from curate.execution.parts import with_parts
 from curate.filtering.conditions import columns_of, needed_scores
+from curate.filtering.source_columns import values_of
 from curate.io.remote.cache import ensure_all_local, ensure_local
 from curate.recipe import ScoreFilter
 from curate.recipe.loading import load_recipe
@@ -191,7 +192,10 @@ def _failed(context: Context, reason: str, judged: Mapping[str, Any]) -> dict[st
         condition = next((one for one in recipe.filter if str(one) == what), what)
         names = columns_of([condition])
         named = {"on_null": condition.on_null} if isinstance(condition, ScoreFilter) else {}
-        return {"condition": what, "values": {name: judged.get(name) for name in names}} | named
+        values = {name: judged[name] for name in names if name in judged}
+        shard = next(part.shard for part in context.parts if part.shard.name == judged["shard"])
+        values |= values_of(shard, judged["row"], [name for name in names if name not in judged])
+        return {"condition": what, "values": values} | named
     if kind == "leak":
         column = f"similarity_to_{what}"
         limit = next(one.epsilon or recipe.dedup.epsilon for one in recipe.dedup.against if one.name == what)

@@ -149,7 +149,7 @@ def table_files(run: RunFolder, sql: str) -> dict[str, list[list[Path]]]:
         found["concepts"] = [[ensure_local(run.concepts / "concepts.parquet")]]
         found["centroids"] = [[ensure_local(run.concepts / "centroids.parquet")]]
     if found["decisions"][0]:
-        found["budgets"] = [[ensure_local(run.decisions / "concepts.parquet")]]
+        found["budgets"] = [[ensure_local(run.budgets)]]
     return {name: files for name, files in sorted(found.items()) if files[0]}
 
 

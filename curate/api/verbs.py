@@ -1,5 +1,6 @@
 """The verbs that make a run: `filter` and `run`."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,6 +74,7 @@ def run(
     loaded = _recipe(recipe, {**(settings or {}), **given({"run": None if out is None else str(out)})})
     with shown(progress) as report:
         runner.run(loaded, until=until, force=force, refit=refit, progress=report)
+    _warn(loaded)
     return open_run(loaded.run)
 
 
@@ -131,7 +133,8 @@ def filter(
     out : str or Path
         The run folder, or a URL for it. The shards are in its ``6_filtered``.
     keep : float, optional
-        The share of samples to keep, 0 to 1. This or `count` is needed.
+        The share of samples to keep, 0 to 1. Without `keep` and `count`, `dedup`, `where` or lists take samples out and
+        all others are kept.
     count : int, optional
         The number of samples to keep.
     dedup : float or dict, optional
@@ -226,7 +229,16 @@ def filter(
         )
         with shown(progress) as report:
             runner.run(recipe, force=force, refit=refit, progress=report)
+    _warn(recipe)
     return open_run(recipe.run)
+
+
+def _warn(recipe: Recipe) -> None:
+    """Warn where many rows lack the score that they were selected by."""
+    from curate.pipeline.runner import without_score
+
+    if said := without_score(recipe):
+        logging.getLogger("curate").warning(said)
 
 
 def _paths(value: str | Path | Sequence[str | Path]) -> list[str] | None:

@@ -148,7 +148,7 @@ def _show_chosen(recipe: "Recipe", chosen: "Chosen", json_: bool, quiet: bool) -
     """Print what a selection came to, then fail if more rows are unusable than a written run may have."""
     from curate.io.storage import ensure_local
     from curate.pipeline.rescore import shards_differ
-    from curate.pipeline.runner import check_limits
+    from curate.pipeline.runner import check_limits, without_score
     from curate.runs.folder import folder_of
 
     differ = shards_differ(recipe)
@@ -157,6 +157,8 @@ def _show_chosen(recipe: "Recipe", chosen: "Chosen", json_: bool, quiet: bool) -
         emit({"run": recipe.run, "worked": chosen.worked, **facts})
     else:
         print_counts(chosen.counts, {"effective sample size": chosen.effective})
+    if said := without_score(recipe):
+        note(f"warning: {said}")
     if not quiet:
         if not chosen.worked:
             note(f"{recipe.run}: nothing to do, everything is up to date")

@@ -1,11 +1,13 @@
 """Commands that make a run: init, run, filter, demo."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from curate.cli import options as flag
 from curate.cli.app import app
@@ -90,7 +92,28 @@ def run(
     )
 
 
-@app.command("filter")
+class _FilterCommand(TyperCommand):
+    """A command whose flag --dedup may stand without a value."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401  (click's context)
+        """Parse the flags, --dedup with its usual value where it has none."""
+        return list(super().parse_args(ctx, with_epsilon(args)))
+
+
+def with_epsilon(args: Sequence[str]) -> list[str]:
+    """Return arguments in which --dedup has a value, 0.05 unless a number or a share follows.
+
+    >>> with_epsilon(["--dedup", "photos"]), with_epsilon(["--dedup", "0.1"]), with_epsilon(["--dedup", "drop=0.2"])
+    (['--dedup=0.05', 'photos'], ['--dedup', '0.1'], ['--dedup', 'drop=0.2'])
+    """
+    value = re.compile(r"[-+]?[0-9.]+(e-?[0-9]+)?%?|drop=.*|none", re.IGNORECASE)
+    return [
+        "--dedup=0.05" if one == "--dedup" and not value.fullmatch(after) else one
+        for one, after in zip(args, [*args[1:], ""], strict=True)
+    ]
+
+
+@app.command("filter", cls=_FilterCommand)
 def filter_(
     source: Annotated[
         list[str], typer.Argument(help="Paths, globs, {00..09} ranges or URLs of the samples.")
@@ -128,7 +151,13 @@ def filter_(
         Option("--against", metavar="PATH", help="Drop what is near an evaluation set; repeatable."),
     ] = None,
     epsilon: Annotated[
-        flag.Text, Option("--epsilon", help="Near-duplicates: similarity above 1 - epsilon; or drop=0.2.")
+        flag.Text,
+        Option(
+            "--dedup",
+            "--epsilon",
+            metavar="[EPSILON]",
+            help="Drop near-duplicates: similarity above 1 - EPSILON, 0.05 where none is given; or drop=0.2.",
+        ),
     ] = None,
     set_: flag.Set = None,
     limit: flag.Limit = None,
@@ -141,7 +170,10 @@ def filter_(
     json_: flag.Json = False,
     quiet: flag.Quiet = False,
 ) -> None:
-    """Filter a dataset in one line, without a recipe."""
+    """Filter a dataset in one line, without a recipe.
+
+    Without --keep, --count and --method, what passes --where, --dedup and the lists is kept.
+    """
     loaded = filter_recipe(
         {"source": {"path": source[0] if len(source) == 1 else source}},
         keep=keep,
@@ -245,6 +277,7 @@ def _execute(
 
 def _show_result(recipe: Recipe, manifest: Mapping[str, Any], json_: bool, quiet: bool) -> None:
     from curate.io.storage import ensure_local
+    from curate.pipeline.runner import without_score
     from curate.runs.folder import folder_of
 
     counts = manifest["counts"]
@@ -253,6 +286,8 @@ def _show_result(recipe: Recipe, manifest: Mapping[str, Any], json_: bool, quiet
         note(f"warning: {shard['error']} ({rows} rows are missing)")
     if counts["rows"] == 0:
         note("warning: the source has no rows")
+    if said := without_score(recipe):
+        note(f"warning: {said}")
     if json_:
         emit(manifest)
         return
@@ -268,12 +303,18 @@ def _show_plan(recipe: Recipe, json_: bool) -> None:
 
     from curate.pipeline.estimate import estimate
     from curate.pipeline.runner import check_request
+    from curate.pipeline.source_schemas import SourceSchemas
     from curate.pipeline.stages.read import find_parts, found_lines
 
     check_request(recipe)
     found: dict[str, Found] = {}
     with TemporaryDirectory() as scratch:
-        parts, bad = find_parts(recipe, Path(scratch) / "shards.json", hashed=False, found=found)
+        schemas = SourceSchemas(recipe)
+        parts, bad = find_parts(
+            recipe, Path(scratch) / "shards.json", hashed=False, found=found, schemas=schemas
+        )
+        with logged():
+            schemas.check()
     expected = estimate(recipe, parts)
     for line in found_lines(found):
         note(line)

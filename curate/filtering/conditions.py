@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+import pyarrow as pa
 
+from curate import schema
 from curate.errors import BudgetError, CurateError
 from curate.execution.context import Context, usable
 from curate.filtering.threshold import above, top_cuts, top_rows
@@ -30,7 +32,7 @@ from curate.scores.registry import require_score, score_columns
 if TYPE_CHECKING:
     from curate.recipe import Recipe, ScoreFilter
 
-__all__ = ["Rule", "columns_of", "find_rules", "needed_scores"]
+__all__ = ["Rule", "columns_of", "find_rules", "needed_scores", "table_columns"]
 
 #: What the name of a group and its cut take.
 _GROUP_BYTES = 300
@@ -242,3 +244,10 @@ def columns_of(conditions: "Sequence[str | ScoreFilter]") -> list[str]:
     for one in conditions:
         names += pl.sql_expr(one).meta.root_names() if isinstance(one, str) else [one.by]
     return names
+
+
+def table_columns(recipe: "Recipe") -> pa.Schema:
+    """Return the columns of the tables of a run that conditions may read."""
+    fields = {field.name: field.type for table in (schema.SAMPLES, schema.ASSIGNMENTS) for field in table}
+    fields |= {name: column.kind for name, column in score_columns(recipe).items()}
+    return pa.schema(list(fields.items()))

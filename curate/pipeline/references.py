@@ -24,7 +24,7 @@ from curate.io import checksums, paths, storage
 from curate.io.filesystem import is_remote, resolve_options
 from curate.linalg import load_unit, unit_rows
 from curate.pipeline.stages import embed, embed_task, read
-from curate.recipe import Cluster, Dedup, Recipe
+from curate.recipe import Cluster, Dedup, Recipe, Write
 from curate.runs.folder import RunFolder, folder_of
 from curate.scores.base import embedding_parts
 from curate.sources.settings import Source
@@ -144,7 +144,10 @@ def _recipe(recipe: Recipe, source: Source, on: str, folder: Path) -> Recipe:
         allow=source.allow, root=source.root, template=source.template, limit=source.limit, storage_options=source.storage_options,
     )  # fmt: skip
     cluster = Cluster.model_validate({"on": on})
-    changes = {"run": str(folder), "source": (plain,), "cluster": cluster, "dedup": Dedup()}
+    changes = {
+        "run": str(folder), "source": (plain,), "cluster": cluster, "dedup": Dedup(), "filter": (),
+        "write": Write(schemas="apart"),  # it is never written: its shards may differ
+    }  # fmt: skip
     return recipe.model_copy(update=changes)
 
 

@@ -30,8 +30,18 @@ from curate.runs.logs import log_to, note_stage
 from curate.runs.undo import undone
 from curate.scores import registry as score_families
 from curate.scores.registry import families_of
+from curate.selection.rows.choose import missing_scores
 
-__all__ = ["STAGES", "Outcome", "check_request", "opened", "require_done", "run", "run_stage"]
+__all__ = [
+    "STAGES",
+    "Outcome",
+    "check_request",
+    "opened",
+    "require_done",
+    "run",
+    "run_stage",
+    "without_score",
+]
 
 
 @dataclass(frozen=True)
@@ -346,6 +356,16 @@ def write_manifest(context: Context) -> dict[str, Any]:
     }
     storage.write_record(run.manifest, manifest)
     return manifest
+
+
+def without_score(recipe: Recipe) -> str | None:
+    """Return what to say where many rows of a run lack the score that they were selected by, else None."""
+    run = folder_of(recipe)
+    facts = (run.marker(run.decisions) or {}).get("facts", {})
+    found = facts.get("without_score")
+    if not found:
+        return None
+    return missing_scores(recipe.select, found["rows"], facts["eligible"], found["kept"], found["statuses"])
 
 
 def check_limits(recipe: Recipe, manifest: Mapping[str, Any]) -> None:

@@ -30,6 +30,26 @@ def weight_settings(weight: str | Mapping[str, object] | None) -> dict[str, obje
     return {"weight.method": weight} if isinstance(weight, str) and weight != "none" else {"weight": weight}
 
 
+def _takes_out(base: Mapping[str, Any], *given: object, names: Sequence[str]) -> bool:
+    """Whether rows are taken out by something else than a selection, of which nothing is said.
+
+    given : conditions, epsilon, lists. names : of other settings, perhaps with their values behind `=`.
+    """
+    selects = any(name.startswith(("select.keep", "select.count", "select.method")) for name in names)
+    said = base.get("select") or {}
+    if selects or any(said.get(name) is not None for name in ("keep", "count", "method")):
+        return False
+    dedup = base.get("dedup") or {}
+    own = [
+        base.get("filter"),
+        base.get("exclude"),
+        base.get("only"),
+        dedup.get("epsilon"),
+        dedup.get("against"),
+    ]
+    return any([*given, *own]) or any(name.startswith(("filter", "dedup.")) for name in names)
+
+
 def filter_recipe(
     base: Mapping[str, Any],
     *,
@@ -53,6 +73,8 @@ def filter_recipe(
 ) -> Recipe:
     """Return the recipe that filters one source.
 
+    Without `keep`, `count` and `method`, but with something that takes rows out, all others are kept (method all).
+
     base : settings to start from, with a `source`. score : families beside those there are (clip_score by default).
     vectors : a column of the source, or files of vectors. overrides, settings : as in `load_recipe`; they go last.
     Raises RecipeError for a setting that is wrong.
@@ -71,6 +93,13 @@ def filter_recipe(
             if "/" in vectors or vectors.lower().endswith((*ENDINGS, *OTHER_ENDINGS))
             else "embed.column"
         ] = vectors
+    if (
+        method is None
+        and keep is None
+        and count is None
+        and _takes_out(base, where, epsilon, against, exclude, only, names=[*(settings or {}), *overrides])
+    ):
+        asked["select.method"] = "all"
     values = {"select": {}, **base} | ({"filter": list(where)} if where else {})
     values = override(values, (), given(asked | weight_settings(weight)))
     return parse_recipe(override(values, overrides, settings))

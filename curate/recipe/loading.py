@@ -123,7 +123,21 @@ def override(
                     if ".".join([*parents, other]) not in named:
                         place.pop(other, None)
             place[last] = value
+    _settle_budget(result, named)
     return result
+
+
+def _settle_budget(values: dict[str, Any], named: Mapping[str, object]) -> None:
+    """Let method `all` end the share or number there was, and a new share or number end method `all`."""
+    select = values.get("select")
+    if not isinstance(select, dict) or select.get("method") != "all":
+        return
+    if "select.method" in named:
+        for name in ("keep", "count"):
+            if f"select.{name}" not in named:
+                select.pop(name, None)
+    elif {"select.keep", "select.count"} & set(named):
+        del select["method"]
 
 
 def _parse_override(item: str) -> tuple[str, object]:

@@ -46,7 +46,9 @@ class Write(Settings):
     """The filtered shards: format, size, extra columns, and a second place (or URL) to copy them to.
 
     weight_groups : with tars, the number of groups by weight (none: rows stay in their order). dropped : a
-    folder for the rows that are not kept, as Parquet with the reason. storage_options : to open URLs with.
+    folder for the rows that are not kept, as Parquet with the reason. schemas : what becomes of shards whose columns
+    differ in type: joined where a type holds the values of all (join), or written by themselves as
+    `train_schema2-*.parquet` (apart). storage_options : to open URLs with.
     """
 
     format: Literal["parquet", "webdataset"] = "parquet"
@@ -56,6 +58,7 @@ class Write(Settings):
     weight_groups: Annotated[int, Field(ge=1, le=1000)] | None = None
     dropped: Target | None = None
     card: Card = Card()
+    schemas: Literal["join", "apart"] = "join"
     storage_options: StorageOptions = Field(default_factory=dict, repr=False)
 
     @model_validator(mode="after")

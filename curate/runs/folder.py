@@ -19,9 +19,11 @@ from curate.runs.layout import STAGE_FOLDERS
 if TYPE_CHECKING:
     from curate.recipe import Recipe
 
-__all__ = ["FORMAT_VERSION", "LATEST", "MARKER", "RunFolder", "folder_of", "latest"]
+__all__ = ["BUDGETS", "FORMAT_VERSION", "LATEST", "MARKER", "RunFolder", "folder_of", "latest"]
 
 FORMAT_VERSION = 1
+#: The table of concepts below the decisions: whoever reads a whole folder takes nothing that begins with `_`.
+BUDGETS = "_concepts/concepts.parquet"
 #: In a folder of dated runs: the file that names the newest one that succeeded (see `curate.runs.dated`).
 LATEST = "latest"
 
@@ -67,6 +69,15 @@ class RunFolder:
     def decisions(self) -> Path:
         """Keep or drop, and why: one row per row read."""
         return self.stage("select")
+
+    @property
+    def budgets(self) -> Path:
+        """What was decided of each concept: in a folder that readers of `5_decisions` pass over.
+
+        Runs made before have it among the decisions.
+        """
+        before, now = self.decisions / "concepts.parquet", self.decisions / BUDGETS
+        return before if before.exists() else now
 
     @cached_property
     def filtered(self) -> Path:

@@ -123,7 +123,7 @@ class StoredRun:
         import polars as pl
 
         self._require(self.folder.decisions)
-        path = storage.ensure_local(self.folder.decisions / "concepts.parquet")
+        path = storage.ensure_local(self.folder.budgets)
         return _read(pl.scan_parquet(path), lazy)
 
     @overload

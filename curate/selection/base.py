@@ -101,6 +101,9 @@ class Selector(Settings):
     #: Whether vectors are compared.
     compares_vectors: ClassVar[bool] = False
 
+    #: Whether every row that reaches it is kept, so that no share and no number is asked for.
+    keeps_all: ClassVar[bool] = False
+
     #: Where it stands in lists of methods; those of other packages come last.
     place: ClassVar[int] = 100
 
@@ -116,7 +119,9 @@ class Selector(Settings):
         if self.keep is not None and self.count is not None:
             raise ValueError("takes keep (a share) or count (a number of samples), got both")
         if self.keep is None and self.count is None:
-            raise ValueError("needs keep (a share) or count (a number of samples)")
+            raise ValueError(
+                "needs keep (a share) or count (a number of samples); method all keeps all that pass conditions and dedup"
+            )
         return self
 
     # --- what it reads ---------------------------------------------------------------------------------------

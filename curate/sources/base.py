@@ -123,8 +123,18 @@ class RowReader(Protocol):
     def schema(self, shard: Shard) -> pa.Schema:
         """Return the Arrow schema of the shard as it stands, with its metadata."""
 
-    def read_rows(self, shard: Shard, rows: npt.NDArray[np.int64], *, batch_bytes: int) -> Iterator[pa.Table]:
-        """Yield the named rows (ascending positions) with all columns, types and bytes as they stand."""
+    def read_rows(
+        self,
+        shard: Shard,
+        rows: npt.NDArray[np.int64],
+        *,
+        batch_bytes: int,
+        columns: Sequence[str] | None = None,
+    ) -> Iterator[pa.Table]:
+        """Yield the named rows (ascending positions) with all columns, types and bytes as they stand.
+
+        columns : the names of those to read, in this order; others are not read where the format allows it.
+        """
 
 
 class Reader(RowReader, Protocol):

@@ -114,8 +114,15 @@ class ParquetReader:
                 said = f"row {first:,} of {file.metadata.num_rows:,} is not in it"
                 raise SourceError(f"{shard.url}: the Parquet file is damaged: {said}")
 
-    def read_rows(self, shard: Shard, rows: npt.NDArray[np.int64], *, batch_bytes: int) -> Iterator[pa.Table]:
-        """Yield the named rows (ascending positions) with all columns, types and bytes as they stand.
+    def read_rows(
+        self,
+        shard: Shard,
+        rows: npt.NDArray[np.int64],
+        *,
+        batch_bytes: int,
+        columns: Sequence[str] | None = None,
+    ) -> Iterator[pa.Table]:
+        """Yield the named rows (ascending positions), all columns or those named, as they stand.
 
         Only row groups that hold a named row are read.
         """
@@ -126,7 +133,7 @@ class ParquetReader:
                 n_rows = file.metadata.row_group(group).num_rows
                 low, high = np.searchsorted(rows, [group_start, group_start + n_rows])
                 if high > low:
-                    for table in _taken(file, group, rows[low:high] - group_start, batch_bytes):
+                    for table in _taken(file, group, rows[low:high] - group_start, batch_bytes, columns):
                         yield _partitioned(table, file.schema_arrow, shard)
                 group_start += n_rows
 
@@ -304,16 +311,23 @@ def _tables(
 
 
 def _taken(
-    file: pq.ParquetFile, group: int, rows: npt.NDArray[np.int64], batch_bytes: int
+    file: pq.ParquetFile,
+    group: int,
+    rows: npt.NDArray[np.int64],
+    batch_bytes: int,
+    columns: Sequence[str] | None,
 ) -> Iterator[pa.Table]:
     """Yield the rows at these places of one row group."""
     start, done, size = 0, 0, 0
     held: list[pa.Table] = []
-    for batch in _scan(file, group, None, batch_bytes):
+    names = None if columns is None else list(columns)
+    for batch in _scan(file, group, names, batch_bytes):
         stop = start + batch.num_rows
         upto = done + int(np.searchsorted(rows[done:], stop))
         if upto > done:
-            held.append(take(pa.Table.from_batches([batch]), rows[done:upto] - start))
+            table = pa.Table.from_batches([batch])
+            table = table if names is None else table.select(names)
+            held.append(take(table, rows[done:upto] - start))
             size += held[-1].nbytes
             if size >= batch_bytes:
                 yield pa.concat_tables(held)

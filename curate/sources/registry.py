@@ -175,7 +175,14 @@ class ShardReader:
         """Return the Arrow schema of a shard."""
         return format_of(shard.format).reader(Columns(), False).schema(shard)
 
-    def read_rows(self, shard: Shard, rows: npt.NDArray[np.int64], *, batch_bytes: int) -> Iterator[pa.Table]:
-        """Yield the named rows (ascending positions) with all columns, types and bytes as they stand."""
+    def read_rows(
+        self,
+        shard: Shard,
+        rows: npt.NDArray[np.int64],
+        *,
+        batch_bytes: int,
+        columns: Sequence[str] | None = None,
+    ) -> Iterator[pa.Table]:
+        """Yield the named rows (ascending positions), all columns or those named, as they stand."""
         reader = format_of(shard.format).reader(Columns(), False)
-        return reader.read_rows(shard, rows, batch_bytes=batch_bytes)
+        return reader.read_rows(shard, rows, batch_bytes=batch_bytes, columns=columns)

@@ -161,7 +161,8 @@ def test_an_unfinished_run_shows_what_there_is(run, no_pictures):
 
 
 @pytest.mark.parametrize(
-    "damage", ["recipe.yaml", "5_decisions/concepts.parquet", "5_decisions/_done.json", ".work/parts.json"]
+    "damage",
+    ["recipe.yaml", "5_decisions/_concepts/concepts.parquet", "5_decisions/_done.json", ".work/parts.json"],
 )
 def test_what_is_damaged_never_raises(run, monkeypatch, damage):
     if "parts.json" not in damage:

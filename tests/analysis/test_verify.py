@@ -3,9 +3,11 @@
 import json
 import shutil
 
+import duckdb
 import numpy as np
 import polars as pl
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from curate.analysis.verify.verify import check_run, verify_run
@@ -65,6 +67,19 @@ def said(run):
 def at(row, value, column):
     """Return `column` with another value at one row."""
     return pl.when(pl.int_range(pl.len()) == row).then(value).otherwise(pl.col(column))
+
+
+def test_every_table_is_read_as_a_folder_or_by_a_glob(finished):
+    rows = {"0_samples": 200, "4_duplicates": None, "5_decisions": 200, "2_concepts/assignments": None,
+            "3_scores/clip_score": None, "3_scores/filter": None}  # fmt: skip
+    for name, known in rows.items():
+        folder = finished.path / name
+        parts = pl.concat([pl.read_parquet(path) for path in sorted(folder.glob("part-*"))])
+        assert known in (None, len(parts))
+        assert pl.read_parquet(f"{folder}/*.parquet").equals(parts)
+        assert pl.from_arrow(pq.read_table(folder)).equals(parts)  # what pandas does
+        found = duckdb.sql(f"select * from '{folder}/*.parquet'").pl()
+        assert found.sort(found.columns).equals(parts.sort(parts.columns))
 
 
 def test_a_run_that_is_well(finished):
@@ -224,12 +239,12 @@ CONCEPTS = {
 @pytest.mark.parametrize("column", CONCEPTS)
 def test_budgets(run, column):
     wrong = {"target": pl.lit(0.5)}.get(column, pl.col(column) + 1)
-    rewrite(run, run.decisions, run.decisions / "concepts.parquet", **{column: wrong})
+    rewrite(run, run.decisions, run.budgets, **{column: wrong})
     assert any(CONCEPTS[column] in line for line in said(run))
 
 
 def test_a_budget_that_is_exceeded(run):
-    path = run.decisions / "concepts.parquet"
+    path = run.budgets
     moved = pl.col("budget") + pl.when(pl.col("concept") == 0).then(-1).when(pl.col("concept") == 1).then(
         1
     ).otherwise(0)

@@ -294,7 +294,10 @@ def test_uids_must_be_unique_and_there():
             ["--keep", "0.3", "--count", "3"],
             "select takes keep (a share) or count (a number of samples), got both",
         ),
-        ([], "select needs keep (a share) or count (a number of samples)"),
+        (
+            [],
+            "select needs keep (a share) or count (a number of samples); method all keeps all that pass conditions and dedup",
+        ),
     ],
 )
 def test_wrong_budgets(source, budget, message):

@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 
 from curate import open_run
+from curate.analysis.explain import explain
 from curate.api.select import select
 from curate.errors import BudgetError, CurateError, UsageError
 from curate.hashing import hash_uids, tie
@@ -206,7 +207,7 @@ def facts_of_nulls(run, settings):
 
 
 def test_every_method_is_among_these():
-    assert {one["method"] for one in METHODS} == set(selectors())
+    assert {one["method"] for one in METHODS} == set(selectors()) - {"all"}
 
 
 def test_a_floor_is_kept_and_said_and_budgets_need_no_method(place):
@@ -418,3 +419,32 @@ def test_a_sampler_in_a_loader_draws_what_is_kept(place):
     seen = {uid for batch in DataLoader(uids, batch_size=50, sampler=drawn) for uid in batch}
     assert len(kept) == 20
     assert seen == kept
+
+
+def test_all_keeps_what_is_left(place):
+    run = decide(place, method="all")
+    decisions = run.decisions()
+    reasons = set(decisions["reason"])
+    assert {"kept", "pinned", "near_duplicate"} <= reasons and "over_budget" not in reasons
+    assert decisions["keep"].to_list() == decisions["reason"].is_in(["kept", "pinned"]).to_list()
+    budgets = run.concepts()
+    assert budgets["kept"].to_list() == budgets["n_eligible"].to_list()
+    uid = decisions.filter(pl.col("reason") == "kept")["uid"][0]
+    assert explain(run.path, uid)["flip"]["why"].startswith("method all keeps every row that passes")
+    frame = frame_of(run, place)
+    got = select(frame, "all")
+    assert got["keep"].all()
+    assert got["rank"].to_list() == frame["rank"].to_list()
+
+
+def test_a_score_that_no_row_has_is_no_draw(place):
+    pl.DataFrame({"id": ["no such uid"], "gone": [1.0]}).write_parquet(place / "none.parquet")
+    values = recipe_values(
+        f"{place}/in/*.parquet", place / "run", seed=SEED, limits={"unusable": "10%"}, pin=[f"{place}/pins.txt"],
+        score=[{"file": f"{place}/none.parquet", "on": "id", "on_missing": "null"}],
+        select={"method": "hardest", "by": "gone", "keep": 0.3},
+    )  # fmt: skip
+    values["source"] |= {"label": "label"}
+    wanted = r"eligible rows has the score 'gone' \(\w+: \d+\), by which method hardest"
+    with pytest.raises(CurateError, match=wanted):
+        runner.run(parse_recipe(values), until="select")

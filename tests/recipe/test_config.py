@@ -160,7 +160,7 @@ def test_shares():
         ("select.count", 2.5, "select.count must be a whole number, got 2.5"),
         ("select.count", True, "select.count must be a whole number, got True"),
         ("select.method", "dense", ("select.method must be 'density', 'random', 'prototypes', 'hardest', 'easiest', "
-         "'top', 'window', 'middle', 'stratified', 'quotas', 'weighted' or 'diversity', got 'dense'")),
+         "'top', 'window', 'middle', 'stratified', 'quotas', 'weighted', 'diversity' or 'all', got 'dense'")),
         ("select.prefer", "best", "select.prefer must be hardest, easiest, random or score:<column>, got 'best'"),
         ("select.temperature", 0, "select.temperature must be above 0, got 0"),
         ("select.temperature", "hot", "select.temperature must be a number, got 'hot'"),
@@ -236,7 +236,9 @@ def test_every_wrong_setting_is_told():
 
 
 def test_one_budget():
-    assert refused(SMALL | {"select": {}}) == "select needs keep (a share) or count (a number of samples)"
+    assert refused(SMALL | {"select": {}}) == (
+        "select needs keep (a share) or count (a number of samples); method all keeps all that pass conditions and dedup"
+    )
     assert refused(SMALL | {"select": {"keep": 0.3, "count": 3}}).endswith("got both")
     assert refused({"run": "r", "source": "a"}) == "select is missing"
     assert recipe(select={"count": 0}).select.count == 0

@@ -197,7 +197,7 @@ def selected(run, tmp_path_factory):
         more = ("--set", f"select.temperature={temperature}", "--at-most", "--quiet")
         said = command("select", again, "--keep", share, *more)
         assert said.code == 0, said.err
-        found[share, temperature] = pl.read_parquet(again / "5_decisions" / "concepts.parquet")
+        found[share, temperature] = pl.read_parquet(again / "5_decisions" / "_concepts" / "concepts.parquet")
     return found
 
 
@@ -248,7 +248,7 @@ def test_every_budget_of_the_grid_is_that_of_python(seen, run):
     page = seen.page
     shares, steps = page.evaluate("[data.whatif.shares, data.whatif.temperatures]")
     assert set(SHARES) <= set(shares) and set(TEMPERATURES) <= set(steps)
-    table = pl.read_parquet(run / "5_decisions" / "concepts.parquet")
+    table = pl.read_parquet(run / "5_decisions" / "_concepts" / "concepts.parquet")
     competing = curate.open_run(run).decisions().filter(pl.col("reason").is_in(["kept", "over_budget"]))
     first = competing.group_by("concept").agg(pl.col("uid").min()).sort("concept")
     for i, share in enumerate(shares):

@@ -7,7 +7,38 @@ import polars as pl
 import pytest
 
 from curate.api.select import select
-from curate.errors import BudgetError, RecipeError, UsageError
+from curate.errors import BudgetError, CurateError, RecipeError, UsageError
+
+
+def test_all_keeps_every_row_and_takes_no_share():
+    frame = pl.DataFrame({"uid": list("abcd"), "x": [1.0, None, 2.0, 3.0]})
+    assert select(frame, "all")["keep"].all()
+    for wrong in ({"keep": 0.5}, {"count": 3}):
+        with pytest.raises(
+            RecipeError, match=r"with method all keeps every row that passes, got (keep 0\.5|count 3)"
+        ):
+            select(frame, "all", **wrong)
+
+
+def test_no_score_at_all_is_no_draw():
+    frame = pl.DataFrame(
+        {"uid": list("abcd"), "x": pl.Series([None, float("nan"), None, None], dtype=pl.Float64)}
+    )
+    for method in ("hardest", "easiest", "top", "stratified", "middle", "weighted"):
+        with pytest.raises(
+            CurateError, match=rf"none of the 4 eligible rows has the score 'x', by which method {method}"
+        ):
+            select(frame, method, by="x", count=2)
+    assert select(frame, "hardest", by="x", count=4, on_null="keep")["keep"].all()
+    assert not select(frame, "hardest", by="x", count=0, on_null="drop")["keep"].any()
+    assert select(frame.head(0), "hardest", by="x", count=0).height == 0
+
+
+@pytest.mark.parametrize(("missing", "said"), [(1, False), (2, True)])
+def test_many_rows_without_the_score_are_said(caplog, missing, said):
+    frame = pl.DataFrame({"x": [None] * missing + list(range(100 - missing))})
+    select(frame, "hardest", by="x", keep=0.6)
+    assert (f"{missing} of 100 eligible rows ({missing}.0%) have no x; " in caplog.text) == said
 
 
 def test_without_uids_concepts_or_distances():

@@ -35,7 +35,7 @@ ALL_WEIGHT = {
 def test_methods_and_their_order():
     assert list(selectors()) == [
         "density", "random", "prototypes", "hardest", "easiest", "top", "window", "middle", "stratified", "quotas",
-        "weighted", "diversity",
+        "weighted", "diversity", "all",
     ]  # fmt: skip
     assert list(weighers()) == ["concept", "linupper", "quadratic", "extremes", "focal", "inverse"]
 

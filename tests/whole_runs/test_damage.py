@@ -40,8 +40,8 @@ KINDS = (
     "1_embeddings/part-", "2_concepts/_done.json", "2_concepts/assignments/part-", "2_concepts/centroids.parquet",
     "2_concepts/concepts.parquet", "2_concepts/fitted.parquet", "3_scores/clip_score/_done.json", "3_scores/clip_score/part-",
     "3_scores/filter/_done.json", "3_scores/filter/part-", "4_duplicates/_done.json",
-    "4_duplicates/compared.parquet", "4_duplicates/part-",
-    "5_decisions/_done.json", "5_decisions/concepts.parquet", "5_decisions/part-", "6_filtered/README.md",
+    "4_duplicates/_compared/compared.parquet", "4_duplicates/part-",
+    "5_decisions/_done.json", "5_decisions/_concepts/concepts.parquet", "5_decisions/part-", "6_filtered/README.md",
     "6_filtered/_done.json", "6_filtered/train-", "7_report/_done.json", "7_report/report.html",
     "7_report/summary.json", "manifest.json", "recipe.yaml",
 )  # fmt: skip

@@ -353,7 +353,7 @@ def test_no_shipped_row_is_dropped_unless_its_budget_shrinks(grown, shipping):
     plain = before.select("uid").join(decisions(grown.base / "run"), on="uid", how="left")
     assert (~plain["keep"]).sum() > (~after["keep"]).sum()  # without it, some flip
     assert after["reason"].is_in(["kept", "over_budget"]).all()  # no near-duplicate of a new row
-    budget = pl.read_parquet(shipping.out / "5_decisions" / "concepts.parquet")
+    budget = pl.read_parquet(shipping.out / "5_decisions" / "_concepts" / "concepts.parquet")
     shrunk = (
         before["concept"]
         .value_counts(name="had")

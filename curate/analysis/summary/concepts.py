@@ -31,7 +31,7 @@ def concept_table(run: RunFolder) -> pl.DataFrame | None:
         fitted = pl.DataFrame(storage.read_table(run.concepts / "concepts.parquet", names))
     if run.marker(run.decisions) is None:
         return None if fitted is None else fitted.drop("p99_distance")
-    decided = pl.DataFrame(storage.read_table(run.decisions / "concepts.parquet"))
+    decided = pl.DataFrame(storage.read_table(run.budgets))
     if fitted is None:  # being made anew
         lacking = (pl.lit(None, pl.Int64).alias("n_assigned"), pl.lit(None, pl.Float32).alias("p99_distance"))
         fitted = decided.clear().select("concept", *lacking)

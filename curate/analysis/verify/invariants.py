@@ -144,7 +144,7 @@ def _of_concepts(tables: Tables) -> Iterator[str]:
 
 def _of_budgets(tables: Tables) -> Iterator[str]:
     """Check that budgets and counts of concepts are those of the decisions, and not more than the target."""
-    path = tables.run.decisions / "concepts.parquet"
+    path = tables.run.budgets
     if not {"cluster", "select"} <= tables.current or not tables.has(path):
         return
     frame = read(path, schema.DECISION_CONCEPTS)

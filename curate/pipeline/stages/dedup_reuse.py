@@ -79,12 +79,18 @@ def _hash_part(task: MembersTask) -> tuple[npt.NDArray[np.int32], npt.NDArray[np
 
 
 def _path(context: Context) -> Path:
+    """Return the table of what was compared, in a folder that readers of `4_duplicates` pass over."""
+    return context.run.duplicates / "_compared" / "compared.parquet"
+
+
+def _path_before(context: Context) -> Path:
+    """Return where runs made before have it."""
     return context.run.duplicates / "compared.parquet"
 
 
 def unchanged(context: Context, now: Members, rules: str) -> npt.NDArray[np.bool_]:
     """Return which concepts have rows and were compared with just these rows under the same rules, (k,)."""
-    path = _path(context)
+    path = _path_before(context) if _path_before(context).exists() else _path(context)
     same = np.zeros(len(now.rows), np.bool_)
     if not reuse_or_remove(path, rules):
         return same
@@ -98,7 +104,8 @@ def unchanged(context: Context, now: Members, rules: str) -> npt.NDArray[np.bool
 
 def forget(context: Context) -> None:
     """Forget what was compared: the results are about to be others."""
-    storage.remove(_path(context))
+    for path in (_path_before(context), _path(context)):
+        storage.remove(path)
 
 
 def remember(context: Context, now: Members, rules: str, which: npt.NDArray[np.bool_] | None = None) -> None:
@@ -107,3 +114,4 @@ def remember(context: Context, now: Members, rules: str, which: npt.NDArray[np.b
     columns = [chosen.astype(np.int32), now.rows[chosen], *now.hashes[chosen].T]
     table = pa.table([pa.array(np.ascontiguousarray(column)) for column in columns], schema=COMPARED)
     storage.write_parquet(_path(context), table, COMPARED, rules)
+    storage.remove(_path_before(context))

@@ -3,8 +3,6 @@
 Reasons by precedence: `excluded` > `leak:<name>` > `filter:<condition>` > `no_score:<status>`. Pinned samples pass.
 """
 
-import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,14 +14,17 @@ import pyarrow as pa
 from curate import schema
 from curate.deduplication.semantic import threshold_of
 from curate.errors import RecipeError, UsageError
-from curate.execution.context import Context, eligible, log, reuse_or_remove
+from curate.execution.context import Context, Part, eligible, log, reuse_or_remove
 from curate.execution.stage import Stage
 from curate.filtering import uid_lists as lists
-from curate.filtering.conditions import Rule, columns_of, find_rules, needed_scores
+from curate.filtering.conditions import Rule, columns_of, find_rules, needed_scores, table_columns
+from curate.filtering.source_columns import SourceColumns, as_frame, find_columns, read_by
+from curate.filtering.sql import check_conditions, failed_condition
 from curate.io import storage
+from curate.pipeline.stages.read import find_shards
 from curate.recipe import Recipe, ScoreFilter
 from curate.runs.folder import RunFolder
-from curate.scores.registry import folders_for, require_score, score_columns
+from curate.scores.registry import folders_for, require_score
 
 __all__ = ["Filter", "check_conditions", "check_recipe", "failed_condition"]
 
@@ -35,7 +36,7 @@ _COUNTS = ("failed", "excluded", "leaked", "pinned", "pinned_although")
 class FilterTask:
     """One part to filter.
 
-    leaks : (set, column, similarity above which it is a leak). needed : score columns and where each says why
+    source : what conditions read of the shard, None for nothing. leaks : (set, column, similarity above which it is a leak). needed : score columns and where each says why
     it is null.
     """
 
@@ -46,6 +47,7 @@ class FilterTask:
     conditions: tuple[str | Rule, ...]
     needed: Mapping[str, str]
     lists: lists.Lists
+    source: SourceColumns | None
     out: Path
     fingerprint: str
 
@@ -84,6 +86,15 @@ class Filter(Stage):
         self._lists, self._listed = lists.prepare(self.context, self.scratch)
         rules = iter(find_rules(self.context, [one for one in recipe.filter if isinstance(one, ScoreFilter)]))
         self._conditions = tuple(one if isinstance(one, str) else next(rules) for one in recipe.filter)
+        self._source_types = self._types_of_source()
+
+    def _types_of_source(self) -> Mapping[str, pl.DataType]:
+        """Return the columns of the source that conditions read, with their types."""
+        known = table_columns(self.recipe).names
+        if not (asked := read_by(self.recipe.filter, known)):
+            return {}
+        found = find_columns((part.shard for part in self.parts), asked, known)
+        return as_frame(pa.schema([found.field(name) for name in asked]).empty_table()).schema
 
     def tasks(self) -> list[FilterTask]:
         """Return what judging each part takes."""
@@ -91,10 +102,16 @@ class Filter(Stage):
         return [
             FilterTask(
                 run, part.name, self._families, self._leaks, self._conditions, self._needed, self._lists,
-                run.part(folder, part.name), self.fingerprint,
+                self._of_source(part), run.part(folder, part.name), self.fingerprint,
             )
             for part in self.parts
         ]  # fmt: skip
+
+    def _of_source(self, part: Part) -> SourceColumns | None:
+        """Return what conditions read of the shard of a part."""
+        if not self._source_types:
+            return None
+        return SourceColumns(part.shard, self._source_types, min(64_000_000, self.context.task_memory // 4))
 
     @property
     def part(self) -> Callable[[FilterTask], dict[str, int]]:
@@ -124,10 +141,15 @@ class Filter(Stage):
 
 def check_recipe(recipe: Recipe) -> None:
     """Raise UsageError or RecipeError for what the tables cannot answer: conditions, preferences, lists."""
-    fields = {field.name: field.type for table in (schema.SAMPLES, schema.ASSIGNMENTS) for field in table}
-    fields |= {name: column.kind for name, column in score_columns(recipe).items()}
-    frame = pl.DataFrame(pa.schema(list(fields.items())).empty_table())
-    check_conditions(frame, [one for one in recipe.filter if isinstance(one, str)])
+    conditions = [one for one in recipe.filter if isinstance(one, str)]
+    known = table_columns(recipe)
+    frame = pl.DataFrame(known.empty_table())
+    if asked := read_by(conditions, known.names):
+        shards = (shard for source in recipe.source for shard in find_shards(source))
+        of_source = as_frame(find_columns(shards, asked, known.names).empty_table())
+        check_conditions(frame.hstack(of_source.get_columns()), conditions, source=of_source.columns)
+    else:
+        check_conditions(frame, conditions)
     for one in recipe.filter:
         if isinstance(one, ScoreFilter):
             require_score(recipe, one.by, f"filter {str(one)!r}")
@@ -151,57 +173,6 @@ def _leaks(recipe: Recipe) -> tuple[tuple[str, str, float], ...]:
     return tuple(found)
 
 
-def check_conditions(frame: pl.DataFrame, conditions: Sequence[str]) -> None:
-    """Raise UsageError or RecipeError for a condition that cannot be evaluated on these columns."""
-    for condition in conditions:
-        try:
-            passes = pl.sql_expr(condition)
-            kind = frame.select(passes.alias("passes")).schema["passes"]
-        except pl.exceptions.ColumnNotFoundError as error:
-            missing = re.search(r'find column "(.*?)";', str(error))
-            name = repr(missing[1]) if missing else "of a name in it"
-            have = ", ".join(frame.columns)
-            raise UsageError(f"filter {condition!r}: no column {name}; there are {have}") from None
-        except pl.exceptions.PolarsError as error:
-            said = str(error).partition(" This error occurred")[0]
-            raise RecipeError(f"filter {condition!r}: {' '.join(said.split())[:200]}") from None
-        if kind != pl.Boolean:
-            raise RecipeError(f"filter {condition!r} must be true or false, it gives {kind}")
-        if _joins_rows(json.loads(passes.meta.serialize(format="json"))):
-            raise RecipeError(f"filter {condition!r} must look at one row alone, without totals or windows")
-
-
-def _joins_rows(node: object, key: str = "") -> bool:
-    """Whether an expression (as JSON) needs other rows: its result would depend on how shards are cut."""
-    if isinstance(node, dict):
-        return any(
-            name in ("Agg", "Over", "Explode") or _joins_rows(inner, name) for name, inner in node.items()
-        )
-    if isinstance(node, list):
-        return any(_joins_rows(inner, key) for inner in node)
-    return node == "Len" and key in ("expr", "left", "right", "input")
-
-
-def failed_condition(
-    frame: pl.DataFrame, conditions: Sequence[str | Rule], needed: Mapping[str, str]
-) -> pl.Series:
-    """Return the reason each row is out: the first condition it fails, or the score it lacks; else null.
-
-    needed : score columns, each with its column of statuses ("" for none). A condition that is null does not
-    pass. A reason is ``filter:<condition>`` or ``no_score:<status>``. Returns (n,) strings.
-    """
-    reason = pl.lit(None, pl.String)
-    for column, status in reversed(list(needed.items())):
-        why = pl.col(status) if status in frame.columns else pl.lit("null")
-        lacks = pl.format("no_score:{}", why)
-        reason = pl.when(pl.col(column).is_null()).then(lacks).otherwise(reason)
-    for condition in reversed(conditions):
-        passes = pl.sql_expr(condition) if isinstance(condition, str) else pl.lit(condition.passes(frame))
-        reason = pl.when(~passes.fill_null(False)).then(pl.lit(f"filter:{condition}")).otherwise(reason)
-    # The first column gives literal conditions such as "1 = 1", which have one row, the length of the frame.
-    return frame.select(frame.columns[0], filter_reason=reason)["filter_reason"]
-
-
 def _filter_part(task: FilterTask) -> dict[str, int]:
     frame = eligible(task.run, task.part, task.families)
     uids = frame["uid"].to_list()
@@ -217,7 +188,7 @@ def _filter_part(task: FilterTask) -> dict[str, int]:
     judged = frame.select(
         "uid",
         pinned,
-        failed=failed_condition(frame, task.conditions, task.needed),
+        failed=_failed(task, frame),
         leak=leaked,
         excluded=excluded,
     ).with_columns(
@@ -228,6 +199,14 @@ def _filter_part(task: FilterTask) -> dict[str, int]:
         rows = table.to_arrow().cast(schema.FILTER)
         storage.write_parquet(task.out, rows, schema.FILTER, task.fingerprint)
     return _counts(table, judged["reason"])
+
+
+def _failed(task: FilterTask, frame: pl.DataFrame) -> pl.Series:
+    """Return the reason each row is out, reading columns of the source batch by batch where conditions name any."""
+    if task.source is None or frame.is_empty():
+        return failed_condition(frame, task.conditions, task.needed)
+    pieces = [failed_condition(rows, task.conditions, task.needed) for rows in task.source.beside(frame)]
+    return pl.concat(pieces)
 
 
 def _counts(table: pl.DataFrame, reason: pl.Series) -> dict[str, int]:

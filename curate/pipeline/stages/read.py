@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 from pyarrow.types import is_integer
 
 from curate.errors import RecipeError, SourceError, UsageError
@@ -16,6 +17,7 @@ from curate.execution.context import PART_ROWS, Context, Part, log
 from curate.execution.stage import Stage
 from curate.io import storage
 from curate.io.found import Found, counting, hint
+from curate.pipeline.source_schemas import SourceSchemas
 from curate.pipeline.stages import given_vectors, read_notes, repeated_keys
 from curate.pipeline.stages.given_vectors import CountedShard
 from curate.pipeline.stages.read_task import BadShard, ReadTask, fails, read_part, reader_of
@@ -37,21 +39,31 @@ __all__ = [
 
 
 def find_parts(
-    recipe: Recipe, cache: Path, *, hashed: bool = True, found: dict[str, Found] | None = None
+    recipe: Recipe,
+    cache: Path,
+    *,
+    hashed: bool = True,
+    found: dict[str, Found] | None = None,
+    schemas: SourceSchemas | None = None,
 ) -> tuple[tuple[Part, ...], list[BadShard]]:
     """Return the parts of all sources in shard order, and the shards that cannot be opened.
 
     cache : file that remembers fingerprints of shards whose size and times have not changed.
     hashed : False where the parts are only counted, and need no fingerprints. found : gets what was used and passed
-    over of each source.
+    over of each source. schemas : takes up the columns of every shard.
     Raises UsageError if nothing matches or a named column is missing.
     """
-    parts, bad, _ = _found(recipe, cache, hashed=hashed, files=found)
+    parts, bad, _ = _found(recipe, cache, hashed=hashed, files=found, schemas=schemas)
     return parts, bad
 
 
 def _found(
-    recipe: Recipe, cache: Path, *, hashed: bool = True, files: dict[str, Found] | None = None
+    recipe: Recipe,
+    cache: Path,
+    *,
+    hashed: bool = True,
+    files: dict[str, Found] | None = None,
+    schemas: SourceSchemas | None = None,
 ) -> tuple[tuple[Part, ...], list[BadShard], list[list[object]]]:
     """Return what `find_parts` does, and name, size and version of the files of vectors in the order of rows."""
     known = storage.read_json(cache) or {}
@@ -76,7 +88,8 @@ def _found(
                 continue
             try:
                 with counting(seen[source.name]):
-                    columns = replace(_columns(source, recipe, shard), vector_dim=dim)
+                    present = reader_of(source, shard, Columns()).schema(shard)
+                    columns = replace(_columns(source, recipe, shard, present), vector_dim=dim)
                     reader = reader_of(source, shard, columns)
                     count = reader.count(shard)
                 length = reader.vector_length(shard) if dim is None else dim
@@ -93,6 +106,8 @@ def _found(
             every.append(CountedShard(shard, count, rows))
             prints[shard.url] = [shard.version, shard.content, shard.changed]
             called[shard.name] = names.name(shard) if hashed else shard.name
+            if schemas is not None:
+                schemas.add(shard, present, rows)
             parts += _parts(shard, called[shard.name], columns, rows, len(parts), first)
             first += count
         if files is not None:
@@ -150,9 +165,8 @@ def find_shards(source: Source, *, many: bool = False) -> list[Shard]:
     return finished
 
 
-def _columns(source: Source, recipe: Recipe, shard: Shard) -> Columns:
+def _columns(source: Source, recipe: Recipe, shard: Shard, present: pa.Schema) -> Columns:
     """Return the columns of a shard: those named in the recipe, else those found by name and type."""
-    present = reader_of(source, shard, Columns()).schema(shard)
     own = recipe.embed.own_vectors
     rule = source.caption if isinstance(source.caption, Captions) else Captions()
     caption = AUTO if isinstance(source.caption, Captions) else source.caption
@@ -222,8 +236,9 @@ class Read(Stage):
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         self._files: dict[str, Found] = {}
+        self._schemas = SourceSchemas(self.recipe)
         self._found, self._bad, self._versions = _found(
-            self.recipe, self.run_folder.work / "shards.json", files=self._files
+            self.recipe, self.run_folder.work / "shards.json", files=self._files, schemas=self._schemas
         )
         _check_limit(self._bad, self.recipe)
         self._table = self.run_folder.work / "parts.json"
@@ -278,6 +293,11 @@ class Read(Stage):
         good = _numbered(part for part in self._found if part.name in names)
         if _rows_of(good) != self._saved:
             _save_parts(self._table, good)
+
+    def unmark(self) -> None:
+        """Take the mark away, if the columns of the shards fit the recipe."""
+        self._schemas.check()
+        super().unmark()
 
     def tasks(self) -> list[ReadTask]:
         """Return what reading each part takes."""

@@ -21,7 +21,7 @@ from curate.ordering.shares import n_keep
 from curate.ordering.span import Cuts
 from curate.pipeline.stages import representatives as stand_ins
 from curate.recipe import Recipe, canonical
-from curate.runs.folder import RunFolder
+from curate.runs.folder import BUDGETS, RunFolder
 from curate.scores.registry import folders_for, require_score
 from curate.selection.base import Selector
 from curate.selection.rows import choose as choice
@@ -103,7 +103,7 @@ def run(context: Context) -> bool:
     wanted = _wanted(recipe.select, funnel, int(ranked.concepts["n_pinned"].sum()))
     rows = RunRows(context, order, ranked, scratch)
     nulls = unscored.statuses(context, rows)
-    chosen = choice.choose(rows, recipe.select, wanted)
+    chosen = choice.choose(rows, recipe.select, wanted, nulls)
     concepts = recipe.select.concept_table(chosen.rows, chosen.choice.rule)
     if before is not None and (recipe.select.drawn or chosen.n_null):
         chosen = replace(chosen, choice=replace(chosen.choice, known=False))
@@ -119,7 +119,7 @@ def run(context: Context) -> bool:
         )
     effective = kept.astype(np.float64) if weights is None else weights.effective_by_concept
     table = concepts.with_columns(pl.Series("effective", effective))
-    _write_concepts(new / "concepts.parquet", table, kept, fingerprint)
+    _write_concepts(new / BUDGETS, table, kept, fingerprint)
     share = wanted / max(funnel.usable, 1)
     facts = {"kept": wanted, "of_usable": share, "concepts_kept": int((kept > 0).sum()), **vars(funnel)}
     facts |= {"pinned": int(ranked.concepts["n_pinned"].sum()), "weights": weights and weights.facts}
@@ -227,6 +227,8 @@ def _funnel(context: Context, n_eligible: int) -> Funnel:
 
 def _wanted(settings: Selector, funnel: Funnel, n_pinned: int) -> int:
     """Return the exact number of rows to keep; raises BudgetError if fewer are eligible, or more are pinned."""
+    if settings.keeps_all:
+        return funnel.eligible
     if settings.count is not None:
         wanted, asked = settings.count, f"select.count {settings.count:,}"
     else:

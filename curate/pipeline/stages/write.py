@@ -1,8 +1,8 @@
 """Stage `write`: the filtered shards, from the source's own bytes and the decisions."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,9 @@ from curate.scores.registry import score_columns
 from curate.sources.registry import ShardReader
 from curate.writers import parquet, webdataset
 from curate.writers.dataset_card import CardFacts, card, published_path, published_recipe
-from curate.writers.schema import output_schema
+from curate.writers.schema import output_schema, schemas_apart
 from curate.writers.selected_rows import Kept
-from curate.writers.shard_plan import OutputFile, plan
+from curate.writers.shard_plan import KeptRows, OutputFile, plan
 from curate.writers.weight_groups import Group, weight_groups
 
 __all__ = ["Shards", "WriteShards", "check_recipe", "dropped_shards", "planned_card", "write_shards"]
@@ -63,6 +63,8 @@ class WriteShards(Stage):
         aside = {"path", "dropped", "storage_options"}
         if self.recipe.write.card == Card():  # as before there was such a setting
             aside.add("card")
+        if self.recipe.write.schemas == "join":
+            aside.add("schemas")
         return [self.recipe.write.model_dump(exclude=aside), self._decisions]
 
     @property
@@ -96,7 +98,10 @@ class WriteShards(Stage):
         if settings.dropped is None:
             return False
         place = _place(self.context, "write.dropped", settings.dropped)
-        fingerprint = storage.fingerprint("dropped", self.version, settings.max_shard_size, self._decisions)
+        apart = [] if settings.schemas == "join" else [settings.schemas]
+        fingerprint = storage.fingerprint(
+            "dropped", self.version, settings.max_shard_size, self._decisions, *apart
+        )
         if publish.is_current(place, fingerprint):
             return False
         written = publish.write_folder(place, fingerprint, partial(dropped_shards, self.context, settings))
@@ -129,10 +134,11 @@ def planned_card(context: Context, settings: Write) -> str:
     """Return the card that shards with these settings have, without writing them."""
     kept = Kept(context, settings.columns)
     if settings.format == "parquet":
-        table = output_schema(ShardReader(), (shard for shard, _ in kept.shards()), kept.schema())
-        return _card(context, settings, plan(kept.all_rows(), settings.max_shard_size, empty=True), table)
-    groups = _planned_tars(kept, settings, _weight_groups(kept, settings))
-    return _card(context, settings, [file for group in groups for file in group], None)
+        groups = _schemas(kept, settings)
+        files = plan(_by_schema(kept, groups), settings.max_shard_size, empty=True)
+        return _card(context, settings, files, groups[0][1] if len(groups) == 1 else None)
+    tars = _planned_tars(kept, settings, _weight_groups(kept, settings))
+    return _card(context, settings, [file for group in tars for file in group], None)
 
 
 def _place(context: Context, what: str, where: str) -> publish.Place:
@@ -142,16 +148,40 @@ def _place(context: Context, what: str, where: str) -> publish.Place:
 def _write_parquet(
     context: Context, settings: Write, folder: Path, *, dropped: bool = False
 ) -> tuple[list[OutputFile], int, pa.Schema]:
-    """Plan every file, then write them all into a new folder; return the files, their rows and their schema."""
+    """Plan every file, then write them all into a new folder; return the files, their rows and their one schema."""
     kept = Kept(context, ("reason",) if dropped else settings.columns, dropped=dropped)
     reader = ShardReader()
     if dropped:
         _require_no_reason(kept, reader)
-    files = plan(kept.all_rows(), settings.max_shard_size, empty=True)
-    table = output_schema(reader, (shard for shard, _ in kept.shards()), kept.schema())
+    groups = _schemas(kept, settings)
+    files = plan(_by_schema(kept, groups), settings.max_shard_size, empty=True)
     batch = min(parquet.BATCH_BYTES, context.task_memory // 4)
-    tasks = parquet.tasks(files, kept.by_name, reader, folder, table, batch_bytes=batch)
-    return files, sum(context.map("write", "files", parquet.write_file, tasks)), table
+    tasks: list[parquet.WriteTask] = []
+    for names, table in groups:
+        own = [file for file in files if len(groups) == 1 or (file.slices and file.slices[0].shard in names)]
+        tasks += parquet.tasks(own, kept.by_name, reader, folder, table, batch_bytes=batch)
+    rows = sum(context.map("write", "files", parquet.write_file, tasks))
+    return files, rows, groups[0][1] if len(groups) == 1 else None
+
+
+def _schemas(kept: Kept, settings: Write) -> list[tuple[frozenset[str], pa.Schema]]:
+    """Return the names of shards that are written together, group by group, each group with its schema."""
+    found = [shard for shard, _ in kept.shards()]
+    if settings.schemas == "apart":
+        groups = schemas_apart(ShardReader(), found, kept.schema())
+        log.info("write: %s groups of shards by their columns", f"{len(groups):,}")
+        return groups
+    names = frozenset(shard.name for shard in found)
+    return [(names, output_schema(ShardReader(), found, kept.schema()))]
+
+
+def _by_schema(kept: Kept, groups: Sequence[tuple[frozenset[str], pa.Schema]]) -> Iterator[KeptRows]:
+    """Yield the rows of every shard, those of groups after the first in splits of their own."""
+    place = {name: number for number, (names, _) in enumerate(groups, 1) for name in names}
+    for rows in kept.all_rows():
+        number = place[rows.shard.name]
+        split = rows.shard.split if number == 1 else f"{rows.shard.split}_schema{number}"
+        yield replace(rows, shard=replace(rows.shard, split=split))
 
 
 def _require_no_reason(kept: Kept, reader: ShardReader) -> None:

@@ -50,7 +50,7 @@ def divided(context: Context) -> Divided:
     facts = context.facts(run.decisions)
     if not facts:
         raise RunError(f"{run.where}: 5_decisions is not there yet; finish the run first")
-    table = pl.DataFrame(storage.read_table(run.decisions / "concepts.parquet"))
+    table = pl.DataFrame(storage.read_table(run.budgets))
     rows = (
         pl.scan_parquet(storage.ensure_all_local(run.decisions, "part-*.parquet"))
         .filter(pl.col("rank").is_not_null())
@@ -68,7 +68,7 @@ def divided(context: Context) -> Divided:
     usable = facts["input"] - facts["unusable"]
     base = {"usable": usable, "input": facts["input"], "eligible": facts["eligible"]}[select.of]
     wanted = select.count if select.count is not None else n_keep(select.keep or 0, base)
-    wanted = min(wanted, facts["eligible"]) if select.at_most else wanted
+    wanted = min(wanted, facts["eligible"]) if select.at_most or select.keeps_all else wanted
     found = Divided(density, pinned, table, base, wanted, facts["kept"])
     if select.by_complexity:
         budget = pinned + density.at(wanted - found.n_pinned).budget

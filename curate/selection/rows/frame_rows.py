@@ -11,13 +11,14 @@ import polars as pl
 
 from curate.clustering.complexity import inter_distance
 from curate.errors import BudgetError, UsageError
+from curate.execution.context import log
 from curate.linalg import load_unit
 from curate.ordering.keys import rank_within
 from curate.ordering.shares import n_keep
 from curate.scores import SCORES
 from curate.scores.columns import Direction, hardest_is_largest
 from curate.selection.base import Arrays, ByScore, Selector
-from curate.selection.rows.choose import choose
+from curate.selection.rows.choose import choose, missing_scores
 from curate.selection.rows.order import Order, with_order
 from curate.selection.rows.run_rows import diverse_ranks
 
@@ -91,6 +92,8 @@ def decide(
     if int(source.concepts["n_pinned"].sum()) > wanted:
         raise BudgetError(f"{wanted:,} rows asked for, but {competing['pinned'].sum():,} are pinned")
     chosen = choose(source, select, wanted)
+    if said := missing_scores(select, chosen.n_null, len(competing), chosen.kept_null):
+        log.warning(said)
     keep, probability, cut = chosen.choice.of(chosen.rows.columns)
     pinned = chosen.rows.columns["pinned"]
     reason = np.where(
@@ -180,6 +183,8 @@ def _concepts(rows: pl.DataFrame) -> pl.DataFrame:
 
 def _wanted(select: Selector, usable: int, eligible: int) -> int:
     """Return the number of rows to keep."""
+    if select.keeps_all:
+        return eligible
     base = eligible if select.of == "eligible" else usable
     wanted = select.count if select.count is not None else n_keep(select.keep or 0, base)
     if wanted > eligible and not select.at_most:

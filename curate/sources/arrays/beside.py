@@ -162,19 +162,37 @@ class BesideReader:
                 follows = images and roles.image is not None and roles.vector is None
                 yield from followed(found, read, batch_bytes) if follows else [found]
 
-    def read_rows(self, shard: Shard, rows: npt.NDArray[np.int64], *, batch_bytes: int) -> Iterator[pa.Table]:
-        """Yield the named rows (ascending positions) with all columns, types and bytes, and all arrays."""
-        return self._tables(shard, rows, self._arrays(shard), batch_bytes)
+    def read_rows(
+        self,
+        shard: Shard,
+        rows: npt.NDArray[np.int64],
+        *,
+        batch_bytes: int,
+        columns: Sequence[str] | None = None,
+    ) -> Iterator[pa.Table]:
+        """Yield the named rows (ascending positions) with all columns (or those named), and all arrays."""
+        arrays = self._arrays(shard)
+        if columns is None:
+            return self._tables(shard, rows, arrays, batch_bytes)
+        plain = [name for name in columns if name not in arrays] or self._table.schema(shard).names[:1]
+        wanted = {name: array for name, array in arrays.items() if name in columns}
+        tables = self._tables(shard, rows, wanted, batch_bytes, plain)
+        return (table.select(list(columns)) for table in tables)
 
     def _tables(
-        self, shard: Shard, rows: npt.NDArray[np.int64], arrays: Mapping[str, ArrayFile], batch_bytes: int
+        self,
+        shard: Shard,
+        rows: npt.NDArray[np.int64],
+        arrays: Mapping[str, ArrayFile],
+        batch_bytes: int,
+        columns: Sequence[str] | None = None,
     ) -> Iterator[pa.Table]:
         """Yield rows with these arrays, in tables of at most about `batch_bytes` of each kind."""
         step = max(1, batch_bytes // max(1, sum(array.row_bytes for array in arrays.values())))
         done = 0
         with contextlib.ExitStack() as stack:
             streams = {name: stack.enter_context(opened(array)) for name, array in arrays.items()}
-            for table in self._table.read_rows(shard, rows, batch_bytes=batch_bytes):
+            for table in self._table.read_rows(shard, rows, batch_bytes=batch_bytes, columns=columns):
                 for piece in range(0, table.num_rows, step):
                     some = table.slice(piece, step)
                     here = rows[done : done + some.num_rows]

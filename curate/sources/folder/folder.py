@@ -159,9 +159,18 @@ class FolderReader:
             else:
                 yield rows
 
-    def read_rows(self, shard: Shard, rows: npt.NDArray[np.int64], *, batch_bytes: int) -> Iterator[pa.Table]:
-        """Yield the named rows (ascending positions) with all columns, and the bytes of the images."""
+    def read_rows(
+        self,
+        shard: Shard,
+        rows: npt.NDArray[np.int64],
+        *,
+        batch_bytes: int,
+        columns: Sequence[str] | None = None,
+    ) -> Iterator[pa.Table]:
+        """Yield the named rows (ascending positions) with all columns (or those named), and images where asked."""
         held, schema = _held(shard), self.schema(shard)
+        if columns is not None:
+            schema = pa.schema([schema.field(name) for name in columns])
         cut = int(np.searchsorted(rows, held.n_described))
         tables: list[Iterator[tuple[list[str | None], pa.Table]]] = []
         if held.described is not None and cut:
@@ -171,7 +180,8 @@ class FolderReader:
         for refs, table in chain.from_iterable(tables):
             only_refs = pa.table({"image": pa.array(refs, pa.string())})
             plain = rows_of(only_refs, Columns(image="image"), shard, 0, allow_url=self.allow_url)
-            for piece in followed(plain, lambda ref: self._read(shard, held.place, ref), batch_bytes):
+            pieces = followed(plain, lambda ref: self._read(shard, held.place, ref), batch_bytes)
+            for piece in pieces if IMAGE.name in schema.names else [plain]:
                 _check_read(shard, piece)
                 part = table.slice(int(piece.row[0]), len(piece))
                 yield _completed(part, piece, schema)

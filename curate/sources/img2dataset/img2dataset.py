@@ -158,9 +158,9 @@ class _Reader:
         """See `base.Reader`."""
         return self._of(shard).batches(shard, **how)
 
-    def read_rows(self, shard: Shard, rows: np.ndarray, *, batch_bytes: int) -> Any:  # noqa: ANN401
+    def read_rows(self, shard: Shard, rows: np.ndarray, **how: Any) -> Any:  # noqa: ANN401
         """See `base.Reader`."""
-        return self._of(shard).read_rows(shard, rows, batch_bytes=batch_bytes)
+        return self._of(shard).read_rows(shard, rows, **how)
 
 
 def columns_of(schema: pa.Schema, **roles: Any) -> Columns:  # noqa: ANN401  (the keywords of guess_columns)

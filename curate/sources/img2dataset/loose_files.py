@@ -81,9 +81,18 @@ class FilesReader:
             else:
                 yield rows
 
-    def read_rows(self, shard: Shard, rows: npt.NDArray[np.int64], *, batch_bytes: int) -> Iterator[pa.Table]:
-        """Yield the named rows (ascending positions) with all columns, and the bytes of the images."""
+    def read_rows(
+        self,
+        shard: Shard,
+        rows: npt.NDArray[np.int64],
+        *,
+        batch_bytes: int,
+        columns: Sequence[str] | None = None,
+    ) -> Iterator[pa.Table]:
+        """Yield the named rows (ascending positions) with all columns (or those named), and images where asked."""
         folder, schema = _folder(shard), self.schema(shard)
+        if columns is not None:
+            schema = pa.schema([schema.field(name) for name in columns])
         cut = int(np.searchsorted(rows, folder.n_told))
         tables: Iterator[pa.Table] = iter(())
         if folder.told is not None and cut:
@@ -95,7 +104,8 @@ class FilesReader:
             plain = rows_of(
                 pa.table({"image": pa.array(refs, pa.string())}), Columns(image="image"), shard, 0
             )
-            for piece in followed(plain, lambda ref: _read(shard, ref), batch_bytes):
+            pieces = followed(plain, lambda ref: _read(shard, ref), batch_bytes)
+            for piece in pieces if IMAGE.name in schema.names else [plain]:
                 yield _completed(table.slice(int(piece.row[0]), len(piece)), piece, schema)
 
     def _told(self, shard: Shard, folder: Folder, batch_bytes: int, start: int, stop: int) -> Iterator[Rows]:

@@ -119,9 +119,16 @@ class InlineReader:
         for rows in inner.batches(shard, images=images, batch_bytes=batch_bytes, start=start, stop=stop):
             yield _judged(rows, list(islice(told, len(rows))))
 
-    def read_rows(self, shard: Shard, rows: npt.NDArray[np.int64], *, batch_bytes: int) -> Iterator[pa.Table]:
-        """Yield the named rows (ascending positions) with all columns, types and bytes as they stand."""
-        return ParquetReader(self.columns).read_rows(shard, rows, batch_bytes=batch_bytes)
+    def read_rows(
+        self,
+        shard: Shard,
+        rows: npt.NDArray[np.int64],
+        *,
+        batch_bytes: int,
+        columns: Sequence[str] | None = None,
+    ) -> Iterator[pa.Table]:
+        """Yield the named rows (ascending positions), all columns or those named, as they stand."""
+        return ParquetReader(self.columns).read_rows(shard, rows, batch_bytes=batch_bytes, columns=columns)
 
 
 def _judged(rows: Rows, told: Sequence[Told]) -> Rows:
@@ -176,14 +183,23 @@ class TarReader:
             yield self._rows(shard, some, first)
             first += len(some)
 
-    def read_rows(self, shard: Shard, rows: npt.NDArray[np.int64], *, batch_bytes: int) -> Iterator[pa.Table]:
+    def read_rows(
+        self,
+        shard: Shard,
+        rows: npt.NDArray[np.int64],
+        *,
+        batch_bytes: int,
+        columns: Sequence[str] | None = None,
+    ) -> Iterator[pa.Table]:
         """Yield the named rows (ascending positions); those not in the tar have a key and a caption at most."""
         cut = self._tar.count(shard)
         split = int(np.searchsorted(rows, cut))
         if split:
-            yield from self._tar.read_rows(shard, rows[:split], batch_bytes=batch_bytes)
+            yield from self._tar.read_rows(shard, rows[:split], batch_bytes=batch_bytes, columns=columns)
         told = self._told(shard, self._absent(shard)[rows[split:] - cut])
         schema = self.schema(shard)
+        if columns is not None:
+            schema = pa.schema([schema.field(name) for name in columns])
         while some := list(islice(told, BLOCK_ROWS)):
             known = {roles.KEY: [one.key for one in some], "txt": [one.caption for one in some]}
             columns = [pa.array(known.get(one.name, [None] * len(some)), one.type) for one in schema]

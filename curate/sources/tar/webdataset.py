@@ -155,14 +155,24 @@ class WebDatasetReader:
         if held:
             yield roles.rows_of(held, chosen, shard)
 
-    def read_rows(self, shard: Shard, rows: npt.NDArray[np.int64], *, batch_bytes: int) -> Iterator[pa.Table]:
-        """Yield the named rows (ascending positions) with all members as they stand; absent ones are null."""
+    def read_rows(
+        self,
+        shard: Shard,
+        rows: npt.NDArray[np.int64],
+        *,
+        batch_bytes: int,
+        columns: Sequence[str] | None = None,
+    ) -> Iterator[pa.Table]:
+        """Yield the named rows (ascending positions) with their members as they stand; absent ones are null."""
         if (np.diff(rows) <= 0).any():
             raise ValueError("rows must be ascending, each once")
         schema, named = self.schema(shard), set(rows.tolist())
+        if columns is not None:
+            schema = pa.schema([schema.field(name) for name in columns])
+        wanted = set(schema.names)
         held: list[Sample] = []
         done = size = 0
-        for sample in samples(shard, lambda row, suffix: row in named) if named else ():
+        for sample in samples(shard, lambda row, suffix: row in named and suffix in wanted) if named else ():
             if sample.row not in named:
                 continue
             held.append(sample)

@@ -172,11 +172,20 @@ class LinesReader:
             else:
                 yield rows
 
-    def read_rows(self, shard: Shard, rows: npt.NDArray[np.int64], *, batch_bytes: int) -> Iterator[pa.Table]:
-        """Yield the named rows (ascending positions) with all columns; bad rows are null in all of them."""
+    def read_rows(
+        self,
+        shard: Shard,
+        rows: npt.NDArray[np.int64],
+        *,
+        batch_bytes: int,
+        columns: Sequence[str] | None = None,
+    ) -> Iterator[pa.Table]:
+        """Yield the named rows (ascending positions), all columns or those named; bad rows are null in all."""
         if len(rows) == 0:
             return
         schema, done = self.schema(shard), 0
+        if columns is not None:
+            schema = pa.schema([schema.field(name) for name in columns])
         for first, records in self._records(shard, int(rows[0]), int(rows[-1]) + 1, batch_bytes):
             upto = done + int(np.searchsorted(rows[done:], first + len(records)))
             if upto > done:

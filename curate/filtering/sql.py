@@ -1,0 +1,140 @@
+"""Conditions in SQL: checked before any work, then asked of rows."""
+
+import difflib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import NoReturn
+
+import polars as pl
+
+from curate.errors import CurateError, RecipeError, UsageError
+from curate.filtering.conditions import Rule
+
+__all__ = ["MOST_OPERATORS", "check_conditions", "failed_condition", "parsed"]
+
+#: Operators in one condition: a longer chain is too deep to be looked at, and takes minutes.
+MOST_OPERATORS = 250
+_QUOTED = re.compile(r"'(?:[^']|'')*'")
+_OPERATOR = re.compile(r"\b(?:and|or)\b|[+*/%|]|(?<=[\w)\"])\s*-", re.IGNORECASE)
+
+
+def parsed(condition: str) -> pl.Expr:
+    """Return a condition as an expression. Raises RecipeError where it is no SQL, or too long."""
+    operators = len(_OPERATOR.findall(_QUOTED.sub("''", condition)))
+    if operators > MOST_OPERATORS:
+        raise RecipeError(
+            f"filter {_short(condition)!r} has {operators:,} operators, at most {MOST_OPERATORS} can be in one condition; "
+            "write several conditions, of which all must hold, or a list: column IN (...)"
+        )
+    try:
+        return pl.sql_expr(condition)
+    except pl.exceptions.PolarsError as error:
+        raise RecipeError(f"filter {_short(condition)!r}: {_said(error)}") from None
+
+
+def check_conditions(
+    frame: pl.DataFrame, conditions: Sequence[str], *, source: Sequence[str] = (), where: str = ""
+) -> None:
+    """Raise UsageError or RecipeError for a condition that cannot be evaluated on these columns.
+
+    source : which of them are columns of the source. where : the shard that has them, for messages.
+    """
+    for condition in conditions:
+        expression, about = parsed(condition), f"filter {_short(condition)!r}{where and f' ({where})'}"
+        try:
+            kind = frame.select(expression.alias("passes")).schema["passes"]
+            alone = not _joins_rows(json.loads(expression.meta.serialize(format="json")))
+        except pl.exceptions.ColumnNotFoundError as error:
+            missing = re.search(r'find column "(.*?)";', str(error))
+            name = missing[1] if missing else ""
+            raise UsageError(f"{about}: {_no_column(name, condition, frame.columns, source)}") from None
+        except pl.exceptions.PolarsError as error:
+            raise RecipeError(f"{about}: {_said(error)}{_hint(error)}") from None
+        except RecursionError:
+            raise RecipeError(f"{about} is nested too deeply; write several conditions") from None
+        if kind != pl.Boolean:
+            raise RecipeError(f"{about} must be true or false, it gives {kind}")
+        if not alone:
+            raise RecipeError(f"{about} must look at one row alone, without totals or windows")
+
+
+def _no_column(name: str, condition: str, columns: Sequence[str], source: Sequence[str]) -> str:
+    """Say that a column is not there, and which are."""
+    said = f"no column {name!r}" if name else "no column of a name in it"
+    if f'"{name}"' in condition:
+        said += f" (a text stands in single quotes: '{name}')"
+    near = {column.lower(): column for column in columns}
+    close = difflib.get_close_matches(name.lower(), near, n=1, cutoff=0.8)
+    said += f"; did you mean {near[close[0]]!r}?" if close else ""
+    have = ", ".join(column for column in columns if column not in source)
+    return f"{said}; there are {have}" + (f"; and in the source {', '.join(source)}" if source else "")
+
+
+def _said(error: pl.exceptions.PolarsError) -> str:
+    """Return the first sentence of an error of Polars."""
+    return " ".join(str(error).partition("This error occurred")[0].split())[:300]
+
+
+def _hint(error: pl.exceptions.PolarsError) -> str:
+    text = str(error)
+    if "cannot compare string with numeric" in text:
+        return "; compare a column of text with a text in single quotes, or TRY_CAST(column AS DOUBLE)"
+    return ""
+
+
+def _short(condition: str) -> str:
+    return condition if len(condition) <= 200 else f"{condition[:150]} ... {condition[-40:]}"
+
+
+def _joins_rows(expression: object) -> bool:
+    """Whether an expression (as JSON) needs other rows: its result would depend on how shards are cut."""
+    waiting: list[tuple[object, str]] = [(expression, "")]
+    while waiting:
+        node, key = waiting.pop()
+        if isinstance(node, dict):
+            if not {"Agg", "Over", "Explode"}.isdisjoint(node):
+                return True
+            waiting += [(inner, name) for name, inner in node.items()]
+        elif isinstance(node, list):
+            waiting += [(inner, key) for inner in node]
+        elif node == "Len" and key in ("expr", "left", "right", "input"):
+            return True
+    return False
+
+
+def failed_condition(
+    frame: pl.DataFrame, conditions: Sequence[str | Rule], needed: Mapping[str, str]
+) -> pl.Series:
+    """Return the reason each row is out: the first condition it fails, or the score it lacks; else null.
+
+    needed : score columns, each with its column of statuses ("" for none). A condition that is null does not
+    pass. A reason is ``filter:<condition>`` or ``no_score:<status>``. Returns (n,) strings. Raises CurateError
+    where a condition cannot be evaluated on a value.
+    """
+    reason = pl.lit(None, pl.String)
+    for column, status in reversed(list(needed.items())):
+        why = pl.col(status) if status in frame.columns else pl.lit("null")
+        lacks = pl.format("no_score:{}", why)
+        reason = pl.when(pl.col(column).is_null()).then(lacks).otherwise(reason)
+    for condition in reversed(conditions):
+        passes = pl.sql_expr(condition) if isinstance(condition, str) else pl.lit(condition.passes(frame))
+        reason = pl.when(~passes.fill_null(False)).then(pl.lit(f"filter:{condition}")).otherwise(reason)
+    # The first column gives literal conditions such as "1 = 1", which have one row, the length of the frame.
+    try:
+        return frame.select(frame.columns[0], filter_reason=reason)["filter_reason"]
+    except pl.exceptions.PolarsError as error:
+        _explain(frame, [one for one in conditions if isinstance(one, str)], error)
+
+
+def _explain(frame: pl.DataFrame, conditions: Sequence[str], error: pl.exceptions.PolarsError) -> NoReturn:
+    """Raise CurateError naming the condition that cannot be evaluated, and a value."""
+    for condition in conditions:
+        try:
+            frame.select(pl.sql_expr(condition))
+        except pl.exceptions.PolarsError as own:
+            said = re.sub(r" for \d+ out of \d+ values", "", _said(own))
+            way = "; TRY_CAST in place of CAST makes such a value null, which does not pass"
+            cast = "conversion from" in said
+            raise CurateError(f"filter {_short(condition)!r}: {said}{way if cast else ''}") from None
+    raise error

@@ -1,0 +1,52 @@
+"""What `curate filter` keeps where nothing is said of it, and how method all and budgets replace each other."""
+
+import pytest
+
+from curate.errors import RecipeError
+from curate.recipe.build import filter_recipe
+from curate.recipe.loading import override
+
+BASE = {"run": "r", "source": {"path": "a.parquet"}}
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"epsilon": 0.05}, {"where": ["width > 3"]}, {"exclude": ["a.txt"]}, {"only": ["a.txt"]},
+        {"overrides": ["dedup.epsilon=0.1"]}, {"settings": {"filter": ["width > 3"]}},
+        {"base": {"dedup": {"epsilon": 0.1}}}, {"base": {"filter": ["width > 3"]}},
+    ],
+)  # fmt: skip
+def test_what_takes_rows_out_keeps_the_rest(asked):
+    recipe = filter_recipe(BASE | asked.pop("base", {}), **asked)
+    assert (recipe.select.method, recipe.select.keep, recipe.select.count) == ("all", 1.0, None)
+
+
+@pytest.mark.parametrize(
+    ("asked", "method", "keep"),
+    [
+        ({"epsilon": 0.05, "keep": 0.5}, "density", 0.5),
+        ({"where": ["width > 3"], "overrides": ["select.keep=0.5"]}, "density", 0.5),
+        ({"where": ["width > 3"], "base": {"select": {"keep": 0.5, "method": "random"}}}, "random", 0.5),
+        ({"method": "all"}, "all", 1.0),
+    ],
+)
+def test_a_selection_that_is_asked_for_stands(asked, method, keep):
+    recipe = filter_recipe(BASE | asked.pop("base", {}), **asked)
+    assert (recipe.select.method, recipe.select.keep) == (method, keep)
+
+
+@pytest.mark.parametrize("asked", [{}, {"pin": ["a.txt"]}, {"method": "random", "epsilon": 0.1}])
+def test_nothing_to_do_is_refused(asked):
+    with pytest.raises(RecipeError, match="method all keeps all that pass"):
+        filter_recipe(BASE, **asked)
+
+
+def test_a_budget_and_method_all_replace_each_other():
+    values = BASE | {"select": {"method": "random", "keep": 0.3}}
+    every = override(values, ["select.method=all"])
+    assert every["select"] == {"method": "all"}
+    assert override(every, ["select.keep=0.3"])["select"] == {"keep": 0.3}
+    both = override(values, ["select.method=all", "select.keep=0.3"])
+    with pytest.raises(RecipeError, match=r"method all keeps every row that passes, got keep 0\.3"):
+        filter_recipe(both)
