@@ -120,10 +120,10 @@ def test_archives_that_do_not_fit_are_explained(tmp_path):
 def test_a_change_of_the_archive_is_seen(tmp_path):
     metadata(tmp_path)
     shard = find(str(tmp_path))[0]
-    before = registry.fingerprint(shard)
+    before = registry.format_of(shard.format).fingerprint(shard)
     registry.check_unchanged(shard)
     np.savez(tmp_path / "00000.npz", l14_img=np.zeros((6, 16), np.float32))
-    assert registry.fingerprint(shard) != before
+    assert registry.format_of(shard.format).fingerprint(shard) != before
     with pytest.raises(SourceError, match="changed since it was read"):
         registry.check_unchanged(shard)
 

@@ -152,7 +152,7 @@ def test_changes_are_noticed(tmp_path, change):
     make(tmp_path, **{"1_jpg": "1", "1_txt": "one", "2_jpg": "2"})
     (shard,) = folder.find(str(tmp_path))
     registry.check_unchanged(shard)
-    before = registry.fingerprint(shard)
+    before = registry.format_of(shard.format).fingerprint(shard)
     if change == "content":
         put(tmp_path, "1.jpg", "9")
         os.utime(tmp_path / "1.jpg", ns=(1, 1))
@@ -164,7 +164,7 @@ def test_changes_are_noticed(tmp_path, change):
         put(tmp_path, "3.jpg", "3")
     with pytest.raises(SourceError, match="changed since it was read"):
         registry.check_unchanged(shard)
-    assert registry.fingerprint(folder.find(str(tmp_path))[0]) != before
+    assert registry.format_of(shard.format).fingerprint(folder.find(str(tmp_path))[0]) != before
 
 
 def metadata(kind, rows):

@@ -180,13 +180,13 @@ def test_changes_are_noticed(tmp_path, form):
     write(tmp_path, form)
     (shard,) = img2dataset.find(str(tmp_path))
     registry.check_unchanged(shard)
-    before = registry.fingerprint(shard)
+    before = registry.format_of(shard.format).fingerprint(shard)
     write(tmp_path, form, in_tar=(0, 2))
     if form == "files":
         (tmp_path / "00000" / f"{key(4)}.jpg").unlink()
     with pytest.raises(SourceError, match="changed since it was read"):
         registry.check_unchanged(shard)
-    assert registry.fingerprint(img2dataset.find(str(tmp_path))[0]) != before
+    assert registry.format_of(shard.format).fingerprint(img2dataset.find(str(tmp_path))[0]) != before
 
 
 def test_what_is_no_img2dataset_folder(tmp_path):
