@@ -62,7 +62,7 @@ def test_decimal_and_dictionary_labels(tmp_path):
     ("role", "column"),
     [
         ("uid", pa.array([Decimal("1.50")])),
-        ("caption", pa.array([[["a"]]])),
+        ("caption", pa.array([[[1]]])),
         ("caption", pa.array([[("a", "b")]], pa.map_(pa.string(), pa.string()))),
         ("image", pa.array([{"bytes": b"a", "path": {"x": 1}}])),
         ("image", pa.array([[b"a"]])),
@@ -209,7 +209,7 @@ def test_captions_are_text_and_nothing_more():
     assert samples["outcome"].to_list() == ["ok"] * len(bad)
     assert samples["caption"].str.len_chars().max() == 300
     assert samples["caption_length"][0] == 1_000_000
-    assert samples["caption"][-2] == "caf\ufffd \ufffd"
+    assert samples["caption"][-2] == "café ÿ"  # Windows-1252, and said to be
     page = Path("run/7_report/report.html").read_text(encoding="utf-8")
     assert "<script>alert(1)" not in page
     assert "<img src=x" not in page
