@@ -16,6 +16,7 @@ from curate.errors import SourceError
 from curate.io import filesystem, paths
 from curate.io.filesystem import StorageOptions
 from curate.sources import references
+from curate.sources.addresses import Take, UrlAccess
 from curate.sources.arrow_types import has_view, is_list, plain_schema
 from curate.sources.base import Columns, Rows, Shard
 from curate.sources.columns import check_columns
@@ -63,7 +64,7 @@ class ParquetReader:
     """
 
     columns: Columns
-    allow_url: bool = False
+    allow_url: UrlAccess | bool = False
 
     def count(self, shard: Shard) -> int:
         """Return the number of rows, from the footer alone."""
@@ -139,8 +140,10 @@ class ParquetReader:
     def _followed(self, shard: Shard, rows: Rows, batch_bytes: int) -> Iterator[Rows]:
         """Yield `rows` in pieces of at most about `batch_bytes`, with the bytes their paths lead to."""
 
-        def read(ref: str) -> Found:
-            return references.follow(ref, shard.url, shard.storage_options, allow_url=self.allow_url)
+        def read(ref: str, *, take: Take) -> Found:
+            return references.follow(
+                ref, shard.url, shard.storage_options, allow_url=self.allow_url, take=take
+            )
 
         return followed(rows, read, batch_bytes)
 

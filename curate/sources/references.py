@@ -1,29 +1,20 @@
 """Images that a row names by a path or URL: untrusted, and never followed out of the folder of the shard."""
 
 import http.client
-import io
 import re
-import urllib.error
-import urllib.request
 from pathlib import Path
 from typing import BinaryIO
 
 from curate.errors import SourceError
 from curate.io.filesystem import StorageOptions, cause, is_remote, masked, open_remote, parent
+from curate.sources.addresses import MAX_IMAGE_BYTES, RefusedError, Take, UrlAccess, counted, fetch, uncounted
 
 __all__ = ["follow", "refusal"]
-
-MAX_IMAGE_BYTES = 256 << 20
-URL_TIMEOUT_S = 20
 
 _SCHEME = re.compile(r"^(data(?=:)|[A-Za-z][A-Za-z0-9+.-]*(?=://))", re.IGNORECASE)
 
 
-class _RefusedError(Exception):
-    """A path leads outside the folder of its shard."""
-
-
-def refusal(reference: str, shard_url: str, *, allow_url: bool = False) -> str | None:
+def refusal(reference: str, shard_url: str, *, allow_url: UrlAccess | bool = False) -> str | None:
     """Say why a path that a row gives must not be opened, judging by its text; None if it may be."""
     if "\0" in reference or "::" in reference:
         return "the path holds characters that no image path has"
@@ -46,20 +37,25 @@ def follow(
     shard_url: str,
     storage_options: StorageOptions = None,
     *,
-    allow_url: bool = False,
+    allow_url: UrlAccess | bool = False,
+    take: Take = uncounted,
 ) -> tuple[bytes | None, str, str | None]:
     """Return (bytes, outcome, reason) of the image at a path or URL that a row gives.
 
     A path is taken below the folder of the shard; one that leads elsewhere, by text or by a symbolic
-    link, is `refused_path`. What cannot be read is `missing_image`.
+    link, is `refused_path`, and so is an address inside the network unless `allow_url` is ANY. What cannot be read is
+    `missing_image`. take : counts what is read, see `addresses.Take`.
     """
     refused = refusal(reference, shard_url, allow_url=allow_url)
     if refused is not None:
         return None, "refused_path", refused
     try:
-        with _open_reference(reference, shard_url, storage_options) as file:
-            data = file.read(MAX_IMAGE_BYTES + 1)
-    except _RefusedError as error:
+        if re.match("https?://", reference, re.IGNORECASE):
+            data = fetch(reference, private=allow_url == UrlAccess.ANY, take=take)
+        else:
+            with _open_reference(reference, shard_url, storage_options) as file:
+                data = counted(file, take)
+    except RefusedError as error:
         return None, "refused_path", str(error)
     except FileNotFoundError:
         return None, "missing_image", "no such file"
@@ -73,8 +69,6 @@ def follow(
 
 
 def _open_reference(reference: str, shard_url: str, storage_options: StorageOptions) -> BinaryIO:
-    if re.match("https?://", reference, re.IGNORECASE):
-        return _open_url(reference)
     if _SCHEME.match(reference):
         return open_remote(reference, storage_options)
     if is_remote(shard_url):
@@ -82,31 +76,7 @@ def _open_reference(reference: str, shard_url: str, storage_options: StorageOpti
     root = Path(shard_url).parent.resolve()
     path = (root / reference).resolve()
     if not path.is_relative_to(root):
-        raise _RefusedError("the path leads outside the folder of its shard")
+        raise RefusedError("the path leads outside the folder of its shard")
     if path.exists() and not path.is_file():
-        raise _RefusedError("the path is not a file")
+        raise RefusedError("the path is not a file")
     return path.open("rb")
-
-
-def _open_url(url: str) -> BinaryIO:
-    """Open an http(s) address; redirects lead to http(s) only, never to files."""
-    opener = urllib.request.OpenerDirector()
-    for handler in (
-        urllib.request.ProxyHandler(),
-        urllib.request.HTTPHandler(),
-        urllib.request.HTTPSHandler(),
-        urllib.request.HTTPRedirectHandler(),
-        urllib.request.HTTPErrorProcessor(),
-        urllib.request.HTTPDefaultErrorHandler(),
-    ):
-        opener.add_handler(handler)
-    request = urllib.request.Request(url, headers={"User-Agent": "curate"})
-    try:
-        answer = opener.open(request, timeout=URL_TIMEOUT_S)
-    except urllib.error.HTTPError as error:
-        error.close()
-        raise OSError(f"HTTP status {error.code}") from None
-    if answer is None:
-        raise OSError("a redirect to another kind of address")
-    with answer:
-        return io.BytesIO(answer.read(MAX_IMAGE_BYTES + 1))

@@ -33,7 +33,7 @@ class Source(Settings):
     caption: Column = "auto"
     label: Column = "auto"
     uid: Column = None
-    allow: tuple[Literal["url"], ...] = ()
+    allow: tuple[Literal["outside", "links", "url", "private"], ...] = ()
     unfinished: Literal["refuse", "skip"] = "refuse"
     limit: Annotated[int, Field(ge=1)] | None = None
     storage_options: StorageOptions = Field(default_factory=dict, repr=False)

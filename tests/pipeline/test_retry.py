@@ -258,3 +258,29 @@ def test_the_limit_of_unusable_rows_still_holds():
     said = curate("retry", "run", "--set", "limits.unusable=10%")
     assert said.code == UNUSABLE
     assert "limits.unusable allows 10.0%" in said.error
+
+
+def test_what_the_machine_could_not_decode_is_tried_again_by_the_next_run(monkeypatch):
+    """A killed decoder is not the row's doing: the next run ends where one without the accident does."""
+    put_right()
+    assert filtered("clean").code == GOOD
+    clean = samples("clean")
+    [size] = [len(picture(7))]
+    with monkeypatch.context() as ill:
+        killer = (
+            "import curate.embedding.decode as d, os, signal; real = d.decode\n"
+            f"def decode(data, *a, **k):\n    if len(data or b'') == {size}: os.kill(os.getpid(), signal.SIGKILL)\n"
+            "    return real(data, *a, **k)\n"
+            "d.decode = decode"
+        )
+        ill.setattr(decode_pool, "_ENTRY", f"exec({killer!r}); {decode_pool._ENTRY}")
+        assert filtered("ill").code == GOOD
+    killed = samples("ill").filter(pl.col("outcome") == "decoder_killed")
+    assert 7 in killed["row"].to_list() and len(killed) < 10
+    assert filtered("ill").code == GOOD
+    assert samples("ill").equals(clean)
+    assert vectors("ill") == vectors("clean")
+    assert open_run("ill").decisions().equals(open_run("clean").decisions())
+    before = {path: path.stat().st_mtime_ns for path in files_below("ill/1_embeddings")}
+    assert filtered("ill").code == GOOD
+    assert before == {path: path.stat().st_mtime_ns for path in files_below("ill/1_embeddings")}

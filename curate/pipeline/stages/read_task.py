@@ -13,6 +13,7 @@ from curate.execution.context import Part
 from curate.io import paths, storage
 from curate.recipe import Source
 from curate.sources import registry
+from curate.sources.addresses import url_access
 from curate.sources.base import Columns, Reader, Rows, Shard
 
 __all__ = ["BadShard", "ReadTask", "npy_files", "read_batches", "read_part", "reader_of"]
@@ -43,7 +44,7 @@ class ReadTask:
 
 def reader_of(source: Source, shard: Shard, columns: Columns) -> Reader:
     """Return the reader of a shard's format."""
-    return registry.format_of(shard.format).reader(columns, "url" in source.allow)
+    return registry.format_of(shard.format).reader(columns, url_access(source.allow))
 
 
 def npy_files(patterns: Sequence[str]) -> list[str]:

@@ -4,6 +4,7 @@ import os
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain, islice
 
 import numpy as np
@@ -12,6 +13,7 @@ import pyarrow as pa
 
 from curate.errors import SourceError
 from curate.sources import references
+from curate.sources.addresses import Take, uncounted
 from curate.sources.base import Columns, Rows, Shard
 from curate.sources.columns import images_of
 from curate.sources.folder.tree import IMAGE_ENDS
@@ -75,7 +77,7 @@ class FilesReader:
         told = self._told(shard, folder, batch_bytes, start, min(stop, folder.n_told))
         for rows in chain(told, self._others(shard, folder, max(start, folder.n_told), stop)):
             if images:
-                yield from followed(rows, lambda ref: _read(shard, ref), batch_bytes)
+                yield from followed(rows, partial(_read, shard), batch_bytes)
             else:
                 yield rows
 
@@ -93,7 +95,7 @@ class FilesReader:
             plain = rows_of(
                 pa.table({"image": pa.array(refs, pa.string())}), Columns(image="image"), shard, 0
             )
-            for piece in followed(plain, lambda ref: _read(shard, ref), batch_bytes):
+            for piece in followed(plain, partial(_read, shard), batch_bytes):
                 yield _completed(table.slice(int(piece.row[0]), len(piece)), piece, schema)
 
     def _told(self, shard: Shard, folder: Folder, batch_bytes: int, start: int, stop: int) -> Iterator[Rows]:
@@ -163,8 +165,9 @@ def _placed(shard: Shard, name: str) -> str:
     return f"{shard.name}/{name}"
 
 
-def _read(shard: Shard, ref: str) -> Found:
-    return references.follow(ref.removeprefix(f"{shard.name}/"), f"{shard.url}shard", shard.storage_options)
+def _read(shard: Shard, ref: str, *, take: Take = uncounted) -> Found:
+    inside = ref.removeprefix(f"{shard.name}/")
+    return references.follow(inside, f"{shard.url}shard", shard.storage_options, take=take)
 
 
 def _other_tables(shard: Shard, folder: Folder, keys: Sequence[str]) -> Iterator[pa.Table]:

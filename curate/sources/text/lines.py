@@ -22,6 +22,7 @@ from curate.errors import SourceError, UsageError
 from curate.io import filesystem, paths
 from curate.io.filesystem import StorageOptions
 from curate.sources import references
+from curate.sources.addresses import UrlAccess
 from curate.sources.base import Columns, Rows, Shard
 from curate.sources.columns import check_columns
 from curate.sources.rows import followed, rows_of
@@ -129,7 +130,7 @@ class LinesReader:
 
     parse: Parse
     columns: Columns
-    allow_url: bool = False
+    allow_url: UrlAccess | bool = False
 
     def count(self, shard: Shard) -> int:
         """Return the number of records, the bad ones included; blank lines are none."""
