@@ -23,6 +23,7 @@ from curate.errors import RunError
 from curate.hashing import digest
 from curate.io import checksums
 from curate.io.checksums import hash_file
+from curate.io.holding import require_held
 from curate.io.records import verified, with_checksum
 from curate.io.remote import cache
 from curate.io.remote.cache import ensure_all_local, ensure_local
@@ -122,6 +123,7 @@ def atomic(path: Path, *, checksum: bool = False, hashed: bool = True) -> Iterat
         try:
             yield partial
             _sync(partial)
+            require_held(path)
             record = checksums.record_of(partial, hashed=hashed) if checksum else None
             if record is not None:  # before the file is there, so that none is ever without
                 checksums.write(path, record)
@@ -164,6 +166,7 @@ def replace_folder(new: Path, path: Path) -> None:
     """
     old = path.with_name(f".{path.name}{PARTIAL}{secrets.token_hex(4)}")
     store = cache.store_of(path)
+    require_held(path)
     with explained(path):
         noted = None if store is None else store.move(new, path)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -183,6 +186,7 @@ def replace_folder(new: Path, path: Path) -> None:
 
 def remove(path: Path) -> None:
     """Remove a file or a folder, if it is there; at the URL of a run first."""
+    require_held(path)
     cache.remove_remote(path)
     if path.is_dir():
         shutil.rmtree(path)

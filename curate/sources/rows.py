@@ -85,7 +85,7 @@ class Follow(Protocol):
 def followed(rows: Rows, read: Follow, batch_bytes: int) -> Iterator[Rows]:
     """Yield `rows` in pieces of at most about `batch_bytes`, with the bytes their paths lead to.
 
-    What is read ahead counts too: beyond `batch_bytes` there is one image at most.
+    What is read ahead is counted: there is never more than twice `batch_bytes` and one image.
     """
     if not any(_leads(rows, row) for row in range(len(rows))):
         yield rows

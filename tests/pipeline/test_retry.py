@@ -193,7 +193,7 @@ def test_without_a_fix_nothing_changes():
 @pytest.mark.long
 def test_vectors_of_a_part_of_several_batches(monkeypatch):
     with monkeypatch.context() as patch:
-        for module in ("embed.parts", "retry", "stages.families.clip_score"):
+        for module in ("embedding.store", "pipeline.failed_rows", "scores.clip_score"):
             patch.setattr(f"curate.{module}.BATCH_ROWS", 3)
         assert filtered("small").code == GOOD
         old = vectors("small")
