@@ -23,6 +23,7 @@ from fsspec.core import url_to_fs
 
 from curate.errors import RecipeError, SourceError, UsageError
 from curate.io.retries import RetryingFile, again
+from curate.io.secrets import hidden_values
 
 __all__ = [
     "Entry",
@@ -58,6 +59,8 @@ SIGNS = (
 )  # fmt: skip
 
 _REMOTE = re.compile(r"^(?!file:|local:)[A-Za-z][A-Za-z0-9+.-]*://")
+#: Shorter values are no secrets, and stand in many words.
+_SECRET_CHARACTERS = 4
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
 
 
@@ -96,7 +99,10 @@ def _variable(name: str) -> str:
 
 
 def masked(text: str, storage_options: StorageOptions) -> str:
-    """Return `text` in one line, without the values that came from the environment."""
+    """Return `text` in one line, without secrets: those from the environment, and those that options hold."""
+    for hidden in hidden_values(storage_options or {}):
+        if len(hidden) >= _SECRET_CHARACTERS:
+            text = text.replace(hidden, "***")
     for name in _VARIABLE.findall(str(storage_options or "")):
         if secret := os.environ.get(name):
             text = text.replace(secret, "***")
