@@ -21,7 +21,7 @@ import fsspec
 from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
 
-from curate.errors import RecipeError, SourceError, UsageError
+from curate.errors import RecipeError, ResourceError, SourceError, UsageError
 from curate.io.retries import RetryingFile, again
 from curate.io.secrets import hidden_values
 
@@ -44,6 +44,7 @@ __all__ = [
     "open_binary",
     "open_remote",
     "parent",
+    "require_enough",
     "resolve_options",
     "url_of",
     "version_of",
@@ -58,6 +59,7 @@ SIGNS = (
     "updated", "created",
 )  # fmt: skip
 
+_SCARCE = frozenset({errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN})
 _REMOTE = re.compile(r"^(?!file:|local:)[A-Za-z][A-Za-z0-9+.-]*://")
 #: Shorter values are no secrets, and stand in many words.
 _SECRET_CHARACTERS = 4
@@ -115,18 +117,41 @@ def cause(error: BaseException) -> str:
     return "; ".join((reason, *getattr(error, "__notes__", ())))
 
 
+def scarce(error: BaseException) -> bool:
+    """Return True if an error is the machine's want of memory, threads or open files, and no fault of what is read.
+
+    >>> scarce(OSError(24, "Too many open files")), scarce(MemoryError()), scarce(OSError(5, "Input/output error"))
+    (True, True, False)
+    """
+    if isinstance(error, MemoryError) or getattr(error, "errno", None) in _SCARCE:
+        return True
+    text = str(error)
+    said = re.search(r"\[errno (\d+)\]", text, re.IGNORECASE)  # as Arrow says it
+    return "can't start new thread" in text or (said is not None and int(said[1]) in _SCARCE)
+
+
+def require_enough(error: BaseException, what: str) -> None:
+    """Raise ResourceError if an error is the machine's: what was read may be sound."""
+    if scarce(error):
+        said = getattr(error, "strerror", None) or " ".join(str(error).split()) or "out of memory"
+        raise ResourceError(
+            f"{what}: not read, for want of resources: {said}; set fewer workers or less memory, or raise the limit (ulimit)"
+        ) from None
+
+
 @contextlib.contextmanager
 def explained(what: str, storage_options: StorageOptions) -> Iterator[None]:
     """Turn any error of a file system into one line that names `what` and holds no secret."""
     try:
         yield
-    except (UsageError, SourceError):
+    except (UsageError, SourceError, ResourceError):
         raise
     except FileNotFoundError:
         raise SourceError(f"{what}: no such file or folder") from None
     except ImportError as error:
         raise UsageError(f"{what}: {masked(str(error), storage_options)}") from None
     except Exception as error:  # noqa: BLE001  (each file system has its own errors; none may show a secret)
+        require_enough(error, what)
         text = masked(f"{what}: cannot be read: {cause(error)} ({type(error).__name__})", storage_options)
         raise SourceError(text) from None
 

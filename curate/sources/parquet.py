@@ -159,6 +159,7 @@ def _opened(shard: Shard) -> Iterator[pq.ParquetFile]:
                 _check_footer(shard, file.metadata)
                 yield file
         except (pa.ArrowException, OSError, EOFError, UnicodeDecodeError) as error:
+            filesystem.require_enough(error, shard.url)
             raise SourceError(f"{shard.url}: {_explanation(shard, error)}") from error
 
 

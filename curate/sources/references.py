@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from curate.errors import SourceError
-from curate.io.filesystem import StorageOptions, cause, is_remote, masked, open_remote, parent
+from curate.io.filesystem import StorageOptions, cause, is_remote, masked, open_remote, parent, require_enough
 from curate.sources.addresses import MAX_IMAGE_BYTES, RefusedError, Take, UrlAccess, counted, fetch, uncounted
 
 __all__ = ["follow", "refusal"]
@@ -60,6 +60,7 @@ def follow(
     except FileNotFoundError:
         return None, "missing_image", "no such file"
     except (OSError, ValueError, RuntimeError, SourceError, http.client.HTTPException) as error:
+        require_enough(error, f"the image {reference!r}")
         return None, "missing_image", masked(f"cannot be read: {cause(error)}", storage_options)
     if len(data) > MAX_IMAGE_BYTES:
         return None, "too_large", f"the file has more than {MAX_IMAGE_BYTES:,} bytes"

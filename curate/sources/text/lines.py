@@ -227,6 +227,7 @@ class LinesReader:
             try:
                 yield self.parse(Lines(file), shard.url)
             except (OSError, EOFError, zlib.error) as error:
+                filesystem.require_enough(error, shard.url)
                 text = filesystem.masked(filesystem.cause(error), shard.storage_options)
                 raise SourceError(f"{shard.url}: cannot be read: {text}") from error
 
