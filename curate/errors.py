@@ -10,6 +10,7 @@
     |-- ModelError                 1   a model or its weights cannot be had
     |-- BudgetError                1   fewer eligible samples than asked for, or a broken sum
     |-- RunError                   1   the run folder: locked, damaged, or made from something else
+    |-- ResourceError              1   the machine gives no memory, thread, process or open file
     |-- TimeLimitError             1   a stage took longer than `limits.time` allows, and was ended
     `-- UnusableLimitError         3   the run finished, but more samples were unusable than allowed
 
@@ -22,6 +23,7 @@ __all__ = [
     "EmbeddingError",
     "ModelError",
     "RecipeError",
+    "ResourceError",
     "RunError",
     "SourceError",
     "TimeLimitError",
@@ -64,6 +66,10 @@ class BudgetError(CurateError):
 
 class RunError(CurateError):
     """The run folder is locked, damaged, or was made from something else."""
+
+
+class ResourceError(CurateError):
+    """The machine gives no memory, thread, process or open file: no fault of the data, which is not judged by it."""
 
 
 class TimeLimitError(CurateError):

@@ -18,6 +18,7 @@ __all__ = [
     "KEPT_REASONS",
     "KEYS",
     "OUTCOMES",
+    "PASSING",
     "SAMPLES",
     "check",
     "embeddings",
@@ -30,7 +31,9 @@ OUTCOMES = {
     "broken_image": "the image cannot be decoded",
     "unsupported_format": "there is no decoder for the format of the image",
     "too_large": "the image has more pixels than allowed",
-    "decoder_failed": "the decoder crashed, ran out of memory or out of time on this image",
+    "decoder_failed": "the decoder crashed on this image, or needs more memory than embed.decode_memory",
+    "decode_timeout": "the decoder was not done after minutes; the next run tries again",
+    "decoder_killed": "the machine ended the decoder (out of memory?); the next run tries again",
     "no_caption": "there is neither an image nor a caption to embed",
     "bad_vector": "the given vector is null, zero, not finite, or of the wrong length",
     "refused_path": "the image path leads outside the source folder",
@@ -40,6 +43,9 @@ OUTCOMES = {
     "truncated": "the file ends within this sample",
     "failed_download": "the downloader says that it could not get the image",
 }
+
+#: Outcomes that are the machine's doing, not the row's: the next run tries these rows again.
+PASSING = ("decode_timeout", "decoder_killed")
 
 #: Scratch of the read stage: what a row says of itself before anything is decoded.
 KEYS = pa.schema(

@@ -15,6 +15,8 @@ CALLED_FROM_OUTSIDE = {
     "curate.io.retries.RetryingFile.readall": "readers of file objects",
     "curate.io.retries.RetryingFile.readinto": "readers of file objects",
     "curate.sources.text.encoding._Recoded.readinto": "readers of file objects",
+    "curate.sources.addresses._Handler.http_open": "urllib",
+    "curate.sources.addresses._Handler.https_open": "urllib",
 }
 #: Decorators whose functions are called by what decorates them.
 CALLED_BY_DECORATOR = ("validator", "serializer", "app.command", "app.callback", "overload")

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Query", "query_vector", "search"]
 
-#: Address space a decoder may use for the image of a query.
-DECODER_BYTES = 1_000_000_000
 
 Vector = npt.NDArray[np.float32]
 
@@ -148,7 +146,7 @@ def _encoded(clip: "Clip", embed: Embed, path: Path | None, data: bytes) -> Vect
     from curate.embedding.decode_pool import DecodePool
 
     with DecodePool(
-        clip.preprocess, workers=1, max_pixels=embed.max_pixels, memory_limit_bytes=DECODER_BYTES
+        clip.preprocess, workers=1, max_pixels=embed.max_pixels, memory_limit_bytes=embed.decode_memory
     ) as pool:
         [(_, [decoded])] = list(pool.map([(None, [data])]))
     if decoded.array is None:

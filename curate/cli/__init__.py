@@ -1,6 +1,7 @@
 """The command line. Each command parses, calls one library function, and prints; errors are told once, here."""
 
 import contextlib
+import errno
 import importlib
 import logging
 import os
@@ -17,6 +18,13 @@ from curate.errors import CurateError
 __all__ = ["main"]
 
 INTERRUPTED = 130
+#: What a system refuses whatever the program does; another error of it is a fault of the program.
+_REFUSALS = frozenset(
+    {
+        errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ELOOP,
+        errno.ENAMETOOLONG, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ESTALE, errno.ETXTBSY,
+    }
+)  # fmt: skip
 
 
 def _register() -> None:
@@ -57,6 +65,11 @@ def _run(arguments: list[str] | None) -> int:
         return INTERRUPTED
     except ReaderGoneError:
         return 0
+    except (OSError, MemoryError, RuntimeError) as error:
+        if (said := _refusal(error)) is None:
+            raise
+        _say(f"error: {said}")
+        return 1
     except Exception as error:
         # Typer reports wrong flags through click's own exceptions.
         show = getattr(error, "format_message", None)
@@ -64,6 +77,17 @@ def _run(arguments: list[str] | None) -> int:
             raise
         _say(f"error: {show()}")
         return int(getattr(error, "exit_code", 2))
+
+
+def _refusal(error: Exception) -> str | None:
+    """Return what the system refuses in words, with the file; None for an error that is no refusal of the system's."""
+    if isinstance(error, MemoryError) or "can't start new thread" in str(error):
+        what = "no memory is to be had" if isinstance(error, MemoryError) else "no thread can be started"
+        return f"{what}; set fewer workers or less memory in the recipe, or raise the limit (ulimit -v, -u)"
+    if not isinstance(error, OSError) or error.errno not in _REFUSALS:
+        return None
+    names = [str(name) for name in (error.filename, error.filename2) if name is not None]
+    return f"{' -> '.join(names) or 'the system'}: {error.strerror}"
 
 
 def _say(text: str) -> None:

@@ -1,6 +1,6 @@
 """The command `inspect`: what a run decided, in the terminal, as JSON, or by SQL."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from curate.cli import options as flag
 from curate.cli.app import app
@@ -28,6 +28,10 @@ def inspect(
         ),
     ] = None,
     csv: Annotated[bool, Option("--csv", help="Print the answer to --sql as CSV.")] = False,
+    no_formulas: Annotated[
+        bool,
+        Option("--no-formulas", help="With --csv: texts that a spreadsheet would compute get an apostrophe."),
+    ] = False,
     json_: Annotated[bool, Option("--json", help="Print as JSON.")] = False,
 ) -> None:
     """Show what a run decided: counts, concepts, scores, duplicates, groups, weights, times; or ask it by SQL."""
@@ -35,12 +39,15 @@ def inspect(
     from curate.runs.run import open_run
 
     _check_flags(sql, limit, csv=csv, json_=json_)
+    if no_formulas and not csv:
+        raise UsageError("--no-formulas is about CSV: give --csv too")
     opened = open_run(run)
     if sql is not None:
         from curate.cli.sql_output import answer
 
         shown = LIMIT if limit is None and not (csv or json_) else limit or None
-        answer(opened.folder, sql, limit=shown, form="csv" if csv else "json" if json_ else "table")
+        form: Literal["table", "json", "csv"] = "csv" if csv else "json" if json_ else "table"
+        answer(opened.folder, sql, limit=shown, form=form, formulas=not no_formulas)
         return
     found = inspect_run(opened, concepts=concepts)
     if json_:

@@ -26,11 +26,14 @@ __all__ = [
     "print_table",
     "progress",
     "text_of_json",
+    "without_controls",
     "write",
 ]
 
 #: Characters JSON leaves as they are, though a terminal may obey them or refuse to show them.
 _CONTROLS = re.compile("[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+_OBEYED = re.compile(f"[\x00-\x08\x0b\x0c\x0e-\x1f]|{_CONTROLS.pattern}")
 
 
 class ReaderGoneError(Exception):
@@ -107,6 +110,15 @@ def text_of_json(value: object, *, indent: int | None = None) -> str:
     """
     text = json.dumps(value, indent=indent, ensure_ascii=False, default=str)
     return _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def without_controls(text: str) -> str:
+    r"""Return lines of text in which nothing is left that a terminal may obey; ends of lines and tabs stay.
+
+    >>> without_controls("a,\x1b[31mred\n\tb\n")
+    'a,\\x1b[31mred\n\tb\n'
+    """
+    return _OBEYED.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

@@ -7,7 +7,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Literal
 
 from curate.analysis.sql import opened
-from curate.cli.output import note, plain, print_table, text_of_json, write
+from curate.cli.output import note, plain, print_table, text_of_json, without_controls, write
 from curate.runs.folder import RunFolder
 
 if TYPE_CHECKING:
@@ -17,15 +17,25 @@ __all__ = ["answer"]
 
 #: Rows that are held at a time, and characters of a cell of a table.
 BATCH, MAX_TEXT = 10_000, 60
+#: What spreadsheets take for a formula, also behind spaces and in full width.
+_FORMULA = r"^\s*[=+\-@\x{FF1D}\x{FF0B}\x{FF0D}\x{FF20}]|^[\t\r]"
 
 
-def answer(run: RunFolder, sql: str, *, limit: int | None, form: Literal["table", "json", "csv"]) -> None:
-    """Print what a SELECT over the tables of a run gives, at most `limit` rows (None: all)."""
+def answer(
+    run: RunFolder,
+    sql: str,
+    *,
+    limit: int | None,
+    form: Literal["table", "json", "csv"],
+    formulas: bool = True,
+) -> None:
+    """Print what a SELECT over the tables of a run gives, at most `limit` rows (None: all). formulas : see `_csv`."""
     with opened(run, sql) as database, closing(database.batches(sql, BATCH)) as found:
         if form == "table":
             _table(found, limit)
         else:
-            (_csv if form == "csv" else _json)(_first(found, limit))
+            rows = _first(found, limit)
+            _json(rows) if form == "json" else _csv(rows, formulas=formulas)
 
 
 def _first(batches: "Iterator[pl.DataFrame]", limit: int | None) -> "Iterator[pl.DataFrame]":
@@ -56,12 +66,24 @@ def _cut(value: object) -> object:
     return text if len(text) <= MAX_TEXT else f"{text[: MAX_TEXT - 3]}..."
 
 
-def _csv(batches: "Iterator[pl.DataFrame]") -> None:
-    """Print lines of CSV: byte for byte for a program, so that a terminal need not obey them for a person."""
+def _csv(batches: "Iterator[pl.DataFrame]", *, formulas: bool = True) -> None:
+    """Print lines of CSV; what a terminal would obey is written as its number, for it may end up in one.
+
+    formulas : False puts an apostrophe in front of texts that a spreadsheet would compute.
+    """
     shown = sys.stdout.isatty()
     for place, batch in enumerate(batches):
-        text = batch.write_csv(include_header=place == 0)
-        write("".join(f"{plain(line)}\n" for line in text.splitlines()) if shown else text)
+        text = (batch if formulas else _without_formulas(batch)).write_csv(include_header=place == 0)
+        write("".join(f"{plain(line)}\n" for line in text.splitlines()) if shown else without_controls(text))
+
+
+def _without_formulas(batch: "pl.DataFrame") -> "pl.DataFrame":
+    import polars as pl
+
+    texts = pl.col(pl.String)
+    return batch.with_columns(
+        pl.when(texts.str.contains(_FORMULA)).then("'" + texts).otherwise(texts).name.keep()
+    )
 
 
 def _json(batches: "Iterator[pl.DataFrame]") -> None:

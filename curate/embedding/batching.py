@@ -81,7 +81,7 @@ def embed_rows(
 
     def sources() -> Iterator[tuple[Unembedded, Sequence[bytes | None]]]:
         for batch in batches:
-            yield batch, batch.images
+            yield batch._replace(images=()), batch.images  # what waits for the model holds no encoded images
 
     with _Streams(clip, threads) as streams:
         images = _Gather(clip.batch_size, lambda rows: clip.encode_images(np.stack(rows)), streams)

@@ -8,7 +8,7 @@ or name other files (EPS, SVG, WMF) are not decoded.
 import contextlib
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from io import BytesIO
@@ -40,6 +40,19 @@ FORMATS = (
 
 #: Above this many pixels after resizing (a strip of 1 x 100,000), only the part that is kept is computed.
 RESIZED_PIXELS = 1 << 24
+
+#: The work that one image may ask for, in passes over `max_pixels` pixels. It is counted before it is done, so that
+#: no clock decides: a progressive JPEG is gone over once for each of its scans, and usually has ten of them.
+PASSES = 20
+#: What Pillow decodes in Python, in passes per pixel or per byte of the file (a pass in C is some 10 ns a pixel).
+_PASSES_OF_PIXEL = {"qoi": 100}
+_PASSES_OF_BYTE = {"bmp_rle": 20, "ppm_plain": 10}
+_SCAN = b"\xff\xda"
+_TIFF_STRIP_ROWS, _TIFF_TILE_WIDTH, _TIFF_TILE_HEIGHT = 278, 322, 323
+
+#: Sizes are kept in 32 bits, and no image is smaller than a pixel.
+_LARGEST_SIDE = 2**31 - 1
+_STRIP_PIXELS = 1 << 20
 
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 _ORIENTATION = 0x0112
@@ -95,6 +108,7 @@ class Preprocess:
 class Decoded(NamedTuple):
     """One decoded row: a key of `schema.OUTCOMES`, why it is not ok, the size shown, the pixels.
 
+    width, height : None where they are not known, or are no size (4,294,967,169 pixels wide; the reason says it).
     array : (height, width, 3) uint8 of the preprocessed size, None unless the outcome is ok.
     """
 
@@ -106,32 +120,45 @@ class Decoded(NamedTuple):
 
 
 class DecodeError(Exception):
-    """Bytes that give no image: the outcome, the reason, and the size where the header told it."""
+    """Bytes that give no image: the outcome, the reason, and the size where the header told one."""
 
     def __init__(
         self, outcome: str, reason: str, width: int | None = None, height: int | None = None
     ) -> None:
         super().__init__(reason)
-        self.outcome, self.reason, self.width, self.height = outcome, reason, width, height
+        self.outcome, self.reason = outcome, reason
+        known = all(side is not None and 1 <= side <= _LARGEST_SIDE for side in (width, height))
+        self.width, self.height = (width, height) if known else (None, None)
 
 
-def decode(data: bytes | None, preprocess: Preprocess, *, max_pixels: int) -> Decoded:
-    """Return the pixels of one row, or why there are none. Only MemoryError gets out."""
+def decode(
+    data: bytes | None,
+    preprocess: Preprocess,
+    *,
+    max_pixels: int,
+    reserve: Callable[[int], object] | None = None,
+) -> Decoded:
+    """Return the pixels of one row, or why there are none. Only MemoryError gets out.
+
+    reserve : called with the bytes that decoding takes, before it takes them; it may wait.
+    """
     if data is None:
         return Decoded("missing_image", "no image", None, None, None)
     try:
-        image = open_image(data, max_pixels=max_pixels)
+        image = open_image(data, max_pixels=max_pixels, reserve=reserve)
     except DecodeError as error:
         return Decoded(error.outcome, error.reason, error.width, error.height, None)
     return Decoded("ok", None, image.width, image.height, to_array(image, preprocess))
 
 
-def open_image(data: bytes, *, max_pixels: int) -> Image.Image:
+def open_image(
+    data: bytes, *, max_pixels: int, reserve: Callable[[int], object] | None = None
+) -> Image.Image:
     """Return `data` as the RGB image a viewer shows: rotated as EXIF says, transparency on white.
 
-    The size is checked before anything is decoded. Animations give their first frame; 16-bit grey is
+    Size and work are checked before anything is decoded. Animations give their first frame; 16-bit grey is
     divided by 257 (to nearest), floats within [0, 1] are stretched to 255, other floats are clipped.
-    Raises DecodeError.
+    reserve : see `decode`. Raises DecodeError.
     """
     if not data:
         raise DecodeError("broken_image", "0 bytes")
@@ -139,6 +166,9 @@ def open_image(data: bytes, *, max_pixels: int) -> Image.Image:
         try:
             with Image.open(BytesIO(data), formats=_formats()) as image:
                 _check_size(image, max_pixels)
+                _check_work(image, data, max_pixels)
+                if reserve is not None:
+                    reserve(_bytes_to_decode(image, data))
                 image.load()
                 _check_size(image, max_pixels)
                 if image.format == "PNG":
@@ -262,8 +292,10 @@ def _without_decoder(data: bytes) -> str | None:
 
 
 def _check_size(image: Image.Image, max_pixels: int) -> None:
-    """Raise DecodeError if the image is too large; from here on Pillow checks what is inside it."""
+    """Raise DecodeError if the image is too large, or has no pixel; from here on Pillow checks what is inside it."""
     width, height = image.size
+    if width < 1 or height < 1:
+        raise DecodeError("broken_image", f"{width:,} x {height:,} pixels")
     if width * height > max_pixels:
         # Reading the EXIF block of a PNG or TIFF would decode it.
         if image.format in ("JPEG", "MPO", "WEBP") and _orientation(image) >= 5:
@@ -271,6 +303,41 @@ def _check_size(image: Image.Image, max_pixels: int) -> None:
         reason = f"{width:,} x {height:,} pixels, more than {max_pixels:,}"
         raise DecodeError("too_large", reason, width, height)
     Image.MAX_IMAGE_PIXELS = max_pixels
+
+
+def _check_work(image: Image.Image, data: bytes, max_pixels: int) -> None:
+    """Raise DecodeError if decoding takes more passes than an image may ask for, judging by what can be counted."""
+    width, height = image.size
+    tiles = getattr(image, "tile", None)
+    pixels, codec = width * height, str(tiles[0][0]) if tiles else ""
+    work, asked = pixels, f"{width:,} x {height:,} pixels"
+    if codec in _PASSES_OF_PIXEL:
+        work *= _PASSES_OF_PIXEL[codec]
+    elif codec in _PASSES_OF_BYTE:
+        work, asked = len(data) * _PASSES_OF_BYTE[codec], f"{len(data):,} bytes of {codec}"
+    elif image.format in ("JPEG", "MPO", "TIFF"):
+        # Behind a scan's marker comes its data, in which the marker cannot stand.
+        scans = data.count(_SCAN)
+        work, asked = pixels * max(scans, 1) // _pieces(image), f"{asked} in {scans:,} scans"
+    if work > PASSES * max_pixels and work > pixels:
+        reason = f"{asked}: more work than {PASSES} passes over {max_pixels:,} pixels"
+        raise DecodeError("too_large", reason, width, height)
+
+
+def _pieces(image: Image.Image) -> int:
+    """Return how many strips or tiles a TIFF is cut into, each of which has scans of its own; 1 for other formats."""
+    tags = getattr(image, "tag_v2", {}) if image.format == "TIFF" else {}
+    across, down = tags.get(_TIFF_TILE_WIDTH, image.width), tags.get(_TIFF_TILE_HEIGHT)
+    down = tags.get(_TIFF_STRIP_ROWS, image.height) if down is None else down
+    if not (isinstance(across, int) and isinstance(down, int) and across > 0 and down > 0):
+        return 1
+    return -(-image.width // across) * -(-image.height // down)
+
+
+def _bytes_to_decode(image: Image.Image, data: bytes) -> int:
+    """Return about how many bytes decoding takes at its peak: the file, the pixels, and what they are turned into."""
+    copies = 2 if image.mode in ("RGB", "L") else 4
+    return len(data) + image.width * image.height * 4 * copies
 
 
 def _orientation(image: Image.Image) -> int:
@@ -299,17 +366,33 @@ def _to_rgb(image: Image.Image, data: bytes) -> Image.Image:
 
 def _from_deep(image: Image.Image) -> Image.Image:
     """Return a 16-bit, 32-bit or float grey image as RGB; its transparent value becomes white."""
-    values = np.asarray(image).astype(np.float64)
+    deep = np.asarray(image)
     transparent = image.info.get("transparency")
-    if image.mode == "F":
-        values = np.nan_to_num(values, nan=0.0, posinf=255.0, neginf=0.0)
-        grey = values * 255 if values.size and values.min() >= 0 and values.max() <= 1 else values
-    else:
-        grey = values / 257
-    pixels = np.clip(np.rint(grey), 0, 255).astype(np.uint8)
-    if isinstance(transparent, int):
-        pixels[values == transparent] = 255
+    pixels = np.empty(deep.shape, np.uint8)
+    rows = max(1, _STRIP_PIXELS // deep.shape[1])  # in strips: float64 takes eight times the memory
+    strips = [slice(start, start + rows) for start in range(0, deep.shape[0], rows)]
+    unit = image.mode == "F" and all(_within_unit(deep[strip]) for strip in strips)
+    for strip in strips:
+        values = deep[strip].astype(np.float64)
+        if image.mode == "F":
+            values = _finite(values)
+            grey = values * 255 if unit else values
+        else:
+            grey = values / 257
+        pixels[strip] = np.clip(np.rint(grey), 0, 255).astype(np.uint8)
+        if isinstance(transparent, int):
+            pixels[strip][values == transparent] = 255
     return Image.fromarray(pixels).convert("RGB")
+
+
+def _finite(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    return np.nan_to_num(values, nan=0.0, posinf=255.0, neginf=0.0)
+
+
+def _within_unit(strip: npt.NDArray[np.float32]) -> bool:
+    """Return True if no value lies outside [0, 1]."""
+    values = _finite(strip.astype(np.float64))
+    return bool(values.min() >= 0 and values.max() <= 1)
 
 
 def _repair_transparent_colour(image: Image.Image, data: bytes) -> None:

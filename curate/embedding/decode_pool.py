@@ -1,9 +1,11 @@
 """Decode images in processes of their own, ahead of the model, so that no image can harm the run.
 
 Each worker is a fresh interpreter that imports Pillow and NumPy and nothing of torch. It gets a batch,
-answers row by row, and may die: a worker that is killed, runs out of memory or takes too long on a row is
-replaced, the row is tried once more alone in a fresh worker, and only if it fails again does that row (and
-no other) get the outcome `decoder_failed`. Results are the same for any number of workers.
+answers row by row, and may die: a worker that crashes or needs more than it may is replaced, the row is tried once
+more alone in a fresh worker, and only if it fails again does that row (and no other) get the outcome
+`decoder_failed`. What a row may ask for is counted (`decode`), so results are the same for any number of workers, on
+any machine; where a machine still comes in between (a worker is killed, or not done after minutes), the outcome is
+one of `schema.PASSING`, which the next run tries again.
 """
 
 import contextlib
@@ -35,7 +37,14 @@ T = TypeVar("T")
 
 #: What a worker runs. Not `multiprocessing`: its spawn runs the caller's main script again in the child.
 _ENTRY = "from curate.embedding.decode_pool import serve; serve(fd)"
-_START_SECONDS = 120.0
+_START_SECONDS = 300.0
+
+#: Images that go to a worker in one message; a larger one goes alone, so that it is there once and not four times.
+_MESSAGE_BYTES = 1 << 20
+#: Decoding that takes more is counted among what all workers have in hand.
+_SMALL_BYTES = 32 << 20
+
+_OVER_ALLOWANCE, _NO_MEMORY = "over the allowance", "no memory to be had"
 
 
 class DecodePool:
@@ -43,7 +52,9 @@ class DecodePool:
 
     workers : number of processes; 0 decodes in this process, without limits of memory and time.
     max_pixels : images with more are `too_large`. memory_limit_bytes : address space a worker may add to
-    what it starts with (Linux; None for no limit). timeout_s : seconds one image may take.
+    what it starts with (Linux; None for no limit); it decides about rows, so it must not depend on the machine.
+    timeout_s : the last net, for what no count has caught. in_flight_bytes : what encoded images, and apart from
+    them decoding, may take at a time in all workers together; one image is always let through (None for no limit).
 
     At most two batches per worker are in flight, so memory stays bounded while decoding overlaps with
     what the caller does between two results.
@@ -56,13 +67,23 @@ class DecodePool:
         workers: int,
         max_pixels: int,
         memory_limit_bytes: int | None = None,
-        timeout_s: float = 60.0,
+        timeout_s: float = 300.0,
+        in_flight_bytes: int | None = None,
     ) -> None:
         if workers < 0:
             raise ValueError(f"workers must be at least 0, got {workers}")
         self.preprocess, self.max_pixels, self.workers = preprocess, max_pixels, workers
         settings = (preprocess, max_pixels, memory_limit_bytes)
-        self._processes = [_Worker(settings, timeout_s, memory_limit_bytes) for _ in range(workers)]
+        self._in_flight = in_flight_bytes or sys.maxsize
+        self._room = _Room(self._in_flight)
+        self._processes: list[_Worker] = []
+        try:
+            for _ in range(workers):
+                self._processes.append(_Worker(settings, timeout_s, memory_limit_bytes, self._room))
+        except BaseException:
+            for worker in self._processes:
+                worker.close()
+            raise
         self._idle: SimpleQueue[_Worker] = SimpleQueue()
         for worker in self._processes:
             self._idle.put(worker)
@@ -78,6 +99,7 @@ class DecodePool:
 
     def close(self) -> None:
         """End all workers at once, whatever they are doing."""
+        self._room.close()
         for worker in self._processes:
             worker.close()
         if self._threads is not None:
@@ -92,18 +114,27 @@ class DecodePool:
             for tag, images in batches:
                 yield tag, [_decode_here(image, self.preprocess, self.max_pixels) for image in images]
             return
-        pending: deque[tuple[T, Future[list[Decoded]]]] = deque()
+        pending: deque[tuple[T, int, Future[list[Decoded]]]] = deque()
+        held = 0
         try:
             for tag, images in batches:
-                pending.append((tag, self._threads.submit(self._decode, images)))
+                size = sum(len(image or b"") for image in images)
+                while pending and held + size > self._in_flight:
+                    done, gone, future = pending.popleft()
+                    held -= gone
+                    yield done, future.result()
+                pending.append((tag, size, self._threads.submit(self._decode, images)))
+                held += size
+                del images  # the next batch is read while this one is decoded, and then nobody else has it
                 if len(pending) >= 2 * self.workers:
-                    done, future = pending.popleft()
+                    done, gone, future = pending.popleft()
+                    held -= gone
                     yield done, future.result()
             while pending:
-                done, future = pending.popleft()
+                done, _, future = pending.popleft()
                 yield done, future.result()
         finally:
-            for _, future in pending:
+            for _, _, future in pending:
                 future.cancel()
 
     def _decode(self, images: Sequence[bytes | None]) -> list[Decoded]:
@@ -126,25 +157,54 @@ def _decode_batch(worker: "_Worker", images: Sequence[bytes | None]) -> list[Dec
             alone = False
         except _LostError as lost:
             worker.restart()
-            if alone:
-                rows.append(Decoded("decoder_failed", lost.reason, None, None, None))
-            alone = not alone
+            given_up = alone or lost.outcome == "decode_timeout"  # minutes are not spent twice in one run
+            if given_up:
+                rows.append(Decoded(lost.outcome, lost.reason, None, None, None))
+            alone = not given_up
     return rows
 
 
 class _LostError(Exception):
-    """A worker died, ran out of memory or of time on the row it was decoding."""
+    """A worker died, ran out of memory or of time on the row it was decoding, which gets this outcome."""
 
-    def __init__(self, reason: str) -> None:
+    def __init__(self, reason: str, outcome: str = "decoder_failed") -> None:
         super().__init__(reason)
-        self.reason = reason
+        self.reason, self.outcome = reason, outcome
+
+
+class _Room:
+    """Counts the bytes that all workers decode in; who needs more than is left waits, unless nobody else has any."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit, self._used, self._closed = limit, 0, False
+        self._changed = threading.Condition()
+
+    def take(self, size: int) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or not self._used or self._used + size <= self._limit)
+            if self._closed:
+                raise EmbeddingError("the decode pool is closed")
+            self._used += size
+
+    def give_back(self, size: int) -> None:
+        with self._changed:
+            self._used -= size
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
 
 
 class _Worker:
     """One process and the connection to it; used by one thread at a time, closed from any."""
 
-    def __init__(self, settings: tuple[Any, ...], timeout_s: float, memory_limit: int | None) -> None:
+    def __init__(
+        self, settings: tuple[Any, ...], timeout_s: float, memory_limit: int | None, room: _Room
+    ) -> None:
         self._settings, self._timeout_s, self._memory_limit = settings, timeout_s, memory_limit
+        self._room = room
         self._lock = threading.Lock()
         self._closed = False
         self._start()
@@ -158,35 +218,68 @@ class _Worker:
             code = f"import sys; sys.path[:] = {path!r}; fd = {theirs.fileno()}; {_ENTRY}"
             # One thread each: OpenBLAS would reserve address space for every core at import.
             environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", code],
-                env=environment,
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                process_group=0,  # a Ctrl-C at the terminal is the parent's to handle
-            )
-            theirs.close()
+            try:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-c", code],
+                    env=environment,
+                    pass_fds=[theirs.fileno()],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    process_group=0,  # a Ctrl-C at the terminal is the parent's to handle
+                )
+            except (OSError, MemoryError) as error:
+                self._connection.close()
+                said = getattr(error, "strerror", None) or "no memory"
+                raise EmbeddingError(
+                    f"a decode worker cannot be started: {said}; raise the limit (ulimit -u, -v), or set fewer workers"
+                ) from None
+            finally:
+                theirs.close()
             self._ready = False
 
     def decode(self, images: Sequence[bytes | None]) -> Iterator[Decoded]:
         """Yield the decoded rows of a batch as they come; raises _LostError at the row that failed."""
         self._wait_until_ready()
-        connection = self._connection
         try:
-            connection.send(list(images))
-            for _ in images:
-                if not connection.poll(self._timeout_s):
-                    raise _LostError(f"took longer than {self._timeout_s:g} s")
-                answer = connection.recv()
-                if answer is None:
-                    limit = (self._memory_limit or 0) / 1e6
-                    raise _LostError(f"needs more memory than the {limit:,.0f} MB a decoder may use")
-                outcome, reason, width, height, shape = answer
-                array = np.frombuffer(connection.recv_bytes(), np.uint8).reshape(shape) if shape else None
-                yield Decoded(outcome, reason, width, height, array)
+            for group in _messages(images):
+                if len(group) == 1 and len(group[0] or b"") > _MESSAGE_BYTES:
+                    self._connection.send(None)
+                    self._connection.send_bytes(group[0] or b"")
+                else:
+                    self._connection.send(group)
+                for _ in group:
+                    yield self._answer()
         except (EOFError, OSError) as error:
-            raise _LostError(self._how_it_ended()) from error
+            raise self._how_it_ended() from error
+
+    def _answer(self) -> Decoded:
+        """Return the next row that the worker has decoded; what it needs for that is counted."""
+        answer, taken = self._received(), 0
+        try:
+            if isinstance(answer, int):
+                self._room.take(answer)
+                taken = answer
+                self._connection.send(True)
+                answer = self._received()
+            if isinstance(answer, str):
+                raise self._without_memory(answer)
+            outcome, reason, width, height, shape = answer
+            array = np.frombuffer(self._connection.recv_bytes(), np.uint8).reshape(shape) if shape else None
+            return Decoded(outcome, reason, width, height, array)
+        finally:
+            if taken:
+                self._room.give_back(taken)
+
+    def _received(self) -> Any:  # noqa: ANN401  (an answer, the bytes it needs, or why there is none)
+        if not self._connection.poll(self._timeout_s):
+            raise _LostError(f"not decoded after {self._timeout_s:g} s", "decode_timeout")
+        return self._connection.recv()
+
+    def _without_memory(self, why: str) -> _LostError:
+        if why == _NO_MEMORY:
+            return _LostError("the machine gave the decoder less memory than it may use", "decoder_killed")
+        limit = (self._memory_limit or 0) / 1e6
+        return _LostError(f"needs more memory than the {limit:,.0f} MB a decoder may use")
 
     def _wait_until_ready(self) -> None:
         if self._ready:
@@ -200,12 +293,15 @@ class _Worker:
             raise EmbeddingError("a decode worker ended while starting; its message stands above") from error
         self._ready = True
 
-    def _how_it_ended(self) -> str:
+    def _how_it_ended(self) -> _LostError:
+        """Say how the process ended: by a signal of its own doing (a crash), or of another's (out of memory)."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             code = self._process.wait(timeout=5)
             if code < 0:
-                return f"the decoder was ended by {signal.Signals(-code).name}"
-        return "the decoder ended unexpectedly"
+                killed = -code in (signal.SIGKILL, signal.SIGTERM)
+                said = f"the decoder was ended by {signal.Signals(-code).name}"
+                return _LostError(said, "decoder_killed" if killed else "decoder_failed")
+        return _LostError("the decoder ended unexpectedly")
 
     def restart(self) -> None:
         self._kill()
@@ -223,6 +319,21 @@ class _Worker:
             self._connection.close()
 
 
+def _messages(images: Sequence[bytes | None]) -> Iterator[list[bytes | None]]:
+    """Yield the images in order: small ones together, a large one alone."""
+    group: list[bytes | None] = []
+    size = 0
+    for image in images:
+        more = len(image or b"")
+        if group and size + more > _MESSAGE_BYTES:
+            yield group
+            group, size = [], 0
+        group.append(image)
+        size += more
+    if group:
+        yield group
+
+
 def serve(fd: int) -> None:
     """Run in a worker: decode what comes through `fd` until the other side is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -232,16 +343,23 @@ def serve(fd: int) -> None:
         connection.send("ready")
         preprocess, max_pixels, memory_limit = connection.recv()
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libtiff and others print their warnings
-        _limit_memory(memory_limit)
+        why = _limit_memory(memory_limit)
+
+        def reserve(size: int) -> None:
+            if size > _SMALL_BYTES:
+                connection.send(size)
+                connection.recv()
+
         while True:
             try:
-                for image in connection.recv():
-                    *row, array = decoding.decode(image, preprocess, max_pixels=max_pixels)
+                for image in connection.recv() or [connection.recv_bytes()]:
+                    *row, array = decoding.decode(image, preprocess, max_pixels=max_pixels, reserve=reserve)
                     connection.send((*row, None if array is None else array.shape))
                     if array is not None:
                         connection.send_bytes(array.data.cast("B"))
+                    image = array = None  # a large image is let go before the next one comes
             except MemoryError:
-                connection.send(None)
+                connection.send(why)
                 return  # not trusted any more: the row is tried again in a fresh worker
 
 
@@ -252,15 +370,18 @@ def _end_with(parent: int) -> None:
     os._exit(1)
 
 
-def _limit_memory(limit: int | None) -> None:
+def _limit_memory(limit: int | None) -> str:
+    """Bound the address space of this process; return what it means if memory ends all the same."""
     if limit is None or not sys.platform.startswith("linux"):
-        return
+        return _NO_MEMORY
     import resource
 
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     total = pages * resource.getpagesize() + limit
-    _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (total if hard < 0 else min(total, hard), hard))
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    lower = min((one for one in (soft, hard) if one != resource.RLIM_INFINITY), default=total)
+    resource.setrlimit(resource.RLIMIT_AS, (min(total, lower), hard))
+    return _OVER_ALLOWANCE if total <= lower else _NO_MEMORY
 
 
 def _decode_here(image: bytes | None, preprocess: Preprocess, max_pixels: int) -> Decoded:

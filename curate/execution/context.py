@@ -125,6 +125,11 @@ class Context:
         processes = workers + (workers > 1)
         return max(64_000_000, (self.recipe.memory - processes * PROCESS_BASE) // workers)
 
+    @property
+    def image_memory(self) -> int:
+        """Bytes that encoded images may take at a time beside a model, and apart from them their decoding."""
+        return max(64_000_000, (self.recipe.memory - 2 * PROCESS_BASE) // 4)
+
     def map(
         self, stage: str, unit: str, function: Callable[[Item], Result], items: Iterable[Item]
     ) -> list[Result]:

@@ -21,9 +21,10 @@ import fsspec
 from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
 
-from curate.errors import RecipeError, SourceError, UsageError
+from curate.errors import RecipeError, ResourceError, SourceError, UsageError
 from curate.io.found import is_counted, passed_over
 from curate.io.retries import RetryingFile, again
+from curate.io.secrets import hidden_values
 
 __all__ = [
     "A_RUN",
@@ -47,6 +48,7 @@ __all__ = [
     "open_remote",
     "outside_runs",
     "parent",
+    "require_enough",
     "resolve_options",
     "url_of",
     "version_of",
@@ -69,6 +71,9 @@ _IN_A_RUN = re.compile(r"/(?:[0-9]_[a-z]+/|logs/|\.work/|recipe\.yaml$|manifest\
 _REMOTE = re.compile(r"^(?!file:|local:)[A-Za-z][A-Za-z0-9+.-]*://")
 #: A hidden file or folder in a path, with all of its name.
 _HIDDEN = re.compile(r"/[._][^/]*/?")
+_SCARCE = frozenset({errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN})
+#: Shorter values are no secrets, and stand in many words.
+_SECRET_CHARACTERS = 4
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
 
 
@@ -107,7 +112,10 @@ def _variable(name: str) -> str:
 
 
 def masked(text: str, storage_options: StorageOptions) -> str:
-    """Return `text` in one line, without the values that came from the environment."""
+    """Return `text` in one line, without secrets: those from the environment, and those that options hold."""
+    for hidden in hidden_values(storage_options or {}):
+        if len(hidden) >= _SECRET_CHARACTERS:
+            text = text.replace(hidden, "***")
     for name in _VARIABLE.findall(str(storage_options or "")):
         if secret := os.environ.get(name):
             text = text.replace(secret, "***")
@@ -120,18 +128,41 @@ def cause(error: BaseException) -> str:
     return "; ".join((reason, *getattr(error, "__notes__", ())))
 
 
+def scarce(error: BaseException) -> bool:
+    """Return True if an error is the machine's want of memory, threads or open files, and no fault of what is read.
+
+    >>> scarce(OSError(24, "Too many open files")), scarce(MemoryError()), scarce(OSError(5, "Input/output error"))
+    (True, True, False)
+    """
+    if isinstance(error, MemoryError) or getattr(error, "errno", None) in _SCARCE:
+        return True
+    text = str(error)
+    said = re.search(r"\[errno (\d+)\]", text, re.IGNORECASE)  # as Arrow says it
+    return "can't start new thread" in text or (said is not None and int(said[1]) in _SCARCE)
+
+
+def require_enough(error: BaseException, what: str) -> None:
+    """Raise ResourceError if an error is the machine's: what was read may be sound."""
+    if scarce(error):
+        said = getattr(error, "strerror", None) or " ".join(str(error).split()) or "out of memory"
+        raise ResourceError(
+            f"{what}: not read, for want of resources: {said}; set fewer workers or less memory, or raise the limit (ulimit)"
+        ) from None
+
+
 @contextlib.contextmanager
 def explained(what: str, storage_options: StorageOptions) -> Iterator[None]:
     """Turn any error of a file system into one line that names `what` and holds no secret."""
     try:
         yield
-    except (UsageError, SourceError):
+    except (UsageError, SourceError, ResourceError):
         raise
     except FileNotFoundError:
         raise SourceError(f"{what}: no such file or folder") from None
     except ImportError as error:
         raise UsageError(f"{what}: {masked(str(error), storage_options)}") from None
     except Exception as error:  # noqa: BLE001  (each file system has its own errors; none may show a secret)
+        require_enough(error, what)
         text = masked(f"{what}: cannot be read: {cause(error)} ({type(error).__name__})", storage_options)
         raise SourceError(text) from None
 

@@ -23,6 +23,7 @@ from curate.errors import RunError
 from curate.hashing import digest
 from curate.io import checksums
 from curate.io.checksums import hash_file
+from curate.io.holding import require_held
 from curate.io.records import verified, with_checksum
 from curate.io.remote import cache
 from curate.io.remote.cache import copy_at, ensure_all_local, ensure_local
@@ -129,6 +130,7 @@ def atomic(path: Path, *, checksum: bool = False, hashed: bool = True) -> Iterat
         try:
             yield partial
             _sync(partial)
+            require_held(path)
             record = checksums.note(partial, path, hashed=hashed) if checksum else None
             if record is None:
                 checksums.drop_sidecars(path)
@@ -169,6 +171,7 @@ def replace_folder(new: Path, path: Path) -> None:
     """
     old = path.with_name(f".{path.name}{PARTIAL}{secrets.token_hex(4)}")
     store = cache.store_of(path)
+    require_held(path)
     with explained(path):
         noted = None if store is None else store.move(new, path)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -188,6 +191,7 @@ def replace_folder(new: Path, path: Path) -> None:
 
 def remove(path: Path) -> None:
     """Remove a file or a folder, if it is there; at the URL of a run first."""
+    require_held(path)
     cache.remove_remote(path)
     if path.is_dir():
         shutil.rmtree(path)

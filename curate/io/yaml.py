@@ -31,5 +31,8 @@ _Yaml.add_implicit_resolver(
 
 
 def read_yaml(text: str) -> Any:  # noqa: ANN401  (YAML may hold anything)
-    """Return what a YAML text holds, read safely."""
-    return yaml.load(text, _Yaml)
+    """Return what a YAML text holds, read safely; raises YAMLError where it is none, or nested beyond all sense."""
+    try:
+        return yaml.load(text, _Yaml)
+    except RecursionError:
+        raise yaml.YAMLError("it is nested too deeply") from None

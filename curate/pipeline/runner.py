@@ -20,6 +20,7 @@ from curate.execution.parts import with_parts
 from curate.io import storage
 from curate.io.remote.working_copy import COPY_FOLDER
 from curate.io.yaml import read_yaml
+from curate.pipeline.failed_rows import embed_again
 from curate.pipeline.order import STAGES
 from curate.pipeline.stages import filter, read, score, select, write
 from curate.pipeline.time_limit import run_limited
@@ -28,6 +29,7 @@ from curate.runs.folder import FORMAT_VERSION, MARKER, RunFolder, folder_of
 from curate.runs.layout import marked_stages, stages_until
 from curate.runs.logs import log_to, note_stage
 from curate.runs.undo import undone
+from curate.schema import PASSING
 from curate.scores import registry as score_families
 from curate.scores.registry import families_of
 from curate.selection.rows.choose import missing_scores
@@ -261,10 +263,14 @@ def run_stage(context: Context, stage: str) -> tuple[Context, bool]:
     if stage != "read" and not context.parts:
         context = with_parts(context)
     seconds = (context.recipe.limits.time or {}).get(stage)
+    earlier = stage == "embed" and not isinstance(context.run, _Settled)
+    passing = earlier and context.facts(context.run.embeddings).get("passing")
     if seconds is None or isinstance(context.run, _Settled):  # where nothing may be done, nothing takes long
         did = STAGES[stage](context).run()
     else:
         did = run_limited(context, stage, seconds)
+    if passing:
+        did = _try_passing_again(context) or did
     if stage == "read":
         context = with_parts(context)
     if did:
@@ -272,6 +278,12 @@ def run_stage(context: Context, stage: str) -> tuple[Context, bool]:
     if stage == "report" and (did or not _is_current(context)):
         write_manifest(context)
     return context, did
+
+
+def _try_passing_again(context: Context) -> bool:
+    """Embed the rows again that an earlier run could not decode in time or memory; return whether any is another now."""
+    embed_again(context, PASSING)
+    return STAGES["embed"](context).run()
 
 
 class _Settled(RunFolder):

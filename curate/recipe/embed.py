@@ -5,9 +5,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
+from curate.recipe.types import Bytes
 from curate.settings import Settings
 
 __all__ = ["Embed"]
+
+#: What a decoder may take unless the recipe says otherwise: an image of 100 million pixels fits with room to spare.
+DECODE_MEMORY = 2 * 10**9
 
 
 class Embed(Settings):
@@ -16,6 +20,7 @@ class Embed(Settings):
     column : of the source, with image vectors; the arrays of clip-retrieval (`img_emb`) and DataComp (`l14_img`)
     are columns too. text_column : the vectors of captions beside them. files : `.npy`, `.npz`, `.pt` or
     Parquet, a row per source row. array : which array, tensor or column of these, where a file holds several.
+    max_pixels, decode_memory : what one image may ask for; they decide about rows, so that `memory` and `workers` never do.
     """
 
     model: str = "ViT-B-32"
@@ -24,6 +29,7 @@ class Embed(Settings):
     device: str = "auto"
     precision: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     max_pixels: Annotated[int, Field(ge=1)] = 100_000_000
+    decode_memory: Annotated[Bytes, Field(ge=10**8)] = DECODE_MEMORY
     column: str | None = None
     text_column: str | None = None
     files: str | tuple[str, ...] | None = None
@@ -51,6 +57,11 @@ class Embed(Settings):
         without: tuple[str, ...] = ("model", "pretrained") if self.own_vectors else ()
         without += ("array",) if self.array is None else ()
         return {name: value for name, value in values.items() if name not in without}
+
+    @property
+    def decode_limits(self) -> list[int]:
+        """What one image may ask for, as fingerprints have it: `decode_memory` only where it is not the default."""
+        return [self.max_pixels, *([self.decode_memory] if self.decode_memory != DECODE_MEMORY else [])]
 
     @property
     def own_vectors(self) -> bool:

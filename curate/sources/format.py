@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from curate.io import filesystem, paths
+from curate.sources.addresses import UrlAccess
 from curate.sources.base import Columns, Reader, Shard
 from curate.sources.columns import guess_columns
 
@@ -27,7 +28,7 @@ class Format:
     name: str
     extensions: tuple[str, ...]
     find: Callable[..., list[Shard]]
-    reader: Callable[[Columns, bool], Reader]
+    reader: Callable[[Columns, UrlAccess | bool], Reader]
     columns: Callable[..., Columns] = guess_columns
     recognises: Callable[[Sequence[str]], bool] = lambda names: False
     unfinished: Callable[[Shard], bool] = lambda shard: False

@@ -19,6 +19,7 @@ from curate.io import filesystem, paths
 from curate.io.filesystem import StorageOptions
 from curate.io.names import printable
 from curate.sources import references
+from curate.sources.addresses import Take, UrlAccess
 from curate.sources.arrow_types import has_view, is_list, plain_schema
 from curate.sources.base import RULES, Columns, Rows, Shard
 from curate.sources.columns import check_columns, declared_features
@@ -69,7 +70,7 @@ class ParquetReader:
     """
 
     columns: Columns
-    allow_url: bool = False
+    allow_url: UrlAccess | bool = False
 
     def count(self, shard: Shard) -> int:
         """Return the number of rows, from the footer alone."""
@@ -157,9 +158,14 @@ class ParquetReader:
     def _followed(self, shard: Shard, rows: Rows, batch_bytes: int) -> Iterator[Rows]:
         """Yield `rows` in pieces of at most about `batch_bytes`, with the bytes their paths lead to."""
 
-        def read(ref: str) -> Found:
+        def read(ref: str, *, take: Take) -> Found:
             return references.follow(
-                ref, shard.url, shard.storage_options, allow_url=self.allow_url, access=shard.access
+                ref,
+                shard.url,
+                shard.storage_options,
+                allow_url=self.allow_url,
+                access=shard.access,
+                take=take,
             )
 
         return followed(rows, read, batch_bytes)
@@ -228,6 +234,7 @@ def _opened(shard: Shard) -> Iterator[pq.ParquetFile]:
                 _check_footer(shard, file.metadata)
                 yield file
         except (pa.ArrowException, OSError, EOFError, UnicodeDecodeError) as error:
+            filesystem.require_enough(error, shard.url)
             raise SourceError(f"{shard.url}: {_explanation(shard, error)}") from error
 
 

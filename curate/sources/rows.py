@@ -1,13 +1,18 @@
 """Rows out of tables: what stands in each, whether it can be used, and the images that paths lead to."""
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
 
 from curate.sources import references
+from curate.sources.addresses import Take, UrlAccess
 from curate.sources.base import Columns, Rows, Shard
 from curate.sources.columns import (
     captions_of,
@@ -36,7 +41,7 @@ def rows_of(
     start: int,
     *,
     dim: int | None = None,
-    allow_url: bool = False,
+    allow_url: UrlAccess | bool = False,
 ) -> Rows:
     """Return what stands in the rows of `table`; no path is followed.
 
@@ -72,33 +77,104 @@ def rows_of(
     )
 
 
-def followed(rows: Rows, read: Callable[[str], Found], batch_bytes: int) -> Iterator[Rows]:
+class Follow(Protocol):
+    """Returns what `references.follow` does for a path as it stands in a row; called by several threads."""
+
+    def __call__(self, reference: str, /, *, take: Take) -> Found:
+        """Return (bytes, outcome, reason)."""
+
+
+def followed(rows: Rows, read: Follow, batch_bytes: int) -> Iterator[Rows]:
     """Yield `rows` in pieces of at most about `batch_bytes`, with the bytes their paths lead to.
 
-    read : (path as it stands in the row) to what `references.follow` returns; called by several threads.
+    What is read ahead is counted: there is never more than twice `batch_bytes` and one image.
     """
     if not any(_leads(rows, row) for row in range(len(rows))):
         yield rows
         return
+    budget = _Budget(batch_bytes)
 
     def found(row: int) -> Found:
         ref = rows.image_ref[row]
         if ref is None or not _leads(rows, row):
             return rows.image[row], rows.outcome[row], rows.reason[row]
-        return read(ref)
+        result = read(ref, take=partial(budget.take, row))
+        budget.settle(row, len(result[0] or b""))
+        return result
 
     first, held = 0, 0
     results: list[Found] = []
+    pending: deque[Future[Found]] = deque()
     with ThreadPoolExecutor(PARALLEL_READS) as pool:
-        for start in range(0, len(rows), PARALLEL_READS):
-            for result in pool.map(found, range(start, min(start + PARALLEL_READS, len(rows)))):
-                results.append(result)
-                held += len(result[0] or b"")
-            if held >= batch_bytes:
-                yield _with_images(rows, first, results)
-                first, held, results = first + len(results), 0, []
+        try:
+            for row in range(len(rows)):
+                ahead = range(row + len(pending), min(row + PARALLEL_READS, len(rows)))
+                pending.extend(pool.submit(found, one) for one in ahead)
+                budget.let_through(row)
+                results.append(pending.popleft().result())
+                held += len(results[-1][0] or b"")
+                if held >= batch_bytes:
+                    piece = _with_images(rows, first, results)
+                    first, held, results = row + 1, 0, []
+                    yield piece
+                    del piece
+                    budget.release(row)
+        finally:
+            budget.close()
+            for future in pending:
+                future.cancel()
     if results:
         yield _with_images(rows, first, results)
+
+
+class _Budget:
+    """Counts the bytes of images read ahead: who goes beyond the limit waits, but for the row that is waited for."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit, self._total, self._next, self._closed = limit, 0, 0, False
+        self._held: dict[int, int] = {}
+        self._changed = threading.Condition()
+
+    def take(self, row: int, size: int) -> None:
+        """Count bytes of a row before they are read."""
+
+        def may() -> bool:
+            return row <= self._next or self._total + size <= self._limit or self._closed
+
+        with self._changed:
+            if size > 0:
+                self._changed.wait_for(may)
+            self._add(row, size)
+
+    def settle(self, row: int, size: int) -> None:
+        """Say what a row has in the end, whatever was counted on the way."""
+        with self._changed:
+            self._add(row, size - self._held.get(row, 0))
+
+    def let_through(self, row: int) -> None:
+        """Say which row is waited for."""
+        with self._changed:
+            self._next = row
+            self._changed.notify_all()
+
+    def release(self, last: int) -> None:
+        """Stop counting the rows up to `last`, which were handed on."""
+        with self._changed:
+            for row in [one for one in self._held if one <= last]:
+                self._add(row, -self._held[row])
+                del self._held[row]
+
+    def close(self) -> None:
+        """Let everybody through: nobody waits for the rows any more."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def _add(self, row: int, size: int) -> None:
+        self._held[row] = self._held.get(row, 0) + size
+        self._total += size
+        if size < 0:
+            self._changed.notify_all()
 
 
 def _leads(rows: Rows, row: int) -> bool:
@@ -106,7 +182,9 @@ def _leads(rows: Rows, row: int) -> bool:
     return rows.outcome[row] == "ok" and rows.image[row] is None
 
 
-def _judged(shard: Shard, image: bytes | None, ref: str | None, *, allow_url: bool) -> tuple[str, str | None]:
+def _judged(
+    shard: Shard, image: bytes | None, ref: str | None, *, allow_url: UrlAccess | bool
+) -> tuple[str, str | None]:
     """Say what can be known of an image without following its path."""
     if image is not None:
         return OK if image else ("missing_image", "the image has no bytes")

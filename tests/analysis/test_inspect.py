@@ -374,6 +374,7 @@ def test_nothing_that_is_not_finite_leads_an_order(tmp_path):
     ("flags", "said"),
     [
         (("--csv",), "--csv is about an answer: give --sql too"),
+        (("--no-formulas",), "--no-formulas is about CSV: give --csv too"),
         (("--limit", "3"), "--limit is about an answer: give --sql too"),
         (("--sql", "select 1", "--csv", "--json"), "--csv and --json exclude each other"),
     ],
@@ -397,7 +398,7 @@ def test_a_family_older_than_the_source(made):
 
 def test_a_terminal_is_not_given_orders_by_csv(made, monkeypatch):
     sql = "select 'a\x1b[31mb' as note from samples limit 1"
-    assert asked(made, sql, "--csv").out == "note\na\x1b[31mb\n"
+    assert asked(made, sql, "--csv").out == "note\na\\x1b[31mb\n"
     terminal = SimpleNamespace(stdout=SimpleNamespace(isatty=lambda: True))
     monkeypatch.setattr("curate.cli.sql_output.sys", terminal)
     assert asked(made, sql, "--csv").out == "note\na\\x1b[31mb\n"

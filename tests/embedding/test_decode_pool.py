@@ -1,8 +1,10 @@
 import io
 import os
 import signal
+import struct
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -26,6 +28,7 @@ real = decode.decode
 def decode_(data, *args, **kwargs):
     import os, signal, sys, time
     if data == b"kill": os.kill(os.getpid(), signal.SIGKILL)
+    if data == b"crash": os.kill(os.getpid(), signal.SIGSEGV)
     if data == b"once":
         import pathlib
         mark = pathlib.Path(os.environ["CURATE_TEST_MARK"])
@@ -113,12 +116,13 @@ def test_the_callers_main_script_is_not_run_again(tmp_path):
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_only_the_row_that_kills_its_worker_pays(sabotage, workers):
-    images = [jpeg(1), b"kill", jpeg(2), b"kill"]
+    images = [jpeg(1), b"kill", jpeg(2), b"crash"]
     with pool(workers) as decoders:
         results = flat(decoders.map([(0, images), (1, [jpeg(3)]), (2, [b"kill"])]))
     outcomes = [row[1] for row in results]
-    assert outcomes == ["ok", "decoder_failed", "ok", "decoder_failed", "ok", "decoder_failed"]
+    assert outcomes == ["ok", "decoder_killed", "ok", "decoder_failed", "ok", "decoder_killed"]
     assert results[1][2] == "the decoder was ended by SIGKILL"
+    assert results[3][2] == "the decoder was ended by SIGSEGV"
     with pool(0) as decoders:
         healthy = flat(decoders.map([(0, [jpeg(1), jpeg(2)])]))
     assert [results[0], results[2]] == healthy
@@ -136,8 +140,8 @@ def test_a_row_that_takes_too_long_is_given_up(sabotage):
     start = time.monotonic()
     with pool(1, timeout_s=0.5) as decoders:
         results = flat(decoders.map([(0, [jpeg(1), b"hang", jpeg(2)])]))
-    assert [row[1] for row in results] == ["ok", "decoder_failed", "ok"]
-    assert results[1][2] == "took longer than 0.5 s"
+    assert [row[1] for row in results] == ["ok", "decode_timeout", "ok"]
+    assert results[1][2] == "not decoded after 0.5 s"
     assert time.monotonic() - start < 15
 
 
@@ -150,6 +154,77 @@ def test_a_bomb_fails_in_the_worker_alone():
         results = flat(decoders.map([(0, images)]))
     assert [row[1] for row in results] == ["ok", "decoder_failed", "ok"]
     assert results[1][2] == "needs more memory than the 60 MB a decoder may use"
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="address space is limited on Linux only")
+def test_a_limit_of_the_machine_is_no_verdict_on_the_row(monkeypatch):
+    lower = "import resource as r; r.setrlimit(r.RLIMIT_AS, (8 * 10**8, 8 * 10**8)); "
+    monkeypatch.setattr(decode_pool, "_ENTRY", lower + decode_pool._ENTRY)
+    header = struct.pack("<IIIHHIIIIII", 40, 20_000, 20_000, 1, 24, 0, 0, 0, 0, 0, 0)
+    hungry = b"BM" + struct.pack("<IHHI", 54, 0, 0, 54) + header
+    with pool(1, max_pixels=10**9, memory_limit_bytes=10**10) as decoders:
+        results = flat(decoders.map([(0, [hungry, jpeg(2)])]))
+    assert [row[1] for row in results] == ["decoder_killed", "ok"]
+
+
+def large(seed):
+    """Return a BMP of 3 MB, which takes 11 MB to decode."""
+    out = io.BytesIO()
+    Image.fromarray(np.full((1000, 1000, 3), seed, np.uint8)).save(out, "BMP")
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("in_flight", [None, 1, 7_000_000, 10**9])
+def test_results_do_not_depend_on_what_is_in_flight(in_flight, monkeypatch):
+    monkeypatch.setattr(decode_pool, "_ENTRY", f"{decode_pool._ENTRY.replace('serve(fd)', SMALL)}")
+    images = [[large(1), None, jpeg(1)], [large(2), large(3)], [b""], [jpeg(2), large(4)]]
+    with pool(2, in_flight_bytes=in_flight) as decoders, pool(0) as here:
+        assert flat(decoders.map(enumerate(images))) == flat(here.map(enumerate(images)))
+
+
+SMALL = "import curate.embedding.decode_pool as p; p._SMALL_BYTES = 1000; p.serve(fd)"
+
+
+def test_encoded_images_in_flight_are_counted_in_bytes():
+    drawn = []
+
+    def source():
+        for i in range(6):
+            drawn.append(i)
+            yield i, [large(i)]
+
+    with pool(3, in_flight_bytes=6_500_000) as decoders:
+        results = decoders.map(source())
+        assert next(results)[0] == 0
+        assert len(drawn) == 3, "two in flight, and one that waits for room"
+        assert [tag for tag, _ in results] == [1, 2, 3, 4, 5]
+
+
+def test_decoding_waits_for_room_unless_nobody_else_has_any():
+    room, taken = decode_pool._Room(100), []
+    room.take(150)
+    waiting = threading.Thread(target=lambda: (room.take(60), taken.append(60)))
+    waiting.start()
+    time.sleep(0.05)
+    assert taken == []
+    room.give_back(150)
+    waiting.join(5)
+    assert taken == [60]
+    room.take(40)
+    room.close()
+    with pytest.raises(EmbeddingError, match="closed"):
+        room.take(1)
+
+
+def test_a_worker_that_the_system_refuses_is_one_line(monkeypatch):
+    def refused(*args, **kwargs):
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(decode_pool.subprocess, "Popen", refused)
+    with pytest.raises(
+        EmbeddingError, match="cannot be started: Resource temporarily unavailable; raise the"
+    ):
+        pool(2)
 
 
 def test_few_batches_are_in_flight():

@@ -196,7 +196,7 @@ def test_without_a_fix_nothing_changes():
 @pytest.mark.long
 def test_vectors_of_a_part_of_several_batches(monkeypatch):
     with monkeypatch.context() as patch:
-        for module in ("embed.parts", "retry", "stages.families.clip_score"):
+        for module in ("embedding.store", "pipeline.failed_rows", "scores.clip_score"):
             patch.setattr(f"curate.{module}.BATCH_ROWS", 3)
         assert filtered("small").code == GOOD
         old = vectors("small")
@@ -261,3 +261,31 @@ def test_the_limit_of_unusable_rows_still_holds():
     said = curate("retry", "run", "--set", "limits.unusable=10%")
     assert said.code == UNUSABLE
     assert "limits.unusable allows 10.0%" in said.error
+
+
+def test_what_the_machine_could_not_decode_is_tried_again_by_the_next_run(monkeypatch):
+    """A killed decoder is not the row's doing: the next run has the samples and vectors of one without the accident.
+
+    Concepts stay as they were fitted, as for rows that come later.
+    """
+    put_right()
+    assert filtered("clean").code == GOOD
+    clean = samples("clean")
+    with monkeypatch.context() as ill:
+        killer = (
+            "import curate.embedding.decode as d, os, signal; real = d.decode\n"
+            f"def decode(data, *a, **k):\n    if data == {picture(7)!r}: os.kill(os.getpid(), signal.SIGKILL)\n"
+            "    return real(data, *a, **k)\n"
+            "d.decode = decode"
+        )
+        ill.setattr(decode_pool, "_ENTRY", f"exec({killer!r}); {decode_pool._ENTRY}")
+        assert filtered("ill").code == GOOD
+    killed = samples("ill").filter(pl.col("outcome") == "decoder_killed")
+    assert killed["row"].to_list() == [7]
+    assert filtered("ill").code == GOOD
+    assert samples("ill").equals(clean)
+    assert vectors("ill") == vectors("clean")
+    assert open_run("ill").manifest()["counts"]["unusable"] == {"missing_image": 2, "refused_path": 1}
+    before = {path: path.stat().st_mtime_ns for path in files_below("ill/1_embeddings")}
+    assert filtered("ill").code == GOOD
+    assert before == {path: path.stat().st_mtime_ns for path in files_below("ill/1_embeddings")}

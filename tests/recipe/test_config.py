@@ -7,6 +7,7 @@ import yaml
 from pydantic import BaseModel
 
 from curate.errors import RecipeError, UsageError
+from curate.io.filesystem import masked
 from curate.io.secrets import HIDDEN, redacted
 from curate.io.yaml import read_yaml
 from curate.recipe import (
@@ -421,6 +422,42 @@ def test_secrets_are_written_nowhere():
     assert written["client_kwargs"] == {"aws_session_token": HIDDEN, "region_name": "eu", "verify": None}
     assert written["headers"] == [{"Authorization": HIDDEN}, {"auth": "Bearer ${TOKEN}"}]
     assert f"storage_options hold {HIDDEN} where a secret was" in refused(read_yaml(known.to_yaml()))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"headers": {"Cookie": "sid=S3cr3t"}},
+        {"headers": {"X-Api": "S3cr3t"}},
+        {"client_kwargs": {"headers": [{"X-Anything": "S3cr3t"}]}},
+        {"bearer": "S3cr3t"},
+        {"pass": "S3cr3t", "user": "me"},
+        {"session": "S3cr3t"},
+        {"account_name": "S3cr3t"},
+        {"account": {"host": "S3cr3t"}, "key": {"region": "S3cr3t"}},
+        {"whatever": ["S3cr3t", {"it": "S3cr3t"}]},
+        {"pin": 53237},
+        {"endpoint_url": "https://me:S3cr3t@host/x"},
+        {"Region": "S3cr3t"},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_a_secret_of_any_name_is_written_nowhere(options):
+    known = recipe(source={"path": "a.parquet", "storage_options": options})
+    told = str(redacted(options)) + known.to_yaml() + repr(known)
+    assert "S3cr3t" not in told and "53237" not in told
+    if "endpoint_url" not in options:
+        said = masked(f"the server says: no {options} here", options)
+        assert "S3cr3t" not in said and "53237" not in said
+
+
+def test_what_says_where_and_how_is_kept():
+    options = {
+        "anon": True, "region": "eu", "endpoint_url": "http://host:9000", "client_kwargs": {"region_name": "eu"},
+        "config_kwargs": {"retries": {"max_attempts": 3, "mode": "standard"}, "s3": {"addressing_style": "path"}},
+        "default_block_size": 5_000_000, "nothing": None, "secret": "${S3_SECRET}", "token": "Bearer ${TOKEN}",
+    }  # fmt: skip
+    assert redacted(options) == options
 
 
 def test_a_wrong_secret_is_not_told():

@@ -1,11 +1,15 @@
 """The run folder: what is done again and what is not, what is repaired, and who may write."""
 
+import contextlib
+import errno
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -341,6 +345,11 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path, monkeypatch, error, sai
         pass
 
 
+@pytest.fixture
+def short_watch(monkeypatch):
+    monkeypatch.setattr(lock, "WATCH_S", 0.1)
+
+
 def write_lock(folder, **facts):
     folder.mkdir(exist_ok=True)
     now = {"host": socket.gethostname(), "pid": os.getpid(), "started": lock.started_at(os.getpid())}
@@ -403,7 +412,7 @@ def test_the_lock_of_a_dead_process_is_taken_over(tmp_path, facts):
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"null", b"[]", b"12", b'"x"', b"{}", b"\xff\xfe\x00"])
-def test_a_lock_that_makes_no_sense_is_taken_over(tmp_path, content):
+def test_a_lock_that_makes_no_sense_is_taken_over(tmp_path, short_watch, content):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / ".lock").write_bytes(content)
     with RunFolder(tmp_path / "run").lock():
@@ -425,7 +434,7 @@ def test_a_process_that_ended_but_is_not_waited_for_is_dead(tmp_path):
     process.wait()
 
 
-def test_another_machine_is_believed_while_its_heart_beats(tmp_path):
+def test_another_machine_is_believed_while_its_heart_beats(tmp_path, short_watch):
     file = write_lock(tmp_path / "run", host="elsewhere", pid=1)
     with (
         pytest.raises(RunError, match="process 1 on elsewhere since 2020"),
@@ -451,6 +460,94 @@ def test_the_heart_beats_and_never_for_another(tmp_path, monkeypatch):
             time.sleep(0.3)
             assert (file.stat().st_mtime > 1) == (not other)
     assert json.loads(file.read_text())["host"] == "elsewhere"
+
+
+@pytest.mark.parametrize("off", [-3600, 3600], ids=["behind", "ahead"])
+@pytest.mark.parametrize("beating", [True, False])
+def test_where_clocks_differ_a_heartbeat_is_watched(tmp_path, monkeypatch, off, beating):
+    monkeypatch.setattr(lock, "WATCH_S", 0.4)
+    file = write_lock(tmp_path / "run", host="elsewhere", pid=1)
+    stop = threading.Event()
+
+    def beat():
+        while not stop.wait(0.05):
+            os.utime(file, (time.time() + off, time.time() + off))
+
+    os.utime(file, (time.time() + off, time.time() + off))
+    thread = threading.Thread(target=beat if beating else lambda: None)
+    thread.start()
+    refused = pytest.raises(
+        RunError, match=r"process 1 on elsewhere .* \(if it is dead, that shows within 120 s\)"
+    )
+    with refused if beating else contextlib.nullcontext(), RunFolder(tmp_path / "run").lock():
+        assert not beating
+    stop.set()
+    thread.join()
+
+
+def test_a_container_of_the_same_name_is_another_machine(tmp_path):
+    """Its process has a number of its own: it cannot be looked up here."""
+    write_lock(tmp_path / "run", pid=dead_pid(), machine="this boot pid:[1]")
+    with pytest.raises(RunError, match="is being written by process"), RunFolder(tmp_path / "run").lock():
+        pass
+    write_lock(tmp_path / "run", pid=dead_pid(), machine=lock.machine())
+    with RunFolder(tmp_path / "run").lock():
+        pass
+
+
+@pytest.mark.parametrize("code", [errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK])
+def test_a_file_system_without_hard_links_keeps_a_lock(tmp_path, monkeypatch, short_watch, code):
+    def link(*args, **kwargs):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "link", link)
+    folder = RunFolder(tmp_path / "run")
+    with folder.lock():
+        held = json.loads((folder.path / ".lock").read_text())
+        assert held["pid"] == os.getpid()
+        with pytest.raises(RunError, match=f"written by process {os.getpid()}"), folder.lock():
+            pass
+    assert list(folder.path.iterdir()) == []
+    write_lock(folder.path, pid=dead_pid())
+    with folder.lock():
+        pass
+
+
+def test_a_link_that_fails_for_another_reason_is_told(tmp_path, monkeypatch):
+    def link(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "link", link)
+    with pytest.raises(RunError, match="the disk is full"), RunFolder(tmp_path / "run").lock():
+        pass
+
+
+@pytest.mark.parametrize("taken", [True, False], ids=["taken", "taken and given back"])
+def test_who_was_stopped_for_minutes_harms_nothing_of_the_one_that_took_over(tmp_path, taken):
+    folder = tmp_path / "run"
+    with RunFolder(folder).lock():
+        storage.write_json(folder / "a.json", 1)
+        if taken:
+            write_lock(folder, host="elsewhere", pid=1, token="another")
+        else:
+            (folder / ".lock").unlink()
+        (folder / "a.json").write_text("2")
+        whom = " by process 1 on elsewhere" if taken else ""
+        said = f"{folder} was taken over{whom} while this process stood still"
+        for change in (
+            lambda: storage.write_json(folder / "a.json", 3),
+            lambda: storage.remove(folder / "a.json"),
+            lambda: storage.replace_folder(folder / "new", folder / "old"),
+        ):
+            with pytest.raises(RunError, match=re.escape(said)):
+                change()
+        code = f"from curate.io import storage; from pathlib import Path; storage.write_json(Path({str(folder)!r}) / 'a', 3)"
+        worker = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert said in worker.stderr, "what it has started does not either"
+        assert (folder / "a.json").read_text() == "2"
+        assert not (folder / "a").exists()
+        storage.write_json(tmp_path / "elsewhere.json", 4)
+    storage.write_json(folder / "a.json", 5)
 
 
 TAKE = """

@@ -1,7 +1,5 @@
-import http.server
 import os
 import re
-import threading
 
 import fsspec
 import pytest
@@ -161,35 +159,6 @@ def test_follow_beside_a_remote_shard():
     assert follow("memory://bucket/a/1.png", url)[1] == "refused_path"
     assert follow("memory://bucket/a/1.png", url, allow_url=True)[0] == b"one"
     fs.store.clear()
-
-
-class _Handler(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        if self.path == "/moved":
-            self.send_response(302)
-            self.send_header("Location", "file:///etc/passwd")
-            self.end_headers()
-        elif self.path == "/a.png":
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(b"png")
-        else:
-            self.send_error(404)
-
-    def log_message(self, *_):
-        pass
-
-
-def test_follow_http(shard, monkeypatch):
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        base = f"http://127.0.0.1:{server.server_address[1]}"
-        assert follow(f"{base}/a.png", shard, allow_url=True) == (b"png", "ok", None)
-        missing = follow(f"{base}/b.png", shard, allow_url=True)
-        assert missing == (None, "missing_image", "cannot be read: HTTP status 404")
-        assert follow(f"{base}/moved", shard, allow_url=True)[1] == "missing_image"
-        server.shutdown()
 
 
 def test_image_files_have_a_size_limit(shard, monkeypatch):

@@ -1,5 +1,3 @@
-import io
-
 import fsspec
 import numpy as np
 import pyarrow as pa
@@ -56,7 +54,7 @@ def test_path_beside_bytes_is_never_opened(tmp_path, monkeypatch):
 
 def test_addresses_are_fetched_only_when_allowed(tmp_path, monkeypatch):
     fetched = []
-    monkeypatch.setattr(module.references, "_open_url", lambda url: fetched.append(url) or io.BytesIO())
+    monkeypatch.setattr(module.references, "fetch", lambda url, **_: fetched.append(url) or b"")
     shard = write(tmp_path, url=["http://x.invalid/1.png"])
     assert read(shard, image="url")["outcome"] == ["refused_path"] and not fetched
     assert read(shard, image="url", allow_url=True)["outcome"] == ["missing_image"] and len(fetched) == 1

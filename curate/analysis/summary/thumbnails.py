@@ -31,7 +31,6 @@ MAX_SECONDS = 300.0
 MANY = 1_500
 _QUALITY, _QUALITY_OF_MANY = 72, 52
 _BATCH_BYTES = 16_000_000
-_DECODER_BYTES = 1_000_000_000
 _CANNOT_READ = (CurateError, OSError, ValueError, KeyError)
 
 
@@ -53,7 +52,7 @@ def thumbnails(context: Context, wanted: Mapping[str, Place]) -> dict[str, str]:
     found: dict[str, str] = {}
     pool = DecodePool(
         whole, workers=max(1, context.engine.here), max_pixels=context.recipe.embed.max_pixels,
-        memory_limit_bytes=max(_DECODER_BYTES, context.recipe.memory // 2),
+        memory_limit_bytes=context.recipe.embed.decode_memory, in_flight_bytes=context.image_memory,
     )  # fmt: skip
     with pool:
         for uids, decoded in pool.map(_batches(context, wanted)):
@@ -113,11 +112,17 @@ def _read(shard: Shard, columns: Columns, rows: npt.NDArray[np.int64]) -> Iterat
     for table in reader.read_rows(shard, rows, batch_bytes=_BATCH_BYTES):
         named = rows_of(table.select([columns.image]), only, shard, 0)
         images: list[bytes | None] = []
+        size = 0
         for image, ref, outcome in zip(named.image, named.image_ref, named.outcome, strict=True):
             if image is None and ref and outcome == "ok":
                 image, _, _ = references.follow(ref, shard.url, shard.storage_options, access=shard.access)
             images.append(image)
-        yield images
+            size += len(image or b"")
+            if size > _BATCH_BYTES:
+                yield images
+                images, size = [], 0
+        if images:
+            yield images
 
 
 def _uri(one: Decoded, quality: int) -> str | None:

@@ -11,14 +11,12 @@ import secrets
 import socket
 import threading
 import time
-import uuid
 from collections.abc import Iterator, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from curate.errors import RunError
-from curate.io.lock import is_same_process, started_at
+from curate.io.lock import is_same_process, machine, started_at
 from curate.io.remote.store import LOCK, RemoteStore
 from curate.io.remote.working_copy import work_under
 from curate.io.retries import again
@@ -37,7 +35,7 @@ SETTLE_S = 1.0
 def held(store: RemoteStore) -> Iterator[None]:
     """Hold a URL for writing; raises RunError naming who else holds it, or where the store keeps no lock."""
     own = {"host": socket.gethostname(), "pid": os.getpid(), "started": started_at(os.getpid())}
-    own |= {"since": time.strftime("%Y-%m-%d %H:%M:%S"), "token": secrets.token_hex(8), "machine": _machine()}
+    own |= {"since": time.strftime("%Y-%m-%d %H:%M:%S"), "token": secrets.token_hex(8), "machine": machine()}
     _take(store, own)
     work_under(store.copy.root, str(own["token"]))
     stop = threading.Event()
@@ -108,22 +106,13 @@ def _holder(store: RemoteStore) -> dict[str, Any]:
 
 
 def _is_alive(store: RemoteStore, holder: Mapping[str, Any]) -> bool:
-    if holder.get("machine") == _machine():
+    if holder.get("machine") == machine():
         return is_same_process(holder)
     beat = holder.get("beat")
     if isinstance(beat, int | float) and abs(time.time() - beat) < EXPIRES_S:
         return True
     time.sleep(2 * BEAT_S)  # the clocks may differ
     return _holder(store) not in (holder, {})
-
-
-def _machine() -> str:
-    """Return what tells apart machines, and containers, even of one name: processes are known by number inside."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
-        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
-    except OSError:
-        return f"{socket.gethostname()} {uuid.getnode()}"
 
 
 def _beat(store: RemoteStore, own: Mapping[str, object], stop: threading.Event) -> None:

@@ -4,6 +4,7 @@ Writes `0_samples` (all rows, now with outcomes) and `1_embeddings` (usable samp
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,7 @@ from curate.pipeline.stages.embed_task import (
     write_samples,
 )
 from curate.pipeline.stages.unusable import why_unusable_rows
+from curate.schema import PASSING
 from curate.sources.base import Rows
 
 if TYPE_CHECKING:
@@ -42,8 +44,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Embed", "take", "unembedded"]
 
-#: Rows handed to the decoders at a time.
+#: Rows handed to the decoders at a time, and bytes of images (one image at least).
 DECODE_ROWS = 64
+DECODE_BYTES = 16_000_000
 #: Rows that a holder of a cluster embeds before it answers (more where a part has more).
 GROUP_ROWS = 8_192
 
@@ -213,19 +216,35 @@ def unembedded(rows: Rows, embed: list[bool]) -> Iterator["Unembedded"]:
     """Yield rows in small batches, for the decoders; embed : which of them are no copies."""
     from curate.embedding.batching import Unembedded
 
-    for first in range(0, len(rows), DECODE_ROWS):
-        some = rows.slice(first, min(first + DECODE_ROWS, len(rows)))
+    first = 0
+    while first < len(rows):
+        stop = _batch_end(rows, first)
+        some = rows.slice(first, stop)
         images = [i if o == "ok" else None for i, o in zip(some.image, some.outcome, strict=True)]
-        yield Unembedded(some, images, some.caption, embed[first : first + len(some)])
+        some = replace(some, image=[None] * len(some))  # only who decodes them holds the images
+        yield Unembedded(some, images, some.caption, embed[first:stop])
+        first = stop
+
+
+def _batch_end(rows: Rows, first: int) -> int:
+    """Return the row behind the batch for the decoders that begins with `first`."""
+    size, last = len(rows.image[first] or b""), min(first + DECODE_ROWS, len(rows))
+    for row in range(first + 1, last):
+        size += len(rows.image[row] or b"")
+        if size > DECODE_BYTES:
+            return row
+    return last
 
 
 def _count(context: Context) -> dict[str, int]:
-    """Return how many rows there are, and how many of them are usable, copies, and unusable."""
-    rows = usable = copied = 0
+    """Return how many rows there are, and how many of them are usable, copies, and unusable; `passing` if there are such."""
+    rows = usable = copied = passing = 0
     for part in context.parts:
         path = context.run.part(context.run.samples, part.name)
         frame = pl.DataFrame(storage.read_table(path, ["outcome", "copy_of"]))
         ok = frame["outcome"] == "ok"
         rows, usable = rows + len(frame), usable + int(ok.sum())
         copied += int((ok & frame["copy_of"].is_not_null()).sum())
-    return {"rows": rows, "usable": usable, "copies": copied, "unusable": rows - usable}
+        passing += int(frame["outcome"].is_in(PASSING).sum())
+    counts = {"rows": rows, "usable": usable, "copies": copied, "unusable": rows - usable}
+    return counts | ({"passing": passing} if passing else {})

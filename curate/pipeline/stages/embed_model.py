@@ -19,18 +19,21 @@ __all__ = ["ModelTask", "model_of", "open_clip", "open_model"]
 
 @dataclass(frozen=True)
 class ModelTask:
-    """What opening the model of a recipe takes. decoders : None is as many as keep the model busy."""
+    """What opening the model of a recipe takes. decoders : None is as many as keep the model busy.
+
+    in_flight_bytes : what encoded images and their decoding may take, each. It never decides about a row.
+    """
 
     embed: Embed
     decoders: int | None
-    decoder_memory: int
+    in_flight_bytes: int
 
 
 def model_of(context: Context) -> ModelTask:
     """Return the model of the recipe."""
     recipe = context.recipe
     decoders = None if recipe.workers == "auto" or context.engine.remote else context.engine.workers
-    return ModelTask(recipe.embed, decoders, max(1_000_000_000, recipe.memory // 2))
+    return ModelTask(recipe.embed, decoders, context.image_memory)
 
 
 @contextlib.contextmanager
@@ -58,7 +61,7 @@ def open_model(model: ModelTask, place: Place) -> Iterator[tuple["Clip", "Decode
         workers = model.decoders or default_decode_workers(clip.device, place.cores)
         with DecodePool(
             clip.preprocess, workers=workers, max_pixels=model.embed.max_pixels,
-            memory_limit_bytes=model.decoder_memory,
+            memory_limit_bytes=model.embed.decode_memory, in_flight_bytes=model.in_flight_bytes,
         ) as pool:  # fmt: skip
             yield clip, pool
 

@@ -75,6 +75,8 @@ def space_of(embed: Embed) -> dict[str, object]:
         return {"files": embed.files, **named}
     space: dict[str, object] = {"model": embed.model, "pretrained": embed.pretrained}
     space |= {"precision": _precision(embed), "max_pixels": embed.max_pixels, "batch_size": embed.batch_size}
+    if embed.decode_limits[1:]:
+        space["decode_memory"] = embed.decode_memory
     shipped = Path(curate.embedding.__file__).parent / "tiny" / "model.safetensors"
     weights = shipped if embed.model == "tiny" else embed.pretrained
     if weights is not None and Path(weights).is_file():

@@ -15,6 +15,7 @@ from curate.pipeline.stages import given_vectors
 from curate.pipeline.stages.read_notes import Notes
 from curate.recipe import Source
 from curate.sources import registry
+from curate.sources.addresses import url_access
 from curate.sources.base import Columns, Reader, Rows, Shard
 
 __all__ = [
@@ -52,7 +53,7 @@ class ReadTask:
 
 def reader_of(source: Source, shard: Shard, columns: Columns) -> Reader:
     """Return the reader of a shard's format."""
-    return registry.format_of(shard.format).reader(columns, "url" in source.allow)
+    return registry.format_of(shard.format).reader(columns, url_access(source.allow))
 
 
 def read_part(task: ReadTask) -> BadShard | None:

@@ -15,9 +15,10 @@ import numpy.typing as npt
 
 from curate.embedding.decode import Decoded, Preprocess
 from curate.embedding.store import EmbeddingPart
-from curate.errors import SourceError, UsageError
+from curate.errors import RunError, SourceError, UsageError
 from curate.execution.context import Context, Part, log
 from curate.io import checksums, storage
+from curate.schema import PASSING
 from curate.scores.base import Sources, embedding_parts, require_memory
 from curate.scores.heads.labels import (
     Labels,
@@ -177,7 +178,7 @@ def _images(
         return np.empty((0, size, size, 3), np.uint8), np.empty(0, np.bool_)
     path, note = folder / "images.npy", folder / "images.json"
     fingerprint = storage.fingerprint(
-        "pixels", VERSION, size, context.recipe.embed.max_pixels, context.run.fingerprint(context.run.samples),
+        "pixels", VERSION, size, *context.recipe.embed.decode_limits, context.run.fingerprint(context.run.samples),
         labels.source,
     )  # fmt: skip
     made = storage.read_json(note) or {}
@@ -199,19 +200,20 @@ def _decode(
 
     recipe, size = context.recipe, settings.size
     workers = default_decode_workers("cpu") if recipe.workers == "auto" else context.engine.here
-    limit = max(1_000_000_000, recipe.memory // 2)
     lost: list[int] = []
     header = {"descr": "|u1", "fortran_order": False, "shape": (n, size, size, 3)}
     with (
         DecodePool(
             Preprocess((size, size)), workers=workers, max_pixels=recipe.embed.max_pixels,
-            memory_limit_bytes=limit,
+            memory_limit_bytes=recipe.embed.decode_memory, in_flight_bytes=context.image_memory,
         ) as pool,
         storage.atomic(path, checksum=True) as partial,
         partial.open("wb") as file,
     ):  # fmt: skip
         np.lib.format.write_array_header_1_0(file, header)
         for place, row in enumerate(_rows(pool.map(_encoded(context, labels, sources)), context, n)):
+            if row.outcome in PASSING:
+                raise RunError(f"score pixels: image {place:,} of {n:,}: {row.reason}; run again")
             if row.array is None:
                 lost.append(place)
             file.write(bytes(3 * size * size) if row.array is None else row.array.tobytes())

@@ -19,6 +19,7 @@ from curate.io import filesystem, paths
 from curate.io.filesystem import StorageOptions
 from curate.io.paths import FoundFile
 from curate.sources import references
+from curate.sources.addresses import Take, UrlAccess
 from curate.sources.arrays.npy import ArrayFile, RowStream, opened
 from curate.sources.base import Columns, Rows, Shard
 from curate.sources.columns import check_columns
@@ -112,7 +113,7 @@ class BesideReader:
     """
 
     columns: Columns
-    allow_url: bool
+    allow_url: UrlAccess | bool
     arrays_of: Callable[[Shard], Mapping[str, ArrayFile]]
 
     @property
@@ -147,9 +148,14 @@ class BesideReader:
         stop = self.count(shard) if stop is None else stop
         dim = roles.vector_dim or self.vector_length(shard)
 
-        def read(ref: str) -> Found:
+        def read(ref: str, *, take: Take) -> Found:
             return references.follow(
-                ref, shard.url, shard.storage_options, allow_url=self.allow_url, access=shard.access
+                ref,
+                shard.url,
+                shard.storage_options,
+                allow_url=self.allow_url,
+                access=shard.access,
+                take=take,
             )
 
         first = start

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from curate.errors import SourceError, UsageError
 from curate.io import filesystem, paths
 from curate.io.filesystem import StorageOptions
+from curate.sources.addresses import UrlAccess
 from curate.sources.arrays import beside
 from curate.sources.arrays.beside import BesideReader
 from curate.sources.arrays.npy import ArrayFile, npy_array
@@ -116,7 +117,7 @@ def _check_orphans(metadata: Sequence[str], storage_options: StorageOptions) -> 
             )
 
 
-def _reader(columns: Columns, allow_url: bool) -> BesideReader:
+def _reader(columns: Columns, allow_url: UrlAccess | bool) -> BesideReader:
     return BesideReader(columns, allow_url, _arrays)
 
 

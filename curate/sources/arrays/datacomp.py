@@ -17,6 +17,7 @@ import pyarrow as pa
 from curate.errors import SourceError, UsageError
 from curate.io import paths
 from curate.io.filesystem import StorageOptions
+from curate.sources.addresses import UrlAccess
 from curate.sources.arrays import beside
 from curate.sources.arrays.beside import BesideReader
 from curate.sources.arrays.npy import ArrayFile, npz_arrays
@@ -98,7 +99,7 @@ def _arrays(shard: Shard) -> dict[str, ArrayFile]:
     return npz_arrays(there["npz"], shard.storage_options)
 
 
-def _reader(columns: Columns, allow_url: bool) -> BesideReader:
+def _reader(columns: Columns, allow_url: UrlAccess | bool) -> BesideReader:
     return BesideReader(columns, allow_url, _arrays)
 
 

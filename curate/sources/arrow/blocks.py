@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from curate.errors import SourceError
 from curate.io import filesystem
 from curate.sources import references
+from curate.sources.addresses import Take, UrlAccess
 from curate.sources.arrow_types import is_list
 from curate.sources.base import Columns, Rows, Shard
 from curate.sources.columns import check_columns
@@ -88,7 +89,7 @@ class BlockReader:
 
     open: Open
     columns: Columns
-    allow_url: bool = False
+    allow_url: UrlAccess | bool = False
 
     def count(self, shard: Shard) -> int:
         """Return the number of rows."""
@@ -122,9 +123,14 @@ class BlockReader:
         roles = self.columns
         dim = roles.vector_dim or self.vector_length(shard)
 
-        def read(ref: str) -> Found:
+        def read(ref: str, *, take: Take) -> Found:
             return references.follow(
-                ref, shard.url, shard.storage_options, allow_url=self.allow_url, access=shard.access
+                ref,
+                shard.url,
+                shard.storage_options,
+                allow_url=self.allow_url,
+                access=shard.access,
+                take=take,
             )
 
         with self.open(shard) as blocks:

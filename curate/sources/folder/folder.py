@@ -13,6 +13,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 from pathlib import PurePosixPath
 from typing import Any
@@ -27,6 +28,7 @@ from curate.io import filesystem
 from curate.io.filesystem import StorageOptions
 from curate.io.names import original, printable
 from curate.sources import parquet, references
+from curate.sources.addresses import Take, UrlAccess
 from curate.sources.base import RULES, Columns, Reader, Rows, Shard
 from curate.sources.captions import encoded_as, taken
 from curate.sources.columns import guess_columns, images_of
@@ -120,7 +122,7 @@ class FolderReader:
     """Reads the images of a folder; see `base.Reader`."""
 
     columns: Columns
-    allow_url: bool = False
+    allow_url: UrlAccess | bool = False
 
     def count(self, shard: Shard) -> int:
         """Return the number of rows: those of the metadata file and the images it does not name."""
@@ -155,7 +157,7 @@ class FolderReader:
         described = self._described(shard, held, batch_bytes, start, min(stop, cut))
         for rows in chain(described, self._found(shard, held, max(start, cut), stop)):
             if images:
-                yield from followed(rows, lambda ref: self._read(shard, held.place, ref), batch_bytes)
+                yield from followed(rows, partial(self._read, shard, held.place), batch_bytes)
             else:
                 yield rows
 
@@ -180,7 +182,7 @@ class FolderReader:
         for refs, table in chain.from_iterable(tables):
             only_refs = pa.table({"image": pa.array(refs, pa.string())})
             plain = rows_of(only_refs, Columns(image="image"), shard, 0, allow_url=self.allow_url)
-            pieces = followed(plain, lambda ref: self._read(shard, held.place, ref), batch_bytes)
+            pieces = followed(plain, partial(self._read, shard, held.place), batch_bytes)
             for piece in pieces if IMAGE.name in schema.names else [plain]:
                 _check_read(shard, piece)
                 part = table.slice(int(piece.row[0]), len(piece))
@@ -255,17 +257,18 @@ class FolderReader:
                 columns["label"] = pa.array([_label(held.place, path) for path in some], pa.string())
             yield [held.place.prefix + printable(path) for path in some], pa.table(columns)
 
-    def _read(self, shard: Shard, place: Place, ref: str) -> Found:
+    def _read(self, shard: Shard, place: Place, ref: str, *, take: Take) -> Found:
         return references.follow(
             ref.removeprefix(place.prefix),
             place.inside_root,
             shard.storage_options,
             allow_url=self.allow_url,
             access=shard.access.of_folder(place.root),
+            take=take,
         )
 
 
-def _reader(shard: Shard, columns: Columns, allow_url: bool) -> Reader:
+def _reader(shard: Shard, columns: Columns, allow_url: UrlAccess | bool) -> Reader:
     return METADATA_FORMATS[shard.format].reader(columns, allow_url)
 
 

@@ -18,6 +18,7 @@ from curate.io import filesystem, paths
 from curate.io.filesystem import Entry, StorageOptions
 from curate.io.found import passed_over, used
 from curate.io.names import printable
+from curate.sources.addresses import UrlAccess
 from curate.sources.base import RULES, Columns, Reader, Shard
 from curate.sources.columns import guess_columns
 from curate.sources.folder.tree import roots
@@ -129,7 +130,7 @@ def _reader_of(shard: Shard, columns: Columns) -> Reader:
 class _Reader:
     """Refuses unfinished shards, and leaves the others to the reader of their form."""
 
-    def __init__(self, columns: Columns, allow_url: bool) -> None:
+    def __init__(self, columns: Columns, allow_url: UrlAccess | bool) -> None:
         self._columns = columns
         self._allow_url = allow_url
 

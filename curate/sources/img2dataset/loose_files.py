@@ -4,6 +4,7 @@ import os
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain, islice
 
 import numpy as np
@@ -14,6 +15,7 @@ from curate.errors import SourceError
 from curate.io.found import counting
 from curate.io.names import printable
 from curate.sources import references
+from curate.sources.addresses import Take, uncounted
 from curate.sources.base import Columns, Rows, Shard
 from curate.sources.columns import images_of
 from curate.sources.folder.tree import image_ends
@@ -77,7 +79,7 @@ class FilesReader:
         told = self._told(shard, folder, batch_bytes, start, min(stop, folder.n_told))
         for rows in chain(told, self._others(shard, folder, max(start, folder.n_told), stop)):
             if images:
-                yield from followed(rows, lambda ref: _read(shard, ref), batch_bytes)
+                yield from followed(rows, partial(_read, shard), batch_bytes)
             else:
                 yield rows
 
@@ -104,7 +106,7 @@ class FilesReader:
             plain = rows_of(
                 pa.table({"image": pa.array(refs, pa.string())}), Columns(image="image"), shard, 0
             )
-            pieces = followed(plain, lambda ref: _read(shard, ref), batch_bytes)
+            pieces = followed(plain, partial(_read, shard), batch_bytes)
             for piece in pieces if IMAGE.name in schema.names else [plain]:
                 yield _completed(table.slice(int(piece.row[0]), len(piece)), piece, schema)
 
@@ -178,12 +180,13 @@ def _placed(shard: Shard, name: str) -> str:
     return f"{shard.name}/{printable(name)}"
 
 
-def _read(shard: Shard, ref: str) -> Found:
+def _read(shard: Shard, ref: str, *, take: Take = uncounted) -> Found:
     return references.follow(
         ref.removeprefix(f"{shard.name}/"),
         f"{shard.url}shard",
         shard.storage_options,
         access=shard.access.of_folder(shard.url.rstrip("/")),
+        take=take,
     )
 
 

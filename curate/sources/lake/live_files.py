@@ -19,6 +19,7 @@ from curate.hashing import digest
 from curate.io import filesystem, paths
 from curate.io.filesystem import StorageOptions
 from curate.sources import parquet, references
+from curate.sources.addresses import Take, UrlAccess
 from curate.sources.base import Columns, Rows, Shard
 from curate.sources.columns import check_columns
 from curate.sources.lake.recognition import NAMES, tables_of
@@ -173,7 +174,7 @@ class TableReader:
 
     kind: TableKind
     columns: Columns
-    allow_url: bool = False
+    allow_url: UrlAccess | bool = False
 
     def count(self, shard: Shard) -> int:
         """Return the number of rows that were not deleted."""
@@ -207,9 +208,14 @@ class TableReader:
             shard, url=f"{shard.url.partition('/./')[0]}/shard"
         )  # paths of images begin at the table
 
-        def read(ref: str) -> Found:
+        def read(ref: str, *, take: Take) -> Found:
             return references.follow(
-                ref, place.url, shard.storage_options, allow_url=self.allow_url, access=shard.access
+                ref,
+                place.url,
+                shard.storage_options,
+                allow_url=self.allow_url,
+                access=shard.access,
+                take=take,
             )
 
         stop = self.count(shard) if stop is None else stop

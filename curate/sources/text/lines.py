@@ -22,6 +22,7 @@ from curate.errors import SourceError, UsageError
 from curate.io import filesystem, paths
 from curate.io.filesystem import StorageOptions
 from curate.sources import references
+from curate.sources.addresses import UrlAccess
 from curate.sources.base import Columns, Rows, Shard
 from curate.sources.captions import encoded_as
 from curate.sources.columns import check_columns
@@ -131,7 +132,7 @@ class LinesReader:
 
     parse: Parse
     columns: Columns
-    allow_url: bool = False
+    allow_url: UrlAccess | bool = False
 
     def count(self, shard: Shard) -> int:
         """Return the number of records, the bad ones included; blank lines are none."""
@@ -246,6 +247,7 @@ class LinesReader:
                 file, encoding = as_utf8(file, head)
                 yield self.parse(Lines(file, encoding), shard.url)
             except (OSError, EOFError, zlib.error) as error:
+                filesystem.require_enough(error, shard.url)
                 text = filesystem.masked(filesystem.cause(error), shard.storage_options)
                 raise SourceError(f"{shard.url}: cannot be read: {text}") from error
 
