@@ -262,7 +262,8 @@ class Run(StoredRun):
         Parameters
         ----------
         uid : str
-            The uid (or how it begins), ``shard:row``, or the number of its row over all shards.
+            The uid (or how it begins), file name, path, URL or key, ``shard:row``, or the number of its row over
+            all shards.
 
         Returns
         -------

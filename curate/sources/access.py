@@ -47,6 +47,19 @@ class PathAccess:
             return value
         return PLACE.sub(lambda match: value.zfill(int(match[1] or 0)), self.template)
 
+    def values_of(self, path: str) -> list[str]:
+        """Return the values of the image column that may stand for a path or its file name; none without a template.
+
+        >>> PathAccess(template="train/{:06}.jpg").values_of("000042.jpg")
+        ['000042', '42']
+        """
+        found: list[str] = []
+        for template in dict.fromkeys((self.template or "", (self.template or "").rpartition("/")[2])):
+            before, after = map(re.escape, PLACE.sub("\0", template).partition("\0")[::2])
+            value = re.fullmatch(f"{before}(.+){after}", path) if PLACE.search(template) else None
+            found += [value[1], value[1].lstrip("0") or "0"] if value else []
+        return list(dict.fromkeys(found))
+
     def bases(self, shard_url: str) -> tuple[str, ...]:
         """Return the folders that relative paths begin at."""
         return self.roots or (parent(shard_url) or "/",)

@@ -404,4 +404,5 @@ FORMAT = Format(
     fingerprint=lambda shard: digest(shard.name, shard.version),
     check_unchanged=check_unchanged,
     changed_at=lambda shard: "",  # its version is that of every file in it
+    images_beside=lambda shard: (place_of(shard).prefix, place_of(shard).inside_root),
 )
