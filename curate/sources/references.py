@@ -5,13 +5,14 @@ import io
 import re
 import urllib.error
 import urllib.request
+from pathlib import Path
 from typing import BinaryIO
 
 from curate.errors import SourceError
 from curate.io.filesystem import StorageOptions, cause, is_remote, masked, open_remote
-from curate.sources.access import PathAccess, RefusedPathError, open_path, path_refusal
+from curate.sources.access import PathAccess, RefusedPathError, found_path, open_path, path_refusal
 
-__all__ = ["follow", "refusal"]
+__all__ = ["follow", "local_file", "refusal"]
 
 #: Only what lies below the folder of the shard.
 BESIDE = PathAccess()
@@ -74,6 +75,16 @@ def follow(
     if not data:
         return None, "missing_image", "the file is empty"
     return data, "ok", None
+
+
+def local_file(reference: str, shard_url: str, access: PathAccess = BESIDE) -> Path | None:
+    """Return the file on this machine that a path of a row leads to, as `follow` would; None where there is none."""
+    if refusal(reference, shard_url, access=access) is not None or is_remote(access.named(reference)):
+        return None
+    try:
+        return found_path(access.named(reference), shard_url, access)
+    except (OSError, ValueError, RuntimeError, RefusedPathError):
+        return None
 
 
 def _open_reference(

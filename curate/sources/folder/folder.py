@@ -44,7 +44,7 @@ from curate.sources.rows import PARALLEL_READS, Found, followed, rows_of
 from curate.sources.text import delimited, jsonl
 from curate.sources.text.lines import storable
 
-__all__ = ["FORMAT", "FolderReader", "find"]
+__all__ = ["FORMAT", "FolderReader", "described_rows", "find"]
 
 IMAGE = pa.field("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
 FILE_NAME = "file_name"
@@ -341,6 +341,22 @@ def _described_tables(
                 "label", pa.array([_label(held.place, p) for p in inside], pa.string())
             )
         yield refs, table
+
+
+def described_rows(
+    shard: Shard, rows: npt.NDArray[np.int64], *, batch_bytes: int
+) -> tuple[str, pa.Schema, Iterator[pa.Table]] | None:
+    """Return (path in the source, schema, rows) of the metadata file of a shard; None where it has none.
+
+    rows : ascending positions in the shard; those of images that the file does not name are left out.
+    """
+    held = _held(shard)
+    if held.described is None:
+        return None
+    reader = _reader(held.described.shard, Columns(), False)
+    wanted = rows[: int(np.searchsorted(rows, held.n_described))]
+    tables = reader.read_rows(held.described.shard, wanted, batch_bytes=batch_bytes)
+    return held.place.prefix + held.place.rest, held.described.schema, tables
 
 
 def _check_read(shard: Shard, rows: Rows) -> None:
