@@ -73,9 +73,10 @@ class ListedRows:
 
     def _frame(self, part: Part) -> pl.DataFrame:
         run, shard = self.context.run, part.shard
-        own = [name for name in self.columns if name not in self._of_run()]
+        own = [name for name in self.columns if name not in (*ALWAYS, *self._of_run())]
         there = ShardReader().schema(shard).names if own else []
-        read = [name for name in own if name in there or name == "caption"]
+        captions = ["caption"] if part.columns.caption is not None else []
+        read = [name for name in own if name in (*there, *captions)]
         rest = [name for name in own if name in schema.SAMPLES.names and name not in (*read, *ALWAYS)]
         frame = self._chosen(part, ["key", *rest])
         for folder in folders_for(self.context.recipe, self.columns):
@@ -91,7 +92,7 @@ class ListedRows:
 
     def _read(self, part: Part, name: str, rows: np.ndarray) -> pl.Series:
         """Return a column of the source."""
-        if name == "caption":
+        if name == "caption" and part.columns.caption is not None:
             return _of_role(part, Columns(caption=part.columns.caption), "caption", rows).alias(name)
         kind = ShardReader().schema(part.shard).field(name).type
         if is_label(kind) and not is_binary(plain_type(kind)):
@@ -105,10 +106,14 @@ def _of_role(part: Part, columns: Columns, role: Literal["caption", "label"], ro
     batches: Iterator[Rows] = reader.batches(
         part.shard, images=False, batch_bytes=BATCH_BYTES, start=part.start, stop=part.stop
     )
-    values = [value for batch in batches for value in getattr(batch, role)]
-    return pl.Series(
-        [None if (v := values[row - part.start]) is None else v for row in rows.tolist()], dtype=pl.String
-    )
+    wanted = set(rows.tolist())
+    values = [
+        value
+        for batch in batches
+        for row, value in zip(batch.row.tolist(), getattr(batch, role), strict=True)
+        if row in wanted
+    ]
+    return pl.Series(values, dtype=pl.String)
 
 
 def _of_rows(part: Part, name: str, rows: np.ndarray) -> pl.Series:
