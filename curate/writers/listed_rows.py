@@ -1,7 +1,7 @@
 """The rows of a run as lists show them: names, decisions, scores and columns of the source, part by part."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,6 +17,7 @@ from curate.scores.registry import folders_for, score_columns
 from curate.sources.arrow_types import is_binary, is_label, is_string, plain_type
 from curate.sources.base import Columns, Rows
 from curate.sources.registry import ShardReader, check_unchanged, format_of
+from curate.sources.tar.roles import KEY
 
 __all__ = ["ALWAYS", "CHOICES", "Choice", "ListedRows"]
 
@@ -31,7 +32,8 @@ BATCH_BYTES = 32 << 20
 class ListedRows:
     """Rows in the order of the source, with `ALWAYS` and the `columns` named.
 
-    A column is one of the decisions or scores; `caption`, whole; a column of the source; or one of 0_samples.
+    A column is one of the decisions or scores; `caption`, whole; a column of the source (of a tar also ``json.FIELD``); or
+    one of 0_samples.
     """
 
     context: Context
@@ -43,7 +45,7 @@ class ListedRows:
         source = {name for part in self._firsts() for name in ShardReader().schema(part.shard).names}
         have = [*self._of_run(), "caption", *sorted(source), *schema.SAMPLES.names]
         for name in self.columns:
-            if name not in have:
+            if name not in have and not _is_json_field(name, source):
                 raise UsageError(f"--columns: no column {name!r}; there are {', '.join(dict.fromkeys(have))}")
 
     def frames(self) -> Iterator[pl.DataFrame]:
@@ -75,6 +77,7 @@ class ListedRows:
         run, shard = self.context.run, part.shard
         own = [name for name in self.columns if name not in (*ALWAYS, *self._of_run())]
         there = ShardReader().schema(shard).names if own else []
+        there += [name for name in own if _is_json_field(name, there)]
         captions = ["caption"] if part.columns.caption is not None else []
         read = [name for name in own if name in (*there, *captions)]
         rest = [name for name in own if name in schema.SAMPLES.names and name not in (*read, *ALWAYS)]
@@ -94,10 +97,16 @@ class ListedRows:
         """Return a column of the source."""
         if name == "caption" and part.columns.caption is not None:
             return _of_role(part, Columns(caption=part.columns.caption), "caption", rows).alias(name)
-        kind = ShardReader().schema(part.shard).field(name).type
+        names = ShardReader().schema(part.shard)
+        kind = pa.string() if _is_json_field(name, names.names) else names.field(name).type
         if is_label(kind) and not is_binary(plain_type(kind)):
             return _of_role(part, Columns(label=name), "label", rows).alias(name)
         return _of_rows(part, name, rows)
+
+
+def _is_json_field(name: str, there: Collection[str]) -> bool:
+    """Return True for a field of the JSON member of a tar's samples, such as ``json.url``."""
+    return name not in there and name.startswith("json.") and {KEY, "json"} <= set(there)
 
 
 def _of_role(part: Part, columns: Columns, role: Literal["caption", "label"], rows: np.ndarray) -> pl.Series:

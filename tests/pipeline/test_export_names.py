@@ -9,6 +9,7 @@ import pytest
 from builders import planted, recipe_values, write_shards
 from calls import curate
 from folders import files_below
+from tars import member, tar
 
 from curate import open_run
 from curate.pipeline import runner
@@ -229,3 +230,26 @@ def test_paths_of_a_table_become_files(table, tmp_path):
     assert said.code == 2 and "holds bytes that are no text" in said.error
     said = export(run, "names", tmp_path / "n.txt")
     assert "1 of 13 rows have no name; they are left out" in said.err
+
+
+def test_a_tar_has_keys_and_json_fields_but_no_files(tmp_path):
+    parts = []
+    for i in range(12):
+        about = json.dumps({"url": f"http://a/{i}.jpg", "n": i}) if i else "{}"
+        parts += [member(f"{i:04d}.jpg", b"image %d" % i), member(f"{i:04d}.json", about.encode())]
+    (tmp_path / "0.tar").write_bytes(tar(*parts))
+    np.save(tmp_path / "vectors.npy", planted(12))
+    values = recipe_values(str(tmp_path / "0.tar"), tmp_path / "run", cluster={"concepts": 2})
+    values |= {"source": {"path": str(tmp_path / "0.tar")}, "embed": {"files": str(tmp_path / "vectors.npy")}}
+    runner.run(parse_recipe(values))
+    export(tmp_path / "run", "csv", tmp_path / "a.csv", "--columns", "json.url,json.n,__key__,caption")
+    with (tmp_path / "a.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["json.url"] for row in rows] == ["", *(f"http://a/{i}.jpg" for i in range(1, 12))]
+    assert [row["json.n"] for row in rows] == ["", *map(str, range(1, 12))]
+    assert [row["key"] for row in rows] == [row["__key__"] for row in rows] == [f"{i:04d}" for i in range(12)]
+    assert {row["caption"] for row in rows} == {""}
+    for form in ("links", "copies", "open_clip"):
+        said = curate("export", tmp_path / "run", "--format", form, "--out", tmp_path / form)
+        assert said.code == 2 and "stands in the shard itself; use --format webdataset" in said.error
+        assert not (tmp_path / form).exists()
