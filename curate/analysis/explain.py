@@ -45,8 +45,9 @@ def explain(run: str | Path | Context, which: str) -> dict[str, Any]:
     """Return why a sample was kept or dropped, as plain values for JSON.
 
     run : a run folder, or what `opened` made of it, where many samples are asked about.
-    which : a uid, ``shard:row``, the number of a row over all shards (from 0), or the beginning of a uid that only
-    one has. Raises UsageError where that is no sample of the run, or several.
+    which : a uid, ``shard:row``, the number of a row over all shards (from 0), a file name, path, URL or key, or the
+    beginning of a uid that only one has (`row_lookup.find`). Raises UsageError where that is no sample of the run, or
+    several.
 
     Keys: `sample`, `occurrences`, `decision`, `concept`, `scores`, and where they apply `duplicate`, `filter`,
     `flip` (the nearest `select.keep` that decides otherwise, or why there is none) and `epsilon`.

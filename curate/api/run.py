@@ -262,7 +262,8 @@ class Run(StoredRun):
         Parameters
         ----------
         uid : str
-            The uid (or how it begins), ``shard:row``, or the number of its row over all shards.
+            The uid (or how it begins), file name, path, URL or key, ``shard:row``, or the number of its row over
+            all shards.
 
         Returns
         -------
@@ -459,6 +460,7 @@ class Run(StoredRun):
         out: str | Path,
         *,
         columns: Sequence[str] | None = None,
+        rows: 'Literal["kept", "dropped", "all"] | None' = None,
         max_shard_size: str | int | None = None,
         weight_groups: int | None = None,
         workers: int | None = None,
@@ -469,11 +471,14 @@ class Run(StoredRun):
         Parameters
         ----------
         format : str
-            Folders: parquet, webdataset, dropped (rows not kept). Files: npy (DataComp), txt, uids, card.
+            Folders: parquet, webdataset, dropped (rows not kept), links or copies of images. Files: npy (DataComp),
+            txt, uids, names, csv, open_clip, card.
         out : str or Path
             The folder or file to write, here or at a URL; only an earlier export is replaced.
         columns : list of str, optional
-            Columns to add to the shards: uid, weight.
+            Columns to add to the shards: uid, weight; to a csv also those of the source.
+        rows : {"kept", "dropped", "all"}, optional
+            Which rows a list (txt, names, csv) names: the kept ones by default, of a csv all.
         max_shard_size : str or int, optional
             About how large a shard may be, such as ``"500MB"``.
         weight_groups : int, optional
@@ -498,7 +503,7 @@ class Run(StoredRun):
             workers=workers,
         )
         with shown(progress) as report:
-            return export_run(export_recipe(self.path, settings), format, out, progress=report)
+            return export_run(export_recipe(self.path, settings), format, out, rows=rows, progress=report)
 
 
 @contextlib.contextmanager

@@ -16,8 +16,9 @@ def explain(
     which: Annotated[
         str,
         typer.Argument(
-            metavar="UID|ROW",
-            help="The sample: its uid (or how it begins), shard:row, or the number of its row over all shards.",
+            metavar="SAMPLE",
+            help="The sample: its uid (or how it begins), file name, path, URL or key, shard:row, or the number of "
+            "its row over all shards.",
         ),
     ],
     json_: flag.Json = False,

@@ -16,7 +16,8 @@ def export(
         str,
         Option(
             "--format",
-            help="Folders: parquet, webdataset, dropped (rows not kept). Files: npy (DataComp), txt, uids, card.",
+            help="Folders: parquet, webdataset, dropped (rows not kept), links or copies of images. Files: npy "
+            "(DataComp), txt, uids, names, csv, open_clip, card.",
         ),
     ],
     out: Annotated[
@@ -24,7 +25,14 @@ def export(
         Option("--out", help="The folder or file to write, here or at a URL; only an export is replaced."),
     ],
     columns: Annotated[
-        flag.Text, Option("--columns", help="Columns to add to the shards: uid,weight.")
+        flag.Text,
+        Option(
+            "--columns", help="Columns to add to the shards: uid,weight; to a csv also those of the source."
+        ),
+    ] = None,
+    rows: Annotated[
+        flag.Text,
+        Option("--rows", help="txt, names, csv: kept, dropped or all rows; of a csv all by default."),
     ] = None,
     max_shard_size: Annotated[flag.Text, Option("--max-shard-size", help="About: 500MB.")] = None,
     weight_groups: Annotated[
@@ -47,7 +55,7 @@ def export(
     )
     recipe = export_recipe(run, settings, set_ or ())
     with progress(quiet=quiet) as report, logged(quiet=quiet):
-        done = export_run(recipe, form, out, progress=report)
+        done = export_run(recipe, form, out, rows=rows, progress=report)
     if json_:
         emit({"run": recipe.run, "format": form, "out": done.target, "rows": done.rows, "files": done.files})
         return

@@ -1,16 +1,17 @@
 """Exports: what a finished run decided, in other formats. Nothing is computed anew."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from curate.errors import RunError, UsageError
 from curate.execution import context as base
-from curate.execution.context import Context, Progress
+from curate.execution.context import Context, Progress, log
 from curate.execution.engines.choice import make_engine
 from curate.execution.parts import with_parts
 from curate.io import publish, storage
+from curate.io.filesystem import is_remote
 from curate.pipeline.settable import require_settable
 from curate.pipeline.stages import write
 from curate.recipe import Recipe
@@ -19,19 +20,32 @@ from curate.recipe.loading import load_recipe
 from curate.runs.folder import folder_of
 from curate.runs.run import open_run
 from curate.writers import subsets
+from curate.writers.decisions_csv import write_csv
+from curate.writers.image_files import ImageFile, KeptImages
+from curate.writers.image_folder import ImageFolder, check_outside
+from curate.writers.listed_rows import CHOICES, Choice, ListedRows
+from curate.writers.open_clip import write_open_clip
 from curate.writers.selected_rows import Kept
 
 __all__ = ["FILES", "FOLDERS", "Exported", "export_recipe", "export_run", "export_settings"]
 
 #: Formats that are a folder of shards.
-FOLDERS = ("parquet", "webdataset", "dropped")
+SHARDS = ("parquet", "webdataset", "dropped")
+#: Formats that are a folder.
+FOLDERS = (*SHARDS, "links", "copies")
 #: Formats that are one file, and what they are.
 FILES = {
     "npy": "DataComp subset file, weights as repeats",
     "txt": "one uid a line",
     "uids": "Parquet with uid and weight",
+    "names": "one file name, key or URL a line",
+    "csv": "uid, name, place, decision and other columns of every row",
+    "open_clip": "file and caption of every kept image, for --dataset-type csv",
     "card": "README.md with the Hugging Face header",
 }
+#: Formats that take columns, and those that list rows and so the dropped ones too.
+WITH_COLUMNS = ("parquet", "webdataset", "csv")
+LISTS = ("txt", "names", "csv")
 
 
 @dataclass(frozen=True)
@@ -52,6 +66,10 @@ def export_settings(
     workers: int | None = None,
 ) -> dict[str, object]:
     """Return the settings of an export, for `export_recipe`; what is None stays as the run has it."""
+    if columns is not None and form in (*FOLDERS, *FILES) and form not in WITH_COLUMNS:
+        raise UsageError(f"--columns is for --format {', '.join(WITH_COLUMNS)}; {form} has none to choose")
+    if form == "csv":
+        columns = columns or ()  # those of the run are for its shards
     settings: dict[str, object] = {
         "write.columns": columns, "write.max_shard_size": max_shard_size, "workers": workers,
         "write.format": form if form in ("parquet", "webdataset") else None, "write.weight_groups": weight_groups,
@@ -83,19 +101,27 @@ def export_recipe(
     return recipe
 
 
-def export_run(recipe: Recipe, form: str, out: str | Path, *, progress: Progress = base.silent) -> Exported:
+def export_run(
+    recipe: Recipe,
+    form: str,
+    out: str | Path,
+    *,
+    rows: str | None = None,
+    progress: Progress = base.silent,
+) -> Exported:
     """Write what a run decided as `form` (of FOLDERS or FILES) to `out`; replaces only an earlier export.
 
-    out : a path, or a URL, opened with the recipe's `write.storage_options`. recipe : of `export_recipe`. The decisions are those the run has now, also where its own shards are older.
-    Raises UsageError for another form, and for a target that holds anything else; RunError for a run without
-    decisions, or whose decisions change meanwhile.
+    out : a path, or a URL, opened with the recipe's `write.storage_options`. recipe : of `export_recipe`. rows : which
+    rows a list (of LISTS) names; csv all, the others the kept ones by default. The decisions are those the run has
+    now, also where its own shards are older. Raises UsageError for another form, and for a target that holds anything
+    else; RunError for a run without decisions, or whose decisions change meanwhile.
     """
-    if form not in (*FOLDERS, *FILES):
-        raise UsageError(f"--format must be one of {', '.join((*FOLDERS, *FILES))}, got {form!r}")
+    listed = _check_form(form, rows, str(out))
     run = folder_of(recipe)
     place = publish.Place("--out", str(out), run.work, recipe.write.storage_options)
     before = run.fingerprint(run.decisions)
-    write.check_recipe(recipe)
+    if form in SHARDS:
+        write.check_recipe(recipe)
     (publish.require_own_folder if form in FOLDERS else publish.require_own_file)(place)
     with make_engine(recipe) as engine:
         context = with_parts(Context(recipe, run, engine, progress=progress))
@@ -108,26 +134,79 @@ def export_run(recipe: Recipe, form: str, out: str | Path, *, progress: Progress
             return made
 
         if form in FOLDERS:
-            make = partial(unchanged, make=partial(_shards, context, form))
+            make = partial(unchanged, make=partial(_folder, context, form, out))
             made = publish.write_folder(place, before, make)
         else:
-            made = publish.write_file(place, partial(unchanged, make=partial(_file, context, form)))
+            made = publish.write_file(place, partial(unchanged, make=partial(_file, context, form, listed)))
     return replace(made, target=place.where if place.remote else place.path)
 
 
-def _shards(context: Context, form: str, folder: Path) -> Exported:
+def _check_form(form: str, rows: str | None, out: str) -> Choice | None:
+    """Return which rows are wanted; raise UsageError for what does not go together."""
+    if form not in (*FOLDERS, *FILES):
+        raise UsageError(f"--format must be one of {', '.join((*FOLDERS, *FILES))}, got {form!r}")
+    choice = next((one for one in CHOICES if one == rows), None)
+    if rows is not None and choice is None:
+        raise UsageError(f"--rows must be one of {', '.join(CHOICES)}, got {rows!r}")
+    if rows is not None and form not in LISTS:
+        raise UsageError(f"--rows is for --format {', '.join(LISTS)}, not for {form}")
+    if form == "links" and is_remote(out):
+        raise UsageError(
+            f"--out {out}: links lead to files on this machine; use --format copies, or a folder here"
+        )
+    return choice
+
+
+def _folder(context: Context, form: str, out: str | Path, folder: Path) -> Exported:
+    if form not in SHARDS:
+        return _images(context, form, out, folder)
     settings = context.recipe.write
     writer = write.dropped_shards if form == "dropped" else write.write_shards
     written = writer(context, settings, folder)
     return Exported(folder, written.rows, written.files)
 
 
-def _file(context: Context, form: str, path: Path) -> Exported:
+def _images(context: Context, form: str, out: str | Path, folder: Path) -> Exported:
+    shards = list(Kept(context).shards())
+    if not is_remote(str(out)):
+        check_outside(Path(out), (shard for shard, _ in shards))
+    images = KeptImages(context, form)
+    new = ImageFolder(folder, links=form == "links", named=len(context.recipe.source) > 1)
+    rows = 0
+    for number, (shard, parts) in enumerate(shards):
+        context.progress(form, number, len(shards), "shards")
+        for part in parts:
+            rows += new.add(shard, images.of(part))
+        new.describe(shard, Kept(context).by_name(shard.name).rows)
+    context.progress(form, len(shards), len(shards), "shards")
+    _tell_missing(images, rows)
+    return Exported(folder, rows, len(publish.files_in(folder)))
+
+
+def _tell_missing(images: KeptImages, found: int) -> None:
+    """Warn about kept samples without a file; raise UsageError where none has one."""
+    if images.missing:
+        where = f", such as {images.example}" if images.example else ""
+        said = f"the files of {images.missing:,} kept images are not there{where}"
+        if not found:
+            raise UsageError(f"{said}; bring them back, or name their folder in source.root")
+        log.warning("export: %s; they are left out", said)
+
+
+def _file(context: Context, form: str, rows_of: Choice | None, path: Path) -> Exported:
     kept = Kept(context).uids()
     if form == "npy":
         rows = subsets.write_npy(path, kept, context.recipe.seed)
     elif form == "txt":
-        rows = subsets.write_text(path, kept)
+        rows = subsets.write_text(path, _texts(context, form, rows_of))
+    elif form == "names":
+        rows = subsets.write_text(path, _texts(context, form, rows_of), "name", "csv")
+    elif form == "csv":
+        listed = ListedRows(context, rows_of or "all", context.recipe.write.columns)
+        listed.check()
+        rows = write_csv(path, listed.frames())
+    elif form == "open_clip":
+        rows = _open_clip(context, path)
     elif form == "uids":
         rows = subsets.write_parquet(path, kept)
     else:
@@ -136,3 +215,34 @@ def _file(context: Context, form: str, path: Path) -> Exported:
             new.write_text(text, encoding="utf-8")
         rows = int(context.facts(context.run.decisions)["kept"])
     return Exported(path, rows, 1)
+
+
+def _texts(context: Context, form: str, rows_of: Choice | None) -> Iterator[list[str]]:
+    """Yield the uids or names of rows; warn where rows have no name, and raise UsageError where none has one."""
+    total = without = 0
+    for some in ListedRows(context, rows_of or "kept").texts("uid" if form == "txt" else "key"):
+        named = [one for one in some if one]
+        total, without = total + len(some), without + len(some) - len(named)
+        yield named
+    if without and without == total:
+        raise UsageError(
+            "the source gives its samples no names (file names, keys, URLs); use --format txt or csv"
+        )
+    if without:
+        log.warning("export: %s of %s rows have no name; they are left out", f"{without:,}", f"{total:,}")
+
+
+def _open_clip(context: Context, path: Path) -> int:
+    images = KeptImages(context, "open_clip")
+
+    def samples() -> Iterator[ImageFile]:
+        for number, part in enumerate(context.parts):
+            context.progress("open_clip", number, len(context.parts), "parts")
+            yield from images.of(part)
+        context.progress("open_clip", len(context.parts), len(context.parts), "parts")
+
+    rows, without = write_open_clip(path, samples())
+    _tell_missing(images, rows + without)
+    if without:
+        log.warning("export: %s kept images have no caption; they are left out", f"{without:,}")
+    return rows

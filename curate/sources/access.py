@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 from curate.io.filesystem import StorageOptions, is_remote, local_path, open_remote, parent
 
-__all__ = ["PLACE", "PathAccess", "RefusedPathError", "open_path", "path_refusal"]
+__all__ = ["PLACE", "PathAccess", "RefusedPathError", "found_path", "open_path", "path_refusal"]
 
 _FILE = re.compile(r"^(?:file|local)://", re.IGNORECASE)
 #: Folders beside a shard in which images are looked for too.
@@ -48,6 +48,19 @@ class PathAccess:
         if self.template is None:
             return value
         return PLACE.sub(lambda match: value.zfill(int(match[1] or 0)), self.template)
+
+    def values_of(self, path: str) -> list[str]:
+        """Return the values of the image column that may stand for a path or its file name; none without a template.
+
+        >>> PathAccess(template="train/{:06}.jpg").values_of("000042.jpg")
+        ['000042', '42']
+        """
+        found: list[str] = []
+        for template in dict.fromkeys((self.template or "", (self.template or "").rpartition("/")[2])):
+            before, after = map(re.escape, PLACE.sub("\0", template).partition("\0")[::2])
+            value = re.fullmatch(f"{before}(.+){after}", path) if PLACE.search(template) else None
+            found += [value[1], value[1].lstrip("0") or "0"] if value else []
+        return list(dict.fromkeys(found))
 
     def bases(self, shard_url: str) -> tuple[str, ...]:
         """Return the folders that relative paths begin at, in order."""
@@ -121,6 +134,25 @@ def open_path(path: str, shard_url: str, storage_options: StorageOptions, access
 def _open_below(path: str, base: str, storage_options: StorageOptions, access: PathAccess) -> BinaryIO:
     if is_remote(base) and not path.startswith("/"):
         return open_remote(_joined(base, path), storage_options)
+    return _checked(path, base, access).resolve().open("rb")
+
+
+def found_path(path: str, shard_url: str, access: PathAccess) -> Path:
+    """Return the file on this machine that `open_path` would open, links left as they are.
+
+    Raises FileNotFoundError where there is none, RefusedPathError where a link leads outside or it is no file.
+    """
+    plain = _FILE.sub("", path)
+    for base in access.bases(shard_url):
+        if plain.startswith("/") or not is_remote(base):
+            found = _checked(plain, base, access)
+            if found.exists():
+                return found
+    raise FileNotFoundError(path)
+
+
+def _checked(path: str, base: str, access: PathAccess) -> Path:
+    """Return where a path leads from a folder on this machine; RefusedPathError where it may not."""
     inside = [Path(local_path(root)).resolve() for root in (base, *access.roots) if not is_remote(root)]
     whole = Path(path) if path.startswith("/") else Path(local_path(base)).resolve() / path
     real = whole.resolve()
@@ -131,4 +163,4 @@ def _open_below(path: str, base: str, storage_options: StorageOptions, access: P
         )
     if real.exists() and not real.is_file():
         raise RefusedPathError("the path is not a file")
-    return real.open("rb")
+    return whole

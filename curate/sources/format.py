@@ -22,7 +22,8 @@ class Format:
     with images and a metadata.csv); `auto` asks this first. unfinished : True if its writer has not finished a
     shard. fingerprint : 32 hex digits that change with the content of a shard; check_unchanged : raises
     SourceError if a shard changed since it was found; changed_at : when its files were last changed, a time that
-    nobody sets back. All are those of one file, unless a shard is something else.
+    nobody sets back. All are those of one file, unless a shard is something else. images_beside : (prefix, url): a
+    `Rows.image_ref` without this prefix is what `references.follow` takes beside this url.
     """
 
     name: str
@@ -35,3 +36,4 @@ class Format:
     fingerprint: Callable[[Shard], str] = paths.fingerprint
     check_unchanged: Callable[[Shard], None] = paths.check_unchanged
     changed_at: Callable[[Shard], str] = lambda shard: filesystem.changed_at(shard.url)
+    images_beside: Callable[[Shard], tuple[str, str]] = lambda shard: ("", shard.url)

@@ -2,15 +2,16 @@
 
 import http.client
 import re
+from pathlib import Path
 from typing import BinaryIO
 
 from curate.errors import SourceError
 from curate.io.filesystem import StorageOptions, cause, is_remote, masked, open_remote, require_enough
 from curate.io.names import original
-from curate.sources.access import PathAccess, RefusedPathError, open_path, path_refusal
+from curate.sources.access import PathAccess, RefusedPathError, found_path, open_path, path_refusal
 from curate.sources.addresses import MAX_IMAGE_BYTES, RefusedError, Take, UrlAccess, counted, fetch, uncounted
 
-__all__ = ["follow", "refusal"]
+__all__ = ["follow", "local_file", "refusal"]
 
 #: Only what lies below the folder of the shard.
 BESIDE = PathAccess()
@@ -77,6 +78,17 @@ def follow(
     if not data:
         return None, "missing_image", "the file is empty"
     return data, "ok", None
+
+
+def local_file(reference: str, shard_url: str, access: PathAccess = BESIDE) -> Path | None:
+    """Return the file on this machine that a path of a row leads to, as `follow` would; None where there is none."""
+    path = access.named(original(reference))
+    if refusal(reference, shard_url, access=access) is not None or is_remote(path):
+        return None
+    try:
+        return found_path(path, shard_url, access)
+    except (OSError, ValueError, RuntimeError, RefusedPathError):
+        return None
 
 
 def _open_reference(

@@ -1,4 +1,4 @@
-"""Write which samples are kept as a list: DataComp subset files, plain text, Parquet."""
+"""Write which samples are kept as a list: DataComp subset files, plain text (of uids or names), Parquet."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -53,21 +53,24 @@ def write_npy(path: Path, kept: Kept, seed: int) -> int:
     return len(listed)
 
 
-def write_text(path: Path, kept: Kept) -> int:
-    """Write one uid a line, in the order of the source; return how many. Raises UsageError for line breaks."""
+def write_text(path: Path, lines: Iterable[Sequence[str]], what: str = "uid", other: str = "uids") -> int:
+    """Write one uid (or what else it is) a line, in the order of the source; return how many.
+
+    other : the format that holds any text. Raises UsageError for one that is no line of its own.
+    """
     count = 0
     with atomic(path) as partial, partial.open("w", encoding="utf-8", newline="\n") as file:
-        for uids, _ in kept:
+        for some in lines:
             torn = next(
-                (uid for uid in uids if uid != uid.strip() or not uid or len(uid.splitlines()) > 1), None
+                (one for one in some if one != one.strip() or not one or len(one.splitlines()) > 1), None
             )
             if torn is not None:
                 raise UsageError(
-                    f"{path}: a list of text cannot hold the uid {torn!r} (blank, or line breaks or spaces at "
-                    "its ends); use --format uids"
+                    f"{path}: a list of text cannot hold the {what} {torn!r} (blank, or line breaks or spaces at "
+                    f"its ends); use --format {other}"
                 )
-            file.writelines(f"{uid}\n" for uid in uids)
-            count += len(uids)
+            file.writelines(f"{one}\n" for one in some)
+            count += len(some)
     return count
 
 

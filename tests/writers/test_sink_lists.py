@@ -65,7 +65,7 @@ def test_npy_refuses_other_uids(tmp_path, bad):
 
 def test_text_and_parquet_come_back(tmp_path):
     uids = ["b", "ä c", "a" * 500]
-    assert write_text(tmp_path / "a.txt", [block(uids[:1]), block(uids[1:])]) == 3
+    assert write_text(tmp_path / "a.txt", [uids[:1], uids[1:]]) == 3
     assert (tmp_path / "a.txt").read_bytes() == ("\n".join(uids) + "\n").encode()
     assert [uid for found in read_uids(tmp_path / "a.txt") for uid in found] == uids
     assert write_parquet(tmp_path / "a.parquet", [block(uids, 0.5), block([])]) == 3
@@ -77,7 +77,7 @@ def test_text_and_parquet_come_back(tmp_path):
 @pytest.mark.parametrize("bad", ["", " a", "a\nb", "a\u2028b", "a\r"])
 def test_text_refuses_what_a_line_cannot_hold(tmp_path, bad):
     with pytest.raises(UsageError, match="cannot hold the uid"):
-        write_text(tmp_path / "a.txt", [block(["x", bad])])
+        write_text(tmp_path / "a.txt", [["x", bad]])
     assert not (tmp_path / "a.txt").exists()
 
 

@@ -48,7 +48,7 @@ from curate.sources.rows import PARALLEL_READS, Found, followed, rows_of
 from curate.sources.text import delimited, jsonl
 from curate.sources.text.encoding import decoded
 
-__all__ = ["FORMAT", "FolderReader", "find"]
+__all__ = ["FORMAT", "FolderReader", "described_rows", "find"]
 
 IMAGE = pa.field("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
 FILE_NAME = "file_name"
@@ -387,6 +387,22 @@ def _described_tables(
         yield refs, table
 
 
+def described_rows(
+    shard: Shard, rows: npt.NDArray[np.int64], *, batch_bytes: int
+) -> tuple[str, pa.Schema, Iterator[pa.Table]] | None:
+    """Return (path in the source, schema, rows) of the metadata file of a shard; None where it has none.
+
+    rows : ascending positions in the shard; those of images that the file does not name are left out.
+    """
+    held = _held(shard)
+    if held.described is None:
+        return None
+    reader = _reader(held.described.shard, Columns(), False)
+    wanted = rows[: int(np.searchsorted(rows, held.n_described))]
+    tables = reader.read_rows(held.described.shard, wanted, batch_bytes=batch_bytes)
+    return held.place.prefix + held.place.rest, held.described.schema, tables
+
+
 def _check_read(shard: Shard, rows: Rows) -> None:
     """Raise SourceError where a file system failed: an image that is there must not be written as missing."""
     for ref, reason in zip(rows.image_ref, rows.reason, strict=True):
@@ -448,4 +464,5 @@ FORMAT = Format(
     fingerprint=lambda shard: digest(shard.name, shard.version),
     check_unchanged=check_unchanged,
     changed_at=lambda shard: "",  # its version is that of every file in it
+    images_beside=lambda shard: (place_of(shard).prefix, place_of(shard).inside_root),
 )

@@ -194,6 +194,11 @@ def changed_at(shard: Shard) -> str:
     return "+".join(filesystem.changed_at(url) for url in urls)
 
 
+def images_beside(shard: Shard) -> tuple[str, str]:
+    """Return what images in files have before their path, and the file they lie beside."""
+    return (f"{shard.name}/", f"{shard.url}shard") if shard.url.endswith("/") else ("", shard.url)
+
+
 def check_unchanged(shard: Shard) -> None:
     """Raise SourceError unless the files of a shard are those it was found with."""
     root, _, main = shard.url.rstrip("/").rpartition("/")
@@ -224,4 +229,5 @@ FORMAT = Format(
     fingerprint=fingerprint,
     check_unchanged=check_unchanged,
     changed_at=changed_at,
+    images_beside=images_beside,
 )
