@@ -92,7 +92,8 @@ class ScheduleRunner(Runner):
             away_s = time.monotonic() - self._answered
             try:
                 line = await anyio.to_thread.run_sync(partial(self._at.keep, answers=answers))
-                if away_s > self._patience_s:
+                # Between two polls nobody asks it anything.
+                if away_s > self._patience_s + self.query_seconds:
                     raise CurateError(
                         f"the Prefect server {self._at.url} has not answered for {duration_text(away_s)}"
                         f"{self._refused}: no run begins, and the schedule has ended; see to the server, and give "

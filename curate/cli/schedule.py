@@ -55,6 +55,8 @@ def schedule(
         patience_s = parse_seconds(patience)
     except ValueError as wrong:
         raise UsageError(f"--patience {wrong}") from None
+    if not patience_s:
+        raise UsageError(f"--patience must be longer than nothing, got {patience!r}")
     check_request(loaded)
     require_root(loaded.run)
     name = name or Path(loaded.run).name
