@@ -5,6 +5,7 @@ import json
 import os
 import re
 import subprocess
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ from curate.io import storage
 from curate.recipe import Notify
 from curate.runs.folder import RunFolder
 
-__all__ = ["check", "drifted", "message", "tell"]
+__all__ = ["check", "drifted", "message", "tell", "tell_end"]
 
 #: A command or an address that takes longer is given up.
 COMMAND_S, WEBHOOK_S = 60.0, 30.0
@@ -78,6 +79,17 @@ def tell(notify: Notify, said: Mapping[str, Any]) -> list[str]:
                 problem = str(error)
             problems += [f"nobody was told by notify.{what}: {problem}"] if problem else []
     return problems
+
+
+def tell_end(notify: Notify | None, run: str, error: Exception) -> list[str]:
+    """Tell that the schedule of the runs below `run` ended by itself; return what went wrong in telling.
+
+    To whom a failed run is told, this is told too: no run fails any more, because none begins.
+    """
+    if notify is None or "failure" not in notify.on:
+        return []
+    reason = str(error) or type(error).__name__
+    return tell(notify, message("failure", Path(run), "ScheduleEnded", reason, since=time.time()))
 
 
 def _call(notify: Notify, data: bytes) -> str | None:

@@ -52,6 +52,21 @@ RETRIES = 3
 RETRY_DELAY_S = 10.0
 INTERRUPTED, TERMINATED = 130, 143
 
+
+def _without_traceback(record: logging.LogRecord) -> bool:
+    """Keep the line that Prefect says when its server is away, not the traceback below it."""
+    record.exc_info = record.exc_text = None
+    return True
+
+
+def _is_worth_showing(record: logging.LogRecord) -> bool:
+    """Return False for the error that Prefect makes in ending its watch of a server that was away."""
+    return "_handle_polling_task_done" not in record.getMessage()
+
+
+logging.getLogger("prefect.FlowRunSuspendingObserver").addFilter(_without_traceback)
+logging.getLogger("asyncio").addFilter(_is_worth_showing)
+
 #: What runs in this process work with, by run folder: a task gets the folder and finds the rest here.
 _OPEN: dict[str, Context] = {}
 

@@ -3,8 +3,7 @@
 import asyncio
 import contextlib
 import os
-import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -13,15 +12,14 @@ from curate.flows.pipeline import curate  # isort: skip
 
 import pydantic
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
 from prefect.client.schemas.schedules import CronSchedule
-from prefect.runner import Runner
 from prefect.schedules import Cron
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 from prefect.types.entrypoint import EntrypointType
 
 from curate.errors import CurateError, UsageError
 from curate.flows import server
+from curate.flows.runner import Overlap, ScheduleRunner
 
 __all__ = ["check_schedule", "known_server", "own_server", "serve"]
 
@@ -45,8 +43,8 @@ def check_schedule(cron: str, timezone: str, name: str) -> None:
 
 
 @contextlib.contextmanager
-def known_server() -> Iterator[str]:
-    """Give the address of the server that PREFECT_API_URL names.
+def known_server() -> Iterator[server.Server]:
+    """Give the server that PREFECT_API_URL names.
 
     Raises UsageError where it names none, CurateError where that one does not answer.
     """
@@ -64,12 +62,12 @@ def known_server() -> Iterator[str]:
             f"the Prefect server of PREFECT_API_URL={url} does not answer ({said}); start it, or unset "
             "PREFECT_API_URL and use --start-server"
         )
-    yield url
+    yield server.Server(url)
 
 
 @contextlib.contextmanager
-def own_server(port: int) -> Iterator[str]:
-    """Start a server on this machine, give its address, and end it at the end.
+def own_server(port: int) -> Iterator[server.Server]:
+    """Start a server on this machine, give it, and end it at the end.
 
     Raises UsageError where PREFECT_API_URL names another, or the port is taken.
     """
@@ -77,30 +75,41 @@ def own_server(port: int) -> Iterator[str]:
         raise UsageError(
             f"--start-server starts a Prefect server, but PREFECT_API_URL names one ({known}); use one of the two"
         )
-    with server.started(port, Path(PREFECT_HOME.value()) / "curate-server.log") as url:
+    with server.started(port, Path(PREFECT_HOME.value()) / "curate-server.log") as own:
         # The environment is for the processes of runs, the settings for this one.
-        os.environ["PREFECT_API_URL"] = url
+        os.environ["PREFECT_API_URL"] = own.url
         try:
-            with temporary_settings({PREFECT_API_URL: url}):
-                yield url
+            with temporary_settings({PREFECT_API_URL: own.url}):
+                yield own
         finally:
             del os.environ["PREFECT_API_URL"]
 
 
-def serve(recipe: Path, overrides: Sequence[str], *, cron: str, timezone: str, name: str) -> None:
+def serve(
+    recipe: Path,
+    overrides: Sequence[str],
+    *,
+    cron: str,
+    timezone: str,
+    name: str,
+    at: server.Server,
+    overlap: Overlap = "wait",
+    patience_s: float = 300.0,
+    say: Callable[[str], None],
+) -> None:
     """Run a recipe at the times of `cron`, each in a process of its own and a dated folder, until interrupted.
 
-    Two runs of one schedule never overlap: what would begin while another runs is cancelled, not queued, so that a
-    night that takes long leaves no queue behind. The schedule pauses when this ends, and goes on when it is called
-    again under the same name.
+    at : the server that knows the schedule. overlap : whether a run that somebody starts by hand while another
+    works waits or is cancelled. patience_s : how long the server may be away. say : is given a line whenever
+    something happens that somebody should know. The schedule pauses when this ends, and goes on when it is called
+    again under the same name. Raises CurateError where the server stays away.
     """
     deployment = curate.to_deployment(
         name,
         schedule=Cron(cron, timezone=timezone),
         parameters={"recipe": str(recipe.resolve()), "overrides": list(overrides), "dated": True},
-        concurrency_limit=ConcurrencyLimitConfig(
-            limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW
-        ),
+        # No limit of the server's: it loses count of who holds it when it is started again. The runner sees to it.
+        concurrency_limit=None,
         paused=False,
         description=f"{recipe}: {cron} ({timezone})",
         version=metadata.version("curate"),
@@ -109,15 +118,13 @@ def serve(recipe: Path, overrides: Sequence[str], *, cron: str, timezone: str, n
     # Named, so that a deployment of that name which a worker had before is taken from its work pool.
     deployment.work_pool_name = deployment.work_queue_name = None
     # Not `curate.serve()`: that sends a pickled copy of the flow to each process; this starts the entrypoint anew.
-    runner = _Runner(name=name)
-    runner.add_deployment(deployment)
-    with contextlib.suppress(KeyboardInterrupt):
+    runner = ScheduleRunner(deployment, at, overlap=overlap, patience_s=patience_s, say=say)
+    try:
         asyncio.run(runner.start())
-
-
-class _Runner(Runner):
-    """A runner that ends in order when it is terminated, too."""
-
-    def handle_sigterm(self, *_: object, **_more: object) -> None:
-        """Do what Ctrl-C does: Prefect's own handler forgets to wait, and leaves the schedule going."""
-        signal.raise_signal(signal.SIGINT)
+    except KeyboardInterrupt:
+        return
+    except BaseExceptionGroup:
+        if runner.problem is None:
+            raise
+    if runner.problem is not None:
+        raise runner.problem

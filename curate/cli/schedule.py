@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -10,6 +10,8 @@ from curate.cli import options as flag
 from curate.cli.app import app
 from curate.cli.options import Option
 from curate.cli.output import note
+from curate.errors import UsageError
+from curate.recipe.limits import parse_seconds
 from curate.recipe.loading import load_recipe
 
 
@@ -28,6 +30,15 @@ def schedule(
         Option("--start-server", help="Start a Prefect server here; else PREFECT_API_URL names yours."),
     ] = False,
     port: Annotated[int, Option("--port", min=1, max=65535, help="With --start-server: its port.")] = 4200,
+    overlap: Annotated[
+        Literal["wait", "cancel"],
+        Option(
+            "--overlap", help="What a run started by hand does while another works: wait, or be cancelled."
+        ),
+    ] = "wait",
+    patience: Annotated[
+        str, Option("--patience", help="How long the server may be away before the schedule ends.")
+    ] = "5min",
     out: flag.Out = None,
     set_: flag.Set = None,
 ) -> None:
@@ -40,6 +51,12 @@ def schedule(
     from curate.pipeline.runner import check_request
     from curate.runs.dated import require_root
 
+    try:
+        patience_s = parse_seconds(patience)
+    except ValueError as wrong:
+        raise UsageError(f"--patience {wrong}") from None
+    if not patience_s:
+        raise UsageError(f"--patience must be longer than nothing, got {patience!r}")
     check_request(loaded)
     require_root(loaded.run)
     name = name or Path(loaded.run).name
@@ -48,8 +65,18 @@ def schedule(
         notify.check(loaded.notify)
     if start_server:
         note("a Prefect server is starting, which takes some seconds")
-    with serve.own_server(port) if start_server else serve.known_server() as url:
-        note(f"{recipe}: '{cron}' ({timezone}), each time into {loaded.run}/<time>; server: {url}")
-        note(f"now, in between: prefect deployment run 'curate/{name}'. End with Ctrl-C")
-        serve.serve(recipe, overrides, cron=cron, timezone=timezone, name=name)
+    try:
+        with serve.own_server(port) if start_server else serve.known_server() as at:
+            note(f"{recipe}: '{cron}' ({timezone}), each time into {loaded.run}/<time>; server: {at.url}")
+            note(f"now, in between: prefect deployment run 'curate/{name}'. End with Ctrl-C")
+            serve.serve(
+                recipe, overrides, cron=cron, timezone=timezone, name=name,
+                at=at, overlap=overlap, patience_s=patience_s, say=note,
+            )  # fmt: skip
+    except UsageError:
+        raise
+    except Exception as error:
+        for problem in notify.tell_end(loaded.notify, loaded.run, error):
+            note(problem)
+        raise
     note(f"'{name}' is paused until this command runs again")

@@ -272,6 +272,8 @@ def test_example_fits_the_flow():
         (["--cron", "0 3 * *"], "--cron must have five fields"),
         (["--cron", "0 25 * * *"], "--cron must be a time as cron writes it, .*, got '0 25 "),
         (["--timezone", "Mars"], "--timezone must be a name such as Europe/Berlin, got 'Mars'"),
+        (["--patience", "soon"], "--patience must be a duration such as 6h, 90min or 1h 30min, got 'soon'"),
+        (["--patience", "0"], "--patience must be longer than nothing, got '0'"),
         (["--name", "a/b"], "--name must be some text without / and %, got 'a/b'"),
         (["--set", "select.kepe=1"], "select.kepe is not a setting"),
         (["--set", "notify={webhook: '${NOT_SET}'}"], "notify.webhook: the environment variable NOT_SET"),
