@@ -253,7 +253,7 @@ def test_both_in_python(site):
     ]
     assert json.loads(listed) == [
         ["clip_score", "pair", "heads", "pixels", "normsim", "noise", "color", "fuse", "file", "words"],
-        ["diversity", "nearest"],
+        ["all", "nearest"],
     ]
     assert json.loads(scored) == [2.0, None, 1.0]
 

@@ -22,6 +22,6 @@ def with_parts(context: Context) -> Context:
         own = {"storage_options": source.storage_options, "access": source.access}
         shard = Shard(**{**row["shard"], **own})
         vectors = tuple(VectorFile(**file) for file in row.get("vectors", ()))
-        columns = Columns(**row["columns"])
+        columns = Columns(**{**row["columns"], "caption_more": tuple(row["columns"].get("caption_more", ()))})
         parts.append(Part(**{**row, "shard": shard, "columns": columns, "vectors": vectors}))
     return replace(context, parts=tuple(parts))

@@ -70,7 +70,7 @@ def test_a_folder_without_parquet():
     Path("pictures/a.doc").touch()
     Path("pictures/b.doc").touch()
     assert "it holds 2 .doc; curate reads parquet, " in own("pictures", "run").error
-    assert own("pictures", "run").error.endswith("pass that to curate.filter in Python")
+    assert own("pictures", "run").error.endswith("save what is data in it as a table (CSV)")
 
 
 @pytest.mark.parametrize(
@@ -254,7 +254,8 @@ def test_vector_files_that_do_not_fit():
         FAILED,
         "embed.files v.npy has 19 vectors, but source a.parquet has 20 rows",
     )
-    assert error("--vectors", "w.npy") == (USAGE, "w.npy: no such file or folder")
+    near = Path("v.npy").absolute()
+    assert error("--vectors", "w.npy") == (USAGE, f"w.npy: no such file or folder; did you mean {near}?")
     np.save("v.npy", np.zeros((20, 3), np.int64))
     assert "must hold float16, float32 or float64, found int64" in error("--vectors", "v.npy")[1]
     Path("v.npy").write_bytes(b"no numbers")

@@ -129,7 +129,7 @@ def test_a_run_tells_people_and_pipes_apart(folder):
     said = curate("run", folder / "recipe.yaml", "--out", "run", "--set", "dedup.epsilon=0.001")
     assert said.code == 0
     stages = [line.split(":")[0] for line in said.err.splitlines()]
-    assert stages[:7] == ["read", "embed", "cluster", "score", "dedup", "select", "write"]
+    assert stages[:8] == ["source", "read", "embed", "cluster", "score", "dedup", "select", "write"]
     assert "shards: run/6_filtered" in said.err
     assert said.err.splitlines()[-1] == "open: run/7_report/report.html"
     assert [line.split()[0] for line in said.out.splitlines()[:3]] == ["rows", "rows", "kept"]
@@ -174,7 +174,8 @@ def test_flags_of_run(folder):
     assert open_run("run").manifest()["counts"] == {
         "rows": 40, "kept": 20, "pinned": 0, "dropped": {"over_budget": 20}, "unusable": {},
     }  # fmt: skip
-    assert "source.limit was 40, is None" in curate("run", recipe, "--out", "run").error
+    assert curate("run", recipe, "--out", "run").code == 0, "a raised limit lets the run grow"
+    assert "source.limit was None, is 30" in curate("run", recipe, "--out", "run", "--limit", "30").error
     assert curate("run", recipe, "--out", "run", "--force").code == 0
     assert kept("run") == 45
     assert curate("run", recipe, "--out", "run", "--set", "select.count=200").code == 1
@@ -278,10 +279,10 @@ def test_verify(folder):
 
 def test_a_terminal_is_not_given_orders(folder):
     evil = "\x1b]0;owned\x07 \x9b31m\u202ex"
-    condition = f"note != '{evil}'"
+    condition = f"nowhere != '{evil}'"
     glob = f"{folder}/in/*.parquet"
     said = own(glob, "run", "--where", condition)
-    assert said.code == 2, "note is no column of the tables"
+    assert said.code == 2, "there is no such column, in the tables or the source"
     said2 = own(glob, "run", "--where", f"uid != '{evil}' AND row > 5")
     shown = curate("inspect", "run")
     spoken = curate("inspect", "run", "--json")

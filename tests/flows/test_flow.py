@@ -148,7 +148,7 @@ def plain(shards, tmp_path_factory):
 
 def decisions(run):
     files = sorted((Path(run) / "5_decisions").glob("*.parquet"))
-    assert len(files) == 4  # three shards, and the concepts
+    assert len(files) == 3  # one per shard, and nothing else
     return {file.name: file.read_bytes() for file in files}
 
 

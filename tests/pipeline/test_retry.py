@@ -267,12 +267,13 @@ def test_the_limit_of_unusable_rows_still_holds():
     assert "limits.unusable allows 10.0%" in said.error
 
 
-def test_what_the_machine_could_not_decode_is_tried_again_by_the_next_run(monkeypatch):
+def test_what_the_machine_could_not_decode_is_tried_again_by_the_next_run(monkeypatch, decoding_here):
     """A killed decoder is not the row's doing: the next run has the samples and vectors of one without the accident.
 
     Concepts stay as they were fitted, as for rows that come later.
     """
     put_right()
+    monkeypatch.setattr(decode_pool.DecodePool, "__init__", decoding_here)  # with workers
     assert filtered("clean").code == GOOD
     clean = samples("clean")
     with monkeypatch.context() as ill:

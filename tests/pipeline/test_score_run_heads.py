@@ -221,7 +221,8 @@ def test_labels_of_several_types(tmp_path):
     write_shards(folder, vectors, shards=1, order=np.arange(60), extra={"label": codes})
     (folder / "train-00000-of-00001.parquet").rename(folder / "a.parquet")
     write_shards(folder, vectors, shards=1, order=np.arange(60, N), extra={"label": list(map(str, codes))})
-    recipe = recipe_values(str(folder / "*.parquet"), tmp_path / "run", score=[{"heads": SMALL}])
+    apart = {"schemas": "apart"}
+    recipe = recipe_values(str(folder / "*.parquet"), tmp_path / "run", score=[{"heads": SMALL}], write=apart)
     same_columns(Made(parse_recipe(recipe)).table, directly(vectors, list(map(str, codes))))
 
 

@@ -388,4 +388,5 @@ def _rows_of(parts: Sequence[Part]) -> list[dict[str, Any]]:
     rows = [{**asdict(part), "vectors": [asdict(file) for file in part.vectors]} for part in plain]
     for row in rows:
         del row["shard"]["access"]  # as the recipe has it
+        row["columns"]["caption_more"] = list(row["columns"]["caption_more"])  # as JSON has it
     return rows

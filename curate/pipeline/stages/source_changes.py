@@ -51,10 +51,10 @@ def _partitions(name: str) -> list[str]:
 
 
 class KnownShards:
-    """What a run calls the shards that it has read, wherever they are now.
+    """What a run calls the shards that it has read, by whatever path they are reached now.
 
-    A shard that was moved, renamed, or is reached by another pattern keeps the name it was read under, so that its
-    parts keep theirs, and nothing of it is computed again.
+    A shard that is reached by a wider pattern, or beside a second source, keeps the name it was read under, so that
+    its parts keep theirs, and nothing of it is computed again.
     """
 
     def __init__(
@@ -63,14 +63,10 @@ class KnownShards:
         """Take the parts a run was made of, {url: (version, content, ...)} of then, and the names found now."""
         self._now = frozenset(now)
         self._by_url: dict[str, tuple[str, str]] = {}
-        self._by_content: dict[str, list[str]] = {}
-        self._given: set[str] = set()
         for row in saved:
             url, name = str(row["shard"]["url"]), str(row["shard"]["name"])
-            if url in prints and url not in self._by_url:
-                content = prints[url][1]
-                self._by_url[url] = name, content
-                self._by_content.setdefault(content, []).append(name)
+            if url in prints:
+                self._by_url[url] = name, prints[url][1]
 
     @property
     def urls(self) -> Iterable[str]:
@@ -79,16 +75,8 @@ class KnownShards:
 
     def name(self, shard: Shard) -> str:
         """Return what the run calls a shard that was found and hashed."""
-        before = self._by_content.get(shard.content, [])
-        if (
-            shard.name in before or shard.format == "folder"
-        ):  # there, names are labels and part of the paths of images
+        known, held = self._by_url.get(shard.url, (shard.name, ""))
+        if shard.format == "folder" or known in self._now:  # names of folders are labels, and part of paths
             return shard.name
-        known, held = self._by_url.get(shard.url, ("", ""))
-        candidates = [*([known] if held == shard.content else []), *before]
-        for other in candidates:
-            free = other not in self._now and other not in self._given
-            if free and _partitions(other) == _partitions(shard.name):
-                self._given.add(other)
-                return other
-        return shard.name
+        same = held == shard.content and _partitions(known) == _partitions(shard.name)
+        return known if same else shard.name

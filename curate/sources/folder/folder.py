@@ -31,7 +31,7 @@ from curate.sources import parquet, references
 from curate.sources.addresses import Take, UrlAccess
 from curate.sources.base import RULES, Columns, Reader, Rows, Shard
 from curate.sources.captions import encoded_as, taken
-from curate.sources.columns import guess_columns, images_of
+from curate.sources.columns import LATER_CAPTION_NAMES, guess_columns, images_of
 from curate.sources.folder.tree import (
     METADATA,
     Content,
@@ -314,7 +314,8 @@ def _own(held: Held) -> list[str]:
     found = Columns()
     if held.described is not None:
         found = guess_columns(held.described.schema, image=None, ids_only=True)
-    own = ["caption"] if held.content.captions and found.caption is None else []
+    later = found.caption is None or found.caption in LATER_CAPTION_NAMES  # a title is none beside a caption
+    own = ["caption"] if held.content.captions and later else []
     labels = any(_label(held.place, path) is not None for path in held.content.images)
     return own + (["label"] if labels and found.label is None else [])
 
