@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NoReturn
 
 import yaml
@@ -186,7 +187,10 @@ def _other_data(run: RunFolder, recipe: Recipe) -> list[str]:
     saved = storage.read_json(run.work / "parts.json")
     if not saved or not _has_work(run):
         return []
-    found, _ = read.find_parts(recipe, run.work / "shards.json")
+    with TemporaryDirectory() as scratch:  # what is refused leaves the run as it was
+        for name in ("parts.json", "shards.json"):
+            storage.write_record(Path(scratch) / name, storage.read_json(run.work / name) or {})
+        found, _ = read.find_parts(recipe, Path(scratch) / "shards.json")
     if {part.name for part in found} & {row["name"] for row in saved}:
         return []
     paths = ", ".join(pattern for source in recipe.source for pattern in source.patterns)

@@ -226,12 +226,6 @@ def test_another_source_or_model_is_refused_with_the_difference_and_replaced_by_
         run(world, **other)
     with pytest.raises(UsageError, match=r"embed\.column was 'embedding', is 'vector'"):
         run(world, embed={"column": "vector"})
-    two = [
-        {"name": "a", **other["source"]},
-        {"name": "b", "path": str(world / "in" / "*.parquet"), "uid": "id"},
-    ]
-    with pytest.raises(UsageError, match=r"1\.name was None, is 'b'"):
-        run(world, source=two)
     assert changed(before, times(world / "run")) == []
     assert run(world, force=True, **other) == EVERY
     fresh = parse_recipe(

@@ -11,7 +11,7 @@ from curate.errors import BudgetError, CurateError, RecipeError, UsageError
 
 
 def test_all_keeps_every_row_and_takes_no_share():
-    frame = pl.DataFrame({"uid": list("abcd"), "x": [1.0, None, 2.0, 3.0]})
+    frame = pl.DataFrame({"uid": list("abcd"), "distance": [0.1, 0.4, 0.2, 0.3]})
     assert select(frame, "all")["keep"].all()
     for wrong in ({"keep": 0.5}, {"count": 3}):
         with pytest.raises(
