@@ -55,7 +55,7 @@ class TwoMachines:
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
                 env=os.environ | QUICK | {"S3_TEST_KEY": KEY, "S3_TEST_SECRET": SECRET}, start_new_session=True,
             )  # fmt: skip
-        self.address = self.answer()
+        self.address, self.whole = self.answer(), True
 
     def answer(self):
         for line in self.process.stdout:
@@ -68,6 +68,16 @@ class TwoMachines:
         self.process.stdin.write(f"{what}\n")
         self.process.stdin.flush()
         return self.answer()
+
+    def lose(self):
+        """End the second machine; the next test has it again."""
+        self.ask("lose")
+        self.whole = False
+
+    def complete(self):
+        if not self.whole:
+            self.ask("add")
+            self.whole = True
 
     def processes(self, name=""):
         return [
@@ -93,7 +103,7 @@ def short_folder():
 
 
 @pytest.fixture(scope="module")
-def cluster():
+def two_machines():
     # Ray decides about tokens when it is first imported, which another test may have done.
     without = {"RAY_AUTH_MODE": "disabled"}
     before = {name: os.environ.get(name) for name in without}
@@ -106,6 +116,12 @@ def cluster():
                 machines.ask("end")
     for name, value in before.items():
         os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+@pytest.fixture
+def cluster(two_machines):
+    two_machines.complete()
+    return two_machines
 
 
 @pytest.fixture
@@ -208,7 +224,7 @@ def test_same_bytes_while_workers_and_a_machine_die(cluster, source, by_local, t
         while not list(run.glob("1_embeddings/part-*")):  # in the middle of a stage
             if over.wait(0.01):
                 return
-        cluster.ask("lose")
+        cluster.lose()
         while not killed and not over.wait(0.01):
             for process in cluster.processes("ray::work")[:1]:  # at work now
                 process.kill()
@@ -229,7 +245,6 @@ def test_same_bytes_while_workers_and_a_machine_die(cluster, source, by_local, t
     finally:
         over.set()
         killer.join()
-    cluster.ask("add")
     found = tables(run)
     assert len(killed) == 1
     assert sorted(found) == sorted(by_local) and len(found) > 25
