@@ -3,12 +3,10 @@ import importlib.util
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 import threading
-import time
 from functools import partial
 from pathlib import Path
 
@@ -19,13 +17,24 @@ import yaml
 import curate
 from curate.analysis.verify.verify import check_run
 from curate.errors import CurateError, RunError, UsageError
-from curate.execution.engines import local, ray, ray_worker
+from curate.execution.engines import ray, ray_worker
 from curate.execution.engines.ray import RayEngine
 from curate.io.remote.working_copy import CACHE_VARIABLE
 from curate.pipeline import runner
 from curate.recipe.loading import parse_recipe
 from tests.fixtures.buckets import KEY, SECRET, bucket, lake_of, objects
 from tests.fixtures.builders import planted, recipe_values, write_shards
+from tests.fixtures.child_jobs import (
+    add_base,
+    die_by_file,
+    die_holding,
+    holding,
+    limits,
+    no_model,
+    refuse_three,
+    slow,
+    square,
+)
 
 TESTS = Path(__file__).resolve().parents[1]
 SAMPLE = TESTS.parent / "data" / "sample"
@@ -46,7 +55,7 @@ class TwoMachines:
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
                 env=os.environ | QUICK | {"S3_TEST_KEY": KEY, "S3_TEST_SECRET": SECRET}, start_new_session=True,
             )  # fmt: skip
-        self.address = self.answer()
+        self.address, self.whole = self.answer(), True
 
     def answer(self):
         for line in self.process.stdout:
@@ -59,6 +68,16 @@ class TwoMachines:
         self.process.stdin.write(f"{what}\n")
         self.process.stdin.flush()
         return self.answer()
+
+    def lose(self):
+        """End the second machine; the next test has it again."""
+        self.ask("lose")
+        self.whole = False
+
+    def complete(self):
+        if not self.whole:
+            self.ask("add")
+            self.whole = True
 
     def processes(self, name=""):
         return [
@@ -84,7 +103,7 @@ def short_folder():
 
 
 @pytest.fixture(scope="module")
-def cluster():
+def two_machines():
     # Ray decides about tokens when it is first imported, which another test may have done.
     without = {"RAY_AUTH_MODE": "disabled"}
     before = {name: os.environ.get(name) for name in without}
@@ -100,53 +119,15 @@ def cluster():
 
 
 @pytest.fixture
+def cluster(two_machines):
+    two_machines.complete()
+    return two_machines
+
+
+@pytest.fixture
 def engine(cluster, tmp_path):
     with RayEngine(cluster.address, workers=None, here=1, retries=1, folder=tmp_path) as made:
         yield made
-
-
-def square(x):
-    time.sleep(0.02 * (5 - x % 5))
-    return x * x
-
-
-def limits(x):
-    time.sleep(0.1)
-    return os.getpid(), str(Path.cwd()), {name: os.environ.get(name) for name in local.THREAD_LIMITS}
-
-
-def refuse_three(x):
-    if x == 3:
-        raise UsageError(f"item {x}")
-    if x == 13:
-        raise ValueError(f"item {x}")
-    return x
-
-
-def die(path):
-    """Die as often as there is a file to take away."""
-    for file in sorted(Path(path).glob("die-*")):
-        file.unlink()
-        os.kill(os.getpid(), signal.SIGKILL)
-    return str(path)
-
-
-@contextlib.contextmanager
-def holding(folder, place):
-    (folder / f"held-{os.getpid()}").write_text(str(place.cores))
-    yield {"base": 100, "folder": folder, "pid": os.getpid()}
-
-
-def add_base(held, x):
-    end = time.monotonic() + 60
-    while len(list(held["folder"].glob("held-*"))) < 2 and time.monotonic() < end:
-        time.sleep(0.02)
-    time.sleep(0.1)
-    return held["base"] + x, held["pid"], os.getpid()
-
-
-def die_holding(held, path):
-    return die(path)
 
 
 @needs_ray
@@ -183,13 +164,13 @@ def test_a_worker_that_dies_is_replaced_but_not_for_ever(engine, tmp_path):
     once, ever = tmp_path / "once", tmp_path / "ever"
     once.mkdir(), ever.mkdir()
     (once / "die-1").touch()
-    assert list(engine.map(die, [tmp_path, once])) == [str(tmp_path), str(once)]
+    assert list(engine.map(die_by_file, [tmp_path, once])) == [str(tmp_path), str(once)]
     for name in "123":
         (ever / f"die-{name}").touch()
     with pytest.raises(
         CurateError, match=r"2 worker processes died with the same piece of work .* run again"
     ):
-        list(engine.map(die, [tmp_path, ever]))
+        list(engine.map(die_by_file, [tmp_path, ever]))
     assert list(engine.map(square, range(3))) == [0, 1, 4]
 
 
@@ -216,10 +197,6 @@ def test_what_is_held_does_not_die_for_ever(engine, tmp_path):
         list(engine.hold(partial(holding, tmp_path), die_holding, [tmp_path] * 3))
 
 
-def no_model(place):
-    raise RunError("no model here")
-
-
 def tables(run):
     """The bytes of all tables and shards of a run."""
     files = [file for folder in sorted(run.glob("[0-6]_*")) for file in sorted(folder.rglob("*"))]
@@ -229,7 +206,7 @@ def tables(run):
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
     folder = tmp_path_factory.mktemp("source")
-    return write_shards(folder / "in", planted(1200, copies=60, near=60), shards=6)
+    return write_shards(folder / "in", planted(600, copies=30, near=30), shards=6)
 
 
 @pytest.fixture(scope="module")
@@ -247,7 +224,7 @@ def test_same_bytes_while_workers_and_a_machine_die(cluster, source, by_local, t
         while not list(run.glob("1_embeddings/part-*")):  # in the middle of a stage
             if over.wait(0.01):
                 return
-        cluster.ask("lose")
+        cluster.lose()
         while not killed and not over.wait(0.01):
             for process in cluster.processes("ray::work")[:1]:  # at work now
                 process.kill()
@@ -268,7 +245,6 @@ def test_same_bytes_while_workers_and_a_machine_die(cluster, source, by_local, t
     finally:
         over.set()
         killer.join()
-    cluster.ask("add")
     found = tables(run)
     assert len(killed) == 1
     assert sorted(found) == sorted(by_local) and len(found) > 25
@@ -308,9 +284,13 @@ def machine_apart(cluster, tmp_path, monkeypatch):
             process.kill()
 
 
+@pytest.mark.long
 @needs_ray
 @pytest.mark.skipif(shutil.which("unshare") is None, reason="needs unshare of util-linux")
 def test_machines_that_share_nothing_but_a_url(cluster, source, by_local, machine_apart):
+    """Long: machines with a shared disk are in `test_same_bytes_while_workers_and_a_machine_die`, runs at a URL in
+    `io/test_remote_run.py`.
+    """
     with bucket() as options:
         values = recipe_values(source, "s3://lake/run", remote={"storage_options": options}, engine="ray")
         values |= {"ray": {"address": cluster.address}, "workers": "auto"}
@@ -380,7 +360,7 @@ def test_a_fresh_machine_runs_a_recipe(fresh, source, tmp_path):
     recipe.write_text(yaml.safe_dump(recipe_values(source, tmp_path / "run", engine="ray")))
     done = run("run", recipe, "--until", "embed")
     assert done.returncode == 0, done.stderr
-    assert "embed: 1,200 rows in" in done.stderr
+    assert "embed: 600 rows in" in done.stderr
     assert list((folder / "tmp" / "ray").glob("session_2*"))
     assert list((folder / "home").iterdir()) == []
 
@@ -398,18 +378,20 @@ def test_a_tmpdir_too_long_for_sockets_is_left_alone(fresh, source, tmp_path):
 
 
 @needs_ray
-def test_a_folder_that_ray_cannot_use_is_one_line(fresh, source, tmp_path):
+@pytest.mark.parametrize(
+    "unusable", [pytest.param("long" * 20, id="long"), pytest.param("file", marks=pytest.mark.long)]
+)
+def test_a_folder_that_ray_cannot_use_is_one_line(fresh, source, tmp_path, unusable):
     run, folder = fresh
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(recipe_values(source, tmp_path / "run", engine="ray")))
     (folder / "file").touch()
-    for unusable in (folder / "file", folder / ("long" * 20)):
-        done = run("run", recipe, "--until", "read", RAY_TMPDIR=str(unusable))
-        assert done.returncode == 1
-        (said,) = [line for line in done.stderr.splitlines() if "engine ray" in line]
-        assert said.startswith("error: engine ray: cannot start a Ray cluster here (")
-        assert said.endswith("; set RAY_TMPDIR to a folder that can be written and has a short path")
-        assert "Traceback" not in done.stderr
+    done = run("run", recipe, "--until", "read", RAY_TMPDIR=str(folder / unusable))
+    assert done.returncode == 1
+    (said,) = [line for line in done.stderr.splitlines() if "engine ray" in line]
+    assert said.startswith("error: engine ray: cannot start a Ray cluster here (")
+    assert said.endswith("; set RAY_TMPDIR to a folder that can be written and has a short path")
+    assert "Traceback" not in done.stderr
 
 
 def test_without_ray_the_error_names_the_extra(monkeypatch, tmp_path):
@@ -452,8 +434,3 @@ def test_a_cluster_that_is_gone_is_an_error(cluster, engine, monkeypatch):
     with pytest.raises(CurateError, match=r"the cluster is gone .* run again to go on where it stopped"):
         list(results)
     cluster.process.kill()
-
-
-def slow(x):
-    time.sleep(0.5)
-    return x

@@ -427,6 +427,57 @@ def test_failure_is_told_with_counts(flows, shards, tmp_path, monkeypatch):
     assert json.loads(told.read_text()) == said  # nothing drifted: nobody was told more
 
 
+# --- in a new interpreter, while the schedule's time comes
+
+
+@pytest.mark.flow
+def test_entrypoints_load_in_a_new_interpreter(server, tmp_path):
+    """A worker loads that of the example, `curate schedule` the last."""
+    example = yaml.safe_load((ROOT / "flows" / "prefect.yaml").read_text())["deployments"][0]["entrypoint"]
+    entrypoints = [f"{SCRIPT}:curate", example, "curate.flows.pipeline.curate"]
+    code = (
+        "from prefect.flows import load_flow_from_entrypoint as load\n"
+        f"print(*[load(one, use_placeholder_flow=False).name for one in {entrypoints}])"
+    )
+    done = ran([sys.executable, "-c", code], tmp_path)
+    assert (done.stdout, done.returncode) == ("curate curate curate\n", 0), done.stderr
+
+
+@pytest.mark.long
+@pytest.mark.flow
+def test_script_runs_the_flow(server, shards, plain, tmp_path):
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe_values(shards, "out")))
+    done = ran([sys.executable, SCRIPT, "recipe.yaml", "--until", "select"], tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {"run": "out", "worked": STAGES[:7], "counts": None}
+    assert decisions(tmp_path / "out") == decisions(plain[0])
+
+
+@pytest.mark.flow
+@pytest.mark.long
+def test_script_starts_and_stops_its_own_server(shards, plain, tmp_path):
+    """Also when it is terminated: Prefect alone would leave the server running."""
+    home = tmp_path / "home"
+    values = recipe_values(shards, "out", workers=2)
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(values))
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    environment |= {"PREFECT_HOME": str(home)}
+    command = [sys.executable, SCRIPT, "recipe.yaml"]
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=log, stderr=log)
+    assert wait_for(lambda: "Beginning flow run" in (tmp_path / "log").read_text(), 150)
+    assert any("uvicorn" in line for line in processes_with(home))
+    process.terminate()
+    assert process.wait(30) == 143
+    assert wait_for(lambda: not processes_with(home), 10), processes_with(home)
+    assert not (tmp_path / "out" / ".lock").exists()
+
+    done = ran(command, tmp_path, environment)
+    assert done.returncode == 0, done.stderr
+    assert decisions(tmp_path / "out") == decisions(plain[0])
+    assert wait_for(lambda: not processes_with(home), 10), processes_with(home)
+
+
 # --- on a schedule
 
 
@@ -476,8 +527,12 @@ def test_scheduled_run_fires(served, plain):
     assert decisions(run) == decisions(plain[0])
 
 
+@pytest.mark.long
 @pytest.mark.flow
 def test_cancelled_run_goes_on_and_a_second_one_waits(served, plain, monkeypatch):
+    """Long: going on is in `test_interrupted_run_goes_on`, waiting in test_server_loss.py in
+    `test_run_by_hand_waits_or_is_cancelled_with_a_line`.
+    """
     from prefect.deployments import run_deployment
 
     folder, _ = served
@@ -526,54 +581,3 @@ def test_terminated_schedule_pauses(served):
     assert deployment.entrypoint == "curate.flows.pipeline.curate"
     # A limit of the server's would outlive a run whose server was started again meanwhile.
     assert deployment.global_concurrency_limit is None
-
-
-# --- in a new interpreter
-
-
-@pytest.mark.flow
-def test_entrypoints_load_in_a_new_interpreter(server, tmp_path):
-    """A worker loads that of the example, `curate schedule` the last."""
-    example = yaml.safe_load((ROOT / "flows" / "prefect.yaml").read_text())["deployments"][0]["entrypoint"]
-    entrypoints = [f"{SCRIPT}:curate", example, "curate.flows.pipeline.curate"]
-    code = (
-        "from prefect.flows import load_flow_from_entrypoint as load\n"
-        f"print(*[load(one, use_placeholder_flow=False).name for one in {entrypoints}])"
-    )
-    done = ran([sys.executable, "-c", code], tmp_path)
-    assert (done.stdout, done.returncode) == ("curate curate curate\n", 0), done.stderr
-
-
-@pytest.mark.long
-@pytest.mark.flow
-def test_script_runs_the_flow(server, shards, plain, tmp_path):
-    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe_values(shards, "out")))
-    done = ran([sys.executable, SCRIPT, "recipe.yaml", "--until", "select"], tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == {"run": "out", "worked": STAGES[:7], "counts": None}
-    assert decisions(tmp_path / "out") == decisions(plain[0])
-
-
-@pytest.mark.flow
-@pytest.mark.long
-def test_script_starts_and_stops_its_own_server(shards, plain, tmp_path):
-    """Also when it is terminated: Prefect alone would leave the server running."""
-    home = tmp_path / "home"
-    values = recipe_values(shards, "out", workers=2)
-    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(values))
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
-    environment |= {"PREFECT_HOME": str(home)}
-    command = [sys.executable, SCRIPT, "recipe.yaml"]
-    with (tmp_path / "log").open("w") as log:
-        process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=log, stderr=log)
-    assert wait_for(lambda: "Beginning flow run" in (tmp_path / "log").read_text(), 150)
-    assert any("uvicorn" in line for line in processes_with(home))
-    process.terminate()
-    assert process.wait(30) == 143
-    assert wait_for(lambda: not processes_with(home), 10), processes_with(home)
-    assert not (tmp_path / "out" / ".lock").exists()
-
-    done = ran(command, tmp_path, environment)
-    assert done.returncode == 0, done.stderr
-    assert decisions(tmp_path / "out") == decisions(plain[0])
-    assert wait_for(lambda: not processes_with(home), 10), processes_with(home)

@@ -54,11 +54,20 @@ def test_call_within_returns_tells_and_raises():
 def test_call_within_ends_everything_in_time():
     before = set(psutil.Process().children(recursive=True))
     began = time.monotonic()
-    seen = []
-    watch = threading.Timer(5, lambda: seen.extend(psutil.Process().children(recursive=True)))
+    seen, over = [], threading.Event()
+
+    def look():
+        while not over.wait(0.1):
+            seen.extend(psutil.Process().children(recursive=True))
+
+    watch = threading.Thread(target=look)
     watch.start()
-    with pytest.raises(TimeoutError):
-        call_within(6, keep_busy, hear=seen.append)
+    try:
+        with pytest.raises(TimeoutError):
+            call_within(3, keep_busy, hear=seen.append)
+    finally:
+        over.set()
+        watch.join()
     assert time.monotonic() - began < 12
     assert len(set(seen) - before) >= 1
     assert not [one for one in set(seen) - before if one.is_running()]

@@ -156,15 +156,12 @@ def ended_at(monkeypatch, step, *, after):
         yield done
 
 
-STEPS = [39]
-
-
-@pytest.mark.parametrize(
-    "step", [*STEPS, *(pytest.param(n, marks=pytest.mark.long) for n in range(1, 75) if n not in STEPS)]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("step", range(1, 75))
 def test_ended_at_any_change_another_machine_ends_with_the_same_tables(
     local, options, lake, url, tmp_path, monkeypatch, step
 ):
+    """Long: one point is in `test_kill_9_leaves_a_lock_that_is_taken_over`."""
     recipe = recipe_at(url, local[0], options)
     for _ in ended_at(monkeypatch, step, after=step % 2 == 0):
         with pytest.raises(Killed):
@@ -228,6 +225,7 @@ def test_kill_9_leaves_a_lock_that_is_taken_over(local, options, lake, url, tmp_
     monkeypatch.setattr(remote_lock, "SETTLE_S", 0.01)
     assert runner.run(parse_recipe(values)).worked
     assert without_card(tables_at(lake, url)) == without_card(local[1])
+    assert check_run(url).violations == []
     lake.invalidate_cache()
     assert not lake.exists(f"{url}/.lock")
 
@@ -343,7 +341,7 @@ def test_growth_and_shrinking_are_followed_at_the_url(local, options, lake, url,
     vectors = planted(N)
     write_shards(source, vectors, shards=2, order=np.arange(60))
     recipe = recipe_at(url, str(source / "*.parquet"), options)
-    runner.run(recipe)
+    runner.run(recipe, until="embed")
     parts = set(lake.find(f"{url}/1_embeddings"))
     write_shards(tmp_path / "more", vectors, shards=1, order=np.arange(60, N))
     next((tmp_path / "more").iterdir()).rename(source / "train-00007.parquet")
@@ -352,7 +350,7 @@ def test_growth_and_shrinking_are_followed_at_the_url(local, options, lake, url,
     lake.invalidate_cache()
     assert len(lake.find(f"{url}/1_embeddings")) == len(parts) + 1
     (source / "train-00007.parquet").unlink()
-    runner.run(recipe)
+    runner.run(recipe, until="embed")
     lake.invalidate_cache()
     assert set(lake.find(f"{url}/1_embeddings")) == parts
 
@@ -431,11 +429,16 @@ def test_the_commands_take_a_url(local, options, lake, again, in_environment, tm
 @pytest.mark.parametrize(
     "command",
     [
-        ["diff", "URL", "OTHER", "--json"], ["diff", "OTHER", "URL"], ["plan", "URL"], ["plan", "URL", "--pairs", "3"],
-        ["inspect", "URL"], ["inspect", "URL", "--sql", "select * from budgets, centroids, scores limit 3"],
-        ["report", "URL"], ["report", "URL", "--concept", "0"], ["score", "URL", "color"],
-        ["explain", "URL", "s000007"], ["verify", "URL", "--digest"], 
-        ["export", "URL", "--format", "uids", "--out", "OUT"],
+        ["diff", "URL", "OTHER", "--json"], ["plan", "URL"], ["report", "URL"], ["score", "URL", "color"],
+        *(
+            pytest.param(command, marks=pytest.mark.long)  # the same commands, or those of `test_the_commands_take_a_url`
+            for command in (
+                ["diff", "OTHER", "URL"], ["plan", "URL", "--pairs", "3"], ["inspect", "URL"],
+                ["inspect", "URL", "--sql", "select * from budgets, centroids, scores limit 3"],
+                ["report", "URL", "--concept", "0"], ["explain", "URL", "s000007"], ["verify", "URL", "--digest"],
+                ["export", "URL", "--format", "uids", "--out", "OUT"],
+            )
+        ),
     ],
     ids=" ".join,
 )  # fmt: skip

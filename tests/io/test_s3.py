@@ -66,7 +66,11 @@ def shards(run):
 
 
 @pytest.mark.parametrize(
-    "path", ["s3://lake/in/*.parquet", "s3://lake/in/train-{00000..00002}-of-00003.parquet"]
+    "path",
+    [
+        "s3://lake/in/*.parquet",
+        pytest.param("s3://lake/in/train-{00000..00002}-of-00003.parquet", marks=pytest.mark.long),
+    ],
 )
 def test_a_run_on_a_bucket_decides_as_on_local_files(local, options, tmp_path, path):
     out = tmp_path / "run"

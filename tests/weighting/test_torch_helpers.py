@@ -3,12 +3,15 @@ import json
 import subprocess
 import sys
 from collections import Counter
+from datetime import timedelta
+from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 import torch
-from torch.utils.data import Sampler
+from torch import distributed
+from torch.utils.data import DataLoader, Sampler
 
 import curate
 from curate.errors import RecipeError, UsageError
@@ -16,6 +19,7 @@ from curate.runs.folder import RunFolder
 from curate.torch import LossReweighter, RunSampler, sampler
 from curate.weighting.loss import METHODS, loss_weights
 
+ROOT = Path(__file__).resolve().parents[2]
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
 
@@ -265,38 +269,41 @@ def test_settings_of_a_sampler_are_checked():
             RunSampler(WEIGHTS, **how)
 
 
-PROCESS = """
-import json, sys, torch
-from torch import distributed
-from torch.utils.data import DataLoader
-from curate.torch import sampler
-folder, store, rank = sys.argv[1:]
-drawn = sampler(folder, list("abcdefgh"), replacement=False, seed=1)  # before the processes know of each other
-distributed.init_process_group("gloo", init_method=f"file://{store}", rank=int(rank), world_size=2)
-epochs = []
-for epoch in range(2):
-    drawn.set_epoch(epoch)
-    epochs.append([item for batch in DataLoader(range(8), batch_size=2, sampler=drawn) for item in batch.tolist()])
-every = [None, None]
-distributed.all_gather_object(every, epochs)
-if rank == "0":
-    print(json.dumps(every))
-distributed.destroy_process_group()
-"""
+def drawn_together(folder, store, rank):
+    """Return what each of two processes draws in two epochs, in one of them."""
+    drawn = sampler(
+        folder, list("abcdefgh"), replacement=False, seed=1
+    )  # before the processes know of each other
+    distributed.init_process_group(
+        "gloo", init_method=f"file://{store}", rank=rank, world_size=2, timeout=timedelta(seconds=120)
+    )
+    try:
+        epochs = []
+        for epoch in range(2):
+            drawn.set_epoch(epoch)
+            batches = DataLoader(range(8), batch_size=2, sampler=drawn)
+            epochs.append([item for batch in batches for item in batch.tolist()])
+        every = [None, None]
+        distributed.all_gather_object(every, epochs)
+    finally:
+        distributed.destroy_process_group()
+    return every
 
 
 def test_two_processes_that_train_together_get_different_samples(tmp_path):
+    """This process is one of the two: torch takes seconds to import."""
     rows = [(uid, 0, "s0", row, uid != "d", 1.0 + row) for row, uid in enumerate("abcdefgh")]
     folder = decided(tmp_path / "run", rows)
-    asked = [
-        [sys.executable, "-c", PROCESS, str(folder), str(tmp_path / "store"), str(rank)] for rank in (0, 1)
-    ]
-    running = [
-        subprocess.Popen(one, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for one in asked
-    ]
-    told = [one.communicate(timeout=120) for one in running]
-    assert [one.returncode for one in running] == [0, 0], told
-    first, second = json.loads(told[0][0])
+    code = "import sys; from tests.weighting.test_torch_helpers import drawn_together; drawn_together(*sys.argv[1:], 1)"
+    other = subprocess.Popen(
+        [sys.executable, "-c", code, folder, tmp_path / "store"],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        first, second = drawn_together(folder, tmp_path / "store", 0)
+    finally:
+        told = other.communicate(timeout=120)
+    assert other.returncode == 0, told
     for epoch in (0, 1):
         assert len(first[epoch]) == len(second[epoch]) == 4
         both = [*first[epoch], *second[epoch]]
