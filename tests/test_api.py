@@ -18,6 +18,7 @@ from curate.recipe.loading import parse_recipe
 from tests.fixtures.builders import planted, recipe_values, write_shards
 from tests.fixtures.calls import curate as command
 
+pytestmark = pytest.mark.usefixtures("no_flush")
 N = 120
 IDS = [f"s{i:06d}" for i in range(N)]
 LABELS = [("left", "right")[i % 2] for i in range(N)]

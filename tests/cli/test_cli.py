@@ -20,6 +20,7 @@ from curate.recipe.loading import load_recipe
 from tests.fixtures.builders import planted, write_shards
 from tests.fixtures.calls import curate, own
 
+pytestmark = pytest.mark.usefixtures("no_flush")
 COMMANDS = [
     "init",
     "run",

@@ -15,6 +15,7 @@ from curate.selection.rows import ranks, run_rows
 from tests.fixtures.builders import planted, recipe_values, write_shards
 from tests.fixtures.folders import changed, tables
 
+pytestmark = pytest.mark.usefixtures("no_flush")
 N, SEED = 120, 3
 
 
