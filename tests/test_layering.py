@@ -1,6 +1,7 @@
 """Packages stand in one order, each importing only those before it; no circles; pure packages touch no files."""
 
 import ast
+import functools
 import subprocess
 import sys
 import textwrap
@@ -50,11 +51,19 @@ SAME_NAME = {
 
 
 def imports(path):
-    """Yield every module that a file imports anywhere in it, as dotted names; not those for types only.
+    """Return every module that a file imports anywhere in it, as dotted names; not those for types only.
 
     ``import_module("a.b")`` counts, and ``import_module(f"a.{name}")`` as ``a.*``.
     """
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return imports_in(path, path.read_text(encoding="utf-8"))
+
+
+@functools.cache  # every check asks for those of the whole package
+def imports_in(path, text):
+    return tuple(found_in(path, ast.parse(text)))
+
+
+def found_in(path, tree):
     skip = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
@@ -272,28 +281,35 @@ def test_pure_packages_read_and_write_no_files():
     assert found == []
 
 
-def loaded_after(code):
-    """Return which heavy modules a new interpreter has loaded after running some code."""
-    code += f"\nimport sys; print(*[name for name in {HEAVY} if name in sys.modules])"
+def loaded_after(*codes):
+    """Return which heavy modules one new interpreter has loaded after each of some pieces of code."""
+    told = f"\nimport sys; print('loaded:', *[name for name in {HEAVY} if name in sys.modules])\n"
+    code = "".join(textwrap.dedent(code) + told for code in codes)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return done.stdout.splitlines()[-1].split() if done.stdout.strip() else []
+    lines = [line for line in done.stdout.splitlines() if line.startswith("loaded:")]
+    assert len(lines) == len(codes)
+    return [line.split()[1:] for line in lines]
 
 
-def test_importing_curate_is_cheap():
-    assert loaded_after("import curate; assert curate.__all__") == []
-    assert loaded_after("import curate; curate.CurateError; curate.Recipe") == []
-
-
-@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["run", "no-such-recipe.yaml"]])
-def test_help_and_first_errors_are_cheap(arguments):
-    code = f"""
+def command(arguments, code):
+    return f"""
         from curate.cli import main
         try:
             main({arguments})
         except SystemExit as end:
-            assert end.code == {0 if "--help" in arguments else 2}, end.code
+            assert end.code == {code}, end.code
     """
-    assert loaded_after(textwrap.dedent(code)) == []
+
+
+def test_importing_curate_help_and_first_errors_are_cheap():
+    after = loaded_after(
+        "import curate; assert curate.__all__",
+        "import curate; curate.CurateError; curate.Recipe",
+        command(["--help"], 0),
+        command(["run", "--help"], 0),
+        command(["run", "no-such-recipe.yaml"], 2),
+    )
+    assert after == [[]] * 5
 
 
 def test_running_on_own_vectors_needs_no_torch(tmp_path):
@@ -305,4 +321,4 @@ import curate
 from curate.recipe.loading import parse_recipe
 curate.run(parse_recipe({recipe_values(glob, tmp_path / "run")!r}))
 """
-    assert not {"torch", "open_clip", "prefect", "ray"} & set(loaded_after(code))
+    assert not {"torch", "open_clip", "prefect", "ray"} & set(loaded_after(code)[0])

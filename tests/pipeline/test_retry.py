@@ -32,11 +32,11 @@ LATER = {1: None, 3: b"no picture yet", 4: None, 9: None}
 NEVER = {6: "nowhere.png", 11: "../secret.png", 12: None}
 
 
-pytestmark = pytest.mark.usefixtures("decoding_here")
+pytestmark = pytest.mark.usefixtures("no_flush", "decoding_here")
 
 
 @pytest.fixture(scope="module")
-def first(decoding_here, tmp_path_factory):
+def first(no_flush, decoding_here, tmp_path_factory):
     """A folder with a source and a run in which some rows failed."""
     folder = tmp_path_factory.mktemp("first")
     with contextlib.chdir(folder):

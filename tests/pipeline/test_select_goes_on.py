@@ -15,6 +15,7 @@ from curate.selection.rows import ranks, run_rows
 from tests.fixtures.builders import planted, recipe_values, write_shards
 from tests.fixtures.folders import changed, tables
 
+pytestmark = pytest.mark.usefixtures("no_flush")
 N, SEED = 120, 3
 
 
@@ -63,10 +64,23 @@ def ended(monkeypatch, where, name, *, after=0):
 WEIGHTED = {"method": "stratified", "by": "position", "count": 40, "weight": "inverse"}
 
 
-@pytest.mark.parametrize("given", [WEIGHTED, {"method": "diversity", "count": 40}], ids=["weights", "ranks"])
-def test_ended_at_any_file_it_goes_on_to_the_same_bytes(place, tmp_path, monkeypatch, given):
-    decide(place, tmp_path / "fresh", **given)
-    expected = tables(tmp_path / "fresh")
+DIVERSE = {"method": "diversity", "count": 40}
+
+
+@pytest.fixture(scope="module")
+def fresh(place, tmp_path_factory):
+    """The folders of fresh runs, by method."""
+    folder = tmp_path_factory.mktemp("fresh")
+    for given in (WEIGHTED, DIVERSE):
+        decide(place, folder / given["method"], **given)
+    return {given["method"]: folder / given["method"] for given in (WEIGHTED, DIVERSE)}
+
+
+@pytest.mark.parametrize(
+    "given", [pytest.param(WEIGHTED, marks=pytest.mark.long), DIVERSE], ids=["weights", "ranks"]
+)
+def test_ended_at_any_file_it_goes_on_to_the_same_bytes(place, fresh, tmp_path, monkeypatch, given):
+    expected = tables(fresh[given["method"]])
     decide(place, tmp_path / "run", method="random", count=10)
     for step in range(0, 200, 7):
         with monkeypatch.context() as patch:
@@ -95,11 +109,10 @@ def test_facts_of_concepts_that_another_run_began_are_not_taken(place, tmp_path,
     assert changed(expected, tables(tmp_path / "run")) == []
 
 
-def test_buckets_of_other_memory_are_not_taken(place, tmp_path, monkeypatch):
+def test_buckets_of_other_memory_are_not_taken(place, fresh, tmp_path, monkeypatch):
     """As many buckets, but other concepts in them: what was ranked for them is of no use."""
-    given = {"method": "diversity", "count": 40}
-    fresh = decide(place, tmp_path / "fresh", **given)
-    sizes = pl.read_parquet(tmp_path / "fresh" / "2_concepts" / "concepts.parquet")["n_assigned"].to_numpy()
+    given, expected = DIVERSE, fresh["diversity"]
+    sizes = pl.read_parquet(expected / "2_concepts" / "concepts.parquet")["n_assigned"].to_numpy()
     plans = {rows: exchange.plan_buckets(sizes, rows).tolist() for rows in range(15, 31)}
     one, two = next(
         (a, b)
@@ -114,16 +127,10 @@ def test_buckets_of_other_memory_are_not_taken(place, tmp_path, monkeypatch):
         decide(place, tmp_path / "run", **given)
     monkeypatch.setattr(Context, "task_memory", 3 * row_bytes * two)
     run = decide(place, tmp_path / "run", **given)
-    assert run.decisions().equals(fresh.decisions())
+    assert run.decisions().equals(open_run(expected).decisions())
 
 
-def test_methods_back_and_forth_and_workers_give_the_bytes_of_a_fresh_run(place, tmp_path):
-    wanted = [WEIGHTED, {"method": "diversity", "count": 40}]
-    fresh = []
-    for given in wanted:
-        decide(place, tmp_path / "fresh", **given)
-        fresh.append(tables(tmp_path / "fresh"))
-        storage.remove(tmp_path / "fresh")
-    for workers, given, expected in zip((1, 1, 1, 2), wanted * 2, fresh * 2, strict=True):
+def test_methods_back_and_forth_and_workers_give_the_bytes_of_a_fresh_run(place, fresh, tmp_path):
+    for workers, given in zip((1, 1, 1, 2), (WEIGHTED, DIVERSE) * 2, strict=True):
         decide(place, tmp_path / "run", workers=workers, **given)
-        assert changed(expected, tables(tmp_path / "run")) == []
+        assert changed(tables(fresh[given["method"]]), tables(tmp_path / "run")) == []

@@ -266,7 +266,9 @@ def test_every_budget_of_the_grid_is_that_of_python(seen, run):
             assert found["atFloor"] == expected.at_floor[some].sum()
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1440, "light")])
+@pytest.mark.parametrize(
+    ("width", "scheme"), [(390, "dark"), pytest.param(1440, "light", marks=pytest.mark.long)]
+)
 def test_it_fits_the_screen_in_either_theme(run, visit, width, scheme):
     seen = visit(run / "7_report" / "report.html", width=width, scheme=scheme)
     assert seen.page.evaluate("document.documentElement.scrollWidth") <= width

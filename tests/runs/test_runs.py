@@ -98,12 +98,12 @@ def test_the_second_run_does_nothing_and_says_so(world):
     ("changes", "worked"),
     [
         pytest.param({"select": {"keep": 0.2}}, EVERY[6:], marks=pytest.mark.long),
-        ({"dedup": {"epsilon": 0.02}}, EVERY[5:]),
+        pytest.param({"dedup": {"epsilon": 0.02}}, EVERY[5:], marks=pytest.mark.long),
         ({"filter": ["concept >= 0", "concept < 3"], "select": {"keep": 0.1}}, EVERY[4:]),
         pytest.param({"cluster": {"concepts": 6}}, EVERY[2:3] + EVERY[4:], marks=pytest.mark.long),
-        ({"write": {"max_shard_size": 800}}, EVERY[7:]),
+        pytest.param({"write": {"max_shard_size": 800}}, EVERY[7:], marks=pytest.mark.long),
         ({"memory": "3GB"}, ()),
-        ({"workers": 2}, ()),
+        pytest.param({"workers": 2}, (), marks=pytest.mark.long),
     ],
     ids=["select", "dedup", "filter", "cluster", "write", "memory", "workers"],
 )

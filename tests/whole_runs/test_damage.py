@@ -33,6 +33,9 @@ DAMAGES = {
     "emptied": lambda path: path.write_bytes(b""),
 }
 
+#: A file that is not there, and one that only its checksum betrays; the others in the long tests.
+USUAL_DAMAGES = ("deleted", "bit flipped")
+
 #: Every kind of file a finished run has (logs aside), by the beginning of its name.
 KINDS = (
     ".work/copies/found-", ".work/keys/_done.json", ".work/keys/part-", ".work/parts.json", ".work/recipe.json",
@@ -120,7 +123,8 @@ def assert_repaired(run, path, kind, content):
 
 
 @pytest.mark.parametrize(
-    "damage", [pytest.param(one, marks=pytest.mark.long) if one == "emptied" else one for one in DAMAGES]
+    "damage",
+    [one if one in USUAL_DAMAGES else pytest.param(one, marks=pytest.mark.long) for one in DAMAGES],
 )
 def test_any_damage_is_noticed_and_made_anew(folder, run, damage):
     """Of each stage one kind of file after the other; stages notice on their own."""
@@ -188,7 +192,13 @@ UNFINISHED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("mark", UNFINISHED)
+#: What has the most kinds of files; the other stages in the long tests.
+USUAL_MARKS = ("1_embeddings", ".work/select/decisions")
+
+
+@pytest.mark.parametrize(
+    "mark", [one if one in USUAL_MARKS else pytest.param(one, marks=pytest.mark.long) for one in UNFINISHED]
+)
 @pytest.mark.parametrize("damage", ["bit flipped", pytest.param("truncated", marks=pytest.mark.long)])
 def test_damage_to_what_an_interrupted_stage_left(folder, run, monkeypatch, mark, damage):
     expected = tables(run)

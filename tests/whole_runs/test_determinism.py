@@ -141,19 +141,19 @@ def test_the_digest_sees_decisions_and_nothing_else(shards, tmp_path):
     assert len(set(digests.values())) == 3
 
 
-def test_every_row_is_in_samples_and_decisions_once_in_one_order(shards, tmp_path):
-    for name, case in {"density": {}, "inexact": CASES["inexact"]}.items():
-        runner.run(recipe_of(shards["mixed", False], tmp_path / name, case, uid=False))
-        verify_run(tmp_path / name)
-        run = open_run(tmp_path / name)
-        samples, decisions = run.samples(), run.decisions()
-        place = ["uid", "occurrence", "shard", "row"]
-        assert samples.select(place).equals(decisions.select(place))
-        assert not decisions.select("shard", "row").is_duplicated().any()
-        assert not decisions.select("uid", "occurrence").is_duplicated().any()
-        counts = run.manifest()["counts"]
-        assert len(decisions) == counts["rows"] == ROWS
-        assert sum(counts["unusable"].values()) == 8
-        assert counts["kept"] + sum(counts["dropped"].values()) + 8 == ROWS
-        assert decisions["keep"].equals(decisions["reason"] == "kept", check_names=False)
-        assert (decisions["weight"] == decisions["keep"]).all()
+@pytest.mark.parametrize("name", ["inexact", pytest.param("density", marks=pytest.mark.long)])
+def test_every_row_is_in_samples_and_decisions_once_in_one_order(shards, tmp_path, name):
+    runner.run(recipe_of(shards["mixed", False], tmp_path / name, CASES[name], uid=False))
+    verify_run(tmp_path / name)
+    run = open_run(tmp_path / name)
+    samples, decisions = run.samples(), run.decisions()
+    place = ["uid", "occurrence", "shard", "row"]
+    assert samples.select(place).equals(decisions.select(place))
+    assert not decisions.select("shard", "row").is_duplicated().any()
+    assert not decisions.select("uid", "occurrence").is_duplicated().any()
+    counts = run.manifest()["counts"]
+    assert len(decisions) == counts["rows"] == ROWS
+    assert sum(counts["unusable"].values()) == 8
+    assert counts["kept"] + sum(counts["dropped"].values()) + 8 == ROWS
+    assert decisions["keep"].equals(decisions["reason"] == "kept", check_names=False)
+    assert (decisions["weight"] == decisions["keep"]).all()

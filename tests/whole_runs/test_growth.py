@@ -251,7 +251,15 @@ def test_drift_is_warned_of_and_a_refit_proposed(grown, tmp_path, caplog):
     assert (out / "2_concepts" / "centroids.parquet").read_bytes() != centroids
 
 
-@pytest.mark.parametrize(("n", "k", "dim"), [(700, 30, 16), (1000, 32, 64), (300, 17, 128), (4000, 20, 32)])
+@pytest.mark.parametrize(
+    ("n", "k", "dim"),
+    [
+        (700, 30, 16),
+        (300, 17, 128),
+        pytest.param(1000, 32, 64, marks=pytest.mark.long),
+        pytest.param(4000, 20, 32, marks=pytest.mark.long),
+    ],
+)
 def test_rows_like_those_at_fitting_are_no_drift(n, k, dim):
     """Also where concepts are so small that their 99th percentile says little about other rows."""
     rows = planted(n + 400, seed=3, dim=dim, clusters=40).astype(np.float32)

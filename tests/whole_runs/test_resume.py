@@ -159,7 +159,13 @@ def assert_goes_on(drive, values, expected, **death):
     return verify["worked"]
 
 
-@pytest.mark.parametrize("stage", runner.STAGES)
+#: After a fit, and when decisions are there and shards are not; the other stages in the long tests.
+USUAL = ("cluster", "select")
+
+
+@pytest.mark.parametrize(
+    "stage", [one if one in USUAL else pytest.param(one, marks=pytest.mark.long) for one in runner.STAGES]
+)
 def test_killed_after_a_stage(undisturbed, drive, tmp_path, stage):
     values, expected, _ = undisturbed
     worked = assert_goes_on(drive, values | {"run": str(tmp_path / "run")}, expected, stage=stage)
@@ -168,7 +174,9 @@ def test_killed_after_a_stage(undisturbed, drive, tmp_path, stage):
     assert drive(values | {"run": str(tmp_path / "run")})["worked"] == []
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(
+    "seed", [pytest.param(part, marks=pytest.mark.long) if part in (0, 2, 4) else part for part in range(5)]
+)
 def test_killed_at_any_moment(undisturbed, drive, tmp_path, seed):
     values, expected, steps = undisturbed
     step = random.Random(seed).randrange(seed * steps // 5, (seed + 1) * steps // 5) + 1
@@ -297,7 +305,7 @@ def test_many_refused_writes_leave_the_decisions_and_shards_before(
     assert_all_refused(drive, undisturbed, earlier, tmp_path, code, message, steps)
 
 
-@pytest.mark.parametrize("limit", [900, 3000])
+@pytest.mark.parametrize("limit", [900, pytest.param(3000, marks=pytest.mark.long)])
 def test_files_larger_than_the_system_allows(undisturbed, drive, earlier, tmp_path, limit):
     """A write that really fails, in the middle of a file."""
     said = assert_refused(drive, undisturbed, earlier, tmp_path, limit=limit)
@@ -368,6 +376,19 @@ def test_ctrl_c_ends_at_once(large, tmp_path, after, to_group, workers):
     assert not (tmp_path / "run" / "3_scores").exists()
 
 
+def test_after_ctrl_c_a_small_run_completes(undisturbed, tmp_path):
+    values, expected, _ = undisturbed
+    settings = {name: value for name, value in values.items() if name != "run"}
+    process = start(values["source"]["path"], tmp_path, **settings)
+    wait_for((tmp_path / "run" / "1_embeddings" / "_done.json").exists, process)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=20)
+    assert process.returncode == 130
+    runner.run(parse_recipe(values | {"run": str(tmp_path / "run")}))
+    assert changed(expected, tables(tmp_path / "run")) == []
+
+
+@pytest.mark.long  # in the midst of a fit; the shorter one is above
 def test_after_ctrl_c_the_next_run_completes(large, tmp_path):
     large = large.replace("*", "train-00000-*")
     process = start(large, tmp_path / "a", cluster={"concepts": 60})

@@ -51,8 +51,10 @@ def strict(path):
     wds = pytest.importorskip("webdataset")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)  # it leaves the file to the collector
+        gc.freeze()  # else every collection goes through all that tests have imported
         found = list(wds.WebDataset(str(path), shardshuffle=False, handler=wds.handlers.reraise_exception))
         gc.collect()
+        gc.unfreeze()
     return found
 
 
@@ -340,17 +342,24 @@ def weighted_run(folder, **changes):
         weight={"method": "concept"},
         write=write_to,
     )
-    runner.run(parse_recipe(values | changes))
+    runner.run(parse_recipe(values | changes), until="write")
     return values
 
 
-def test_a_run_writes_tars_grouped_by_weight(tmp_path):
-    values = weighted_run(tmp_path)
-    folder = tmp_path / "run/6_filtered"
+@pytest.fixture(scope="module")
+def weighted(tmp_path_factory):
+    """The settings of a finished run with weights, and its folder."""
+    folder = tmp_path_factory.mktemp("weighted")
+    return weighted_run(folder), folder / "run"
+
+
+def test_a_run_writes_tars_grouped_by_weight(weighted, tmp_path):
+    values, run = weighted
+    folder = run / "6_filtered"
     line = (folder / "train_data.txt").read_text()
     flags = arguments(line)
     factors = [float(one) for one in flags["--train-data-upsampling-factors"].split("::")]
-    kept = open_run(tmp_path / "run").decisions().filter("keep")
+    kept = open_run(run).decisions().filter("keep")
     assert factors == sorted(factors) and 1 < len(factors) <= 3
     braceexpand = pytest.importorskip("braceexpand")
     seen, total, rows = [], 0.0, 0
@@ -367,17 +376,17 @@ def test_a_run_writes_tars_grouped_by_weight(tmp_path):
     assert total == pytest.approx(kept["weight"].sum())
     sizes = json.loads((folder / "sizes.json").read_text())
     assert sum(sizes.values()) == rows and set(sizes) == {path.name for path in folder.glob("*.tar")}
-    before = tables(tmp_path / "run")
-    runner.run(parse_recipe(values | {"run": str(tmp_path / "two"), "memory": "1GB"}))
+    before = tables(run)
+    runner.run(parse_recipe(values | {"run": str(tmp_path / "two"), "memory": "1GB"}), until="write")
     assert tables(tmp_path / "two") == before
 
 
 @pytest.mark.filterwarnings("ignore")  # open_clip_train and its torchvision warn about what is not installed
-def test_open_clip_loads_the_run(tmp_path, monkeypatch):
-    weighted_run(tmp_path)
-    monkeypatch.chdir(tmp_path / "run/6_filtered")
-    urls, weights = open_clip_urls((tmp_path / "run/6_filtered/train_data.txt").read_text())
-    assert len(urls) == len(weights) == len(list((tmp_path / "run/6_filtered").glob("*.tar")))
+def test_open_clip_loads_the_run(weighted, monkeypatch):
+    folder = weighted[1] / "6_filtered"
+    monkeypatch.chdir(folder)
+    urls, weights = open_clip_urls((folder / "train_data.txt").read_text())
+    assert len(urls) == len(weights) == len(list(folder.glob("*.tar")))
     from open_clip_train.data import ResampledShards2, get_dataset_size, get_wds_dataset
 
     assert get_dataset_size(arguments(Path("train_data.txt").read_text())["--train-data"]) == (60, len(urls))
