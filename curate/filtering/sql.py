@@ -50,7 +50,7 @@ def check_conditions(
             name = missing[1] if missing else ""
             raise UsageError(f"{about}: {_no_column(name, condition, frame.columns, source)}") from None
         except pl.exceptions.PolarsError as error:
-            raise RecipeError(f"{about}: {_said(error)}{_hint(error)}") from None
+            raise RecipeError(f"{about}: {_said(error)}{_hint(error, condition)}") from None
         except RecursionError:
             raise RecipeError(f"{about} is nested too deeply; write several conditions") from None
         if kind != pl.Boolean:
@@ -76,8 +76,11 @@ def _said(error: pl.exceptions.PolarsError) -> str:
     return " ".join(str(error).partition("This error occurred")[0].split())[:300]
 
 
-def _hint(error: pl.exceptions.PolarsError) -> str:
+def _hint(error: pl.exceptions.PolarsError, condition: str) -> str:
     text = str(error)
+    if isinstance(error, pl.exceptions.StructFieldNotFoundError):
+        dotted = re.search(r"\w+(?:\.\w+)+", condition)
+        return f" is no field here: {dotted[0] if dotted else condition} names one of a struct, and those of JSON are not read"
     if "cannot compare string with numeric" in text:
         return "; compare a column of text with a text in single quotes, or TRY_CAST(column AS DOUBLE)"
     return ""

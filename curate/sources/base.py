@@ -47,6 +47,16 @@ class Columns:
         """The columns of captions, in order."""
         return () if self.caption is None else (self.caption, *self.caption_more)
 
+    @property
+    def named(self) -> list[str]:
+        """All columns that are read, each once."""
+        roles = (self.image, *self.captions, self.label, self.uid, self.vector, self.text_vector)
+        return list(dict.fromkeys(name for name in roles if name is not None))
+
+    def captions_alone(self) -> "Columns":
+        """Return the columns of captions and the rule for several, without any other column."""
+        return Columns(caption=self.caption, caption_more=self.caption_more, caption_take=self.caption_take)
+
     def identity(self) -> dict[str, object]:
         """Return what goes into fingerprints: fields that came later only where they are used."""
         later: dict[str, tuple[object, ...]] = {"caption_more": ((), []), "caption_take": ("first",)}

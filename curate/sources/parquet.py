@@ -18,13 +18,12 @@ from curate.errors import SourceError
 from curate.io import filesystem, paths
 from curate.io.filesystem import StorageOptions
 from curate.io.names import printable
-from curate.sources import references
-from curate.sources.addresses import Take, UrlAccess
+from curate.sources.addresses import UrlAccess
 from curate.sources.arrow_types import has_view, is_list, plain_schema
 from curate.sources.base import RULES, Columns, Rows, Shard
 from curate.sources.columns import check_columns, declared_features
 from curate.sources.format import Format
-from curate.sources.rows import Found, followed, rows_of
+from curate.sources.rows import rows_of, with_images
 
 __all__ = ["EXTENSIONS", "FORMAT", "ParquetReader", "find", "scan", "take"]
 
@@ -92,11 +91,7 @@ class ParquetReader:
         with _opened(shard) as file:
             roles = self.columns
             check_columns(_with_partitions(file.schema_arrow, shard), roles, shard.url)
-            wanted = (
-                roles.image, *roles.captions, roles.label, roles.uid, roles.vector, roles.text_vector
-            )  # fmt: skip
-            named = dict.fromkeys(name for name in wanted if name is not None)
-            names = [name for name in named if name in file.schema_arrow.names]
+            names = [name for name in roles.named if name in file.schema_arrow.names]
             dim = roles.vector_dim or self.vector_length(shard)
             stop = file.metadata.num_rows if stop is None else stop
             groups, first = _groups_of(file, start, stop)
@@ -107,10 +102,9 @@ class ParquetReader:
                 rows = rows.slice(*np.searchsorted(rows.row, [start, stop]).tolist())
                 if len(rows) == 0:
                     continue
-                if images and roles.image is not None and roles.vector is None:
-                    yield from self._followed(shard, rows, batch_bytes)
-                else:
-                    yield rows
+                yield from with_images(
+                    rows, shard, roles, images=images, batch_bytes=batch_bytes, allow_url=self.allow_url
+                )
             if first < stop:
                 said = f"row {first:,} of {file.metadata.num_rows:,} is not in it"
                 raise SourceError(f"{shard.url}: the Parquet file is damaged: {said}")
@@ -129,13 +123,16 @@ class ParquetReader:
         """
         with _opened(shard) as file:
             _check_positions(shard, rows, file.metadata.num_rows)
+            have = file.schema_arrow.names
+            names = None if columns is None else [name for name in columns if name in have] or have[:1]
             group_start = 0
             for group in range(file.num_row_groups):
                 n_rows = file.metadata.row_group(group).num_rows
                 low, high = np.searchsorted(rows, [group_start, group_start + n_rows])
                 if high > low:
-                    for table in _taken(file, group, rows[low:high] - group_start, batch_bytes, columns):
-                        yield _partitioned(table, file.schema_arrow, shard)
+                    for table in _taken(file, group, rows[low:high] - group_start, batch_bytes, names):
+                        table = _partitioned(table, file.schema_arrow, shard)
+                        yield table if columns is None else table.select(list(columns))
                 group_start += n_rows
 
     def vector_length(self, shard: Shard) -> int | None:
@@ -154,21 +151,6 @@ class ParquetReader:
                 if (first := next(lengths, None)) is not None:
                     return int(first)
         return None
-
-    def _followed(self, shard: Shard, rows: Rows, batch_bytes: int) -> Iterator[Rows]:
-        """Yield `rows` in pieces of at most about `batch_bytes`, with the bytes their paths lead to."""
-
-        def read(ref: str, *, take: Take) -> Found:
-            return references.follow(
-                ref,
-                shard.url,
-                shard.storage_options,
-                allow_url=self.allow_url,
-                access=shard.access,
-                take=take,
-            )
-
-        return followed(rows, read, batch_bytes)
 
 
 def scan(
@@ -284,7 +266,7 @@ def _batch_rows(group: pq.RowGroupMetaData, batch_bytes: int) -> int:
 
 
 def _scan(
-    file: pq.ParquetFile, group: int, names: list[str] | None, batch_bytes: int
+    file: pq.ParquetFile, group: int, names: Sequence[str] | None, batch_bytes: int
 ) -> Iterator[pa.RecordBatch]:
     """Yield the batches of one row group; names : of the columns to read, all by default."""
     n_rows = _batch_rows(file.metadata.row_group(group), batch_bytes)
@@ -322,12 +304,11 @@ def _taken(
     group: int,
     rows: npt.NDArray[np.int64],
     batch_bytes: int,
-    columns: Sequence[str] | None,
+    names: Sequence[str] | None,
 ) -> Iterator[pa.Table]:
-    """Yield the rows at these places of one row group."""
+    """Yield the rows at these places of one row group, all columns or those named."""
     start, done, size = 0, 0, 0
     held: list[pa.Table] = []
-    names = None if columns is None else list(columns)
     for batch in _scan(file, group, names, batch_bytes):
         stop = start + batch.num_rows
         upto = done + int(np.searchsorted(rows[done:], stop))

@@ -77,6 +77,30 @@ def rows_of(
     )
 
 
+def with_images(
+    rows: Rows,
+    shard: Shard,
+    columns: Columns,
+    *,
+    images: bool,
+    batch_bytes: int,
+    allow_url: UrlAccess | bool,
+    below: str | None = None,
+) -> Iterator[Rows]:
+    """Yield `rows` with the bytes that their paths lead to, in pieces; as they are where no images are asked for.
+
+    below : a file in whose folder paths begin, if that is not the folder of the shard.
+    """
+    if not images or columns.image is None or columns.vector is not None:
+        yield rows
+        return
+    read = partial(
+        references.follow, shard_url=below or shard.url, storage_options=shard.storage_options,
+        allow_url=allow_url, access=shard.access,
+    )  # fmt: skip
+    yield from followed(rows, read, batch_bytes)
+
+
 class Follow(Protocol):
     """Returns what `references.follow` does for a path as it stands in a row; called by several threads."""
 

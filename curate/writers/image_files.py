@@ -1,7 +1,7 @@
 """The kept samples whose images are files on this machine: where each file is, and its caption."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import polars as pl
@@ -10,7 +10,6 @@ from curate.errors import UsageError
 from curate.execution.context import Context, Part
 from curate.io import storage
 from curate.sources import references
-from curate.sources.base import Columns
 from curate.sources.registry import check_unchanged, format_of
 
 __all__ = ["ImageFile", "KeptImages"]
@@ -48,7 +47,7 @@ class KeptImages:
             raise self._refusal(part, "the run has no image column")
         form = format_of(shard.format)
         prefix, beside = form.images_beside(shard)
-        reader = form.reader(Columns(image=part.columns.image, caption=part.columns.caption), True)
+        reader = form.reader(replace(part.columns.captions_alone(), image=part.columns.image), True)
         since = check_unchanged(shard)
         for rows in reader.batches(
             shard, images=False, batch_bytes=BATCH_BYTES, start=part.start, stop=part.stop

@@ -96,7 +96,7 @@ class ListedRows:
     def _read(self, part: Part, name: str, rows: np.ndarray) -> pl.Series:
         """Return a column of the source."""
         if name == "caption" and part.columns.caption is not None:
-            return _of_role(part, Columns(caption=part.columns.caption), "caption", rows).alias(name)
+            return _of_role(part, part.columns.captions_alone(), "caption", rows).alias(name)
         names = ShardReader().schema(part.shard)
         kind = pa.string() if _is_json_field(name, names.names) else names.field(name).type
         if is_label(kind) and not is_binary(plain_type(kind)):

@@ -13,6 +13,7 @@ import pyarrow as pa
 from curate.execution.context import Context, Part
 from curate.io import storage
 from curate.scores.registry import folders_for
+from curate.sources.addresses import url_access
 from curate.sources.base import Shard
 from curate.writers.shard_plan import KeptRows
 from curate.writers.webdataset import Roles
@@ -61,7 +62,7 @@ class Kept:
         """Return which columns hold what in the shard called `name`."""
         part = self._parts_of(name)[0]
         [source] = [one for one in self.context.recipe.source if one.name == part.shard.source]
-        return Roles(part.columns, "url" in source.allow)
+        return Roles(part.columns, url_access(source.allow))
 
     def schema(self) -> pa.Schema:
         """Return names and types of the added columns."""

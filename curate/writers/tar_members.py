@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.types as pt
 
 from curate.sources import references
+from curate.sources.addresses import UrlAccess
 from curate.sources.arrow_types import is_bytes, is_list, is_string, is_text, plain_schema, plain_type
 from curate.sources.base import Columns, Shard
 from curate.sources.columns import captions_of, class_names, images_of
@@ -74,7 +75,7 @@ def safe_key(key: str | None) -> str | None:
 
 
 def rows_of(
-    table: pa.Table, shard: Shard, columns: Columns, extra: pa.Table | None, *, allow_url: bool
+    table: pa.Table, shard: Shard, columns: Columns, extra: pa.Table | None, *, allow_url: UrlAccess | bool
 ) -> Iterator[Row]:
     """Yield the members of each row of `table`.
 
@@ -114,7 +115,12 @@ def _tar_rows(table: pa.Table, columns: Columns, added: Sequence[Mapping[str, An
 
 
 def _column_rows(
-    table: pa.Table, shard: Shard, columns: Columns, added: Sequence[Mapping[str, Any]], *, allow_url: bool
+    table: pa.Table,
+    shard: Shard,
+    columns: Columns,
+    added: Sequence[Mapping[str, Any]],
+    *,
+    allow_url: UrlAccess | bool,
 ) -> Iterator[Row]:
     images, paths = images_of(table, columns.image)
     texts, more = _caption_texts(table, columns)

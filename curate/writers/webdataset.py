@@ -12,6 +12,7 @@ from pathlib import Path
 
 from curate.errors import RunError, UsageError
 from curate.io.storage import atomic, write_json
+from curate.sources.addresses import UrlAccess
 from curate.sources.base import Columns, RowReader, Shard
 from curate.sources.registry import check_unchanged
 from curate.writers.shard_plan import KeptRows, OutputFile, Piece, filled, pieces
@@ -40,7 +41,7 @@ class Roles:
     """Which columns of a shard become members of their own, and whether images may be fetched by URL."""
 
     columns: Columns
-    allow_url: bool = False
+    allow_url: UrlAccess | bool = False
 
 
 @dataclass(frozen=True)

@@ -173,3 +173,11 @@ def test_chains_that_are_too_long_are_refused(condition):
 def test_long_lists_and_long_chains_up_to_the_limit_are_fine():
     names = ", ".join(f"'{n} and more + that'" for n in range(5_000))
     check_conditions(FRAME.clear(), [f"label in ({names})", " and ".join(["label > '1'"] * MOST_OPERATORS)])
+
+
+def test_a_field_of_json_is_named_as_what_is_not_read():
+    frame = pl.DataFrame({"json": pl.Series([], dtype=pl.String)})
+    with pytest.raises(
+        RecipeError, match=r"year is no field here: json\.year names one of a struct, and those of JSON"
+    ):
+        check_conditions(frame, ["json.year > 1"])

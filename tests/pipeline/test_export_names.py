@@ -13,7 +13,7 @@ from curate.recipe.loading import parse_recipe
 from tests.fixtures.builders import planted, recipe_values, write_shards
 from tests.fixtures.calls import curate
 from tests.fixtures.folders import files_below
-from tests.fixtures.tars import member, tar
+from tests.fixtures.tars import member, members, tar
 
 N = 48
 
@@ -253,3 +253,32 @@ def test_a_tar_has_keys_and_json_fields_but_no_files(tmp_path):
         said = curate("export", tmp_path / "run", "--format", form, "--out", tmp_path / form)
         assert said.code == 2 and "stands in the shard itself; use --format webdataset" in said.error
         assert not (tmp_path / form).exists()
+
+
+def test_captions_are_those_that_the_run_took(tmp_path):
+    """With `source.caption: {take, of}`, a list and the shards hold the caption that was chosen."""
+    both = {"a": [f"a {i}" for i in range(N)], "b": [f"longer {i}" for i in range(N)]}
+    glob = write_shards(tmp_path / "in", planted(N), extra=both)
+    values = recipe_values(glob, tmp_path / "run", write={"format": "webdataset"})
+    values["source"] |= {"caption": {"take": "longest", "of": ["a", "b"]}}
+    runner.run(parse_recipe(values))
+    assert (
+        curate(
+            "export",
+            tmp_path / "run",
+            "--format",
+            "csv",
+            "--columns",
+            "caption,b",
+            "--out",
+            tmp_path / "x.csv",
+        ).code
+        == 0
+    )
+    with (tmp_path / "x.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == N and all(row["caption"] == row["b"] for row in rows)
+    written = [one for path in (tmp_path / "run/6_filtered").glob("*.tar") for one in members(path).items()]
+    assert sorted(data.decode() for name, data in written if name.endswith(".txt")) == sorted(
+        row["b"] for row in rows if row["keep"] == "true"
+    )

@@ -2,7 +2,10 @@ import gc
 import itertools
 import json
 import tarfile
+import threading
 import warnings
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -427,3 +430,38 @@ def test_no_row_kept_is_no_tar(tmp_path):
         "_done.json",
     ]
     assert pq.read_table(glob.replace("*", "train-00000-of-00003")).num_rows == 10
+
+
+@pytest.mark.parametrize(("allow", "there"), [(["url", "private"], True), (["url"], False)])
+def test_images_come_from_where_the_source_allows(tmp_path, monkeypatch, allow, there):
+    """Addresses inside the network are fetched for tars just where they were for the vectors."""
+    monkeypatch.setenv("no_proxy", "*")
+    (tmp_path / "web").mkdir()
+    (tmp_path / "web" / "x.png").write_bytes(encoded("PNG"))
+    handler = partial(Quiet, directory=tmp_path / "web")
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_address[1]}/x.png"
+        glob = write_shards(
+            tmp_path / "in", planted(12), shards=1, extra={"image": [f"{address}?{i}" for i in range(12)]}
+        )
+        values = recipe_values(
+            glob,
+            tmp_path / "run",
+            select={"method": "all"},
+            write={"format": "webdataset"},
+            cluster={"concepts": 1},
+        )
+        values["source"] |= {"image": "image", "allow": allow}
+        runner.run(parse_recipe(values))
+        server.shutdown()
+    found = [name for path in (tmp_path / "run/6_filtered").glob("*.tar") for name in members(path)]
+    assert len([name for name in found if name.endswith(".json")]) == 12
+    assert len([name for name in found if name.endswith(".png")]) == (12 if there else 0)
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    """A server of files that says nothing."""
+
+    def log_message(self, *_):
+        pass

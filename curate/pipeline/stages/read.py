@@ -88,19 +88,14 @@ def _found(
                 continue
             try:
                 with counting(seen[source.name]):
-                    present = reader_of(source, shard, Columns()).schema(shard)
-                    columns = replace(_columns(source, recipe, shard, present), vector_dim=dim)
-                    reader = reader_of(source, shard, columns)
-                    count = reader.count(shard)
-                length = reader.vector_length(shard) if dim is None else dim
+                    present, columns, count = _looked_into(source, recipe, shard, dim)
                 if hashed:  # last, so that what was read before is of the file that is hashed, too
                     shard = registry.hashed(shard, known.get(shard.url, ()))
-                if dim is None and (dim := length) is not None:
-                    columns = replace(columns, vector_dim=dim)
             except SourceError as error:
                 bad.append(BadShard(shard.name, None, str(error)))
                 every.append(CountedShard(shard, None))
                 continue
+            dim = columns.vector_dim
             rows = count if left is None else min(count, left)
             left = None if left is None else left - rows
             every.append(CountedShard(shard, count, rows))
@@ -163,6 +158,20 @@ def find_shards(source: Source, *, many: bool = False) -> list[Shard]:
             f"source.path {', '.join(source.patterns)}: none of {len(found):,} shards is finished"
         )
     return finished
+
+
+def _looked_into(
+    source: Source, recipe: Recipe, shard: Shard, dim: int | None
+) -> tuple[pa.Schema, Columns, int]:
+    """Return the schema of a shard, its columns by role, and the number of its rows.
+
+    dim : the length of the vectors of shards before it; without one, that of its own.
+    """
+    present = reader_of(source, shard, Columns()).schema(shard)
+    columns = replace(_columns(source, recipe, shard, present), vector_dim=dim)
+    reader = reader_of(source, shard, columns)
+    count = reader.count(shard)
+    return present, replace(columns, vector_dim=reader.vector_length(shard) if dim is None else dim), count
 
 
 def _columns(source: Source, recipe: Recipe, shard: Shard, present: pa.Schema) -> Columns:

@@ -30,6 +30,7 @@ from curate.scores.heads.labels import (
 )
 from curate.scores.status import NO_LABEL, status_names
 from curate.scores.tables.output import Output
+from curate.sources.addresses import url_access
 from curate.sources.base import Columns
 from curate.sources.registry import format_of
 from curate.sources.settings import Source
@@ -73,7 +74,7 @@ def _has_image(recipe: "Recipe", source: Source, sources: Sources) -> bool:
         return False
     try:
         first = sources.find_shards(source)[0]
-        present = format_of(first.format).reader(Columns(), "url" in source.allow).schema(first)
+        present = format_of(first.format).reader(Columns(), url_access(source.allow)).schema(first)
     except SourceError:
         return True
     vector, ids_only = recipe.embed.column, recipe.embed.files is not None

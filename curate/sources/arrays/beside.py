@@ -18,13 +18,12 @@ from curate.hashing import digest
 from curate.io import filesystem, paths
 from curate.io.filesystem import StorageOptions
 from curate.io.paths import FoundFile
-from curate.sources import references
-from curate.sources.addresses import Take, UrlAccess
+from curate.sources.addresses import UrlAccess
 from curate.sources.arrays.npy import ArrayFile, RowStream, opened
 from curate.sources.base import Columns, Rows, Shard
 from curate.sources.columns import check_columns
 from curate.sources.parquet import ParquetReader
-from curate.sources.rows import Found, followed, rows_of
+from curate.sources.rows import rows_of, with_images
 
 __all__ = ["BesideReader", "Partners", "changed_at", "check_unchanged", "fingerprint", "present", "shards_of"]
 
@@ -148,16 +147,6 @@ class BesideReader:
         stop = self.count(shard) if stop is None else stop
         dim = roles.vector_dim or self.vector_length(shard)
 
-        def read(ref: str, *, take: Take) -> Found:
-            return references.follow(
-                ref,
-                shard.url,
-                shard.storage_options,
-                allow_url=self.allow_url,
-                access=shard.access,
-                take=take,
-            )
-
         first = start
         rows = np.arange(start, stop, dtype=np.int64)
         for table in self._tables(shard, rows, wanted, batch_bytes):
@@ -165,8 +154,9 @@ class BesideReader:
                 some = table.slice(piece, MAX_ROWS)
                 found = rows_of(some, roles, shard, first, dim=dim, allow_url=self.allow_url)
                 first += len(found)
-                follows = images and roles.image is not None and roles.vector is None
-                yield from followed(found, read, batch_bytes) if follows else [found]
+                yield from with_images(
+                    found, shard, roles, images=images, batch_bytes=batch_bytes, allow_url=self.allow_url
+                )
 
     def read_rows(
         self,

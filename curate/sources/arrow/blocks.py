@@ -13,13 +13,12 @@ import pyarrow.compute as pc
 
 from curate.errors import SourceError
 from curate.io import filesystem
-from curate.sources import references
-from curate.sources.addresses import Take, UrlAccess
+from curate.sources.addresses import UrlAccess
 from curate.sources.arrow_types import is_list
 from curate.sources.base import Columns, Rows, Shard
 from curate.sources.columns import check_columns
 from curate.sources.parquet import take
-from curate.sources.rows import Found, followed, rows_of
+from curate.sources.rows import rows_of, with_images
 
 __all__ = ["BlockReader", "Blocks", "check_names", "opened"]
 
@@ -123,27 +122,15 @@ class BlockReader:
         roles = self.columns
         dim = roles.vector_dim or self.vector_length(shard)
 
-        def read(ref: str, *, take: Take) -> Found:
-            return references.follow(
-                ref,
-                shard.url,
-                shard.storage_options,
-                allow_url=self.allow_url,
-                access=shard.access,
-                take=take,
-            )
-
         with self.open(shard) as blocks:
             check_columns(blocks.schema, roles, shard.url)
-            named = (roles.image, roles.caption, roles.label, roles.uid, roles.vector, roles.text_vector)
-            names = list(dict.fromkeys(name for name in named if name is not None))
+            names = roles.named or blocks.schema.names[:1]
             stop = sum(blocks.sizes) if stop is None else stop
-            for first, table in _tables(blocks, names or blocks.schema.names[:1], start, stop, batch_bytes):
+            for first, table in _tables(blocks, names, start, stop, batch_bytes):
                 rows = rows_of(table, roles, shard, first, dim=dim, allow_url=self.allow_url)
-                if images and roles.image is not None and roles.vector is None:
-                    yield from followed(rows, read, batch_bytes)
-                else:
-                    yield rows
+                yield from with_images(
+                    rows, shard, roles, images=images, batch_bytes=batch_bytes, allow_url=self.allow_url
+                )
 
     def read_rows(
         self,

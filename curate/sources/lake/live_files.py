@@ -18,12 +18,12 @@ from curate.errors import SourceError, UsageError
 from curate.hashing import digest
 from curate.io import filesystem, paths
 from curate.io.filesystem import StorageOptions
-from curate.sources import parquet, references
-from curate.sources.addresses import Take, UrlAccess
+from curate.sources import parquet
+from curate.sources.addresses import UrlAccess
 from curate.sources.base import Columns, Rows, Shard
 from curate.sources.columns import check_columns
 from curate.sources.lake.recognition import NAMES, tables_of
-from curate.sources.rows import Found, followed, rows_of
+from curate.sources.rows import rows_of, with_images
 
 __all__ = ["LiveFile", "Snapshot", "TableKind", "TableReader"]
 
@@ -201,32 +201,20 @@ class TableReader:
         """Yield rows [start, stop) in order, in batches of at most about `batch_bytes`, never fewer than a row."""
         file, roles = self._opened(shard), self.columns
         check_columns(file.schema, roles, shard.url)
-        named = (roles.image, roles.caption, roles.label, roles.uid, roles.vector, roles.text_vector)
-        names = [name for name in dict.fromkeys(named) if name is not None]
         dim = roles.vector_dim or self.vector_length(shard)
         place = replace(
             shard, url=f"{shard.url.partition('/./')[0]}/shard"
         )  # paths of images begin at the table
 
-        def read(ref: str, *, take: Take) -> Found:
-            return references.follow(
-                ref,
-                place.url,
-                shard.storage_options,
-                allow_url=self.allow_url,
-                access=shard.access,
-                take=take,
-            )
-
         stop = self.count(shard) if stop is None else stop
         first = start
-        for table in file.tables(names, start, stop, batch_bytes):
+        for table in file.tables(roles.named, start, stop, batch_bytes):
             rows = rows_of(table, roles, place, first, dim=dim, allow_url=self.allow_url)
             first += len(rows)
-            if images and roles.image is not None and roles.vector is None:
-                yield from followed(rows, read, batch_bytes)
-            else:
-                yield rows
+            yield from with_images(
+                rows, shard, roles, images=images, batch_bytes=batch_bytes, allow_url=self.allow_url,
+                below=place.url,
+            )  # fmt: skip
 
     def read_rows(
         self,
