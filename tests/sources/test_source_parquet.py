@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from curate.errors import EmbeddingError, SourceError
 from curate.sources import parquet as module
+from curate.sources import references
 from curate.sources.base import Columns, Shard
 from curate.sources.columns import guess_columns
 from curate.sources.parquet import ParquetReader, find
@@ -47,14 +48,14 @@ def test_path_images(tmp_path, kind):
 
 
 def test_path_beside_bytes_is_never_opened(tmp_path, monkeypatch):
-    monkeypatch.setattr(module.references, "follow", lambda *_, **__: pytest.fail("opened"))
+    monkeypatch.setattr(references, "follow", lambda *_, **__: pytest.fail("opened"))
     image = pa.array([{"bytes": b"A", "path": "/etc/passwd"}, {"bytes": b"", "path": "a.png"}], STRUCT)
     assert read(write(tmp_path, image=image), image="image")["outcome"] == ["ok", "missing_image"]
 
 
 def test_addresses_are_fetched_only_when_allowed(tmp_path, monkeypatch):
     fetched = []
-    monkeypatch.setattr(module.references, "fetch", lambda url, **_: fetched.append(url) or b"")
+    monkeypatch.setattr(references, "fetch", lambda url, **_: fetched.append(url) or b"")
     shard = write(tmp_path, url=["http://x.invalid/1.png"])
     assert read(shard, image="url")["outcome"] == ["refused_path"] and not fetched
     assert read(shard, image="url", allow_url=True)["outcome"] == ["missing_image"] and len(fetched) == 1
