@@ -20,7 +20,7 @@ def notable_concepts(concepts: pl.DataFrame, limit: int = MAX_NOTABLE) -> dict[i
     """Return the most notable concepts and what makes each so, in turn from every ranking.
 
     concepts : concept, n_eligible, complexity, kept, unevenness (how far its farthest rows lie, in mean distances).
-    Concepts without rows are never notable; equal ones go by id.
+    Concepts without rows are never notable, nor is one that keeps all of its rows pruned; equal ones go by id.
 
     >>> frame = pl.DataFrame({"concept": [0, 1, 2], "n_eligible": [9, 5, 1], "complexity": [0.1, 0.3, 0.2],
     ...     "kept": [3, 0, 1], "unevenness": [1.0, 1.0, 4.0]})
@@ -30,6 +30,7 @@ def notable_concepts(concepts: pl.DataFrame, limit: int = MAX_NOTABLE) -> dict[i
     frame = concepts.filter(pl.col("n_eligible") > 0).with_columns(
         dropped_share=1 - pl.col("kept") / pl.col("n_eligible")
     )
+    frame = frame.with_columns(pl.when(pl.col("dropped_share") > 0).then("dropped_share"))
     orders = {
         why: frame.filter(pl.col(column).is_finite())
         .sort(column, "n_eligible", "concept", descending=[True, True, False])["concept"]

@@ -57,9 +57,10 @@ def first_concepts(concepts: pl.DataFrame, count: int) -> dict[str, pl.DataFrame
     if len(known):
         by = ["complexity", size, "concept"]
         found["most complex"] = known.sort(by, descending=[True, True, False]).head(count)
-    if len(some):
+    pruned = some.filter(pl.col("share") < 1)
+    if len(pruned):
         by = ["share", size, "concept"]
-        found["most pruned"] = some.sort(by, descending=[False, True, False]).head(count)
+        found["most pruned"] = pruned.sort(by, descending=[False, True, False]).head(count)
     return found
 
 
