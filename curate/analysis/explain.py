@@ -218,6 +218,8 @@ def _flip(context: Context, found: Divided, row: Mapping[str, Any]) -> dict[str,
         return {"keep": None, "why": _never(str(row["reason"]))}
     if row["reason"] == "pinned":
         return {"keep": None, "why": "it is pinned: kept at any keep"}
+    if context.recipe.select.composed:
+        return {"keep": None, "why": _settled_first(context, row)}
     kept = bool(row["keep"])
     asked = Row(row["uid"], row["part"], row["concept"], row["rank"], kept)
     standing = context.recipe.select.standing(Finished(context, found, classes_of(context)), asked)
@@ -241,6 +243,22 @@ def _flip(context: Context, found: Divided, row: Mapping[str, Any]) -> dict[str,
     return {"keep": share, "count": count, "kept": not kept, "nearest": flip.nearest} | _present(
         context, found
     )
+
+
+def _settled_first(context: Context, row: Mapping[str, Any]) -> str:
+    """Say what came before the method: the noisiest rows went, or a floor kept some."""
+    select, first = context.recipe.select, context.facts(context.run.decisions).get("first", {})
+    if select.drop_noise is not None and row["reason"] == f"cutoff:{first.get('noise_by')}":
+        return (
+            f"it is one of the {first.get('noise', 0):,} rows with the worst {first.get('noise_by')}, dropped before the "
+            "selection (select.drop_noise)"
+        )
+    settled = " and ".join(
+        name
+        for name, value in (("drop_noise", select.drop_noise), ("floor", select.floor))
+        if value is not None
+    )
+    return f"select.{settled} act before the method, so no keep can be named at which it is decided otherwise"
 
 
 def _present(context: Context, found: Divided) -> dict[str, Any]:

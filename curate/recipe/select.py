@@ -35,10 +35,14 @@ _ALL_WEIGHT: dict[str, Any] = {
 def canonical(settings: Selector | Weigher) -> dict[str, Any]:
     """Return the values that stand for a selection, or for weights, in fingerprints: those of all methods.
 
-    A method's own settings that are newer than runs made before count where they are set.
+    Settings that are newer than runs made before count where they are set.
     """
     every = _ALL_SELECT if isinstance(settings, Selector) else _ALL_WEIGHT
-    return every | settings.model_dump()
+    newer = {
+        name for name, field in type(settings).model_fields.items()
+        if name in Selector.model_fields and name not in every and getattr(settings, name) == field.default
+    }  # fmt: skip
+    return every | settings.model_dump(exclude=newer)
 
 
 def _select(value: object) -> object:

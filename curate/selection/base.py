@@ -12,7 +12,7 @@ from curate.clustering.complexity import Kind, complexity
 from curate.ordering.cutoff import Pairs
 from curate.ordering.keys import priority_key, score_of
 from curate.selection.rules import Counts, Floats, Mask, Rule
-from curate.settings import Folder, KeepShare, Settings, whole
+from curate.settings import Count, Folder, KeepShare, Settings, Share, none_word, whole
 
 if TYPE_CHECKING:
     import polars as pl
@@ -74,6 +74,9 @@ class Selector(Settings):
 
     shipped : rows that were kept before go ahead of all others but pinned ones: true for the decisions that
     these replace, a path for those of another run.
+    drop_noise : the noisiest rows go before anything is chosen: this share of the eligible ones, or as many as the
+    heads estimate to be mislabelled (auto; none where that is few). noise_by : the score that says which.
+    floor : rows that every group (`floor_per`) keeps for sure: a number, or half of an equal share.
 
     A method is a subclass in a file of its own: its settings, its rule, and what people need to know to choose it.
     """
@@ -101,8 +104,13 @@ class Selector(Settings):
     #: Whether vectors are compared.
     compares_vectors: ClassVar[bool] = False
 
+    #: What orders the rows of a group that has a floor: the order of the method, or a draw where it has no first row.
+    floor_order: ClassVar[str] = "key"
     #: Whether every row that reaches it is kept, so that no share and no number is asked for.
     keeps_all: ClassVar[bool] = False
+
+    #: Whether noise and floors are left out where labels or scores for them are missing, instead of refused.
+    takes_what_is_there: ClassVar[bool] = False
 
     #: Where it stands in lists of methods; those of other packages come last.
     place: ClassVar[int] = 100
@@ -113,6 +121,12 @@ class Selector(Settings):
     of: Literal["usable", "input", "eligible"] = "usable"
     at_most: bool = False
     shipped: bool | Folder = False
+    drop_noise: Annotated[Literal["auto"] | Share | None, BeforeValidator(none_word)] = None
+    noise_by: str | None = None
+    floor: Annotated[Literal["half"] | Annotated[Count, Field(ge=1)] | None, BeforeValidator(none_word)] = (
+        None
+    )
+    floor_per: Literal["label", "concept"] = "label"
 
     @model_validator(mode="after")
     def _one_budget(self) -> Self:
@@ -123,6 +137,18 @@ class Selector(Settings):
                 "needs keep (a share) or count (a number of samples); method all keeps all that pass conditions and dedup"
             )
         return self
+
+    # --- what comes before the method ---------------------------------------------------------------------------
+
+    @property
+    def composed(self) -> bool:
+        """Whether rows are taken out or kept before the method chooses."""
+        return self.drop_noise is not None or self.floor is not None
+
+    @property
+    def needs_classes(self) -> bool:
+        """Whether labels are read."""
+        return self.label_quotas or (self.floor is not None and self.floor_per == "label")
 
     # --- what it reads ---------------------------------------------------------------------------------------
 
@@ -158,8 +184,14 @@ class Selector(Settings):
 
     @property
     def extras(self) -> tuple[str, ...]:
-        """What rows carry besides their key: score, cutoff, draw, group."""
-        return ("group",) if self.label_quotas else ()
+        """What rows carry besides their key: score, cutoff, draw, group; noise, floor_group."""
+        return (*(("group",) if self.label_quotas else ()), *self.first_extras)
+
+    @property
+    def first_extras(self) -> tuple[str, ...]:
+        """What rows carry for what comes before the method."""
+        noise, floor = self.drop_noise is not None, self.floor is not None
+        return (*(("noise",) if noise else ()), *(("floor_group",) if floor else ()))
 
     @property
     def label_quotas(self) -> bool:
@@ -227,6 +259,7 @@ class ByScore(Selector):
     as_it_is: ClassVar[bool] = False
     #: The column that orders rows with the same key.
     ties: ClassVar[str] = "tie"
+    floor_order = "draw"
 
     by: str | None = None
     on_null: Literal["proportional", "keep", "drop", "error"] = "proportional"
@@ -260,7 +293,8 @@ class ByScore(Selector):
     @property
     def extras(self) -> tuple[str, ...]:
         """The score, the draw for rows without one, and what the noisiest are cut off by."""
-        return ("score", "cutoff", "draw") if self.cut_by else ("score", "draw")
+        own = ("score", "cutoff", "draw") if self.cut_by else ("score", "draw")
+        return (*own, *self.first_extras)
 
     @property
     def drawn(self) -> bool:

@@ -31,6 +31,7 @@ class Hardest(KeepsStretch):
     keeps = "the hard end of a score (`by`)"
     paper = "Paul et al. 2021, arXiv:2107.07075"
     avoid = "when less than half is kept: mislabelled rows are the hardest of all"
+    floor_order = "key"
     place = 3
 
     method: Literal["hardest"] = "hardest"
@@ -48,6 +49,7 @@ class Easiest(KeepsStretch):
     paper = "Sorscher et al. 2022, arXiv:2206.14486"
     avoid = "when data is plentiful: what is easy is soon learnt, and often repeated"
     from_easiest = True
+    floor_order = "key"
     place = 4
 
     method: Literal["easiest"] = "easiest"
@@ -64,6 +66,7 @@ class Top(KeepsStretch):
     direction = "the largest value first"
     avoid = "when the score says how hard a sample is: hardest and easiest know its direction"
     as_it_is = True
+    floor_order = "key"
     place = 5
 
     method: Literal["top"] = "top"

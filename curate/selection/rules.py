@@ -144,5 +144,5 @@ class Choice:
             keep[without] = self.nulls.holds(rows["draw"][without], rows["tie"][without])
             probability[without] = self.null_share
         if not self.known:
-            probability[free] = np.nan
+            probability[free | rows.get("floor", np.zeros(n, np.bool_))] = np.nan
         return keep, probability, cut

@@ -30,6 +30,7 @@ class Weighted(ByScore):
     avoid = "when weights must undo the selection: the odds of a row have no closed form"
     as_it_is = True
     ties = "draw"
+    floor_order = "key"
     known_odds = False
     place = 10
 

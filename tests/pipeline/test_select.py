@@ -109,6 +109,11 @@ METHODS = [
     {"method": "quotas", "min_per_group": 4},
     {"method": "diversity"},
     {"method": "diversity", "start": "isolated", "min_per_concept": 3, "count": 0, "pin": False},
+    {"method": "random", "floor": "half", "keep": 0.37},
+    {"method": "density", "floor": 5, "floor_per": "concept", "prefer": "random"},
+    {"method": "stratified", "by": "score", "cutoff": "part", "floor": 3, "drop_noise": 0.1, "noise_by": "position"},
+    {"method": "diversity", "floor": "half", "drop_noise": 0.2, "noise_by": "good"},
+    {"method": "weighted", "by": "tie", "floor": 9, "drop_noise": 0.3, "noise_by": "good"},
 ]  # fmt: skip
 
 
@@ -178,10 +183,14 @@ def concepts_add_up(run, settings):
         line = concepts.row(by_predicate=pl.col("concept") == concept, named=True)
         assert line["n_eligible"] == len(group)
         assert line["kept"] == line["budget"] == group["keep"].sum()
-        assert line["at_cap"] == (line["kept"] == len(group))
+        noise = (group["reason"] == f"cutoff:{settings.get('noise_by')}").sum()
+        assert line["at_cap"] == (
+            line["kept"] == len(group) - (noise if settings["method"] == "density" else 0)
+        )
     if settings["method"] == "density":
         assert concepts["probability"].sum() == pytest.approx(1)
-        assert concepts["target"].sum() + facts_of(run)["pinned"] == pytest.approx(concepts["budget"].sum())
+        first = facts_of(run)["pinned"] + facts_of(run).get("first", {}).get("floor_rows", 0)
+        assert concepts["target"].sum() + first == pytest.approx(concepts["budget"].sum())
     else:
         assert concepts["probability"].null_count() == len(concepts)
 

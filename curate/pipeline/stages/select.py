@@ -18,15 +18,17 @@ from curate.execution.context import Context, eligible, log, reuse_or_remove
 from curate.execution.stage import Stage
 from curate.io import storage
 from curate.ordering.shares import n_keep
-from curate.ordering.span import Cuts
+from curate.ordering.span import Cuts, rows_of
 from curate.pipeline.stages import representatives as stand_ins
 from curate.recipe import Recipe, canonical
 from curate.runs.folder import BUDGETS, RunFolder
-from curate.scores.registry import folders_for, require_score
+from curate.scores.heads.label_errors import estimated_errors
+from curate.scores.registry import folders_for, require_score, score_columns
 from curate.selection.base import Selector
 from curate.selection.rows import choose as choice
 from curate.selection.rows import previous, ranks, unscored
-from curate.selection.rows.order import order_of
+from curate.selection.rows.first import First, find_first
+from curate.selection.rows.order import Order, noise_column, order_of, read_columns
 from curate.selection.rows.ranks import Ranked
 from curate.selection.rows.run_rows import RunRows, classes_of
 from curate.selection.rules import Choice
@@ -35,6 +37,9 @@ from curate.weighting import stage_weights
 __all__ = ["VERSION", "Funnel", "Selection", "check_recipe", "run"]
 
 VERSION = 2
+
+#: The share of pairs that go as noise where `drop_noise` is auto: how many captions are wrong is not known.
+PAIRS_SHARE = 0.3
 
 
 @dataclass(frozen=True)
@@ -72,7 +77,7 @@ class DecideTask:
     choice: Choice
     control: Cuts
     stand_ins: tuple[Path, ...]
-    cutoff: str
+    cutoff: tuple[str, str]
     out: Path
     fingerprint: str
 
@@ -98,14 +103,19 @@ def run(context: Context) -> bool:
         return False
     scratch = context.run.work / "select"
     order = replace(order_of(recipe, classes_of(context)), shipped=before)
-    ranked = ranks.rank_rows(context, order, fingerprint, scratch)
-    funnel = _funnel(context, int(ranked.concepts["n_eligible"].sum()))
-    wanted = _wanted(recipe.select, funnel, int(ranked.concepts["n_pinned"].sum()))
+    spread = ranks.spread_rows(context, order, fingerprint, scratch)
+    n_eligible, n_pinned = spread.counts
+    funnel = _funnel(context, n_eligible)
+    wanted = _wanted(recipe.select, funnel, n_pinned)
+    first = _first(context, order, spread, wanted)
+    wanted -= first.n_cut if recipe.select.keeps_all else 0
+    ranked = ranks.rank_rows(context, spread, first, scratch)
     rows = RunRows(context, order, ranked, scratch)
     nulls = unscored.statuses(context, rows)
     chosen = choice.choose(rows, recipe.select, wanted, nulls)
-    concepts = recipe.select.concept_table(chosen.rows, chosen.choice.rule)
-    if before is not None and (recipe.select.drawn or chosen.n_null):
+    concepts = _as_read(recipe.select.concept_table(chosen.rows, chosen.choice.rule))
+    ahead = before is not None or first.n_floor > 0
+    if ahead and (recipe.select.drawn or chosen.n_null):
         chosen = replace(chosen, choice=replace(chosen.choice, known=False))
     wanted, weights, new = chosen.kept, None, scratch / "decisions"
     tables = _decide_all(context, chosen, funnel, fingerprint, scratch, new)
@@ -122,7 +132,9 @@ def run(context: Context) -> bool:
     _write_concepts(new / BUDGETS, table, kept, fingerprint)
     share = wanted / max(funnel.usable, 1)
     facts = {"kept": wanted, "of_usable": share, "concepts_kept": int((kept > 0).sum()), **vars(funnel)}
-    facts |= {"pinned": int(ranked.concepts["n_pinned"].sum()), "weights": weights and weights.facts}
+    facts |= {"pinned": n_pinned, "weights": weights and weights.facts}
+    if recipe.select.composed:
+        facts["first"] = _first_facts(context, first)
     if chosen.n_null:
         facts["without_score"] = {"rows": chosen.n_null, "kept": chosen.kept_null, "statuses": nulls}
     if before is not None:
@@ -132,6 +144,13 @@ def run(context: Context) -> bool:
     storage.remove(scratch)
     log.info("select: %s eligible, %s kept (%.1f %% of usable), %s of %s concepts",
              f"{funnel.eligible:,}", f"{wanted:,}", 100 * share, (kept > 0).sum(), len(kept))  # fmt: skip
+    if recipe.select.drop_noise is not None and noise_column(recipe) is not None:
+        log.info(
+            "select: %s rows with the worst %s are dropped as noise", f"{first.n_cut:,}", noise_column(recipe)
+        )
+    if first.groups:
+        log.info("select: each of %s groups by %s keeps at least %s rows if it has them (%s rows)", f"{first.groups:,}",
+                 recipe.select.floor_per, f"{first.each:,}", f"{first.n_floor:,}")  # fmt: skip
     if chosen.n_null:
         log.info("select: %s rows have no %s, %s of them are kept",
                  f"{chosen.n_null:,}", recipe.select.score_column, f"{chosen.kept_null:,}")  # fmt: skip
@@ -141,12 +160,58 @@ def run(context: Context) -> bool:
     return True
 
 
+def _first(context: Context, order: Order, spread: ranks.Spread, wanted: int) -> First:
+    """Return what goes as noise and what a floor keeps, before the method chooses."""
+    select = context.recipe.select
+    n_groups = len(spread.bucket) if select.floor_per == "concept" else len(order.classes)
+    noisy = _estimated_noise(context, spread) if select.drop_noise == "auto" else None
+    return find_first(spread.blocks, select, wanted, n_groups, noisy=noisy)
+
+
+def _estimated_noise(context: Context, spread: ranks.Spread) -> int:
+    """Return how many rows are to go as noise: the labels that heads count as wrong, or a share of the pairs.
+
+    Raises UsageError where the number is not known, unless the method takes what is there.
+    """
+    column = noise_column(context.recipe)
+    if column is None:
+        log.info(
+            "select: no score says which labels or captions are wrong (add heads or pair to score): none are dropped"
+        )
+        return 0
+    if score_columns(context.recipe)[column].folder == "pair":
+        return rows_of(str(PAIRS_SHARE), spread.counts[0])
+    try:
+        return estimated_errors(context).to_drop
+    except UsageError as error:
+        if context.recipe.select.takes_what_is_there:
+            log.info("%s; none are dropped", error)
+            return 0
+        raise
+
+
+def _first_facts(context: Context, first: First) -> dict[str, object]:
+    """Return what was settled before the method chose."""
+    select = context.recipe.select
+    facts: dict[str, object] = {}
+    if select.drop_noise is not None:
+        facts |= {"noise_by": noise_column(context.recipe), "noise": first.n_cut}
+    if select.floor is not None:
+        facts |= {
+            "floor_per": select.floor_per,
+            "floor": first.each,
+            "groups": first.groups,
+            "floor_rows": first.n_floor,
+        }
+    return facts
+
+
 def _fingerprint(context: Context) -> str:
     """Return what the decisions depend on: settings, filters, duplicates, and the scores that are read."""
     recipe, run = context.recipe, context.run
     weight = recipe.weight
     settings = {name: value for name, value in canonical(recipe.select).items() if name != "shipped"}
-    columns = [*recipe.select.columns, *([weight.column] if weight and weight.column else [])]
+    columns = [*read_columns(recipe), *([weight.column] if weight and weight.column else [])]
     scores = [run.fingerprint(run.scores(folder)) for folder in folders_for(recipe, columns)]
     return storage.fingerprint(
         "select", VERSION, settings, weight and canonical(weight), recipe.seed,
@@ -165,6 +230,11 @@ def check_recipe(recipe: Recipe) -> None:
             f"weight.method {recipe.weight.method} needs the probability of each row to be kept, which "
             f"select.method {recipe.select.method} does not have in closed form; use another of the two"
         )
+    if recipe.weight is not None and recipe.weight.needs_odds and recipe.select.floor and recipe.select.drawn:
+        raise UsageError(
+            f"weight.method {recipe.weight.method} needs the probability of each row to be kept, which has no closed "
+            "form where a floor goes ahead of a draw; leave out select.floor or take another weight"
+        )
 
 
 def _decide_all(
@@ -178,7 +248,7 @@ def _decide_all(
     """Write one decision per row read; return the tables: in `new`, or scratch ones where weights are still to come."""
     run = context.run
     final = context.recipe.weight is None
-    control = choice.random_control(chosen.rows, chosen.kept)
+    control = choice.random_control(chosen.rows.ranked, chosen.kept)
     named = stand_ins.find(context, funnel.exact_duplicate, funnel.near_duplicate, scratch, fingerprint)
     template = DecideTask(
         run,
@@ -188,7 +258,7 @@ def _decide_all(
         chosen.choice,
         control,
         named,
-        context.recipe.select.cut_by or "",
+        (context.recipe.select.cut_by or "", noise_column(context.recipe) or ""),
         scratch,
         fingerprint,
     )
@@ -271,7 +341,8 @@ def _decide(task: DecideTask) -> None:
             .when(pl.col("duplicate_of").is_not_null()).then(pl.lit("near_duplicate"))
             .when(pl.col("chosen") & pl.col("pinned")).then(pl.lit("pinned"))
             .when(pl.col("chosen")).then(pl.lit("kept"))
-            .when(pl.col("cut_off")).then(pl.lit(f"cutoff:{task.cutoff}"))
+            .when(pl.col("cut_off")).then(pl.lit(f"cutoff:{task.cutoff[0]}"))
+            .when(pl.col("noise")).then(pl.lit(f"cutoff:{task.cutoff[1]}"))
             .otherwise(pl.lit("over_budget")),
             duplicate_of=pl.when(~broken & copied).then(pl.coalesce("stand_in", "copy_of"))
             .otherwise(pl.col("duplicate_of")),
@@ -287,13 +358,21 @@ def _verdicts(task: DecideTask) -> pl.DataFrame:
     """Return one row per usable sample of a part: concept, distance, rank, and what the rule says of it."""
     frame = eligible(task.run, task.part, ("filter",)).with_row_index("position")
     rows = task.ranked.part(task.index)
-    chosen, probability, cut_off = task.choice.of(rows)
+    noise = rows.get("cut", np.zeros(len(rows["key"]), np.bool_))
+    chosen, probability, cut_off = (
+        np.zeros(len(noise), np.bool_),
+        np.zeros(len(noise)),
+        np.zeros(len(noise), np.bool_),
+    )
+    competing = {name: values[~noise] for name, values in rows.items()}
+    chosen[~noise], probability[~noise], cut_off[~noise] = task.choice.of(competing)
     said = pl.DataFrame(
         {
             "position": rows["position"],
             "rank": rows["rank"],
             "chosen": chosen,
             "cut_off": cut_off,
+            "noise": noise,
             "inclusion_prob": probability.astype(np.float32),
             "random_control": task.control.holds(rows["control"], rows["tie"]),
         },
@@ -304,7 +383,7 @@ def _verdicts(task: DecideTask) -> pl.DataFrame:
             "uid", "concept", "distance", "filter_reason", "pinned", pl.col("position").cast(pl.Int32)
         )
         .join(said, on="position", how="left", maintain_order="left", validate="1:1")
-        .with_columns(pl.col("chosen", "cut_off", "random_control").fill_null(False))
+        .with_columns(pl.col("chosen", "cut_off", "noise", "random_control").fill_null(False))
         .drop("position")
     )
 
@@ -317,6 +396,13 @@ def _kept(context: Context, folder: Path, n_concepts: int) -> npt.NDArray[np.int
         frame = pl.DataFrame(storage.read_table(path, ["keep", "concept"])).filter("keep")
         kept += np.bincount(frame["concept"].to_numpy(), minlength=n_concepts)
     return kept
+
+
+def _as_read(table: pl.DataFrame) -> pl.DataFrame:
+    """Return the concepts with all eligible rows, those that went as noise too; what a floor keeps is not pinned."""
+    return table.with_columns(
+        n_eligible=pl.col("n_eligible") + pl.col("n_cut"), n_pinned=pl.col("n_pinned") - pl.col("n_floor")
+    )
 
 
 def _write_concepts(path: Path, table: pl.DataFrame, kept: npt.NDArray[np.int64], fingerprint: str) -> None:

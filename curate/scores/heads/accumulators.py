@@ -28,6 +28,8 @@ class Accumulator:
             name: np.zeros(n) for name in ("entropy", "p_label", "margin", "looks", "early", "weight")
         }
         self.pred = np.full(n, -1, np.int64)
+        self.confident = np.full(n, -1, np.int64)
+        self.confidence = np.full(n, np.nan)
         self.right, self.ever = np.zeros((n, n_seeds), np.bool_), np.zeros((n, n_seeds), np.bool_)
         self.forgotten = np.zeros(n, np.int64)
         self.el2n_by_seed = np.full((n_seeds, min(n, SAMPLE_ROWS)), np.nan)
@@ -40,7 +42,7 @@ class Accumulator:
             for name in ("el2n", "grand", "loss")
             for part in ("n_obs", "mean", "spread")
         }
-        plain = ("pred", "right", "ever", "forgotten", "el2n_by_seed", "n_bad")
+        plain = ("pred", "confident", "confidence", "right", "ever", "forgotten", "el2n_by_seed", "n_bad")
         return moments | self.sums | {name: getattr(self, name) for name in plain}
 
     def add_epoch(self, at: At, seed: int, epoch: int, seen: LogitStats) -> None:

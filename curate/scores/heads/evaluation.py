@@ -8,6 +8,8 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +18,7 @@ import torch
 from curate.execution.engines.local import cpu_count
 from curate.scores.heads.accumulators import Accumulator
 from curate.scores.heads.el2n import error_vectors
+from curate.scores.heads.label_errors import confident_classes
 from curate.scores.heads.logits import LogitStats, logit_stats
 from curate.scores.heads.model import Group
 from curate.scores.heads.softmax import softmax_of, squared_norms
@@ -26,6 +29,22 @@ EVALUATION_ROWS, EVALUATION_CELLS = 2_048, 1 << 21  # rows of a batch to evaluat
 
 Job = Iterator[None]
 Each = Callable[[Callable[[int], Job], int], None]
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Logits (n, C) of rows sorted by fold, with their labels.
+
+    bounds : where each fold ends. hidden : (n, h). there, back : the order by fold and the way back; None for
+    one fold.
+    """
+
+    logits: torch.Tensor
+    label: torch.Tensor
+    bounds: list[int]
+    hidden: torch.Tensor
+    there: torch.Tensor | None
+    back: torch.Tensor | None
 
 
 class Evaluation:
@@ -60,6 +79,49 @@ class Evaluation:
 
         each(one, len(starts))
 
+    def confident(
+        self, each: Each, x: torch.Tensor, start: int, limits: npt.NDArray[np.floating[Any]]
+    ) -> None:
+        """Note the class that the mean of the seeds is confident of, for the rows from place `start` on.
+
+        limits : (C,) what the probability of a class must reach.
+        """
+        starts = range(0, len(x), self._step)
+
+        def one(index: int) -> Job:
+            rows = x[starts[index] : starts[index] + self._step]
+            at = slice(start + starts[index], start + starts[index] + len(rows))
+            total = torch.zeros(len(rows), self.n_classes, device=x.device)
+            for place in range(len(self._members)):
+                self._add_probabilities(rows, at, place, total)
+                yield
+            self.sums.confident[at] = confident_classes((total / len(self._members)).cpu().numpy(), limits)
+
+        each(one, len(starts))
+
+    def _add_probabilities(self, x: torch.Tensor, at: slice, place: int, total: torch.Tensor) -> None:
+        """Add the probabilities of one seed."""
+        seen = self._held_out(x, at, place)
+        probs = error_vectors(softmax_of(seen.logits, seen.label))
+        probs[torch.arange(len(x), device=x.device), seen.label] += 1.0
+        probs.nan_to_num_(0.0)
+        total += probs if seen.back is None else probs.index_select(0, seen.back)
+
+    def _held_out(self, x: torch.Tensor, at: slice, place: int) -> "HeldOut":
+        """Return what the models of one seed say of rows they did not see, sorted by fold."""
+        group, inside = self._members[place]
+        fold, y = self.folds[at, place], self.label[at]
+        bounds, there, back = [len(x)], None, None
+        if group.n_folds > 1:
+            bounds = np.cumsum(np.bincount(fold, minlength=group.n_folds)).tolist()
+            there = torch.from_numpy(np.argsort(fold, kind="stable")).to(x.device)
+            back = torch.argsort(there)
+            y = y[there]
+            x = torch.index_select(x, 0, there, out=self._room("rows", len(x), x.shape[1], x.device))
+        logits = self._room("logits", len(x), self.n_classes, x.device)
+        hidden = group.held_out(x, bounds, inside, logits)
+        return HeldOut(logits, y, bounds, hidden, there, back)
+
     def _batch(self, x: torch.Tensor, at: slice, *, epoch: int, scored: bool, last: bool) -> Job:
         squares = squared_norms(x)
         total = torch.zeros(len(x), self.n_classes, device=x.device) if last else None
@@ -70,6 +132,8 @@ class Evaluation:
             yield
         if total is not None:
             self.sums.pred[at] = total.argmax(dim=1).cpu().numpy()
+            own = total[torch.arange(len(x), device=x.device), self.label[at]]
+            self.sums.confidence[at] = (own / len(self._members)).cpu().numpy()
         with self._lock:
             self.sums.n_bad += bad
 
@@ -94,24 +158,17 @@ class Evaluation:
     ) -> LogitStats:
         """Evaluate one seed, rows sorted by fold; add to the sums, and probabilities to `total`."""
         group, inside = self._members[place]
-        fold, y = self.folds[at, place], self.label[at]
-        bounds, there, back = [len(x)], None, None
-        if group.n_folds > 1:
-            bounds = np.cumsum(np.bincount(fold, minlength=group.n_folds)).tolist()
-            there = torch.from_numpy(np.argsort(fold, kind="stable")).to(x.device)
-            back = torch.argsort(there)
-            y, squares = y[there], squares[there]
-            x = torch.index_select(x, 0, there, out=self._room("rows", len(x), x.shape[1], x.device))
-        logits = self._room("logits", len(x), self.n_classes, x.device)
-        hidden = group.held_out(x, bounds, inside, logits)
-        softmax = softmax_of(logits, y, brief=not scored)
+        held = self._held_out(x, at, place)
+        y, back = held.label, held.back
+        squares = squares if held.there is None else squares[held.there]
+        softmax = softmax_of(held.logits, y, brief=not scored)
         by_fold = logit_stats(softmax)
         seen = by_fold if back is None else by_fold.taken(back)
         self.sums.add_epoch(at, place, epoch, seen)
         if not scored:
             return seen
         errors = error_vectors(softmax) if group.needs_errors or total is not None else None
-        grand = group.gradient_norms(errors, by_fold.el2n, squares, hidden, bounds, inside)
+        grand = group.gradient_norms(errors, by_fold.el2n, squares, held.hidden, held.bounds, inside)
         self.sums.add_scores(at, place, seen, (grand if back is None else grand[back]).cpu().numpy())
         if total is not None and errors is not None:
             errors[torch.arange(len(y), device=y.device), y] += 1.0

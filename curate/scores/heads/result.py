@@ -24,7 +24,8 @@ class HeadScores:
     el2n, grand, loss : mean over seeds of the held-out value, `*_std` its deviation over seeds. entropy, p_label :
     means too. neg_aum : minus the mean margin over seeds and epochs. forgetting : events, summed over seeds;
     all epochs for a run that never learned the sample. early_agreement : moving average of p_label.
-    pred_label : class of the largest mean probability, a place in `classes`. n_obs : observations behind the means.
+    pred_label : class of the largest mean probability, a place in `classes`. confident_label : the one that heads are
+    confident of (`label_errors`), -1 for none; all of them where heads are not trained out of fold. n_obs : observations behind the means.
 
     el2n_by_seed : (seeds, rows) of a hash sample of at most 100,000 rows, whose places in the input are `sample`.
     accuracy : of each seed in `seeds`, out of fold. reliability : mean Spearman between two seeds' el2n, and
@@ -44,6 +45,7 @@ class HeadScores:
     early_agreement: Floats
     p_label: Floats
     pred_label: npt.NDArray[np.int32]
+    confident_label: npt.NDArray[np.int32]
     n_obs: npt.NDArray[np.int32]
     status: Codes
     classes: list[str | int]
@@ -88,6 +90,7 @@ def collect(data: Labelled, totals: Accumulator, seeds: list[int], *, trained: b
     return HeadScores(
         **columns,
         pred_label=_spread(totals.pred, seen, data, -1).astype(np.int32),
+        confident_label=_spread(totals.confident, seen, data, -1).astype(np.int32),
         n_obs=_spread(totals.el2n.n_obs, seen, data, 0).astype(np.int32),
         status=status,
         classes=data.classes,

@@ -18,9 +18,10 @@ import torch
 from curate.errors import CurateError, RecipeError
 from curate.scores.heads.accumulators import Accumulator
 from curate.scores.heads.batches import Batches, Normalise, Rows
-from curate.scores.heads.evaluation import EVALUATION_ROWS, Evaluation, fixed_threads, spread_over
+from curate.scores.heads.evaluation import EVALUATION_ROWS, Each, Evaluation, fixed_threads, spread_over
 from curate.scores.heads.factory import Kind, make_group, split_seeds
 from curate.scores.heads.folds import Ints, Label, Labelled, assign_folds, labelled, row_hashes
+from curate.scores.heads.label_errors import thresholds
 from curate.scores.heads.model import Group
 from curate.scores.heads.result import HeadScores, collect
 
@@ -207,9 +208,17 @@ class _Training:
                         scored=epoch in chosen.scored,
                         last=epoch == max(chosen.scored),
                     )
+                if epoch == max(chosen.scored) and chosen.cross_fit:
+                    self._count_errors(evaluation, each)
                 limit = BAD_SHARE * len(self.batches)
                 self._check([s for s, bad in zip(self.seeds, self.sums.n_bad, strict=True) if bad > limit])
         return self.sums
+
+    def _count_errors(self, evaluation: Evaluation, each: Each) -> None:
+        """Look once more at all samples, for the classes that the heads are confident of."""
+        limits = thresholds(self.sums.confidence, self.data.code, len(self.data.classes))
+        for start in self.batches.starts:
+            evaluation.confident(each, self.batches.block(start), start, limits)
 
     def _check(self, failed: list[int]) -> None:
         if failed:

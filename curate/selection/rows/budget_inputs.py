@@ -10,6 +10,7 @@ from curate.errors import RunError
 from curate.execution.context import Context
 from curate.io import storage
 from curate.ordering.shares import n_keep
+from curate.selection.rows.order import noise_column
 from curate.selection.rows.whatif import Density
 
 __all__ = ["Divided", "divided"]
@@ -51,18 +52,24 @@ def divided(context: Context) -> Divided:
     if not facts:
         raise RunError(f"{run.where}: 5_decisions is not there yet; finish the run first")
     table = pl.DataFrame(storage.read_table(run.budgets))
+    noise = f"cutoff:{noise_column(context.recipe)}" if select.drop_noise is not None else ""
     rows = (
         pl.scan_parquet(storage.ensure_all_local(run.decisions, "part-*.parquet"))
         .filter(pl.col("rank").is_not_null())
         .group_by("concept")
-        .agg(smallest_uid=pl.col("uid").min(), n_pinned=(pl.col("reason") == "pinned").sum())
+        .agg(
+            smallest_uid=pl.col("uid").min(),
+            n_pinned=(pl.col("reason") == "pinned").sum(),
+            n_cut=(pl.col("reason") == noise).sum(),
+        )
         .collect(engine="streaming")
     )
     table = table.join(rows, on="concept", how="left", maintain_order="left")
     order = table["smallest_uid"].rank("ordinal").fill_null(len(table) + 1).to_numpy().astype(np.int64)
     pinned = table["n_pinned"].fill_null(0).cast(pl.Int64).to_numpy()
+    cut = table["n_cut"].fill_null(0).cast(pl.Int64).to_numpy()
     density = Density(
-        table["n_eligible"].to_numpy() - pinned, table["d_intra"].to_numpy(), table["d_inter"].to_numpy(), order,
+        table["n_eligible"].to_numpy() - pinned - cut, table["d_intra"].to_numpy(), table["d_inter"].to_numpy(), order,
         select.density.temperature, select.density.min_per_concept, select.density.complexity,
     )  # fmt: skip
     usable = facts["input"] - facts["unusable"]
@@ -70,7 +77,9 @@ def divided(context: Context) -> Divided:
     wanted = select.count if select.count is not None else n_keep(select.keep or 0, base)
     wanted = min(wanted, facts["eligible"]) if select.at_most or select.keeps_all else wanted
     found = Divided(density, pinned, table, base, wanted, facts["kept"])
-    if select.by_complexity:
+    if select.keeps_all and select.composed:
+        wanted = facts["kept"]
+    if select.by_complexity and not select.composed:
         budget = pinned + density.at(wanted - found.n_pinned).budget
         if found.eligible != facts["eligible"] or (budget != table["budget"].to_numpy()).any():
             raise RunError(

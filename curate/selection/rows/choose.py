@@ -9,7 +9,8 @@ from curate.execution.context import log
 from curate.ordering.cutoff import Pairs, nth_smallest
 from curate.ordering.nulls import null_plan
 from curate.ordering.span import Cuts
-from curate.selection.base import ByScore, RowSource, Selector, Source, free_rows, free_sizes, pairs
+from curate.selection.base import ByScore, Selector, Source, free_rows, free_sizes, pairs
+from curate.selection.rows.ranks import Ranked
 from curate.selection.rules import Choice
 
 __all__ = ["Chosen", "choose", "missing_scores", "random_control"]
@@ -87,10 +88,10 @@ def missing_scores(
     )
 
 
-def random_control(rows: RowSource, wanted: int) -> Cuts:
-    """Return the cut of a random selection of the same size among all eligible rows."""
+def random_control(rows: Ranked, wanted: int) -> Cuts:
+    """Return the cut of a random selection of the same size among all eligible rows, noise included."""
 
     def read() -> Iterator[Pairs]:
-        return ((block["control"], block["tie"]) for block in rows.blocks("control", "tie"))
+        return ((block["control"], block["tie"]) for block in rows.blocks("control", "tie", cut=True))
 
     return Cuts(None, nth_smallest(read, wanted))

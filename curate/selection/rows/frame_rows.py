@@ -13,12 +13,12 @@ from curate.clustering.complexity import inter_distance
 from curate.errors import BudgetError, UsageError
 from curate.execution.context import log
 from curate.linalg import load_unit
-from curate.ordering.keys import rank_within
 from curate.ordering.shares import n_keep
 from curate.scores import SCORES
 from curate.scores.columns import Direction, hardest_is_largest
 from curate.selection.base import Arrays, ByScore, Selector
 from curate.selection.rows.choose import choose, missing_scores
+from curate.selection.rows.first import First, find_first
 from curate.selection.rows.order import Order, with_order
 from curate.selection.rows.run_rows import diverse_ranks
 
@@ -87,21 +87,27 @@ def decide(
     has_all = pl.all_horizontal(pl.lit(True), *(pl.col(name).is_not_null() for name in select.required))
     competes = rows.select(has_all | pl.col("pinned")).to_series()
     competing = rows.filter(competes)
-    source = _source(competing, select, seed, higher_is)
     wanted = _wanted(select, len(rows), len(competing))
-    if int(source.concepts["n_pinned"].sum()) > wanted:
+    if int(competing["pinned"].sum()) > wanted:
         raise BudgetError(f"{wanted:,} rows asked for, but {competing['pinned'].sum():,} are pinned")
+    source, ranks, noise, first = _source(competing, select, seed, higher_is, wanted)
+    wanted -= first.n_cut if select.keeps_all else 0
     chosen = choose(source, select, wanted)
+    if first.n_floor and (select.drawn or chosen.n_null):
+        chosen = replace(chosen, choice=replace(chosen.choice, known=False))
     if said := missing_scores(select, chosen.n_null, len(competing), chosen.kept_null):
         log.warning(said)
-    keep, probability, cut = chosen.choice.of(chosen.rows.columns)
-    pinned = chosen.rows.columns["pinned"]
-    reason = np.where(
-        keep, np.where(pinned, "pinned", "kept"), np.where(cut, f"cutoff:{select.cut_by}", "over_budget")
+    keep, probability, cut = (np.zeros(len(noise), kind) for kind in (np.bool_, np.float64, np.bool_))
+    keep[~noise], probability[~noise], cut[~noise] = chosen.choice.of(chosen.rows.columns)
+    pinned = competing["pinned"].to_numpy()
+    dropped = np.where(
+        noise, f"cutoff:{select.noise_by}", np.where(cut, f"cutoff:{select.cut_by}", "over_budget")
     )
+    reason = np.where(keep, np.where(pinned, "pinned", "kept"), dropped)
+    ranks[~noise] = chosen.rows.columns["rank"]
     found = pl.DataFrame({"position": np.flatnonzero(competes.to_numpy())}).with_columns(
         pl.Series("keep", keep), pl.Series("reason", reason.tolist(), pl.String),
-        pl.Series("rank", chosen.rows.columns["rank"], pl.Int32),
+        pl.Series("rank", ranks, pl.Int32),
         pl.Series("inclusion_prob", probability, pl.Float64).fill_nan(None),
     )  # fmt: skip
     added = pl.DataFrame({"position": np.arange(len(rows))}).join(
@@ -114,7 +120,13 @@ def decide(
 def _with_defaults(frame: pl.DataFrame, select: Selector) -> pl.DataFrame:
     """Return the rows with the columns that have defaults, and scores that are not finite as null."""
     _require(frame, *select.columns)
-    if select.label_quotas:
+    if select.drop_noise is not None:
+        if select.noise_by is None:
+            raise UsageError(
+                "select: drop_noise needs noise_by, the column that says how likely a row is noise"
+            )
+        _require(frame, select.noise_by)
+    if select.needs_classes:
         _require(frame, "label")
     if not isinstance(select, ByScore) and select.preference in ("hardest", "easiest"):
         _require(frame, "distance")
@@ -142,20 +154,35 @@ def _require(frame: pl.DataFrame, *columns: str) -> None:
         raise UsageError(f"select: no column {missing!r}; there are {', '.join(frame.columns) or 'none'}")
 
 
-def _source(rows: pl.DataFrame, select: Selector, seed: int, higher_is: Mapping[str, Direction]) -> FrameRows:
-    """Return the rows in the order of the method, ranked inside their concepts."""
-    classes = tuple(sorted(rows["label"].drop_nulls().unique().to_list())) if select.label_quotas else ()
-    by = cutoff = None
+def _source(
+    rows: pl.DataFrame, select: Selector, seed: int, higher_is: Mapping[str, Direction], wanted: int
+) -> tuple[FrameRows, npt.NDArray[np.int32], npt.NDArray[np.bool_], First]:
+    """Return the rows that compete, in the order of the method; ranks in the concepts, and which rows went as noise."""
+    classes = tuple(sorted(rows["label"].drop_nulls().unique().to_list())) if select.needs_classes else ()
+    by = cutoff = noise = None
+    if select.drop_noise == "auto":
+        raise UsageError(
+            "select: drop_noise auto counts the errors that the heads of a run find; give a share here"
+        )
+    if select.drop_noise is not None:
+        name = select.noise_by or ""
+        noise = name, _factor(name, higher_is)
     if isinstance(select, ByScore):
         name = select.score_column
         by = name, 1 if select.as_it_is else _factor(name, higher_is)
         cutoff = None if select.cut_by is None else (select.cut_by, _factor(select.cut_by, higher_is))
-    ordered = with_order(rows, Order(select, seed, (), by, cutoff, classes))
+    ordered = with_order(rows, Order(select, seed, (), by, cutoff, classes, noise=noise))
     names = ("concept", "pinned", "key", "tie", *select.extras)
-    columns: Arrays = {name: ordered[name].to_numpy() for name in names}
-    uid = np.array(rows["uid"].to_list(), object)
-    columns["rank"] = rank_within(columns["concept"], columns["key"], columns["tie"], uid)
-    return FrameRows(rows, columns, _concepts(rows), classes)
+    every: Arrays = {name: ordered[name].to_numpy() for name in names}
+    n_groups = len(classes) if select.floor_per == "label" else int(every["concept"].max(initial=-1)) + 1
+    first = find_first(lambda *asked: iter([{name: every[name] for name in asked}]), select, wanted, n_groups)
+    ordered, rank = first.arranged(ordered)
+    cut = ordered["cut"].to_numpy() if "cut" in ordered.columns else np.zeros(len(rows), np.bool_)
+    if "floor" in ordered.columns:
+        names = (*names, "floor")
+    columns: Arrays = {name: ordered[name].to_numpy()[~cut] for name in names} | {"rank": rank[~cut]}
+    there = ordered.filter(~pl.Series(cut))
+    return FrameRows(there, columns, _concepts(there), classes), rank, cut, first
 
 
 def _factor(column: str, higher_is: Mapping[str, Direction]) -> int:

@@ -6,25 +6,29 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
+from curate.errors import UsageError
 from curate.hashing import hash_uids, tie
 from curate.ordering.keys import ahead, with_priority
 from curate.scores.columns import hardest_is_largest
-from curate.scores.registry import folders_for, require_score
+from curate.scores.registry import folders_for, require_score, score_columns
 from curate.selection.base import ByScore, Selector
 from curate.selection.rows.previous import Shipped
 
 if TYPE_CHECKING:
     from curate.recipe import Recipe
 
-__all__ = ["Order", "order_of", "with_order"]
+__all__ = ["Order", "noise_column", "order_of", "read_columns", "with_order"]
+
+#: What says that a label, or a caption, is wrong: the first of these that a recipe has.
+NOISE_SCORES = ("neg_aum", "nce")
 
 
 @dataclass(frozen=True)
 class Order:
     """The order of one selection.
 
-    by, cutoff : score columns with the factor (1 or -1) that makes larger values harder. classes : labels in
-    order, where they have quotas. folders : of the scores it reads. shipped : rows that go ahead of others.
+    by, cutoff, noise : score columns with the factor (1 or -1) that makes larger values harder. classes : labels in
+    order, where they have quotas or floors. folders : of the scores it reads. shipped : rows that go ahead of others.
     """
 
     select: Selector
@@ -34,18 +38,47 @@ class Order:
     cutoff: tuple[str, int] | None = None
     classes: tuple[str, ...] = ()
     shipped: Shipped | None = None
+    noise: tuple[str, int] | None = None
 
 
 def order_of(recipe: "Recipe", classes: tuple[str, ...] = ()) -> Order:
     """Return the order a recipe selects by. Raises UsageError for a column that is no score."""
-    select, by, cutoff = recipe.select, None, None
-    folders = folders_for(recipe, select.columns)
+    select, by, cutoff, noise = recipe.select, None, None, None
+    folders = folders_for(recipe, read_columns(recipe))
     if isinstance(select, ByScore):
         factor = _factor(recipe, select.score_column, "select.by")
         by = select.score_column, 1 if select.as_it_is else factor
         if select.cut_by is not None:
             cutoff = select.cut_by, _factor(recipe, select.cut_by, "select.cutoff")
-    return Order(select, recipe.seed, folders, by, cutoff, classes)
+    if (column := noise_column(recipe)) is not None:
+        noise = column, _factor(recipe, column, "select.noise_by")
+    return Order(select, recipe.seed, folders, by, cutoff, classes, noise=noise)
+
+
+def read_columns(recipe: "Recipe") -> list[str]:
+    """Return the score columns that a selection reads."""
+    noise = noise_column(recipe)
+    return [*recipe.select.columns, *([noise] if noise is not None else [])]
+
+
+def noise_column(recipe: "Recipe") -> str | None:
+    """Return the score by which the noisiest rows are dropped; None where none are.
+
+    Raises UsageError where the recipe has no score that says how likely a label or a caption is wrong.
+    """
+    select = recipe.select
+    if select.drop_noise is None:
+        return None
+    if select.noise_by is not None:
+        return select.noise_by
+    known = score_columns(recipe)
+    found = next((name for name in NOISE_SCORES if name in known), None)
+    if found is None and not select.takes_what_is_there:
+        raise UsageError(
+            "select.drop_noise needs a score of how likely a label or a caption is wrong: add heads (labels) or pair "
+            "(captions) to score, or name one with select.noise_by"
+        )
+    return found
 
 
 def _factor(recipe: "Recipe", column: str, setting: str) -> int:
@@ -63,6 +96,13 @@ def with_order(frame: pl.DataFrame, order: Order) -> pl.DataFrame:
         frame = _by_score(frame, order, order.select, order.by)
     else:
         frame = with_priority(frame, order.select.preference, order.seed, "select")
+    if order.select.drop_noise is not None:
+        noise = pl.lit(None, pl.Float64)
+        if order.noise is not None:
+            noise = pl.col(order.noise[0]).cast(pl.Float64) * order.noise[1]
+        frame = frame.with_columns(noise.alias("noise"))
+    if order.select.floor is not None:
+        frame = frame.with_columns(_floor_groups(frame, order))
     if order.select.label_quotas:
         code = {name: index for index, name in enumerate(order.classes)}
         groups = [code.get(label, len(code)) for label in frame["label"].to_list()]
@@ -72,6 +112,14 @@ def with_order(frame: pl.DataFrame, order: Order) -> pl.DataFrame:
         ranked = [name for name in ("key", "draw") if name in frame.columns]
         frame = frame.with_columns(pl.Series(name, ahead(frame[name].to_numpy(), first)) for name in ranked)
     return frame.with_columns(key=pl.when("pinned").then(pl.lit(0, pl.UInt64)).otherwise(pl.col("key")))
+
+
+def _floor_groups(frame: pl.DataFrame, order: Order) -> pl.Series:
+    """Return the group of each row that has a floor: its concept, or its class; -1 for a row without a label."""
+    if order.select.floor_per == "concept":
+        return frame["concept"].cast(pl.Int32).alias("floor_group")
+    code = {name: index for index, name in enumerate(order.classes)}
+    return pl.Series("floor_group", [code.get(label, -1) for label in frame["label"].to_list()], pl.Int32)
 
 
 def _by_score(frame: pl.DataFrame, order: Order, select: ByScore, by: tuple[str, int]) -> pl.DataFrame:

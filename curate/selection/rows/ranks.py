@@ -4,7 +4,7 @@ What a method needs besides the rank (a score, a random draw, a class) travels a
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,14 @@ from curate.execution import exchange
 from curate.execution.context import Context, eligible, reuse_or_remove
 from curate.hashing import hash_uids
 from curate.io import storage
-from curate.ordering.keys import rank_within
 from curate.runs.folder import RunFolder
+from curate.selection.base import Arrays
+from curate.selection.rows.first import NOTHING_FIRST, First
 from curate.selection.rows.order import Order, with_order
 
-__all__ = ["ROW_BYTES", "VECTOR_BYTES", "RankTask", "Ranked", "candidates", "rank_rows", "scatter_back"]
+__all__ = [
+    "ROW_BYTES", "VECTOR_BYTES", "RankTask", "Ranked", "Spread", "candidates", "rank_rows", "scatter_back", "spread_rows",
+]  # fmt: skip
 
 ROW_BYTES = 280
 
@@ -45,8 +48,13 @@ ROWS = pa.schema(
     ]
 )
 #: What a method may need besides: the score it goes by (null: there is none), a score that cuts the noisiest
-#: off, a random draw, and the group that has a quota.
-EXTRAS = {"score": pa.float64(), "cutoff": pa.float64(), "draw": pa.uint64(), "group": pa.int32()}
+#: off, a random draw, the group that has a quota, how likely a row is noise, and the group that has a floor.
+EXTRAS = {
+    "score": pa.float64(), "cutoff": pa.float64(), "draw": pa.uint64(), "group": pa.int32(), "noise": pa.float64(),
+    "floor_group": pa.int32(), "floor": pa.bool_(), "cut": pa.bool_(),
+}  # fmt: skip
+#: Of these, what is known only when rows are ranked: what a floor keeps, and what went as noise.
+FOUND = ("floor", "cut")
 #: What need not travel back to the parts.
 INSIDE = ("distance", "uid")
 
@@ -55,25 +63,58 @@ INSIDE = ("distance", "uid")
 class Ranked:
     """The ranked rows, one file per bucket with a record batch per part, and a row of facts per concept.
 
-    fingerprint : what they were made from, and how concepts were put into buckets.
+    fingerprint : what they were made from, and how concepts were put into buckets. first : what was settled before.
     """
 
     files: tuple[Path, ...]
     concepts: pl.DataFrame
     fingerprint: str
+    first: First = NOTHING_FIRST
 
-    def blocks(self, *columns: str) -> Iterator[dict[str, npt.NDArray[Any]]]:
-        """Yield columns of all rows, block by block; null scores are NaN."""
-        for path in self.files:
-            reader = storage.map_ipc(path)
-            for index in range(reader.num_record_batches):
-                batch = reader.get_batch(index)
-                yield {name: batch.column(name).to_numpy(zero_copy_only=False) for name in columns}
+    def blocks(self, *columns: str, cut: bool = False) -> Iterator[Arrays]:
+        """Yield columns of all rows that compete, block by block; null scores are NaN. cut : also what went as noise."""
+        whole = cut or self.first.noisiest is None
+        for block in _blocks(self.files, columns if whole else (*columns, "cut")):
+            if whole:
+                yield block
+                continue
+            there = ~block.pop("cut")
+            yield {name: values[there] for name, values in block.items()}
 
     def part(self, index: int) -> dict[str, npt.NDArray[Any]]:
         """Return all columns of the rows of one part."""
         table = exchange.gather(self.files, index)
         return {name: table[name].to_numpy() for name in table.column_names}
+
+
+def _blocks(files: Iterable[Path], columns: Sequence[str]) -> Iterator[Arrays]:
+    for path in files:
+        reader = storage.map_ipc(path)
+        for index in range(reader.num_record_batches):
+            batch = reader.get_batch(index)
+            yield {name: batch.column(name).to_numpy(zero_copy_only=False) for name in columns}
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The eligible rows, one file per part with a record batch per bucket of concepts. sizes : (k,) of concepts."""
+
+    files: tuple[Path, ...]
+    bucket: npt.NDArray[np.int32]
+    fingerprint: str
+
+    def blocks(self, *columns: str) -> Iterator[Arrays]:
+        """Yield columns of all rows, block by block; null scores are NaN."""
+        return _blocks(self.files, columns)
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """The number of rows, and of pinned ones."""
+        n_rows = n_pinned = 0
+        for block in self.blocks("pinned"):
+            n_rows += len(block["pinned"])
+            n_pinned += int(block["pinned"].sum())
+        return n_rows, n_pinned
 
 
 @dataclass(frozen=True)
@@ -99,6 +140,7 @@ class RankTask:
     out: Path
     stats: Path
     fingerprint: str
+    first: First = NOTHING_FIRST
 
 
 def candidates(
@@ -115,12 +157,11 @@ def candidates(
     return frame.filter(stays), np.flatnonzero(stays.to_numpy()).astype(np.int32)
 
 
-def rank_rows(context: Context, order: Order, fingerprint: str, scratch: Path) -> Ranked:
-    """Rank the eligible rows of every concept."""
+def spread_rows(context: Context, order: Order, fingerprint: str, scratch: Path) -> Spread:
+    """Bring the eligible rows to the buckets of their concepts."""
     run = context.run
     assigned = storage.read_table(run.concepts / "concepts.parquet", ["n_assigned"])["n_assigned"].to_numpy()
     bucket = exchange.plan_buckets(assigned, _bucket_rows(context, order, int(assigned.sum())))
-    n_buckets = int(bucket.max(initial=0)) + 1
     # What is scratch depends on the buckets, and they on `memory` and workers, which may differ when a run goes on.
     fingerprint = storage.fingerprint(fingerprint, bucket.tolist())
     spread = tuple(scratch / f"rows-{part.name}.arrow" for part in context.parts)
@@ -130,19 +171,26 @@ def rank_rows(context: Context, order: Order, fingerprint: str, scratch: Path) -
         if not reuse_or_remove(out, fingerprint)
     ]
     context.map("select", "parts", _spread, tasks)
+    return Spread(spread, bucket, fingerprint)
+
+
+def rank_rows(context: Context, spread: Spread, first: First, scratch: Path) -> Ranked:
+    """Rank the eligible rows of every concept. first : what was settled before."""
+    n_buckets = int(spread.bucket.max(initial=0)) + 1
     ranks = [
-        RankTask(b, spread, len(context.parts), scratch / f"ranks-{b}-of-{n_buckets}.arrow",
-                 scratch / f"stats-{b}-of-{n_buckets}.parquet", fingerprint)
+        RankTask(b, spread.files, len(context.parts), scratch / f"ranks-{b}-of-{n_buckets}.arrow",
+                 scratch / f"stats-{b}-of-{n_buckets}.parquet", spread.fingerprint, first)
         for b in range(n_buckets)
     ]  # fmt: skip
     context.map("select", "buckets", _rank_bucket, [task for task in ranks if not _ranked(task)])
     stats = pl.concat([pl.DataFrame(storage.read_table(task.stats)) for task in ranks])
-    every = pl.DataFrame({"concept": np.arange(len(assigned), dtype=np.int32)})
+    every = pl.DataFrame({"concept": np.arange(len(spread.bucket), dtype=np.int32)})
     concepts = every.join(stats, on="concept", how="left").sort("concept")
     return Ranked(
         tuple(task.out for task in ranks),
-        concepts.with_columns(pl.col("n_eligible", "n_pinned", "d_intra").fill_null(0)),
-        fingerprint,
+        concepts.with_columns(pl.col("n_eligible", "n_pinned", "n_floor", "n_cut", "d_intra").fill_null(0)),
+        spread.fingerprint,
+        first,
     )
 
 
@@ -182,17 +230,24 @@ def _spread(task: SpreadTask) -> None:
 
 def _rank_bucket(task: RankTask) -> None:
     rows = pl.DataFrame(exchange.gather(task.files, task.bucket))
-    rank = rank_within(
-        rows["concept"].to_numpy(), rows["key"].to_numpy(), rows["tie"].to_numpy(), rows["uid"].to_numpy()
+    rows, rank = task.first.arranged(rows)
+    cut = pl.col("cut") if "cut" in rows.columns else pl.lit(False)
+    floor = pl.col("floor") if "floor" in rows.columns else pl.lit(False)
+    lost = rows.group_by("concept").agg(
+        cut.sum().cast(pl.Int64).alias("n_cut"), floor.sum().cast(pl.Int64).alias("n_floor")
     )
-    groups = rows.group_by("concept").agg(
+    groups = rows.filter(~cut).group_by("concept").agg(
         pl.len().alias("n_eligible"), pl.col("pinned").sum().alias("n_pinned"),
         pl.col("uid").min().alias("smallest_uid"), "distance",
-    )  # fmt: skip
-    exact = [math.fsum(values) / len(values) for values in groups["distance"].to_list()]
+    ).join(lost, on="concept", how="full", coalesce=True)  # fmt: skip
+    groups = groups.with_columns(
+        pl.col("distance").fill_null([]), pl.col("n_eligible", "n_pinned").fill_null(0)
+    )
+    exact = [math.fsum(values) / max(1, len(values)) for values in groups["distance"].to_list()]
     stats = groups.drop("distance").with_columns(pl.Series("d_intra", exact, pl.Float64)).sort("concept")
     stats = stats.with_columns(pl.col("n_eligible", "n_pinned").cast(pl.Int64))
-    table = stats.select("concept", "n_eligible", "n_pinned", "d_intra", "smallest_uid").to_arrow()
+    names = ["concept", "n_eligible", "n_pinned", "n_floor", "n_cut", "d_intra", "smallest_uid"]
+    table = stats.select(names).to_arrow()
     storage.write_parquet(task.stats, table, table.schema, task.fingerprint)
     scatter_back(rows, rank, task.n_parts, task.out, task.fingerprint)
 

@@ -17,7 +17,6 @@ from curate.execution import exchange
 from curate.execution.context import Context, reuse_or_remove
 from curate.io import storage
 from curate.linalg import load_unit
-from curate.ordering.keys import rank_within
 from curate.selection.base import Arrays
 from curate.selection.diversity import select_diverse
 from curate.selection.rows.order import Order
@@ -100,7 +99,7 @@ def diversified(
     tasks = []
     for bucket, path in enumerate(ranked.files):
         out = path.with_name(f"diverse-{path.name}")
-        rows = RankTask(bucket, spread, len(context.parts), out, out, fingerprint)
+        rows = RankTask(bucket, spread, len(context.parts), out, out, fingerprint, ranked.first)
         tasks.append(
             DiverseTask(
                 ranked=path,
@@ -121,7 +120,7 @@ def diversified(
         _diverse_bucket,
         [task for task in tasks if not reuse_or_remove(task.out, fingerprint)],
     )
-    return Ranked(tuple(task.out for task in tasks), ranked.concepts, fingerprint)
+    return replace(ranked, files=tuple(task.out for task in tasks), fingerprint=fingerprint)
 
 
 def _require_room(context: Context, concepts: pl.DataFrame) -> None:
@@ -142,9 +141,7 @@ def _diverse_bucket(task: DiverseTask) -> None:
     from threadpoolctl import threadpool_limits  # ten times faster than on several threads
 
     rows = pl.DataFrame(exchange.gather(task.rows.files, task.rows.bucket))
-    before = rank_within(
-        rows["concept"].to_numpy(), rows["key"].to_numpy(), rows["tie"].to_numpy(), rows["uid"].to_numpy()
-    )
+    rows, before = task.rows.first.arranged(rows)
     rank = np.zeros(len(rows), np.int32)
     vectors = _vectors(rows, task)
     concept = rows["concept"].to_numpy()
@@ -166,9 +163,13 @@ def diverse_ranks(
     start: Literal["medoid", "isolated"],
     first: npt.NDArray[np.bool_],
 ) -> npt.NDArray[np.int32]:
-    """Return ranks of one concept: pinned rows, then those taken in their order, then the others as before."""
+    """Return ranks of one concept: pinned rows, then those taken in their order, then the others as before.
+
+    Rows that were cut off (`cut`) come last.
+    """
     pinned = rows["pinned"].to_numpy()
-    free = np.flatnonzero(~pinned)
+    cut = rows["cut"].to_numpy() if "cut" in rows.columns else np.zeros(len(rows), np.bool_)
+    free = np.flatnonzero(~pinned & ~cut)
     taken = np.zeros(len(rows), np.int64)
     if budget:
         unit = vectors if len(free) == len(rows) else vectors[free]
@@ -176,7 +177,7 @@ def diverse_ranks(
         taken[free] = select_diverse(unit, tie, uid, budget, start, first=first[free])
         if int((taken > 0).sum()) != budget:
             raise BudgetError(f"select: {int((taken > 0).sum()):,} rows taken of a concept's {budget:,}")
-    group = np.where(pinned, 0, np.where(taken > 0, 1, 2))
+    group = np.where(pinned, 0, np.where(taken > 0, 1, np.where(cut, 3, 2)))
     ranks = np.empty(len(rows), np.int32)
     ranks[np.lexsort((before, taken, group))] = np.arange(1, len(rows) + 1)
     return ranks
@@ -193,13 +194,15 @@ def _vectors(rows: pl.DataFrame, task: DiverseTask) -> npt.NDArray[np.float32]:
 
 
 def classes_of(context: Context) -> tuple[str, ...]:
-    """Return all labels of the run in order, if they have quotas."""
-    if not context.recipe.select.label_quotas:
+    """Return all labels of the run in order, if they have quotas or floors."""
+    select = context.recipe.select
+    if not select.needs_classes:
         return ()
     found: set[str] = set()
     for part in context.parts:
         labels = storage.read_table(context.run.part(context.run.samples, part.name), ["label"])["label"]
         found |= set(pl.Series(labels.unique()).drop_nulls().to_list())
-    if not found and any(part.rows for part in context.parts):
-        raise CurateError("select.per label needs labels, and no sample has one; set source.label")
+    if not found and any(part.rows for part in context.parts) and not select.takes_what_is_there:
+        setting = "per label" if select.label_quotas else "floor (select.floor_per label)"
+        raise CurateError(f"select.{setting} needs labels, and no sample has one; set source.label")
     return tuple(sorted(found))

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import polars as pl
 
 from curate.errors import CurateError
@@ -11,7 +12,7 @@ from curate.execution.context import Context
 from curate.runs.folder import RunFolder
 from curate.scores.registry import score_columns
 from curate.selection.base import free_rows
-from curate.selection.rows.ranks import candidates
+from curate.selection.rows.ranks import Ranked, candidates
 from curate.selection.rows.run_rows import RunRows
 
 __all__ = ["statuses"]
@@ -19,12 +20,17 @@ __all__ = ["statuses"]
 
 @dataclass(frozen=True)
 class NullTask:
-    """One part whose rows without a score are counted. needed : the columns, and where each says why."""
+    """One part whose rows without a score are counted. needed : the columns, and where each says why.
+
+    ranked : where rows went as noise or are kept by a floor, and do not compete.
+    """
 
     run: RunFolder
     part: str
     folders: tuple[str, ...]
     needed: Mapping[str, str]
+    index: int
+    ranked: Ranked | None
 
 
 def statuses(context: Context, rows: RunRows) -> dict[str, int]:
@@ -37,7 +43,10 @@ def statuses(context: Context, rows: RunRows) -> dict[str, int]:
         return {}
     known = score_columns(context.recipe)
     needed = {name: known[name].status for name in (order.by[0], *(order.cutoff or ())[:1])}
-    tasks = [NullTask(context.run, part.name, order.folders, needed) for part in context.parts]
+    ranked = rows.ranked if select.composed else None
+    tasks = [
+        NullTask(context.run, part.name, order.folders, needed, part.index, ranked) for part in context.parts
+    ]
     total: Counter[str] = Counter()
     for found in context.map("select", "parts", _nulls_of_part, tasks):
         total.update(found)
@@ -51,7 +60,12 @@ def statuses(context: Context, rows: RunRows) -> dict[str, int]:
 
 
 def _nulls_of_part(task: NullTask) -> dict[str, int]:
-    frame = candidates(task.run, task.part, task.folders)[0].filter(~pl.col("pinned"))
+    frame = candidates(task.run, task.part, task.folders)[0]
+    if task.ranked is not None:
+        found = task.ranked.part(task.index)
+        settled = found["pinned"] | found.get("cut", np.zeros(len(frame), np.bool_))
+        frame = frame.with_columns(pinned=pl.Series(settled))
+    frame = frame.filter(~pl.col("pinned"))
     counts: Counter[str] = Counter()
     for column, status in task.needed.items():
         lacks = frame.filter(pl.col(column).is_null())

@@ -1,0 +1,129 @@
+"""How many labels are wrong, and which classes are taken for which: confident learning (Northcutt et al. 2021, arXiv:1911.00068).
+
+A row is counted where out-of-fold probabilities are confident of another class: its probability reaches the mean that rows
+with that label have. The numbers say how many, not how sure each one is; for the order of rows see neg_aum.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from curate.errors import UsageError
+
+if TYPE_CHECKING:
+    from curate.execution.context import Context
+
+__all__ = ["GATE", "LabelErrors", "confident_classes", "count_errors", "estimated_errors", "thresholds"]
+
+#: The estimated rate from which errors are believed: on clean sets some 2 to 4 % of rows are counted, being hard.
+GATE = 0.06
+#: What a probability may lack and still reach a threshold.
+_TOLERANCE = 1e-6
+#: Pairs of classes that are named.
+_NAMED = 20
+
+Ints = npt.NDArray[np.integer[Any]]
+Floats = npt.NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True)
+class LabelErrors:
+    """Rows whose label is counted as wrong.
+
+    count : of `rows`. rate : their share; low, high : its 95 % interval as a share of a sample of rows (Wilson), which does
+    not cover what the heads get wrong. pairs : the most frequent (label, class of the heads, rows).
+    """
+
+    rows: int
+    count: int
+    rate: float
+    low: float
+    high: float
+    pairs: tuple[tuple[str, str, int], ...]
+
+    @property
+    def to_drop(self) -> int:
+        """The rows to drop: all that are counted, none where so few are that hard rows explain them."""
+        return self.count if self.rate > GATE else 0
+
+    def as_facts(self) -> dict[str, Any]:
+        """Return the numbers as JSON says them."""
+        return asdict(self) | {"pairs": [list(pair) for pair in self.pairs], "gate": GATE}
+
+
+def thresholds(confidence: Floats, label: Ints, n_classes: int) -> Floats:
+    """Return the mean probability of their own label of the rows of each class, (C,); infinite for a class without rows.
+
+    confidence : (n,), NaN where there is none. label : (n,).
+    """
+    there = np.isfinite(confidence)
+    sizes = np.bincount(label[there], minlength=n_classes)
+    sums = np.bincount(label[there], weights=confidence[there], minlength=n_classes)
+    means: Floats = np.where(sizes > 0, sums / np.maximum(sizes, 1), np.inf)
+    return means
+
+
+def confident_classes(probs: Floats, limits: Floats) -> Ints:
+    """Return the class of each row that probabilities are confident of, (n,); -1 where there is none.
+
+    probs : (n, C). limits : (C,), see `thresholds`. Of several classes that reach theirs, the most probable one counts.
+
+    >>> confident_classes(np.array([[0.7, 0.3], [0.5, 0.5]]), np.array([0.6, 0.4])).tolist()
+    [0, 1]
+    """
+    reached = np.where(probs >= limits - _TOLERANCE, probs, -np.inf)
+    best = reached.argmax(axis=1)
+    found: Ints = np.where(np.isfinite(reached[np.arange(len(probs)), best]), best, -1)
+    return found
+
+
+def count_errors(label: Ints, confident: Ints, predicted: Ints, names: Sequence[str | int]) -> LabelErrors:
+    """Return how many rows are confidently of another class than their label, which is not the most probable one either.
+
+    label, confident (-1: none), predicted : (n,) codes of `names`.
+    """
+    wrong = (confident >= 0) & (confident != label) & (predicted != label)
+    n, count = len(label), int(wrong.sum())
+    codes, sizes = np.unique(
+        label[wrong].astype(np.int64) * len(names) + confident[wrong], return_counts=True
+    )
+    order = np.lexsort((codes, -sizes))[:_NAMED]
+    pairs = tuple(
+        (str(names[int(codes[i]) // len(names)]), str(names[int(codes[i]) % len(names)]), int(sizes[i]))
+        for i in order
+    )
+    low, high = _wilson(count, n)
+    return LabelErrors(n, count, count / max(1, n), low, high, pairs)
+
+
+def _wilson(count: int, n: int, z: float = 1.959963984540054) -> tuple[float, float]:
+    """Return the 95 % interval of a share (Wilson 1927)."""
+    if n == 0:
+        return 0.0, 1.0
+    share, square = count / n, z * z / n
+    centre = (share + square / 2) / (1 + square)
+    half = z * math.sqrt(share * (1 - share) / n + square / (4 * n)) / (1 + square)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def estimated_errors(context: "Context") -> LabelErrors:
+    """Return what the heads of a run estimate; raises UsageError where they do not."""
+    facts = context.facts(context.run.scores("heads"))
+    found = facts.get("label_errors")
+    if found is None:
+        why = "the heads of this run were scored before errors were counted; remove 3_scores/heads and run again"
+        if not facts:
+            why = "there are no heads; add heads to score"
+        elif facts.get("kind") not in ("mlp", "linear"):
+            why = f"heads of kind {facts.get('kind')} estimate none; take mlp or linear"
+        elif facts.get("label_source") != "label":
+            why = "the heads were trained on concepts, for want of labels; set source.label"
+        raise UsageError(f"select.drop_noise auto needs the number of wrong labels: {why}, or name a share")
+    pairs = tuple((str(a), str(b), int(n)) for a, b, n in found["pairs"])
+    return LabelErrors(
+        **{name: found[name] for name in ("rows", "count", "rate", "low", "high")}, pairs=pairs
+    )

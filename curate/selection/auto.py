@@ -1,0 +1,32 @@
+"""The method for people who do not know: noise out, a floor per class, and a draw."""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import BeforeValidator, Field
+
+from curate.selection.random import Random
+from curate.settings import Count, Share, none_word
+
+__all__ = ["Auto"]
+
+
+class Auto(Random):
+    """A draw behind what data asks for: rows whose labels are wrong go, and every class keeps half of an equal share.
+
+    Both do nothing where there is nothing to do: no row goes where few labels are counted as wrong, and a floor of half an
+    equal share is kept by a draw of even classes anyway. What is not there (labels, heads) is left out.
+    """
+
+    keeps = "a draw, after wrong labels are dropped, with half of an equal share for every class"
+    needs = "nothing; labels and `heads` (or captions and `pair`) to do more than random"
+    direction = "none"
+    cost = "a few passes over the rows"
+    avoid = "when you know what the data lacks: name a method, `drop_noise` and `floor`"
+    takes_what_is_there: ClassVar[bool] = True
+    place = -1
+
+    method: Literal["auto"] = "auto"  # type: ignore[assignment]
+    drop_noise: Annotated[Literal["auto"] | Share | None, BeforeValidator(none_word)] = "auto"
+    floor: Annotated[Literal["half"] | Annotated[Count, Field(ge=1)] | None, BeforeValidator(none_word)] = (
+        "half"
+    )

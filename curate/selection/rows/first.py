@@ -1,0 +1,194 @@
+"""What is settled before a method chooses: the noisiest rows go (`drop_noise`), and every group keeps some (`floor`).
+
+Both are cuts in one order over all rows, so that the decision on a row follows from its own numbers. What a floor keeps
+then counts as pinned rows do: it ranks first in its concept and is part of the budget.
+"""
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from curate.ordering.cutoff import nth_smallest
+from curate.ordering.group_cutoff import GroupCuts, GroupedPairs, nth_smallest_by_group
+from curate.ordering.keys import priority_key, rank_within
+from curate.ordering.span import Cuts, rows_of
+from curate.selection.base import Arrays, Selector
+from curate.selection.rules import Counts, Mask
+
+__all__ = ["NOTHING_FIRST", "First", "find_first", "floor_needs", "floor_of"]
+
+log = logging.getLogger(__name__)
+
+#: Yields columns of all rows that reach the selection, block by block.
+Read = Callable[..., Iterator[Arrays]]
+
+
+@dataclass(frozen=True)
+class First:
+    """The cut of the noisiest rows, and those of the groups that have a floor; None where a method alone decides.
+
+    by : the column that orders rows inside a group. n_cut, n_floor : rows that go, and rows that a floor keeps. each : the
+    rows that a group keeps for sure, as far as it has them. groups : how many have rows.
+    """
+
+    noisiest: Cuts | None = None
+    floors: GroupCuts | None = None
+    by: str = "key"
+    n_cut: int = 0
+    n_floor: int = 0
+    each: int = 0
+    groups: int = 0
+
+    def cut(self, rows: Arrays) -> Mask:
+        """Return which rows are among the noisiest, (n,); pinned ones never are."""
+        if self.noisiest is None:
+            return np.zeros(len(rows["tie"]), np.bool_)
+        return _noisy(self.noisiest, rows) & ~rows["pinned"]
+
+    def held(self, rows: Arrays) -> Mask:
+        """Return which rows a floor keeps, (n,)."""
+        if self.floors is None:
+            return np.zeros(len(rows["tie"]), np.bool_)
+        group = rows["floor_group"]
+        found: Mask = (group >= 0) & ~rows["pinned"] & ~self.cut(rows)
+        found[found] = self.floors.holds(group[found], rows[self.by][found], rows["tie"][found])
+        return found
+
+    def arranged(self, rows: pl.DataFrame) -> tuple[pl.DataFrame, npt.NDArray[np.int32]]:
+        """Return rows with `cut` and `floor`, and the rank of each in its concept, from 1.
+
+        Rows of a floor count as pinned: first these, then the others, and what is cut off last. Where nothing comes before
+        the method, the rows are returned as they are.
+        """
+        concept, key, tie, pinned = (rows[name].to_numpy() for name in ("concept", "key", "tie", "pinned"))
+        uid = rows["uid"].to_numpy()
+        if self.noisiest is None and self.floors is None:
+            return rows, rank_within(concept, key, tie, uid)
+        columns = {name: rows[name].to_numpy() for name in rows.columns if name != "uid"}
+        cut, held = self.cut(columns), self.held(columns)
+        step = np.where(cut, 2, np.where(pinned | held, 0, 1))
+        inside = rank_within(concept.astype(np.int64) * 3 + step, key, tie, uid).astype(np.int64)
+        sizes = np.zeros((int(concept.max(initial=-1)) + 1, 3), np.int64)
+        np.add.at(sizes, (concept, step), 1)
+        before = np.cumsum(sizes, axis=1) - sizes
+        marks = pl.Series("cut", cut), pl.Series("floor", held), pl.Series("pinned", pinned | held)
+        return rows.with_columns(*marks), (inside + before[concept, step]).astype(np.int32)
+
+
+#: Where a method alone decides.
+NOTHING_FIRST = First()
+
+
+def find_first(
+    read: Read, select: Selector, wanted: int, n_groups: int, *, noisy: int | None = None
+) -> First:
+    """Return what goes and what stays before the method chooses `wanted` rows, pinned ones included.
+
+    read : yields `pinned`, `tie`, and as the settings need them `noise`, `floor_group` (-1: no group) and what orders a
+    group. n_groups : groups there can be. noisy : how many rows are to go where `drop_noise` is auto. Never so many rows
+    go that fewer than `wanted` are left, unless the method keeps all that are.
+    """
+    if not select.composed:
+        return NOTHING_FIRST
+    noisiest, n_cut = None, 0
+    if select.drop_noise is not None:
+        noisiest, n_cut = _noisiest(read, select, wanted, noisy)
+    first = First(noisiest, by=select.floor_order, n_cut=n_cut)
+    if select.floor is None or select.keeps_all:
+        return first
+    return _with_floors(read, select.floor, wanted, n_groups, first)
+
+
+def _noisiest(read: Read, select: Selector, wanted: int, noisy: int | None) -> tuple[Cuts | None, int]:
+    """Return the cut of the noisiest rows and how many go."""
+    rows = scored = 0
+    for block in read("pinned", "noise"):
+        rows += len(block["pinned"])
+        scored += int((~block["pinned"] & ~np.isnan(block["noise"])).sum())
+    asked = noisy or 0 if select.drop_noise == "auto" else rows_of(str(select.drop_noise), rows)
+    room = rows if select.keeps_all else rows - wanted
+    n_cut = max(0, min(asked, scored, room))
+    if n_cut < asked:
+        log.info(
+            "select: %s of the %s noisiest rows are dropped: more would leave too few",
+            f"{n_cut:,}",
+            f"{asked:,}",
+        )
+
+    def pairs() -> Iterator[tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]]:
+        for block in read("pinned", "noise", "tie"):
+            free = ~block["pinned"] & ~np.isnan(block["noise"])
+            yield priority_key(block["noise"][free], "hardest"), block["tie"][free]
+
+    return (Cuts(None, nth_smallest(pairs, n_cut)) if n_cut else None), n_cut
+
+
+def _noisy(cuts: Cuts, rows: Arrays) -> Mask:
+    there = ~np.isnan(rows["noise"])
+    found = np.zeros(len(there), np.bool_)
+    found[there] = cuts.holds(priority_key(rows["noise"][there], "hardest"), rows["tie"][there])
+    return found
+
+
+def _with_floors(read: Read, floor: int | Literal["half"], wanted: int, n_groups: int, first: First) -> First:
+    """Return the floors of all groups added to the cut of the noisiest."""
+    sizes, pinned, all_pinned = np.zeros(n_groups, np.int64), np.zeros(n_groups, np.int64), 0
+    needed = ["pinned", "tie", "floor_group", *(["noise"] if first.noisiest else [])]
+    for block in read(*needed):
+        there = (block["floor_group"] >= 0) & ~first.cut(block)
+        sizes += np.bincount(block["floor_group"][there], minlength=n_groups)
+        held = there & block["pinned"]
+        pinned += np.bincount(block["floor_group"][held], minlength=n_groups)
+        all_pinned += int(block["pinned"].sum())
+    asked = floor_of(floor, wanted, int((sizes > 0).sum()))
+    needs, each = floor_needs(sizes, pinned, wanted - all_pinned, asked)
+    if each < asked:
+        log.warning(
+            "select.floor lowered from %s to %s: %s rows to keep, %s groups",
+            f"{asked:,}", f"{each:,}", f"{wanted:,}", f"{(sizes > 0).sum():,}",
+        )  # fmt: skip
+
+    def grouped() -> Iterator[GroupedPairs]:
+        for block in read(*needed, first.by):
+            free = (block["floor_group"] >= 0) & ~block["pinned"] & ~first.cut(block)
+            yield block["floor_group"][free], block[first.by][free], block["tie"][free]
+
+    cuts = nth_smallest_by_group(grouped, needs) if len(needs) else None
+    return replace(first, floors=cuts, n_floor=int(needs.sum()), each=each, groups=int((sizes > 0).sum()))
+
+
+def floor_of(floor: int | Literal["half"], wanted: int, groups: int) -> int:
+    """Return the rows that each group keeps for sure: a number, or half of an equal share, rounded down.
+
+    >>> floor_of("half", 100, 10), floor_of("half", 9, 10), floor_of(7, 100, 10)
+    (5, 0, 7)
+    """
+    return wanted // (2 * max(1, groups)) if floor == "half" else floor
+
+
+def floor_needs(sizes: Counts, pinned: Counts, free: int, floor: int) -> tuple[Counts, int]:
+    """Return how many rows of each group a floor takes besides its pinned ones, (k,), and the floor that `free` rows can pay.
+
+    sizes : (k,) rows of each group, pinned ones included. A group needs max(0, min(floor, size) - pinned) rows; where all
+    together need more than `free`, the floor is the largest number that does not.
+
+    >>> floor_needs(np.array([9, 2, 5]), np.array([0, 0, 4]), 20, 3)
+    (array([3, 2, 0]), 3)
+    >>> floor_needs(np.array([9, 9]), np.array([0, 0]), 5, 3)
+    (array([2, 2]), 2)
+    """
+
+    def needs(each: int) -> Counts:
+        found: Counts = np.maximum(np.minimum(sizes, each) - pinned, 0)
+        return found
+
+    low, high = 0, floor
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if int(needs(middle).sum()) <= free else (low, middle - 1)
+    return needs(low), low
