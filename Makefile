@@ -30,12 +30,18 @@ demo: $(READY)
 	@echo "== curate demo: embed, group, deduplicate and prune the 2,000 pairs in data/sample"
 	$(BIN)/curate demo
 
+# Bytecode is kept, whatever the environment says: every process that a test starts would compile the package anew,
+# and those that begin together here, too.
+test test-all: export PYTHONDONTWRITEBYTECODE :=
+
 test: $(READY)
 	@echo "== tests"
+	@$(BIN)/python -m compileall -q curate flows
 	$(BIN)/python -m pytest -q -m "not long" $(PARALLEL)
 
 test-all: $(READY)
 	@echo "== tests, with the long ones"
+	@$(BIN)/python -m compileall -q curate flows
 	$(BIN)/python -m pytest -q --timeout 3600 $(PARALLEL)
 
 lint: $(READY)

@@ -249,6 +249,21 @@ def test_tools_stay_where_they_belong(tool):
     assert breaches(paths, [tool]) == []
 
 
+def test_collecting_tests_loads_no_slow_library_that_few_need():
+    """Every process of `make test` imports every test file: slow libraries are imported by the tests that use them."""
+    slow = ("sklearn", "prefect", "ray", "moto", "datasets", "playwright", "deltalake", "pyiceberg")
+    files = [path for path in (ROOT / "tests").rglob("*.py") if "plugin" not in path.parts]
+    assert len(files) > 100
+    found = []
+    for path in files:
+        statements = ast.parse(path.read_text(encoding="utf-8")).body
+        for node in statements:
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) else []
+            found += [f"{path.name}: {name}" for name in names if name.partition(".")[0] in slow]
+    assert found == []
+
+
 def test_only_the_command_line_imports_flows():
     paths = [path for path in PACKAGE.rglob("*.py") if path.relative_to(PACKAGE).parts[0] != "cli"]
     assert breaches(paths, ["flows", "curate.flows"]) == []

@@ -309,8 +309,11 @@ def map_ipc(path: Path) -> pa.ipc.RecordBatchFileReader:
 def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
     """Read a Parquet table of a run (or some of its columns), without its metadata."""
     try:
-        return pq.read_table(_local(path), columns=columns, partitioning=None).replace_schema_metadata(None)
-    except (OSError, pa.ArrowInvalid) as error:
+        # Not `pq.read_table`, which sets up a scan of a data set: most tables of a run are small.
+        with pq.ParquetFile(_local(path)) as file:
+            table = file.read(columns)
+        return (table if columns is None else table.select(columns)).replace_schema_metadata(None)
+    except (OSError, KeyError, pa.ArrowInvalid) as error:
         raise RunError(f"{path}: not a whole Parquet table ({error}); remove it and run again") from error
 
 

@@ -1,5 +1,7 @@
 """YAML as recipes have it: only true and false are truth values, 1e-3 is a number, and no key stands twice."""
 
+import copy
+import functools
 import re
 from typing import Any
 
@@ -33,6 +35,12 @@ _Yaml.add_implicit_resolver(
 def read_yaml(text: str) -> Any:  # noqa: ANN401  (YAML may hold anything)
     """Return what a YAML text holds, read safely; raises YAMLError where it is none, or nested beyond all sense."""
     try:
-        return yaml.load(text, _Yaml)
+        return copy.deepcopy(_read(text))
     except RecursionError:
         raise yaml.YAMLError("it is nested too deeply") from None
+
+
+@functools.lru_cache(maxsize=16)
+def _read(text: str) -> Any:  # noqa: ANN401
+    """Return what a text holds; kept for a while, because a run reads the text of its recipe again and again."""
+    return yaml.load(text, _Yaml)

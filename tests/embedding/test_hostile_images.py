@@ -1,5 +1,6 @@
 """One run over every kind of image that nobody should trust: each row has the outcome that is its own."""
 
+import functools
 import io
 import struct
 import zlib
@@ -69,44 +70,47 @@ HTML = b"<!DOCTYPE html><html><body><script>alert(1)</script>404</body></html>"
 SVG = b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg"><image href="file:///etc/passwd"/></svg>'
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(/etc/passwd) (r) file\n"
 
-#: name: (bytes, outcome, part of the reason)
-EVIL = {
-    "bomb that says so": (png(60_000, 60_000, b""), "too_large", "60,000 x 60,000 pixels"),
-    "bomb that lies": (png(40, 40, b"\0" * 80_000_000), "ok", None),
-    "bomb in a comment": (text_bomb(), "broken_image", None),
-    "gif that claims much": (b"GIF89a\xff\xff\xff\xff\x80\0\0" + encoded(noise(), "GIF")[13:], "too_large", None),
-    "second page huge": (two_sizes_tiff(), "ok", None),
-    "no bytes": (b"", "missing_image", "no bytes"),
-    "null": (None, "missing_image", "no such file"),
-    "cut off png": (encoded(noise(90, 90))[:4000], "broken_image", "decoded"),
-    "cut off jpeg": (encoded(noise(90, 90), "JPEG")[:900], "broken_image", "truncated"),
-    "only a head": (b"\xff\xd8\xff\xe0", "broken_image", "JPEG"),
-    "html": (HTML, "broken_image", "HTML page"),
-    "svg": (SVG, "broken_image", "SVG"),
-    "eps, which is a program": (EPS, "broken_image", "PostScript"),
-    "json error of a server": (b'{"error": "not found"}', "broken_image", "JSON"),
-    "zip": (b"PK\x03\x04rest", "broken_image", "ZIP"),
-    "gif": (animated("GIF"), "ok", None),
-    "animated png": (animated("PNG"), "ok", None),
-    "animated webp": (animated("WEBP"), "ok", None),
-    "16 bits": (encoded(Image.fromarray(np.arange(600, dtype=np.uint16).reshape(20, 30) * 100)), "ok", None),
-    "1 bit": (encoded(noise(mode="1")), "ok", None),
-    "palette": (encoded(noise(mode="P")), "ok", None),
-    "cmyk": (encoded(noise(mode="CMYK"), "JPEG"), "ok", None),
-    "wide": (encoded(noise(15_754, 3)), "ok", None),
-    "high": (encoded(noise(2, 15_754)), "ok", None),
-    "one pixel": (encoded(noise(1, 1)), "ok", None),
-    "rubbish after the end": (encoded(noise(), "JPEG") + b"<?php system($_GET[0]); ?>", "ok", None),
-    **{f"orientation {turn}": (turned(turn), "ok", None) for turn in range(1, 9)},
-}  # fmt: skip
+
+@functools.cache
+def evil():
+    """Return what each name holds: bytes, the outcome, part of the reason."""
+    return {
+        "bomb that says so": (png(60_000, 60_000, b""), "too_large", "60,000 x 60,000 pixels"),
+        "bomb that lies": (png(40, 40, b"\0" * 80_000_000), "ok", None),
+        "bomb in a comment": (text_bomb(), "broken_image", None),
+        "gif that claims much": (b"GIF89a\xff\xff\xff\xff\x80\0\0" + encoded(noise(), "GIF")[13:], "too_large", None),
+        "second page huge": (two_sizes_tiff(), "ok", None),
+        "no bytes": (b"", "missing_image", "no bytes"),
+        "null": (None, "missing_image", "no such file"),
+        "cut off png": (encoded(noise(90, 90))[:4000], "broken_image", "decoded"),
+        "cut off jpeg": (encoded(noise(90, 90), "JPEG")[:900], "broken_image", "truncated"),
+        "only a head": (b"\xff\xd8\xff\xe0", "broken_image", "JPEG"),
+        "html": (HTML, "broken_image", "HTML page"),
+        "svg": (SVG, "broken_image", "SVG"),
+        "eps, which is a program": (EPS, "broken_image", "PostScript"),
+        "json error of a server": (b'{"error": "not found"}', "broken_image", "JSON"),
+        "zip": (b"PK\x03\x04rest", "broken_image", "ZIP"),
+        "gif": (animated("GIF"), "ok", None),
+        "animated png": (animated("PNG"), "ok", None),
+        "animated webp": (animated("WEBP"), "ok", None),
+        "16 bits": (encoded(Image.fromarray(np.arange(600, dtype=np.uint16).reshape(20, 30) * 100)), "ok", None),
+        "1 bit": (encoded(noise(mode="1")), "ok", None),
+        "palette": (encoded(noise(mode="P")), "ok", None),
+        "cmyk": (encoded(noise(mode="CMYK"), "JPEG"), "ok", None),
+        "wide": (encoded(noise(15_754, 3)), "ok", None),
+        "high": (encoded(noise(2, 15_754)), "ok", None),
+        "one pixel": (encoded(noise(1, 1)), "ok", None),
+        "rubbish after the end": (encoded(noise(), "JPEG") + b"<?php system($_GET[0]); ?>", "ok", None),
+        **{f"orientation {turn}": (turned(turn), "ok", None) for turn in range(1, 9)},
+    }  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory):
-    """A finished run over all of `EVIL`, each between two good rows, with names that lie about the kind."""
+    """A finished run over all of `evil`, each between two good rows, with names that lie about the kind."""
     folder = tmp_path_factory.mktemp("evil")
     images, names = [], []
-    for place, (name, (data, *_)) in enumerate(EVIL.items()):
+    for place, (name, (data, *_)) in enumerate(evil().items()):
         good = encoded(noise(seed=1000 + place), "JPEG")
         images += [{"bytes": good, "path": "a.jpg"}, {"bytes": data, "path": "lies.tiff"}]
         names += [f"good {place}", name]
@@ -121,8 +125,8 @@ def ran(tmp_path_factory):
 
 def test_every_row_has_its_own_outcome(ran):
     rows = {row["uid"]: row for row in ran.samples().iter_rows(named=True)}
-    assert len(rows) == 2 * len(EVIL)
-    for name, (_, outcome, reason) in EVIL.items():
+    assert len(rows) == 2 * len(evil())
+    for name, (_, outcome, reason) in evil().items():
         assert rows[name]["outcome"] == outcome, f"{name}: {rows[name]}"
         assert (rows[name]["reason"] is None) == (outcome == "ok")
         assert reason is None or reason in rows[name]["reason"], name
@@ -131,11 +135,11 @@ def test_every_row_has_its_own_outcome(ran):
 
 def test_rows_in_are_kept_dropped_or_unusable(ran):
     counts = ran.manifest()["counts"]
-    assert counts["rows"] == 2 * len(EVIL)
+    assert counts["rows"] == 2 * len(evil())
     assert counts["rows"] == counts["kept"] + sum(counts["dropped"].values()) + sum(
         counts["unusable"].values()
     )
-    bad = [outcome for _, outcome, _ in EVIL.values() if outcome != "ok"]
+    bad = [outcome for _, outcome, _ in evil().values() if outcome != "ok"]
     assert counts["unusable"] == {outcome: bad.count(outcome) for outcome in set(bad)}
     decisions = ran.decisions()
     assert decisions.filter(pl.col("reason").str.starts_with("unusable:"))["keep"].any() is False
@@ -146,8 +150,8 @@ def test_kept_bytes_are_those_that_came(ran):
     rows = [row for table in out for row in table.to_pylist()]
     assert len(rows) == ran.manifest()["counts"]["kept"]
     for row in rows:
-        if row["name"] in EVIL:
-            assert row["image"]["bytes"] == EVIL[row["name"]][0]
+        if row["name"] in evil():
+            assert row["image"]["bytes"] == evil()[row["name"]][0]
             assert row["image"]["path"] == "lies.tiff"
 
 
@@ -165,8 +169,8 @@ def test_bombs_take_no_memory(name):
     import tracemalloc
 
     tracemalloc.start()
-    row = decode(EVIL[name][0], Preprocess((16, 16)), max_pixels=MAX_PIXELS)
+    row = decode(evil()[name][0], Preprocess((16, 16)), max_pixels=MAX_PIXELS)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert row.outcome == EVIL[name][1]
+    assert row.outcome == evil()[name][1]
     assert peak < 20_000_000

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-import s3fs
 
 from curate.analysis.verify.verify import check_run
 from curate.errors import BudgetError, RecipeError, RunError, UsageError
@@ -397,6 +396,8 @@ def test_an_error_of_a_selection_puts_the_recipe_back(local, options, again):
 @pytest.fixture
 def in_environment(options, monkeypatch):
     """Let the environment say how buckets are reached, as on a machine where nobody was told."""
+    import s3fs
+
     for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY"):
         monkeypatch.setenv(f"AWS_{name}", "made-up")
     monkeypatch.setenv("AWS_ENDPOINT_URL", options["client_kwargs"]["endpoint_url"])

@@ -165,6 +165,15 @@ def test_torn_tables_are_an_error_that_names_them(tmp_path):
             storage.map_ipc(path)
 
 
+def test_columns_come_in_the_order_asked_for_and_one_that_is_not_there_is_an_error(tmp_path):
+    table = pa.table({"a": [1, 2], "b": [{"c": 3}, None], "a.b": ["x", "y"]})
+    storage.write_parquet(tmp_path / "t", table, table.schema, "f")
+    assert storage.read_table(tmp_path / "t", ["a.b", "b"]).equals(table.select(["a.b", "b"]))
+    for wrong in ("c", "b.c"):
+        with pytest.raises(RunError, match="not a whole Parquet table"):
+            storage.read_table(tmp_path / "t", [wrong])
+
+
 def test_bytes_do_not_depend_on_how_the_rows_came(tmp_path, monkeypatch):
     monkeypatch.setattr(storage, "ROW_GROUP", 8)
     whole = table(37)

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from sklearn.metrics import roc_auc_score
 
 from curate.hashing import hash_uids
 from curate.scores.fuse import normalise
@@ -195,6 +194,8 @@ def trained(x, labels, n_classes, seeds, epochs=5, batch=128, rate=0.1):
 
 def test_wrong_labels_are_the_hardest_until_aum_takes_them_out():
     """10 % flipped labels fill the hardest tenth by EL2N; a cut by AUM leaves few of them there."""
+    from sklearn.metrics import roc_auc_score
+
     rng = np.random.default_rng(0)
     n, d, n_classes = 5000, 32, 10
     centres = rng.standard_normal((n_classes, d))

@@ -4,9 +4,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
-from sklearn.mixture import GaussianMixture
 
 from curate.errors import CurateError
 from curate.scores.noise import Mixture, fit_mixture, small_loss_noise
@@ -25,6 +22,8 @@ def planted(n=1000, share=0.2, seed=0, gap=3.0):
 
 @pytest.mark.parametrize(("share", "gap"), [(0.5, 3.0), (0.2, 3.0), (0.05, 4.0)])
 def test_mixture_by_scikit_learn(share, gap):
+    from sklearn.mixture import GaussianMixture
+
     loss = planted(2000, share, gap=gap)[0]
     x = (loss - loss.min()) / np.ptp(loss)
     got = fit_mixture(x)
@@ -40,6 +39,8 @@ def test_mixture_by_scikit_learn(share, gap):
 
 
 def test_small_loss_finds_the_noise():
+    from sklearn.metrics import roc_auc_score
+
     loss, _, noisy = planted()
     posterior, status = small_loss_noise(loss)
     assert set(status_names(status)) == {"ok"}
@@ -111,6 +112,9 @@ def test_losses_that_are_not_finite():
 
 
 def test_linear_by_definition():
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import roc_auc_score
+
     loss, features, noisy = planted()
     small, _ = small_loss_noise(loss)
     got = linear_noise(features, small)

@@ -1,5 +1,6 @@
 """How many rows were kept, dropped and unusable, by their reasons; and the versions that decide a result."""
 
+import functools
 import platform
 from collections.abc import Mapping
 from importlib import metadata
@@ -49,4 +50,9 @@ def group_reasons(reasons: Mapping[str, int]) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Return the versions of the packages that decide a result."""
-    return {name: metadata.version(name) for name in PACKAGES} | {"python": platform.python_version()}
+    return {name: _version(name) for name in PACKAGES} | {"python": platform.python_version()}
+
+
+@functools.cache
+def _version(package: str) -> str:
+    return metadata.version(package)
