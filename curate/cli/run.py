@@ -302,6 +302,7 @@ def _show_plan(recipe: Recipe, json_: bool) -> None:
     from tempfile import TemporaryDirectory
 
     from curate.pipeline.estimate import estimate
+    from curate.pipeline.row_needs import check_needs, values_lack, warn_of_needs
     from curate.pipeline.runner import check_request
     from curate.pipeline.source_schemas import SourceSchemas
     from curate.pipeline.stages.read import find_parts, found_lines
@@ -315,6 +316,9 @@ def _show_plan(recipe: Recipe, json_: bool) -> None:
         )
         with logged():
             schemas.check()
+            lack = values_lack(recipe, parts)
+            check_needs(recipe, lack)
+            warn_of_needs(recipe, lack)
     expected = estimate(recipe, parts)
     for line in found_lines(found):
         note(line)

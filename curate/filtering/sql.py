@@ -11,17 +11,22 @@ import polars as pl
 from curate.errors import CurateError, RecipeError, UsageError
 from curate.filtering.conditions import Rule
 
-__all__ = ["MOST_OPERATORS", "check_conditions", "failed_condition", "parsed"]
+__all__ = ["MOST_OPERATORS", "can_fail", "check_conditions", "failed_condition", "parsed"]
 
 #: Operators in one condition: a longer chain is too deep to be looked at, and takes minutes.
 MOST_OPERATORS = 250
 _QUOTED = re.compile(r"'(?:[^']|'')*'")
+_COMPARISON = re.compile(r"<=|>=|<>|!=|=+|<|>")
 _OPERATOR = re.compile(r"\b(?:and|or)\b|[+*/%|]|(?<=[\w)\"])\s*-", re.IGNORECASE)
 
 
 def parsed(condition: str) -> pl.Expr:
     """Return a condition as an expression. Raises RecipeError where it is no SQL, or too long."""
-    operators = len(_OPERATOR.findall(_QUOTED.sub("''", condition)))
+    plain = _QUOTED.sub("''", condition)
+    joins = len(_OPERATOR.findall(plain))
+    operators = joins + max(
+        0, len(_COMPARISON.findall(plain)) - joins - 1
+    )  # a = 1 OR b = 2 is no chain of three
     if operators > MOST_OPERATORS:
         raise RecipeError(
             f"filter {_short(condition)!r} has {operators:,} operators, at most {MOST_OPERATORS} can be in one condition; "
@@ -135,9 +140,55 @@ def _explain(frame: pl.DataFrame, conditions: Sequence[str], error: pl.exception
     for condition in conditions:
         try:
             frame.select(pl.sql_expr(condition))
-        except pl.exceptions.PolarsError as own:
+        except pl.exceptions.PolarsError:
+            row = _first_failing(frame, pl.sql_expr(condition))
+            try:
+                row.select(pl.sql_expr(condition))
+            except pl.exceptions.PolarsError as at_row:
+                own = at_row
             said = re.sub(r" for \d+ out of \d+ values", "", _said(own))
             way = "; TRY_CAST in place of CAST makes such a value null, which does not pass"
             cast = "conversion from" in said
-            raise CurateError(f"filter {_short(condition)!r}: {said}{way if cast else ''}") from None
+            raise CurateError(
+                f"filter {_short(condition)!r}: {_place(row)}{said}{way if cast else ''}"
+            ) from None
     raise error
+
+
+def _first_failing(frame: pl.DataFrame, expression: pl.Expr) -> pl.DataFrame:
+    """Return the first row on which an expression cannot be evaluated; all rows if it is none by itself."""
+    rows = frame
+    while len(rows) > 1:
+        first = rows.head(len(rows) // 2)
+        try:
+            first.select(expression)
+            rows = rows.slice(len(first))
+        except pl.exceptions.PolarsError:
+            rows = first
+    return rows
+
+
+def _place(row: pl.DataFrame) -> str:
+    """Say which row of which shard it is, where that is known."""
+    if len(row) != 1 or not {"shard", "row"} <= set(row.columns):
+        return ""
+    key = f" ({row['key'][0]})" if "key" in row.columns and row["key"][0] else ""
+    return f"row {row['row'][0]:,}{key} of {row['shard'][0]}: "
+
+
+def can_fail(condition: str) -> bool:
+    """Return True if a value may be one on which a condition cannot be evaluated: a cast that is no TRY_CAST.
+
+    >>> can_fail("cast(width as int) > 3"), can_fail("try_cast(width as int) > 3 and label = 'Strict'")
+    (True, False)
+    """
+    waiting: list[object] = [json.loads(parsed(condition).meta.serialize(format="json"))]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, dict):
+            if node.get("options") == "Strict" or node.get("strict") is True:
+                return True
+            waiting += node.values()
+        elif isinstance(node, list):
+            waiting += node
+    return False

@@ -27,6 +27,7 @@ from curate.pipeline.stages import embed, embed_task, read
 from curate.recipe import Cluster, Dedup, Recipe, Write
 from curate.runs.folder import RunFolder, folder_of
 from curate.scores.base import embedding_parts
+from curate.selection.everything import All
 from curate.sources.settings import Source
 from curate.sources.vector_columns import why_unusable
 
@@ -147,6 +148,7 @@ def _recipe(recipe: Recipe, source: Source, on: str, folder: Path) -> Recipe:
     changes = {
         "run": str(folder), "source": (plain,), "cluster": cluster, "dedup": Dedup(), "filter": (),
         "write": Write(schemas="apart"),  # it is never written: its shards may differ
+        "score": (), "select": All(), "weight": None,  # nothing of it is chosen: it may be small, or lack captions
     }  # fmt: skip
     return recipe.model_copy(update=changes)
 

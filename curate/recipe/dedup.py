@@ -51,9 +51,13 @@ def _epsilon(value: object) -> object:
         return value
     if isinstance(value, Mapping) and set(value) == {"drop"}:
         try:
-            return DropShare.model_validate(value)
+            share = DropShare.model_validate(value)
         except pydantic.ValidationError as error:
-            raise ValueError(f"is not a share: drop {error.errors()[0]['ctx']['error']!s}") from None
+            said = str(error.errors()[0]["ctx"]["error"]).replace("(0, 1]", "(0, 1)")
+            raise ValueError(f"is not a share: drop {said}") from None
+        if share.drop == 1:
+            raise ValueError(f"is not a share: drop must be in (0, 1), got {value['drop']}")
+        return share
     raise ValueError(f"must be none, a number in (0, 1), or a share such as {{drop: 0.2}}, got {value!r}")
 
 

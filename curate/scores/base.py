@@ -127,6 +127,11 @@ class Score(Settings):
         return ()
 
     @property
+    def row_needs(self) -> tuple[str, ...]:
+        """What a row must have to be scored: `text` (a caption with a vector), `label`."""
+        return ("text",) if "text" in self.reads else ()
+
+    @property
     def status_column(self) -> str:
         """The column that says why a sample has no score."""
         return f"{self.folder}_status"

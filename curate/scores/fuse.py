@@ -58,6 +58,11 @@ class Fuse(Score):
         """The columns that are fused."""
         return tuple(self.columns)
 
+    @property
+    def row_needs(self) -> tuple[str, ...]:
+        """Labels, where they are the groups."""
+        return ("label",) if self.per == "label" else ()
+
     @model_validator(mode="after")
     def _weights(self) -> Self:
         values = self.columns.values()

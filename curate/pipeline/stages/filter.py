@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-import pyarrow as pa
 
 from curate import schema
 from curate.deduplication.semantic import threshold_of
@@ -21,6 +20,7 @@ from curate.filtering.conditions import Rule, columns_of, find_rules, needed_sco
 from curate.filtering.source_columns import SourceColumns, as_frame, find_columns, read_by
 from curate.filtering.sql import check_conditions, failed_condition
 from curate.io import storage
+from curate.pipeline.stages.condition_values import types_of_source
 from curate.pipeline.stages.read import find_shards
 from curate.recipe import Recipe, ScoreFilter
 from curate.runs.folder import RunFolder
@@ -86,15 +86,7 @@ class Filter(Stage):
         self._lists, self._listed = lists.prepare(self.context, self.scratch)
         rules = iter(find_rules(self.context, [one for one in recipe.filter if isinstance(one, ScoreFilter)]))
         self._conditions = tuple(one if isinstance(one, str) else next(rules) for one in recipe.filter)
-        self._source_types = self._types_of_source()
-
-    def _types_of_source(self) -> Mapping[str, pl.DataType]:
-        """Return the columns of the source that conditions read, with their types."""
-        known = table_columns(self.recipe).names
-        if not (asked := read_by(self.recipe.filter, known)):
-            return {}
-        found = find_columns((part.shard for part in self.parts), asked, known)
-        return as_frame(pa.schema([found.field(name) for name in asked]).empty_table()).schema
+        self._source_types = types_of_source(recipe, self.parts)
 
     def tasks(self) -> list[FilterTask]:
         """Return what judging each part takes."""

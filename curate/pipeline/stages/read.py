@@ -17,8 +17,10 @@ from curate.execution.context import PART_ROWS, Context, Part, log
 from curate.execution.stage import Stage
 from curate.io import storage
 from curate.io.found import Found, counting, hint
+from curate.pipeline.row_needs import check_needs, columns_lack, rows_lack, warn_of_needs
 from curate.pipeline.source_schemas import SourceSchemas
 from curate.pipeline.stages import given_vectors, read_notes, repeated_keys
+from curate.pipeline.stages.condition_values import check_values
 from curate.pipeline.stages.given_vectors import CountedShard
 from curate.pipeline.stages.read_task import BadShard, ReadTask, fails, read_part, reader_of
 from curate.pipeline.stages.source_changes import KnownShards, changes
@@ -293,6 +295,10 @@ class Read(Stage):
         worked = super().run()
         if not worked:
             self._follow_places()
+        lack = rows_lack(self.recipe, self._found, lambda part: keys_path(self.context, part))
+        check_needs(self.recipe, lack)
+        if worked:
+            warn_of_needs(self.recipe, lack)
         return worked
 
     def _follow_places(self) -> None:
@@ -306,6 +312,7 @@ class Read(Stage):
     def unmark(self) -> None:
         """Take the mark away, if the columns of the shards fit the recipe."""
         self._schemas.check()
+        check_needs(self.recipe, columns_lack(self.recipe, self._found))
         super().unmark()
 
     def tasks(self) -> list[ReadTask]:
@@ -334,6 +341,7 @@ class Read(Stage):
         self._bad += self._failed
         _check_limit(self._bad, self.recipe)
         self._found = good = tuple(_numbered(p for p in self._found if p.shard.name not in failed))
+        check_values(self.context, good, [keys_path(self.context, part) for part in good])
         grown = changes(self._saved or (), [(part.shard.name, part.name) for part in good])
         self._since = f" ({grown})" if self._saved else ""
         self.note_worked(**grown._asdict())

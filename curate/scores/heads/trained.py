@@ -79,6 +79,11 @@ class Trained(Score):
         """The kind of heads; empty for networks on pixels."""
         return ""
 
+    @property
+    def row_needs(self) -> tuple[str, ...]:
+        """Labels, unless concepts may stand in for them."""
+        return ("label",) if self.labels == "label" or self.head_kind == "zeroshot" else ()
+
     def inputs(
         self, context: "Context", columns: Mapping[str, ScoreColumn], sources: Sources
     ) -> list[object]:

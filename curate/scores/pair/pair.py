@@ -42,6 +42,11 @@ class Pair(Score):
     el2n: bool = True
     grand: bool = True
 
+    @property
+    def row_needs(self) -> tuple[str, ...]:
+        """Captions with their vectors."""
+        return ("text",)
+
     def columns_made(self) -> Mapping[str, Column]:
         """Return the columns that are asked for."""
         wanted = {"pair_el2n_i2t": self.el2n, "pair_el2n_t2i": self.el2n, "pair_grand": self.grand}
