@@ -450,7 +450,7 @@ def webdataset_new(folder):
 def shard_writer(folder):
     import webdataset
 
-    with webdataset.ShardWriter(str(folder / "train-%06d.tar"), maxcount=4, mtime=0, verbose=0) as sink:
+    with webdataset.ShardWriter(str(folder / "train-%06d.tar"), maxcount=6, mtime=0, verbose=0) as sink:
         for number, data in enumerate(truth.images()):
             about = {name: values[number] for name, values in truth.columns().items() if name != "caption"}
             sample = {

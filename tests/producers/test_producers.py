@@ -97,7 +97,7 @@ WAYS = [
     Way("img2dataset_parquet", "*.parquet"),
     Way("webdataset_old", labels=CODES, **IN_TAR),
     Way("webdataset_new", labels=CODES, **IN_TAR),
-    Way("webdataset_new", "train-{000000..000002}.tar", labels=CODES, **IN_TAR),
+    Way("webdataset_new", "train-{000000..000001}.tar", labels=CODES, **IN_TAR),
     Way("torchvision_tree", captions=NONE, missing=None, **ALL),
     # Each folder is one of its own, whose sub-folders would be labels.
     Way("torchvision_tree", "*", captions=NONE, labels=NONE, missing=None, **ALL),

@@ -136,7 +136,9 @@ class _Ipc:
         batch.validate(full=True)
         table = pa.table([storable(column) for column in batch.columns], names=batch.schema.names)
         schema = self.schema
-        return table.select(list(names)).cast(pa.schema([schema.field(name) for name in names], schema.metadata))
+        return table.select(list(names)).cast(
+            pa.schema([schema.field(name) for name in names], schema.metadata)
+        )
 
 
 @contextlib.contextmanager
