@@ -2,6 +2,7 @@
 
 import io
 import json
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from PIL import Image
 
 import curate
+from curate.api.data import given_data
 from curate.pipeline.stages import read, read_task
 from curate.recipe.loading import parse_recipe
 from tests.fixtures.calls import curate as command
@@ -202,6 +204,79 @@ def test_vectors_of_clip_retrieval_are_those_of_their_rows(place, tmp_path):
     for seed, name in enumerate(("vector", "text_vector")):
         found = np.concatenate([getattr(rows, name) for rows in batches])
         np.testing.assert_array_equal(found, truth.vectors(seed).astype(np.float32))
+
+
+def saved_dataset(folder):
+    return pytest.importorskip("datasets").load_from_disk(folder("datasets_saved"))
+
+
+def imagefolder(folder):
+    datasets = pytest.importorskip("datasets")
+    with tempfile.TemporaryDirectory() as cache:
+        return datasets.load_dataset(
+            "imagefolder",
+            data_dir=str(folder("datasets_imagefolder")),
+            split="train",
+            cache_dir=cache,
+            keep_in_memory=True,
+        )
+
+
+def delta_table(folder):
+    return pytest.importorskip("deltalake").DeltaTable(str(folder("delta"))).to_pyarrow_table()
+
+
+def iceberg_scan(folder):
+    from pyiceberg.table import StaticTable
+
+    (newest,) = sorted((folder("iceberg") / "metadata").glob("*.metadata.json"))[-1:]
+    return StaticTable.from_metadata(str(newest)).scan().to_arrow()
+
+
+def pandas_frame(folder):
+    return pytest.importorskip("pandas").read_parquet(folder("pandas_parquet"))
+
+
+def from_duckdb(shape):
+    """Return what asks DuckDB for all rows, as a relation or as one of the shapes that it gives."""
+
+    def found(folder):
+        duckdb = pytest.importorskip("duckdb")
+        rows = duckdb.sql(f"select * from '{folder('duckdb_parquet')}/*.parquet'")
+        return rows if shape is None else getattr(rows, shape)()
+
+    return found
+
+
+#: How people load what a producer wrote, and the ClassLabel codes that stand for its labels.
+OBJECTS = {
+    "datasets": (saved_dataset, CODES),
+    "imagefolder": (imagefolder, LABELS),
+    "pandas": (pandas_frame, LABELS),
+    "polars": (lambda folder: pl.read_ipc(folder("polars_ipc") / "rows.arrow"), LABELS),
+    "polars lazy": (lambda folder: pl.scan_parquet(folder("polars_partitioned")), LABELS),
+    "duckdb relation": (from_duckdb(None), LABELS),
+    "duckdb arrow": (from_duckdb("arrow"), LABELS),
+    "duckdb pandas": (from_duckdb("df"), LABELS),
+    "delta": (delta_table, LABELS),
+    "iceberg": (iceberg_scan, LABELS),
+}
+
+
+@pytest.mark.filterwarnings("ignore")  # of the libraries, about each other
+@pytest.mark.parametrize("name", OBJECTS)
+def test_what_libraries_load_is_the_same_rows(name, place, tmp_path):
+    load, labels = OBJECTS[name]
+    with given_data(load(place), str(tmp_path / "run"), {}) as given:
+        # datasets leaves images where they are: their folder is named, as the error that would come says.
+        source = given.settings["source"][0] | {"root": str(place("datasets_imagefolder"))}
+        values = {"run": "unused", "embed": {"model": "tiny"}, "select": {"keep": 1.0}, "source": source}
+        found = rows_of(parse_recipe(values), tmp_path)
+    seen = [number_of(image, True) if outcome == "ok" else truth.MISSING for image, _, _, outcome, _ in found]
+    assert sorted(seen) == list(range(truth.MISSING if name == "imagefolder" else truth.N))
+    captions = SAID | ({6: None} if name == "imagefolder" else {})  # datasets reads "NA" in a CSV as nothing
+    for number, (_, caption, label, _, _) in zip(seen, found, strict=True):
+        assert (caption or None, label) == (captions[number] or None, labels[number])
 
 
 #: Every producer once, each by one of its ways.
