@@ -240,6 +240,7 @@ def trained(get_data, batch_size=2, **settings):
     return seen
 
 
+@pytest.mark.long
 def test_open_clip_trains_on_the_list_of_files(of_files, tmp_path):
     out = tmp_path / "train.csv"
     of_files.export("open_clip", str(out))
@@ -259,7 +260,9 @@ def test_no_caption_is_nothing_to_the_reader_of_open_clip(tmp_path):
     assert [text.strip() for text in read] == [word.strip() for word in words]
 
 
+@pytest.mark.long
 def test_open_clip_trains_on_the_tars(tars):
+    """Long: its import takes seconds; what it loads is in tests/writers, in `test_open_clip_loads_the_run`."""
     seen = trained(
         "get_wds_dataset", train_data=str(tars[0]), train_num_samples=len(KEPT), dataset_resampled=False,
         train_data_upsampling_factors=None,

@@ -302,7 +302,7 @@ def filtered(way, place, out):
 
 
 #: Each way of asking, and files of each shape; the others in the long tests.
-USUAL = ("datasets_saved", "duckdb_hive", "img2dataset_tars", "coco")
+USUAL = ("datasets_saved", "duckdb_hive", "img2dataset_tars")
 
 
 @pytest.mark.parametrize(
