@@ -30,8 +30,8 @@ SHARD_BYTES = 256_000_000
 VECTOR, UID, LABEL, CAPTION, IMAGE = "vector", "uid", "label", "caption", "image"
 _SHARD = re.compile(r"data-\d{5}-[0-9a-f]{16}\.parquet")
 TAKES = (
-    "paths, vectors (a NumPy array), a Polars or pandas frame, an Arrow table, a Hugging Face Dataset, a list of "
-    "PIL images or a recipe"
+    "paths, vectors (a NumPy array), a Polars or pandas frame, an Arrow table or what gives one (a DuckDB relation), a "
+    "Hugging Face Dataset, a list of PIL images or a recipe"
 )
 
 
@@ -151,6 +151,13 @@ def _from_table(data: object) -> pa.Table:
     if kind == "datasets.DatasetDict":
         splits = ", ".join(cast(Mapping[str, object], data))
         raise UsageError(f"a DatasetDict has several splits, {splits}; pass one of them")
+    if hasattr(data, "__arrow_c_stream__"):  # a DuckDB relation, a reader of batches
+        try:
+            return pa.table(data)
+        except pa.ArrowInvalid as error:
+            raise UsageError(
+                f"this {type(data).__name__} cannot be read as an Arrow table: {error}"
+            ) from None
     if isinstance(data, list | tuple) and data and all(map(_is_picture, data)):
         return pa.table({IMAGE: pa.array([_png(one) for one in data], pa.large_binary())})
     got = (

@@ -127,9 +127,9 @@ def filter(
     ----------
     data : str, Path, list, array, frame, table, Dataset or recipe
         Paths, globs, ranges or URLs of the samples, one or a list; vectors, a NumPy array (n, d); a Polars or pandas
-        frame, an Arrow table or a Hugging Face `Dataset` with a column of images (bytes, paths or PIL images) or of
-        vectors; a list of PIL images; or a recipe, whose settings the arguments here replace. What is in memory is
-        written once as Parquet, into ``<out>-source`` beside the run.
+        frame, an Arrow table (or what gives one: a DuckDB relation) or a Hugging Face `Dataset` with a column of images
+        (bytes, paths or PIL images) or of vectors; a list of PIL images; or a recipe, whose settings the arguments here
+        replace. What is in memory is written once as Parquet, into ``<out>-source`` beside the run.
     out : str or Path
         The run folder, or a URL for it. The shards are in its ``6_filtered``.
     keep : float, optional

@@ -21,6 +21,8 @@ __all__ = [
     "is_text",
     "plain_schema",
     "plain_type",
+    "storable",
+    "storable_type",
 ]
 
 
@@ -35,20 +37,49 @@ def plain_type(kind: pa.DataType) -> pa.DataType:
         return pa.large_string()
     if pt.is_binary_view(kind):
         return pa.large_binary()
+    return _nested(kind, plain_type)
+
+
+def _nested(kind: pa.DataType, change: Callable[[pa.DataType], pa.DataType]) -> pa.DataType:
+    """Return `kind` with the types inside it changed."""
     if pt.is_struct(kind):
-        return pa.struct([field.with_type(plain_type(field.type)) for field in kind])
+        return pa.struct([field.with_type(change(field.type)) for field in kind])
     if pt.is_fixed_size_list(kind):
-        return pa.list_(kind.value_field.with_type(plain_type(kind.value_type)), kind.list_size)
+        return pa.list_(kind.value_field.with_type(change(kind.value_type)), kind.list_size)
     if pt.is_list(kind):
-        return pa.list_(kind.value_field.with_type(plain_type(kind.value_type)))
+        return pa.list_(kind.value_field.with_type(change(kind.value_type)))
     if pt.is_large_list(kind):
-        return pa.large_list(kind.value_field.with_type(plain_type(kind.value_type)))
+        return pa.large_list(kind.value_field.with_type(change(kind.value_type)))
     return kind
 
 
 def plain_schema(schema: pa.Schema) -> pa.Schema:
     """Return `schema` with all its types plain; names and metadata stay."""
     return pa.schema([field.with_type(plain_type(field.type)) for field in schema], schema.metadata)
+
+
+def storable_type(kind: pa.DataType) -> pa.DataType:
+    """Return the type with dictionaries of plain values: those of views (Polars writes them) no kernel takes."""
+    if pt.is_dictionary(kind):
+        return pa.dictionary(kind.index_type, plain_type(kind.value_type), kind.ordered)
+    return _nested(kind, storable_type)
+
+
+def storable(array: pa.Array) -> pa.Array:
+    """Return the values of an array, which begins at its first, in its `storable_type`."""
+    wanted = storable_type(array.type)
+    if wanted == array.type:
+        return array
+    if pt.is_dictionary(wanted):
+        words = array.dictionary.cast(wanted.value_type)
+        return pa.DictionaryArray.from_arrays(array.indices, words, ordered=wanted.ordered)
+    nulls = array.is_null()
+    if pt.is_struct(wanted):
+        inside = [storable(array.field(place)) for place in range(wanted.num_fields)]
+        return pa.StructArray.from_arrays(inside, fields=list(wanted), mask=nulls)
+    if pt.is_fixed_size_list(wanted):
+        return pa.FixedSizeListArray.from_arrays(storable(array.values), type=wanted, mask=nulls)
+    return type(array).from_arrays(array.offsets, storable(array.values), type=wanted, mask=nulls)
 
 
 def is_binary(kind: pa.DataType) -> bool:

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import fsspec
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pyarrow.feather
 import pyarrow.orc
+import pyarrow.parquet as pq
 import pytest
 
 from curate.errors import SourceError
@@ -113,3 +115,33 @@ def test_what_cannot_be_read_is_one_line(tmp_path, content, message):
     with pytest.raises(SourceError, match=message) as error:
         registry.format_of("arrow").reader(Columns(), False).count(shard)
     assert "\n" not in str(error.value) and str(path) in str(error.value)
+
+
+def test_categories_of_polars_are_read_however_deep_they_stand(tmp_path):
+    """Polars writes them as dictionaries of views, which Arrow can neither take nor write to Parquet."""
+    kinds = {
+        "kind": pl.Enum(["x", "y"]),
+        "many": pl.List(pl.Categorical),
+        "inside": pl.Struct({"k": pl.Categorical}),
+    }
+    rows = {
+        "kind": ["y", None, "x", "y"],
+        "many": [["x", "y"], None, [], ["z", None]],
+        "inside": [{"k": "a"}, {"k": None}, None, {"k": "b"}],
+    }
+    frame = pl.DataFrame(rows, schema=kinds)
+    two = pl.Series("two", [["x", "y"], None, ["y", "y"], ["x", "x"]], dtype=pl.Array(pl.Enum(["x", "y"]), 2))
+    frame.with_columns(two).write_ipc(tmp_path / "0.arrow")
+    [shard] = registry.format_of("arrow").find(str(tmp_path / "0.arrow"))
+    reader = registry.format_of("arrow").reader(Columns(label="kind"), False)
+    assert [
+        label for batch in reader.batches(shard, images=False, batch_bytes=1) for label in batch.label
+    ] == rows["kind"]
+    found = pa.concat_tables(reader.read_rows(shard, np.array([0, 1, 3]), batch_bytes=1))
+    assert found.schema == reader.schema(shard)
+    pq.write_table(found, tmp_path / "out.parquet")
+    wanted = {
+        name: [values[place] for place in (0, 1, 3)]
+        for name, values in {**rows, "two": two.to_list()}.items()
+    }
+    assert pq.read_table(tmp_path / "out.parquet").to_pydict() == wanted

@@ -16,6 +16,7 @@ from curate.errors import SourceError, UsageError
 from curate.io import filesystem, paths
 from curate.io.filesystem import StorageOptions
 from curate.sources.arrow.blocks import BlockReader, check_names, opened
+from curate.sources.arrow_types import storable, storable_type
 from curate.sources.base import Shard
 from curate.sources.format import Format
 
@@ -110,8 +111,9 @@ class _Ipc:
 
     @cached_property
     def schema(self) -> pa.Schema:
-        """The columns."""
-        return self._open(None).schema
+        """The columns; dictionaries hold plain values."""
+        found = self._open(None).schema
+        return pa.schema([one.with_type(storable_type(one.type)) for one in found], found.metadata)
 
     @cached_property
     def sizes(self) -> Sequence[int]:
@@ -132,7 +134,11 @@ class _Ipc:
                 batch = self._stream.read_next_batch()
                 self._next += 1
         batch.validate(full=True)
-        return pa.Table.from_batches([batch]).select(list(names))
+        table = pa.table([storable(column) for column in batch.columns], names=batch.schema.names)
+        schema = self.schema
+        return table.select(list(names)).cast(
+            pa.schema([schema.field(name) for name in names], schema.metadata)
+        )
 
 
 @contextlib.contextmanager
