@@ -153,8 +153,9 @@ def _unmet(recipe: Recipe, lack: Mapping[str, str]) -> str | None:
             asks += [f"kind is {family.kind}"] if hasattr(family, "kind") else []
             setting = f".{asks[0]}, but" if asks else ":"
             return f"score: {family.folder}{setting} no usable sample has a label ({lack['label']})"
-    if "caption" in lack and recipe.cluster.on == "text":
-        return f"cluster.on text needs captions: {lack['caption']}"
+    text = "text" if recipe.embed.own_vectors else "caption"
+    if text in lack and recipe.cluster.on == "text":
+        return f"cluster.on text needs captions: {lack[text]}"
     select, dedup, weight = recipe.select, recipe.dedup, recipe.weight
     used = [
         ("select.by" if name == select.score_column else "select.prefer", name) for name in select.columns
@@ -170,7 +171,7 @@ def _unmet(recipe: Recipe, lack: Mapping[str, str]) -> str | None:
     for one in recipe.filter:
         if isinstance(one, ScoreFilter):
             if one.on_null != "keep" and (one.by in lost or (one.per == "label" and "label" in lack)):
-                why = lost.get(one.by) or lack["label"]
+                why = lost[one.by] if one.by in lost else lack["label"]
                 return f"filter {str(one)!r}: no row can pass, for {why}"
         elif column := _never_true(recipe, one, lost):
             return f"filter {one[:200]!r}: no row can pass, for {column} is null in each: {lost[column]}"

@@ -214,7 +214,7 @@ def test_what_a_killed_process_held_is_not_brought_back(run):
         (["select", "nope"], "nope is not a run folder: it has no recipe.yaml"),
         (["score", "nope"], "nope is not a run folder: it has no recipe.yaml"),
         (["select", "run", "--bogus"], "No such option: --bogus"),
-        (["select", "run", "--method", "best"], "select.method must be 'density', 'random'"),
+        (["select", "run", "--method", "best"], "select.method must be 'auto', 'density', 'random'"),
         (["select", "run", "--keep", "1.4"], "select.keep must be in (0, 1], got 1.4"),
         (["select", "run", "--keep", "0.3", "--count", "3"], "select takes keep (a share) or count"),
         (["select", "run", "--method", "hardest"], "select needs by (a score column) for method hardest"),

@@ -210,13 +210,16 @@ def facts_of_nulls(run, settings):
     has_none = pl.any_horizontal(pl.col(name).is_null() for name in needed)
     null = rows.filter(has_none & (pl.col("reason") != "pinned"))
     assert len(null) > 5
-    assert facts["without_score"] == {
-        "rows": len(null), "kept": null["keep"].sum(), "statuses": {"missing": len(null)}
-    }  # fmt: skip
+    found = facts["without_score"]
+    if "floor" in settings:  # of those, some went as noise, and a floor keeps some
+        assert 0 < found["rows"] <= len(null)
+        assert found["statuses"] == {"missing": found["rows"]}
+        return
+    assert found == {"rows": len(null), "kept": null["keep"].sum(), "statuses": {"missing": len(null)}}
 
 
 def test_every_method_is_among_these():
-    assert {one["method"] for one in METHODS} == set(selectors()) - {"all"}
+    assert {one["method"] for one in METHODS} == set(selectors()) - {"all", "auto"}
 
 
 def test_a_floor_is_kept_and_said_and_budgets_need_no_method(place):

@@ -151,7 +151,7 @@ def test_shares():
         ("limits.shards", 3, "limits.shards is not a setting; did you mean 'bad_shards'?"),
         ("limits.x", 3, "limits.x is not a setting; there are unusable, bad_shards, time"),
         ("dedup.epsilon", {"d": 1}, EPSILON + "{'d': 1}"),
-        ("dedup.epsilon", {"drop": 3}, "dedup.epsilon is not a share: drop must be in (0, 1], got 3"),
+        ("dedup.epsilon", {"drop": 3}, "dedup.epsilon is not a share: drop must be in (0, 1), got 3"),
         ("dedup.epsilon", 0, EPSILON + "0"),
         ("select.keep", 0, "select.keep must be in (0, 1], got 0"),
         ("select.keep", 1.4, "select.keep must be in (0, 1], got 1.4"),

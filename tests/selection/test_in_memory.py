@@ -70,7 +70,11 @@ def test_density_of_vectors_alone():
             RecipeError,
             r"select\.beta is not a setting of method density; it belongs to st",
         ),
-        ({"method": "hardst", "keep": 0.5}, RecipeError, r"select\.method must be 'density', 'random'"),
+        (
+            {"method": "hardst", "keep": 0.5},
+            RecipeError,
+            r"select\.method must be 'auto', 'density', 'random'",
+        ),
         ({"method": "random"}, RecipeError, r"select needs keep \(a share\) or count"),
         ({"method": "random", "count": 4}, BudgetError, r"4 rows asked for, 3 can be kept"),
         (
