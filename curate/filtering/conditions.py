@@ -73,6 +73,11 @@ class Rule:
             passed |= ~self._judged(score, frame)
         return pl.Series("passes", passed, pl.Boolean)
 
+    def nulls(self, frame: pl.DataFrame) -> pl.Series:
+        """Return which rows lack the score or the group, and are dropped for it."""
+        judged = self._judged(_numbers(frame[self.condition.by]), frame)
+        return pl.Series("null", ~judged & (self.condition.on_null != "keep"), pl.Boolean)
+
     def _reaches(self, score: npt.NDArray[Any], frame: pl.DataFrame) -> npt.NDArray[np.bool_]:
         known = self._judged(score, frame)
         least = _looked_up(self._groups(frame).filter(known), self.least)

@@ -240,6 +240,39 @@ def test_on_null_error_counts_by_status(data, out):
     assert len(passing(data, out, {"by": "t", "above": 0, "on_null": "error"})) == N
 
 
+NULL_RULES = [
+    ("s < 1000", "s", {"missing": 9, "nonfinite": 1}),
+    ("s < 1000 AND t >= 0", "s", {"missing": 9, "nonfinite": 1}),
+    ("s < 1000 OR s IS NULL", None, {}),
+    ("s IS NOT NULL", None, {}),
+    ({"by": "s", "above": -1}, "s", {"missing": 9, "nonfinite": 1}),
+    ({"by": "s", "above": -1, "on_null": "keep"}, None, {}),
+    ({"by": "t", "quantile": 0, "per": "label"}, "label", {None: 7}),
+]
+
+
+@pytest.mark.parametrize(("condition", "column", "expected"), NULL_RULES)
+def test_rows_dropped_for_nulls_are_counted_by_reason(data, out, condition, column, expected, caplog):
+    filtered(settings(data, out, filter=[condition]))
+    folder = open_run(out).folder
+    facts = folder.marker(folder.scores("filter"))["facts"]
+    found = facts.get("nulls", [])
+    assert {one["why"]: one["rows"] for one in found} == expected
+    assert {one["column"] for one in found} == ({column} if column else set())
+    said = f"{sum(expected.values())} of {N} rows have no {column}"
+    assert (said in caplog.text) == bool(expected)
+    assert ("nulls" in facts) == ("judged" in facts) == bool(expected)
+
+
+def test_an_error_says_that_nulls_dropped_the_rows(data, out):
+    said = r"only 80 rows are eligible .*filter: s < 1000: 10 of 90 rows have no s \(9 missing, 1 nonfinite\)"
+    changes = {"filter": ["s < 1000"], "select": {"count": 85}}
+    with pytest.raises(BudgetError, match=said):
+        runner.run(settings(data, out, **changes), until="select")
+    runner.run(settings(data, out, **(changes | {"filter": ["s < 1000 OR s IS NULL"]})), until="select")
+    assert open_run(out).decisions()["keep"].sum() == 85
+
+
 def test_more_than_there_is_a_score_for(data, out):
     with pytest.raises(
         BudgetError, match=r"'top 0.95 by s': 0.95 of 90 rows = 86 asked for, 80 have a score; ask for"

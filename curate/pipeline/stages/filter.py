@@ -17,6 +17,7 @@ from curate.execution.context import Context, Part, eligible, log, reuse_or_remo
 from curate.execution.stage import Stage
 from curate.filtering import uid_lists as lists
 from curate.filtering.conditions import Rule, columns_of, find_rules, needed_scores, table_columns
+from curate.filtering.nulls import count_nulls, lacking, say_nulls, sum_nulls
 from curate.filtering.source_columns import SourceColumns, as_frame, find_columns, read_by
 from curate.filtering.sql import check_conditions, failed_condition
 from curate.io import storage
@@ -24,7 +25,7 @@ from curate.pipeline.stages.condition_values import types_of_source
 from curate.pipeline.stages.read import find_shards
 from curate.recipe import Recipe, ScoreFilter
 from curate.runs.folder import RunFolder
-from curate.scores.registry import folders_for, require_score
+from curate.scores.registry import folders_for, require_score, score_columns
 
 __all__ = ["Filter", "check_conditions", "check_recipe", "failed_condition"]
 
@@ -37,7 +38,7 @@ class FilterTask:
     """One part to filter.
 
     source : what conditions read of the shard, None for nothing. leaks : (set, column, similarity above which it is a leak). needed : score columns and where each says why
-    it is null.
+    it is null. statuses : the same for every score of a condition.
     """
 
     run: RunFolder
@@ -46,6 +47,7 @@ class FilterTask:
     leaks: tuple[tuple[str, str, float], ...]
     conditions: tuple[str | Rule, ...]
     needed: Mapping[str, str]
+    statuses: Mapping[str, str]
     lists: lists.Lists
     source: SourceColumns | None
     out: Path
@@ -91,10 +93,12 @@ class Filter(Stage):
     def tasks(self) -> list[FilterTask]:
         """Return what judging each part takes."""
         run, (folder,) = self.run_folder, self.marked
+        known = score_columns(self.recipe)
+        statuses = {name: known[name].status for name in columns_of(self.recipe.filter) if name in known}
         return [
             FilterTask(
-                run, part.name, self._families, self._leaks, self._conditions, self._needed, self._lists,
-                self._of_source(part), run.part(folder, part.name), self.fingerprint,
+                run, part.name, self._families, self._leaks, self._conditions, self._needed, statuses,
+                self._lists, self._of_source(part), run.part(folder, part.name), self.fingerprint,
             )
             for part in self.parts
         ]  # fmt: skip
@@ -106,15 +110,17 @@ class Filter(Stage):
         return SourceColumns(part.shard, self._source_types, min(64_000_000, self.context.task_memory // 4))
 
     @property
-    def part(self) -> Callable[[FilterTask], dict[str, int]]:
+    def part(self) -> Callable[[FilterTask], dict[str, Any]]:
         """Judge the samples of one part."""
         return _filter_part
 
-    def finish(self, results: Sequence[dict[str, int]]) -> dict[str, int]:
-        """Return how many samples are out, and why."""
-        return self._listed | {name: sum(count[name] for count in results) for name in _COUNTS}
+    def finish(self, results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """Return how many samples are out, and why; what they lack only where a condition is null for any."""
+        nulls = sum_nulls(one for count in results for one in count["nulls"])
+        noted = {"judged": sum(count["judged"] for count in results), "nulls": nulls} if nulls else {}
+        return self._listed | {name: sum(count[name] for count in results) for name in _COUNTS} | noted
 
-    def log(self, stats: Mapping[str, int]) -> None:
+    def log(self, stats: Mapping[str, Any]) -> None:
         """Say how many samples failed and are pinned, and warn of pinned ones that would have been dropped."""
         recipe = self.recipe
         if recipe.filter or self._needed or self._leaks or recipe.exclude or recipe.only:
@@ -122,6 +128,8 @@ class Filter(Stage):
                 "filter: %s samples failed (%s excluded, %s too near an evaluation set)",
                 f"{stats['failed']:,}", f"{stats['excluded']:,}", f"{stats['leaked']:,}",
             )  # fmt: skip
+        for said in say_nulls(stats):
+            log.warning("%s", said)
         if recipe.pin:
             log.info("filter: %s samples pinned", f"{stats['pinned']:,}")
         if stats["pinned_although"]:
@@ -165,7 +173,7 @@ def _leaks(recipe: Recipe) -> tuple[tuple[str, str, float], ...]:
     return tuple(found)
 
 
-def _filter_part(task: FilterTask) -> dict[str, int]:
+def _filter_part(task: FilterTask) -> dict[str, Any]:
     frame = eligible(task.run, task.part, task.families)
     uids = frame["uid"].to_list()
     out = lists.listed(task.lists.exclude, uids)
@@ -177,10 +185,11 @@ def _filter_part(task: FilterTask) -> dict[str, int]:
     for name, column, threshold in reversed(task.leaks):
         near = (pl.col(column).cast(pl.Float64) > threshold).fill_null(False)
         leaked = pl.when(near).then(pl.lit(f"leak:{name}")).otherwise(leaked)
+    failed, lacks = _failed(task, frame)
     judged = frame.select(
         "uid",
         pinned,
-        failed=_failed(task, frame),
+        failed=failed,
         leak=leaked,
         excluded=excluded,
     ).with_columns(
@@ -190,15 +199,22 @@ def _filter_part(task: FilterTask) -> dict[str, int]:
     if not reuse_or_remove(task.out, task.fingerprint):
         rows = table.to_arrow().cast(schema.FILTER)
         storage.write_parquet(task.out, rows, schema.FILTER, task.fingerprint)
-    return _counts(table, judged["reason"])
+    dropped = table["filter_reason"].str.starts_with("filter:").fill_null(False)
+    nulls = count_nulls(lacks.filter(dropped))
+    return _counts(table, judged["reason"]) | {"judged": len(frame), "nulls": nulls}
 
 
-def _failed(task: FilterTask, frame: pl.DataFrame) -> pl.Series:
-    """Return the reason each row is out, reading columns of the source batch by batch where conditions name any."""
+def _failed(task: FilterTask, frame: pl.DataFrame) -> tuple[pl.Series, pl.DataFrame]:
+    """Return the reason each row is out and what it lacks, reading columns of the source batch by batch where conditions name any."""
     if task.source is None or frame.is_empty():
-        return failed_condition(frame, task.conditions, task.needed)
-    pieces = [failed_condition(rows, task.conditions, task.needed) for rows in task.source.beside(frame)]
-    return pl.concat(pieces)
+        return _judged(task, frame)
+    reasons, lacks = zip(*(_judged(task, rows) for rows in task.source.beside(frame)), strict=True)
+    return pl.concat(reasons), pl.concat(lacks)
+
+
+def _judged(task: FilterTask, rows: pl.DataFrame) -> tuple[pl.Series, pl.DataFrame]:
+    reason = failed_condition(rows, task.conditions, task.needed)
+    return reason, lacking(rows, task.conditions, reason, task.statuses)
 
 
 def _counts(table: pl.DataFrame, reason: pl.Series) -> dict[str, int]:

@@ -16,6 +16,7 @@ from curate import schema
 from curate.errors import BudgetError, UsageError
 from curate.execution.context import Context, eligible, log, reuse_or_remove
 from curate.execution.stage import Stage
+from curate.filtering.nulls import say_nulls
 from curate.io import storage
 from curate.ordering.shares import n_keep
 from curate.ordering.span import Cuts, rows_of
@@ -106,7 +107,7 @@ def run(context: Context) -> bool:
     spread = ranks.spread_rows(context, order, fingerprint, scratch)
     n_eligible, n_pinned = spread.counts
     funnel = _funnel(context, n_eligible)
-    wanted = _wanted(recipe.select, funnel, n_pinned)
+    wanted = _wanted(recipe.select, funnel, n_pinned, _nulls(context))
     first = _first(context, order, spread, wanted)
     wanted -= first.n_cut if recipe.select.keeps_all else 0
     ranked = ranks.rank_rows(context, spread, first, scratch)
@@ -295,7 +296,7 @@ def _funnel(context: Context, n_eligible: int) -> Funnel:
     return funnel
 
 
-def _wanted(settings: Selector, funnel: Funnel, n_pinned: int) -> int:
+def _wanted(settings: Selector, funnel: Funnel, n_pinned: int, nulls: str) -> int:
     """Return the exact number of rows to keep; raises BudgetError if fewer are eligible, or more are pinned."""
     if settings.keeps_all:
         return funnel.eligible
@@ -314,8 +315,13 @@ def _wanted(settings: Selector, funnel: Funnel, n_pinned: int) -> int:
         return funnel.eligible
     raise BudgetError(
         f"{asked}, but only {funnel.eligible:,} rows are eligible ({funnel}); "
-        "ask for fewer, or accept what there is with --at-most"
+        f"{nulls}ask for fewer, or accept what there is with --at-most"
     )
+
+
+def _nulls(context: Context) -> str:
+    """Say which conditions dropped rows for want of a value, for the error of too few rows."""
+    return "".join(f"{said}; " for said in say_nulls(context.facts(context.run.scores("filter"))))
 
 
 def _decide(task: DecideTask) -> None:
