@@ -17,10 +17,12 @@ __all__ = [
     "FILTER",
     "KEPT_REASONS",
     "KEYS",
+    "LATER",
     "OUTCOMES",
     "PASSING",
     "SAMPLES",
     "check",
+    "complete",
     "embeddings",
 ]
 
@@ -65,7 +67,8 @@ KEYS = pa.schema(
     ]
 )
 
-#: One row per row read (per occurrence of a sample).
+#: One row per row read (per occurrence of a sample). image_hash is of the image as its row says it (bytes, path or
+#: vector), content_hash of its bytes, null where none were read.
 SAMPLES = pa.schema(
     [
         ("uid", pa.string()),
@@ -77,6 +80,7 @@ SAMPLES = pa.schema(
         ("row", pa.int64()),
         ("key", pa.string()),
         ("image_hash", pa.string()),
+        ("content_hash", pa.string()),
         ("caption_hash", pa.string()),
         ("bytes", pa.int64()),
         ("width", pa.int32()),
@@ -102,8 +106,19 @@ CONCEPTS = pa.schema(
 
 ASSIGNMENTS = pa.schema([("uid", pa.string()), ("concept", pa.int32()), ("distance", pa.float32())])
 
-#: filter_reason is null where the row passed, else why it did not. Pinned rows always pass.
-FILTER = pa.schema([("uid", pa.string()), ("filter_reason", pa.string()), ("pinned", pa.bool_())])
+#: filter_reason is null where the row passed, else why it did not. Pinned rows always pass. same_content_as is the uid
+#: of the sample whose exact copy it is, although its uid is another.
+FILTER = pa.schema(
+    [
+        ("uid", pa.string()),
+        ("filter_reason", pa.string()),
+        ("pinned", pa.bool_()),
+        ("same_content_as", pa.string()),
+    ]
+)
+
+#: Columns that tables made before there was such a column do not have: they are read as null.
+LATER = ("content_hash", "same_content_as")
 
 #: One row per compared row; subconcept is 0 unless the concept was split for comparing.
 DUPLICATES = pa.schema(
@@ -166,6 +181,14 @@ def embeddings(dim: int, *, text: bool) -> pa.Schema:
     vector = pa.list_(pa.field("item", pa.float16(), nullable=False), dim)
     fields = [pa.field("uid", pa.string()), pa.field("image", vector)]
     return pa.schema([*fields, pa.field("text", vector)] if text else fields)
+
+
+def complete(table: pa.Table, kind: pa.Schema) -> pa.Table:
+    """Return a table of a run with the columns of `kind` that it was made before (`LATER`), null in every row."""
+    for place, field in enumerate(kind):
+        if field.name in LATER and field.name not in table.column_names:
+            table = table.add_column(place, field, pa.nulls(len(table), field.type))
+    return table
 
 
 def check(table: pa.Table, schema: pa.Schema, where: str) -> pa.Table:

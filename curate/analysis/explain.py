@@ -174,10 +174,18 @@ def _set_by(context: Context, found: Divided, table: Mapping[str, Any]) -> str:
 def _duplicate(context: Context, row: Mapping[str, Any], judged: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a row duplicates, and the epsilon at which its concept's dedup keeps it."""
     if row["reason"] == "exact_duplicate":
-        return {"of": row["duplicate_of"], "similarity": None, "kept_at": None, "exact": True}
+        facts: dict[str, Any] = {
+            "of": row["duplicate_of"],
+            "similarity": None,
+            "kept_at": None,
+            "exact": True,
+        }
+        others = rows_with(context, pl.col("uid") == row["duplicate_of"])
+        key = None if row["occurrence"] or not others else _sample(context, others[0])["key"]
+        return facts if key is None else {**facts, "of_key": key}
     keeping = explain_duplicates.keeping(context, (judged["concept"], judged["subconcept"]), row["uid"])
     epsilon = None if keeping is None else largest_epsilon(keeping)
-    facts: dict[str, Any] = {"of": row["duplicate_of"], "similarity": judged["similarity"], "exact": False}
+    facts = {"of": row["duplicate_of"], "similarity": judged["similarity"], "exact": False}
     facts["epsilon"] = explain_duplicates.run_epsilon(context)
     facts["kept_at"] = epsilon
     if epsilon is not None and keeping is not None:

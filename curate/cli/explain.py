@@ -77,7 +77,8 @@ def _concept(facts: Mapping[str, Any]) -> Iterator[str]:
 
 def _duplicate(facts: Mapping[str, Any]) -> Iterator[str]:
     if facts["exact"]:
-        yield f"  a copy of {facts['of']}"
+        named = f" ({facts['of_key']})" if "of_key" in facts else ""
+        yield f"  a copy of {facts['of']}{named}"
         return
     beyond = f"similarity {_number(facts['similarity'])}, beyond 1 - {facts['epsilon']:g}"
     yield f"  a near-duplicate of {facts['of']}: {beyond}"

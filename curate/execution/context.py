@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import polars as pl
 
+from curate import schema
 from curate.errors import RunError
 from curate.execution.engines.base import Engine
 from curate.execution.units import rows_of_items
@@ -153,7 +154,8 @@ def reuse_or_remove(path: Path, fingerprint: str) -> bool:
 
 def usable(run: RunFolder, part: str) -> pl.DataFrame:
     """Return the samples of a part that have vectors, in the order of its embeddings."""
-    samples = pl.DataFrame(storage.read_table(run.part(run.samples, part)))
+    table = storage.read_table(run.part(run.samples, part))
+    samples = pl.DataFrame(schema.complete(table, schema.SAMPLES))
     return samples.filter((pl.col("outcome") == "ok") & pl.col("copy_of").is_null())
 
 
@@ -164,7 +166,9 @@ def eligible(run: RunFolder, part: str, families: Iterable[str]) -> pl.DataFrame
     """
     frame = usable(run, part)
     for path in [run.part(run.assignments, part), *(run.part(run.scores(f), part) for f in families)]:
-        other = pl.DataFrame(storage.read_table(path))
+        table = storage.read_table(path)
+        judged = path == run.part(run.scores("filter"), part)
+        other = pl.DataFrame(schema.complete(table, schema.FILTER) if judged else table)
         require_same(frame["uid"], other["uid"], path)
         frame = frame.hstack(other.drop("uid").get_columns())
     floats = [name for name, kind in frame.schema.items() if kind.is_float()]

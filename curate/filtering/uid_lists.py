@@ -30,7 +30,7 @@ from curate.sources.columns import uids_of
 if TYPE_CHECKING:
     from curate.recipe import Recipe
 
-__all__ = ["Lists", "check_recipe", "hashes", "listed", "prepare", "read_uids", "version"]
+__all__ = ["Lists", "check_recipe", "hashes", "left_out", "listed", "prepare", "read_uids", "version"]
 
 #: The settings that are lists.
 SETTINGS = ("pin", "exclude", "only")
@@ -108,6 +108,12 @@ def listed(path: Path | None, uids: Sequence[str]) -> npt.NDArray[np.bool_]:
     if path is None:
         return np.zeros(len(uids), np.bool_)
     return _inside(np.load(storage.ensure_local(path), mmap_mode="r", allow_pickle=False), hashes(uids))[0]
+
+
+def left_out(found: Lists, uids: Sequence[str]) -> npt.NDArray[np.bool_]:
+    """Return which uids the lists take out, (n,): those to exclude, and those that are not alone allowed."""
+    out = listed(found.exclude, uids)
+    return out if found.only is None else out | ~listed(found.only, uids)
 
 
 def hashes(uids: Iterable[str]) -> Hashes:

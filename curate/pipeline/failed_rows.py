@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from curate import schema
 from curate.embedding.store import BATCH_ROWS, EmbeddingPart, Vectors, write_part
 from curate.errors import RunError
 from curate.execution.context import Context, log
@@ -81,7 +82,8 @@ def _failed(context: Context, outcomes_of: Sequence[str]) -> Iterator[Failed]:
     """Yield the parts with rows that failed after what stands in the shard was found good."""
     found, space = copies.find(context), embed_task.space_of(context.recipe.embed)
     for part in context.parts:
-        samples = pl.DataFrame(storage.read_table(context.run.part(context.run.samples, part.name)))
+        table = storage.read_table(context.run.part(context.run.samples, part.name))
+        samples = pl.DataFrame(schema.complete(table, schema.SAMPLES))
         keys = storage.read_table(read.keys_path(context, part), ["outcome"])
         good = pl.Series(keys["outcome"]) == "ok"
         positions = (good & samples["outcome"].is_in(outcomes_of)).arg_true().to_numpy().astype(np.int64)
@@ -154,9 +156,10 @@ def _results(part: Failed, results: Iterator["Embedded"]) -> tuple[Outcomes, lis
 def _merge(context: Context, part: Failed, tried: Outcomes, pieces: list[Vectors]) -> None:
     """Write a part again with the new outcomes and vectors among the old ones, if any outcome is new."""
     run, task, samples = context.run, part.task, part.samples
-    outcomes = Outcomes(*(samples[name].to_list() for name in ("outcome", "reason", "width", "height")))
+    names = ("outcome", "reason", "width", "height", "content_hash")
+    outcomes = Outcomes(*(samples[name].to_list() for name in names))
     for place, position in enumerate(part.positions.tolist()):
-        for name in ("outcome", "reason", "width", "height"):
+        for name in names:
             getattr(outcomes, name)[position] = getattr(tried, name)[place]
     if outcomes.outcome == samples["outcome"].to_list() and outcomes.reason == samples["reason"].to_list():
         return

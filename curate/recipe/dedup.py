@@ -61,10 +61,22 @@ def _epsilon(value: object) -> object:
     raise ValueError(f"must be none, a number in (0, 1), or a share such as {{drop: 0.2}}, got {value!r}")
 
 
-class Dedup(Settings):
-    """Copies (`exact`) and near-duplicates: similarity above 1 - epsilon within a concept."""
+def _exact(value: object) -> object:
+    if value == "sample":
+        return True
+    if isinstance(value, bool) or value == "image":
+        return value
+    raise ValueError(f"must be sample (or true), image, or false, got {value!r}")
 
-    exact: bool = True
+
+class Dedup(Settings):
+    """Copies (`exact`) and near-duplicates: similarity above 1 - epsilon within a concept.
+
+    exact : `sample` (true) for rows of equal image, caption and label, `image` for those of equal image, false for none.
+    Images are compared by their bytes where these are read, whatever they are called.
+    """
+
+    exact: Annotated[bool | Literal["image"], BeforeValidator(_exact)] = True
     epsilon: Annotated[float | DropShare | None, BeforeValidator(_epsilon)] = None
     prefer: Preference = "hardest"
     mode: Literal["greedy", "reference"] = "greedy"

@@ -162,5 +162,13 @@ def same_rows(tables: Tables, part: str, samples: pl.DataFrame, decisions: pl.Da
     bad = outcome != "ok"
     wrong = (bad & (reason != "unusable:" + outcome)) | (~bad & reason.str.starts_with("unusable:"))
     yield from violation(path, "unusable rows must be those that are not ok in 0_samples", wrong, reason)
-    wrong = (~bad & samples["copy_of"].is_not_null()) != (reason == "exact_duplicate")
-    yield from violation(path, "exact_duplicate must be the rows with copy_of in 0_samples", wrong, reason)
+    copied = ~bad & samples["copy_of"].is_not_null()
+    judged = tables.path(tables.run.scores("filter"), part)
+    if "filter" not in tables.current or not tables.has(judged):
+        wrong = copied & (reason != "exact_duplicate")
+        yield from violation(path, "rows with copy_of in 0_samples must be exact_duplicate", wrong, reason)
+        return
+    of_content = read(judged, schema.FILTER).filter(pl.col("filter_reason") == "exact_duplicate")["uid"]
+    copied |= ~bad & samples["uid"].is_in(of_content.implode())
+    rule = "exact_duplicate must be the rows with copy_of in 0_samples, and those of 3_scores/filter"
+    yield from violation(path, rule, copied != (reason == "exact_duplicate"), reason)

@@ -80,8 +80,9 @@ class Tables:
 
 
 def read(path: Path, kind: pa.Schema) -> pl.DataFrame:
-    """Return a table of a run; raises RunError unless it has exactly these columns."""
-    return pl.DataFrame(schema.check(storage.read_table(path), kind, str(path)))
+    """Return a table of a run; raises RunError unless it has these columns (`schema.LATER` aside) and no others."""
+    table = schema.complete(storage.read_table(path), kind)
+    return pl.DataFrame(schema.check(table, kind, str(path)))
 
 
 def violation(where: Path, rule: str, wrong: pl.Series, shown: pl.Series) -> Iterator[str]:

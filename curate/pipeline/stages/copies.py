@@ -62,7 +62,7 @@ def find(context: Context) -> Copies:
     if not parts:
         return Copies((), storage.fingerprint("copies", VERSION, []))
     named = any(part.columns.uid for part in parts)
-    exact, seed = context.recipe.dedup.exact, context.recipe.seed
+    exact, seed = bool(context.recipe.dedup.exact), context.recipe.seed
     fingerprint = storage.fingerprint("copies", VERSION, [p.fingerprint for p in parts], named, exact, seed)
     exchange = Exchange.by_memory(
         context, "read", context.run.work / "copies", fingerprint,

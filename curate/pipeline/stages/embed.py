@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
+import pyarrow.parquet as pq
 
+from curate import schema
 from curate.embedding.store import Vectors, write_part
 from curate.errors import UsageError
 from curate.execution.context import Context, log
 from curate.execution.engines.base import Place
 from curate.execution.stage import Stage
+from curate.hashing import content_hashes
 from curate.io import storage
 from curate.pipeline.stages import copies, read_task
 from curate.pipeline.stages.embed_captions import embed_captions
@@ -74,7 +77,7 @@ class Embed(Stage):
         again = {name: said for name, said in retries(run).items() if name in present}
         read_before = run.fingerprint(run.stage("read"))
         return [
-            self.space, recipe.cluster.on, recipe.dedup.exact, recipe.seed, read_before,
+            self.space, recipe.cluster.on, bool(recipe.dedup.exact), recipe.seed, read_before,
             *([again] if again else []),
         ]  # fmt: skip
 
@@ -100,6 +103,8 @@ class Embed(Stage):
     def finish(self, results: Sequence[object]) -> dict[str, object]:
         """Return how many rows can be used."""
         made = self.context.worked[self.name]["parts"]
+        for part in self.parts:
+            _complete(self.run_folder.part(self.run_folder.samples, part.name))
         return _count(self.context) | {"space": self.space, "parts_made": made}
 
     def log(self, stats: Mapping[str, Any]) -> None:
@@ -108,6 +113,11 @@ class Embed(Stage):
             "embed: %s rows in, %s usable, %s copies, %s unusable",
             *(f"{stats[name]:,}" for name in ("rows", "usable", "copies", "unusable")),
         )
+        if stats.get("unknown_images"):
+            log.info(
+                "embed: %s images were read before their content was noted; exact copies among them under other "
+                "paths are found only in a new run (another --out)", f"{stats['unknown_images']:,}",
+            )  # fmt: skip
         if stats["unusable"]:
             log.info("embed: unusable are %s", why_unusable_rows(self.context))
 
@@ -176,9 +186,11 @@ def _embed_parts(tasks: Sequence[EmbedTask], clip: "Clip", pool: "DecodePool") -
 
 def take(task: EmbedTask, result: "Embedded", uids: list[str], outcomes: Outcomes) -> Vectors:
     """Note the outcomes of a batch and return its vectors; `uids` begins at the batch's first row."""
-    rows: Rows = result.tag
+    rows: Rows
+    rows, hashes = result.tag
     place = len(outcomes.outcome)
     _note(task, rows, result, outcomes)
+    outcomes.content_hash += hashes
     ok = np.array([outcome == "ok" for outcome in outcomes.outcome[place:]], bool)
     wanted = np.flatnonzero(ok & result.has_image)
     chosen = [uids[row] for row in wanted.tolist()]
@@ -221,8 +233,9 @@ def unembedded(rows: Rows, embed: list[bool]) -> Iterator["Unembedded"]:
         stop = _batch_end(rows, first)
         some = rows.slice(first, stop)
         images = [i if o == "ok" else None for i, o in zip(some.image, some.outcome, strict=True)]
+        hashes = content_hashes(some.image)
         some = replace(some, image=[None] * len(some))  # only who decodes them holds the images
-        yield Unembedded(some, images, some.caption, embed[first:stop])
+        yield Unembedded((some, hashes), images, some.caption, embed[first:stop])
         first = stop
 
 
@@ -236,15 +249,33 @@ def _batch_end(rows: Rows, first: int) -> int:
     return last
 
 
+def _complete(path: Path) -> None:
+    """Give a table of samples the columns that it was made before, so that all parts of the run have the same."""
+    if set(schema.SAMPLES.names) <= set(pq.read_schema(storage.ensure_local(path)).names):
+        return
+    whole = schema.complete(storage.read_table(path), schema.SAMPLES)
+    storage.write_parquet(path, whole, schema.SAMPLES, storage.stored_fingerprint(path) or "")
+
+
 def _count(context: Context) -> dict[str, int]:
-    """Return how many rows there are, and how many of them are usable, copies, and unusable; `passing` if there are such."""
-    rows = usable = copied = passing = 0
+    """Return how many rows there are, and how many of them are usable, copies, and unusable (and more, where there are any).
+
+    passing : rows that the next run tries again. named_images : images that are not in their row, so that its uid does
+    not say what they are. unknown_images : images that were read before their content was noted.
+    """
+    rows = usable = copied = passing = named = unknown = 0
+    read = not context.recipe.embed.own_vectors
     for part in context.parts:
         path = context.run.part(context.run.samples, part.name)
-        frame = pl.DataFrame(storage.read_table(path, ["outcome", "copy_of"]))
+        columns = ["outcome", "copy_of", "image_hash", "content_hash"]
+        frame = pl.DataFrame(storage.read_table(path, columns))
         ok = frame["outcome"] == "ok"
         rows, usable = rows + len(frame), usable + int(ok.sum())
         copied += int((ok & frame["copy_of"].is_not_null()).sum())
         passing += int(frame["outcome"].is_in(PASSING).sum())
+        named += int((ok & (frame["content_hash"] != frame["image_hash"])).sum())
+        if read and part.columns.image is not None:
+            unknown += int((ok & frame["content_hash"].is_null()).sum())
     counts = {"rows": rows, "usable": usable, "copies": copied, "unusable": rows - usable}
-    return counts | ({"passing": passing} if passing else {})
+    more = {"passing": passing, "named_images": named, "unknown_images": unknown}
+    return counts | {name: number for name, number in more.items() if number}

@@ -1,6 +1,6 @@
 """What giving vectors to one part takes, and the table of samples that comes of it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import polars as pl
@@ -51,12 +51,16 @@ class EmbedTask:
 
 @dataclass
 class Outcomes:
-    """What became of the rows of a part, collected batch by batch."""
+    """What became of the rows of a part, collected batch by batch.
+
+    content_hash : of the bytes of their images; empty where no bytes are read.
+    """
 
     outcome: list[str]
     reason: list[str | None]
     width: list[int | None]
     height: list[int | None]
+    content_hash: list[str | None] = field(default_factory=list)
 
 
 def retries(run: RunFolder) -> dict[str, str]:
@@ -106,12 +110,12 @@ def task_of(context: Context, part: Part, found: copies.Copies, space: object) -
         words = next((p.columns.caption for p in context.parts if p.columns.caption), None)
     text = words is not None
     content = storage.fingerprint(
-        "embed", VERSION, space, part.fingerprint, text, recipe.cluster.on, recipe.dedup.exact,
+        "embed", VERSION, space, part.fingerprint, text, recipe.cluster.on, bool(recipe.dedup.exact),
         given_vectors.vectors_of(part), *([retried] if (retried := retries(context.run).get(part.name)) else []),
     )  # fmt: skip
     fingerprint = content + found.fingerprint_of(part)
     return EmbedTask(
-        context.run, part, source, read.keys_path(context, part), found, recipe.dedup.exact,
+        context.run, part, source, read.keys_path(context, part), found, bool(recipe.dedup.exact),
         recipe.embed.files is not None, 0, text,
         recipe.cluster.on, min(64_000_000, context.task_memory // 4), fingerprint,
     )  # fmt: skip
@@ -138,7 +142,7 @@ def keys_of(task: EmbedTask) -> pl.DataFrame:
 
 def write_samples(task: EmbedTask, keys: pl.DataFrame, outcomes: Outcomes) -> None:
     """Write the samples table of a part."""
-    shard = task.part.shard
+    shard, hashes = task.part.shard, outcomes.content_hash or [None] * len(keys)
     frame = keys.with_columns(
         source=pl.lit(shard.source),
         split=pl.lit(shard.split),
@@ -147,6 +151,7 @@ def write_samples(task: EmbedTask, keys: pl.DataFrame, outcomes: Outcomes) -> No
         reason=pl.Series(outcomes.reason, dtype=pl.String),
         width=pl.Series(outcomes.width, dtype=pl.Int32),
         height=pl.Series(outcomes.height, dtype=pl.Int32),
+        content_hash=pl.Series(hashes, dtype=pl.String),
     )
     table = frame.select(schema.SAMPLES.names).to_arrow().cast(schema.SAMPLES)
     storage.write_parquet(

@@ -1,6 +1,7 @@
 """Stage `filter`: which samples are excluded, leak, or fail a condition, and which of these first.
 
-Reasons by precedence: `excluded` > `leak:<name>` > `filter:<condition>` > `no_score:<status>`. Pinned samples pass.
+Reasons by precedence: `excluded` > `exact_duplicate` (of a sample with another uid) > `leak:<name>` >
+`filter:<condition>` > `no_score:<status>`. Pinned samples pass.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +22,9 @@ from curate.filtering.nulls import count_nulls, lacking, say_nulls, sum_nulls
 from curate.filtering.source_columns import SourceColumns, as_frame, find_columns, read_by
 from curate.filtering.sql import check_conditions, failed_condition
 from curate.io import storage
+from curate.pipeline.stages import content_copies
 from curate.pipeline.stages.condition_values import types_of_source
+from curate.pipeline.stages.content_copies import ContentCopies
 from curate.pipeline.stages.read import find_shards
 from curate.recipe import Recipe, ScoreFilter
 from curate.runs.folder import RunFolder
@@ -30,7 +33,7 @@ from curate.scores.registry import folders_for, require_score, score_columns
 __all__ = ["Filter", "check_conditions", "check_recipe", "failed_condition"]
 
 #: What counts of a part are about: rows that are out, and pinned rows with what they would be out for.
-_COUNTS = ("failed", "excluded", "leaked", "pinned", "pinned_although")
+_COUNTS = ("copies", "failed", "excluded", "leaked", "pinned", "pinned_although")
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,8 @@ class FilterTask:
     statuses: Mapping[str, str]
     lists: lists.Lists
     source: SourceColumns | None
+    copies: ContentCopies
+    index: int
     out: Path
     fingerprint: str
 
@@ -74,7 +79,7 @@ class Filter(Stage):
         scored = [run.fingerprint(run.scores(family)) for family in self._families]
         return [
             conditions, self._needed, self._leaks, lists.version(recipe), recipe.seed,
-            run.fingerprint(run.concepts), scored,
+            run.fingerprint(run.concepts), scored, *(["image"] if recipe.dedup.exact == "image" else []),
         ]  # fmt: skip
 
     @property
@@ -86,6 +91,7 @@ class Filter(Stage):
         """Read the lists of uids, and find where conditions on the order of a score cut."""
         recipe = self.recipe
         self._lists, self._listed = lists.prepare(self.context, self.scratch)
+        self._copies = content_copies.find(self.context, self._lists, self.scratch, self.fingerprint)
         rules = iter(find_rules(self.context, [one for one in recipe.filter if isinstance(one, ScoreFilter)]))
         self._conditions = tuple(one if isinstance(one, str) else next(rules) for one in recipe.filter)
         self._source_types = types_of_source(recipe, self.parts)
@@ -98,7 +104,7 @@ class Filter(Stage):
         return [
             FilterTask(
                 run, part.name, self._families, self._leaks, self._conditions, self._needed, statuses,
-                self._lists, self._of_source(part), run.part(folder, part.name), self.fingerprint,
+                self._lists, self._of_source(part), self._copies, part.index, run.part(folder, part.name), self.fingerprint,
             )
             for part in self.parts
         ]  # fmt: skip
@@ -123,6 +129,11 @@ class Filter(Stage):
     def log(self, stats: Mapping[str, Any]) -> None:
         """Say how many samples failed and are pinned, and warn of pinned ones that would have been dropped."""
         recipe = self.recipe
+        if stats["copies"]:
+            log.info(
+                "filter: %s samples are exact copies: their images are those of other samples, byte by byte",
+                f"{stats['copies']:,}",
+            )
         if recipe.filter or self._needed or self._leaks or recipe.exclude or recipe.only:
             log.info(
                 "filter: %s samples failed (%s excluded, %s too near an evaluation set)",
@@ -176,10 +187,7 @@ def _leaks(recipe: Recipe) -> tuple[tuple[str, str, float], ...]:
 def _filter_part(task: FilterTask) -> dict[str, Any]:
     frame = eligible(task.run, task.part, task.families)
     uids = frame["uid"].to_list()
-    out = lists.listed(task.lists.exclude, uids)
-    if task.lists.only is not None:
-        out |= ~lists.listed(task.lists.only, uids)
-    excluded = pl.Series(out, dtype=pl.Boolean)
+    excluded = pl.Series(lists.left_out(task.lists, uids), dtype=pl.Boolean)
     pinned = pl.Series("pinned", lists.listed(task.lists.pin, uids), pl.Boolean)
     leaked = pl.lit(None, pl.String)
     for name, column, threshold in reversed(task.leaks):
@@ -192,16 +200,28 @@ def _filter_part(task: FilterTask) -> dict[str, Any]:
         failed=failed,
         leak=leaked,
         excluded=excluded,
+        same_content_as=_same_content(task, len(frame)),
     ).with_columns(
-        reason=pl.when("excluded").then(pl.lit("excluded")).otherwise(pl.coalesce("leak", "failed"))
+        reason=pl.when("excluded").then(pl.lit("excluded"))
+        .when(pl.col("same_content_as").is_not_null()).then(pl.lit("exact_duplicate"))
+        .otherwise(pl.coalesce("leak", "failed"))
+    )  # fmt: skip
+    reason = pl.when(~pl.col("pinned")).then("reason")
+    table = judged.select("uid", "pinned", "same_content_as", filter_reason=reason).select(
+        schema.FILTER.names
     )
-    table = judged.select("uid", filter_reason=pl.when(~pl.col("pinned")).then("reason"), pinned="pinned")
     if not reuse_or_remove(task.out, task.fingerprint):
         rows = table.to_arrow().cast(schema.FILTER)
         storage.write_parquet(task.out, rows, schema.FILTER, task.fingerprint)
     dropped = table["filter_reason"].str.starts_with("filter:").fill_null(False)
     nulls = count_nulls(lacks.filter(dropped))
     return _counts(table, judged["reason"]) | {"judged": len(frame), "nulls": nulls}
+
+
+def _same_content(task: FilterTask, rows: int) -> pl.Series:
+    """Return the uid of the sample that each row is an exact copy of."""
+    found = task.copies.of(task.index)
+    return pl.Series([found.get(row) for row in range(rows)], dtype=pl.String)
 
 
 def _failed(task: FilterTask, frame: pl.DataFrame) -> tuple[pl.Series, pl.DataFrame]:
@@ -219,8 +239,9 @@ def _judged(task: FilterTask, rows: pl.DataFrame) -> tuple[pl.Series, pl.DataFra
 
 def _counts(table: pl.DataFrame, reason: pl.Series) -> dict[str, int]:
     out = table["filter_reason"]
+    copies = int((out == "exact_duplicate").sum())
     numbers: list[Any] = [
-        out.is_not_null().sum(), (out == "excluded").sum(), out.str.starts_with("leak:").sum(),
+        copies, len(out) - out.null_count() - copies, (out == "excluded").sum(), out.str.starts_with("leak:").sum(),
         table["pinned"].sum(), (table["pinned"] & reason.is_not_null()).sum(),
     ]  # fmt: skip
     return dict(zip(_COUNTS, map(int, numbers), strict=True))

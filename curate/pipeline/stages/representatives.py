@@ -9,6 +9,7 @@ from pathlib import Path
 import polars as pl
 import pyarrow as pa
 
+from curate import schema
 from curate.execution.context import Context
 from curate.execution.exchange import Exchange, Grouped, bucket_of
 from curate.io import storage
@@ -49,14 +50,16 @@ def of_part(files: tuple[Path, ...], index: int) -> pl.DataFrame:
 
 def _rows_of_part(item: tuple[RunFolder, str, int], n_buckets: int) -> Grouped:
     run, part, index = item
-    samples = storage.read_table(run.part(run.samples, part), ["outcome", "copy_of"])
+    samples = pl.DataFrame(storage.read_table(run.part(run.samples, part), ["outcome", "copy_of"]))
+    ok = samples["outcome"] == "ok"
+    alone = (ok & samples["copy_of"].is_null()).arg_true()
+    judged = schema.complete(storage.read_table(run.part(run.scores("filter"), part)), schema.FILTER)
+    named = samples["copy_of"].scatter(alone, pl.Series(judged["same_content_as"]))
     copies = (
-        pl.DataFrame(samples)
+        pl.DataFrame({"uid": named, "ok": ok})
         .with_row_index("position")
-        .filter((pl.col("outcome") == "ok") & pl.col("copy_of").is_not_null())
-        .select(
-            uid="copy_of", position=pl.col("position").cast(pl.Int32), duplicate_of=pl.lit(None, pl.String)
-        )
+        .filter(pl.col("ok") & pl.col("uid").is_not_null())
+        .select("uid", position=pl.col("position").cast(pl.Int32), duplicate_of=pl.lit(None, pl.String))
     )
     found = storage.read_table(run.part(run.duplicates, part), ["uid", "duplicate_of"])
     near = (

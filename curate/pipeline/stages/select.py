@@ -283,10 +283,12 @@ def _funnel(context: Context, n_eligible: int) -> Funnel:
         samples = pl.DataFrame(storage.read_table(run.part(run.samples, part.name), ["outcome", "copy_of"]))
         ok = samples["outcome"] == "ok"
         copies = ok & samples["copy_of"].is_not_null()
-        reason = storage.read_table(run.part(run.scores("filter"), part.name))["filter_reason"]
+        judged = storage.read_table(run.part(run.scores("filter"), part.name), ["filter_reason"])
+        reason = pl.DataFrame(judged)["filter_reason"]
         found = storage.read_table(run.part(run.duplicates, part.name))["duplicate_of"]
-        failed = len(reason) - reason.null_count
-        totals += [len(samples), (~ok).sum(), copies.sum(), failed, len(found) - found.null_count]
+        same = int((reason == "exact_duplicate").sum())
+        failed = len(reason) - reason.null_count() - same
+        totals += [len(samples), (~ok).sum(), copies.sum() + same, failed, len(found) - found.null_count]
     n_input, unusable, copied, filtered, near = totals.tolist()
     funnel = Funnel(n_input, unusable, copied, filtered, near, n_eligible)
     if funnel.input - sum(totals[1:].tolist()) != n_eligible:
@@ -351,6 +353,7 @@ def _decide(task: DecideTask) -> None:
             .when(pl.col("noise")).then(pl.lit(f"cutoff:{task.cutoff[1]}"))
             .otherwise(pl.lit("over_budget")),
             duplicate_of=pl.when(~broken & copied).then(pl.coalesce("stand_in", "copy_of"))
+            .when(pl.col("filter_reason") == "exact_duplicate").then(pl.coalesce("stand_in", "same_content_as"))
             .otherwise(pl.col("duplicate_of")),
         )
         .with_columns(keep=pl.col("reason").is_in(schema.KEPT_REASONS))
@@ -386,7 +389,8 @@ def _verdicts(task: DecideTask) -> pl.DataFrame:
     ).with_columns(pl.col("inclusion_prob").fill_nan(None))
     return (
         frame.select(
-            "uid", "concept", "distance", "filter_reason", "pinned", pl.col("position").cast(pl.Int32)
+            pl.col("uid", "concept", "distance", "filter_reason", "pinned", "same_content_as"),
+            pl.col("position").cast(pl.Int32),
         )
         .join(said, on="position", how="left", maintain_order="left", validate="1:1")
         .with_columns(pl.col("chosen", "cut_off", "noise", "random_control").fill_null(False))

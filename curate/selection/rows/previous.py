@@ -15,6 +15,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from curate import schema
 from curate.errors import UsageError
 from curate.execution import exchange
 from curate.execution.context import Context, reuse_or_remove
@@ -197,7 +198,14 @@ def _copies(context: Context, shipped: Shipped) -> Path | None:
     found: list[Hashes] = []
     for part in context.parts:
         path = context.run.part(context.run.samples, part.name)
-        frame = pl.DataFrame(storage.read_table(path, ["uid", "copy_of"]))
+        judged = context.run.part(context.run.scores("filter"), part.name)
+        named = schema.complete(storage.read_table(judged), schema.FILTER).select(["uid", "same_content_as"])
+        frame = pl.concat(
+            [
+                pl.DataFrame(storage.read_table(path, ["uid", "copy_of"])),
+                pl.DataFrame(named.rename_columns(["uid", "copy_of"])),
+            ]
+        )
         frame = frame.filter(pl.col("copy_of").is_not_null() & (pl.col("copy_of") != pl.col("uid")))
         of_shipped = frame.filter(pl.Series(shipped.has(frame["uid"].to_list()), dtype=pl.Boolean))
         found.append(hashes(of_shipped["copy_of"].unique().to_list()))
