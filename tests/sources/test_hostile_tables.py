@@ -235,7 +235,7 @@ def test_paths_to_secrets_are_never_opened(tmp_path, opened):
     secret = tmp_path / "hidden-key.png"
     secret.write_bytes(picture(99))
     Path("data/link.png").symlink_to(secret)
-    Path("data/good.png").write_bytes(picture(1))
+    Path("data/good.png").write_bytes(picture(50))
     paths = [
         str(secret),
         "../hidden-key.png",
