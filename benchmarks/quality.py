@@ -16,7 +16,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parent)]
@@ -29,7 +29,14 @@ DRAWS = 10
 HEAD_SHARES = (0.1, 0.2, 0.3, 0.5, 0.7)
 PIXEL_SHARES = (0.1, 0.3)
 PIXEL_POOLS = ("clean", "noise 20 %", "human-like 20 %", "copies 30 %", "tail 100:1", "all three")
-PIXEL_RECIPES = ("random", "density, prefer hardest", "density, prefer random")
+PIXEL_RECIPES = (
+    "random",
+    "auto",
+    "noise out (auto), then random",
+    "floor half, then random",
+    "density, prefer hardest",
+    "density, prefer random",
+)
 FAST_POOLS = ("noise 20 %", "tail 100:1", "emoji")
 
 
@@ -44,6 +51,7 @@ class Job:
     draws: int
     data: Path
     out: Path
+    recipes: tuple[str, ...] | None = None
 
 
 def jobs(options: argparse.Namespace) -> list[Job]:
@@ -61,7 +69,10 @@ def jobs(options: argparse.Namespace) -> list[Job]:
         Job(name, seed, "pairs" if name.startswith("emoji") else "heads", shares, DRAWS, options.data, options.out)
         for seed in seeds for name in names
     ]  # fmt: skip
-    return [job for job in chosen if options.only is None or job.pool in options.only]
+    recipes = None if options.recipes is None else tuple(options.recipes)
+    return [
+        replace(job, recipes=recipes) for job in chosen if options.only is None or job.pool in options.only
+    ]
 
 
 def subsets(
@@ -76,7 +87,8 @@ def subsets(
             yield name, np.sort(rng.choice(len(pool), n_keep, replace=False))
     recipes = methods.by_labels() if pool.labels else methods.by_pairs()
     for name, settings in recipes.items():
-        if name not in done and (job.judge != "pixels" or name in PIXEL_RECIPES):
+        wanted = PIXEL_RECIPES if job.judge == "pixels" else job.recipes
+        if name not in done and (wanted is None or name in wanted):
             yield name, run.keep(methods.run_name(settings), settings, share)
     for kind in methods.ORACLES:
         name = f"oracle: {kind}"
@@ -125,6 +137,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/quality"))
     parser.add_argument("--fast", action="store_true", help="three pools, two shares, heads only")
     parser.add_argument("--only", nargs="+", metavar="POOL", help="some pools")
+    parser.add_argument("--recipes", nargs="+", metavar="NAME", help="some recipes")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--table", action="store_true", help="only print the tables of what is there")
     parser.add_argument("--plots", type=Path, help="a folder for a picture of each pool")

@@ -19,6 +19,9 @@ def _select(method: str, **settings: object) -> dict[str, object]:
 
 _HEADS: dict[str, dict[str, object]] = {
     "random": _select("random"),
+    "auto": _select("auto"),
+    "noise out (auto), then random": _select("random", drop_noise="auto"),
+    "floor half, then random": _select("random", floor="half"),
     "density, prefer hardest": _select("density", prefer="hardest"),
     "density, prefer random": _select("density", prefer="random"),
     "density, prefer easiest": _select("density", prefer="easiest"),
@@ -40,6 +43,7 @@ _HEADS: dict[str, dict[str, object]] = {
 
 _PAIRS: dict[str, dict[str, object]] = {
     "random": _select("random"),
+    "auto": _select("auto"),
     "density, prefer hardest": _select("density", prefer="hardest"),
     "density, prefer random": _select("density", prefer="random"),
     "density, prefer clip_score": _select("density", prefer="score:clip_score"),

@@ -197,6 +197,12 @@ def _notes(select: Selector, context: Context, own: float | None) -> list[str]:
         notes.append(
             f"method {select.method} selects rows, not budgets of concepts: budgets are those of method density"
         )
+    if select.drop_noise is not None:
+        notes.append("rows that drop_noise took out are not among the eligible ones here")
+    if select.floor is not None:
+        notes.append(
+            "floors are left out here: what each group keeps for sure may move rows between concepts"
+        )
     if own is None:
         notes.append("dedup.epsilon is none: nothing was compared, so no epsilon can be looked at")
     elif context.recipe.dedup.mode == "greedy":

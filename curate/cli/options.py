@@ -16,6 +16,8 @@ __all__ = [
     "AtMost",
     "By",
     "Count",
+    "DropNoise",
+    "Floor",
     "Json",
     "Keep",
     "Limit",
@@ -31,6 +33,7 @@ __all__ = [
     "Workers",
     "conditions",
     "families",
+    "number",
 ]
 
 Text = str | None
@@ -52,6 +55,22 @@ Workers = Annotated[
 ]
 Keep = Annotated[Text, Option("--keep", help="Share to keep: 0.3 or 30%.")]
 Count = Annotated[int | None, Option("--count", help="Number of samples to keep.")]
+DropNoise = Annotated[
+    Text,
+    Option(
+        "--drop-noise",
+        metavar="SHARE",
+        help="The noisiest samples out first: a share, or auto (as many as heads count as mislabelled).",
+    ),
+]
+Floor = Annotated[
+    Text,
+    Option(
+        "--floor",
+        metavar="ROWS",
+        help="What every class keeps for sure: a number, or half of an equal share.",
+    ),
+]
 Method = Annotated[Text, Option("--method", help=f"{', '.join(selectors())}; density by default.")]
 By = Annotated[Text, Option("--by", help="The score column that a method such as hardest goes by.")]
 WeightBy = Annotated[
@@ -63,6 +82,11 @@ Where = Annotated[
         "--where", help="Condition, such as 'clip_score >= 0.2' or '{by: el2n, bottom: 90%}'; repeatable."
     ),
 ]
+
+
+def number(text: str | None) -> int | str | None:
+    """Return a number of rows as one, any other text as it is."""
+    return int(text) if text is not None and text.isdecimal() else text
 
 
 def conditions(texts: Sequence[str]) -> list[object]:

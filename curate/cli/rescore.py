@@ -96,6 +96,8 @@ def select(
         flag.Text, Option("--of", help="What --keep is a share of: usable, input or eligible.")
     ] = None,
     at_most: flag.AtMost = False,
+    drop_noise: flag.DropNoise = None,
+    floor: flag.Floor = None,
     on_null: Annotated[
         flag.Text, Option("--on-null", help="Samples without the score: proportional, keep, drop or error.")
     ] = None,
@@ -134,7 +136,8 @@ def select(
     settings: dict[str, object] = {
         "method": method, "by": by, "keep": keep, "count": count, "of": of, "at_most": at_most or None,
         "on_null": on_null, "prefer": prefer, "drop_hardest": drop_hardest, "offset": offset, "center": center,
-        "beta": beta, "cutoff": cutoff, "strata": strata, "per": per, "gamma": gamma,
+        "beta": beta, "cutoff": cutoff, "strata": strata, "per": per, "gamma": gamma, "drop_noise": drop_noise,
+        "floor": flag.number(floor),
     }  # fmt: skip
     settings = {f"select.{name}": value for name, value in settings.items()} | {"workers": workers}
     settings |= {"filter": None if where is None else flag.conditions(where)} | weight_settings(weight)

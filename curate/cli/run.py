@@ -123,6 +123,8 @@ def filter_(
     count: flag.Count = None,
     method: flag.Method = None,
     by: flag.By = None,
+    drop_noise: flag.DropNoise = None,
+    floor: flag.Floor = None,
     score: Annotated[
         list[str] | None,
         Option("--score", metavar="FAMILY", help="Add scores: heads, or '{heads: {seeds: 3}}'; repeatable."),
@@ -172,7 +174,7 @@ def filter_(
 ) -> None:
     """Filter a dataset in one line, without a recipe.
 
-    Without --keep, --count and --method, what passes --where, --dedup and the lists is kept.
+    Without --keep, --count and --method, what passes --where, --dedup, --drop-noise and the lists is kept.
     """
     loaded = filter_recipe(
         {"source": {"path": source[0] if len(source) == 1 else source}},
@@ -192,7 +194,8 @@ def filter_(
         pretrained=pretrained,
         vectors=vectors,
         overrides=set_ or [],
-        settings=_settings(out, limit, at_most, workers, no_lock),
+        settings=_settings(out, limit, at_most, workers, no_lock)
+        | given({"select.drop_noise": drop_noise, "select.floor": flag.number(floor)}),
     )
     _execute(loaded, dry_run=dry_run, force=force, refit=refit, json_=json_, quiet=quiet)
 

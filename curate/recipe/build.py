@@ -46,8 +46,11 @@ def _takes_out(base: Mapping[str, Any], *given: object, names: Sequence[str]) ->
         base.get("only"),
         dedup.get("epsilon"),
         dedup.get("against"),
+        said.get("drop_noise"),
     ]
-    return any([*given, *own]) or any(name.startswith(("filter", "dedup.")) for name in names)
+    return any([*given, *own]) or any(
+        name.startswith(("filter", "dedup.", "select.drop_noise")) for name in names
+    )
 
 
 def filter_recipe(

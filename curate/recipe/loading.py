@@ -37,8 +37,8 @@ from curate.recipe import (
 )
 from curate.recipe.select import Select
 from curate.selection.base import Selector
+from curate.selection.registry import DEFAULT, selectors
 from curate.selection.registry import owners as methods_with
-from curate.selection.registry import selectors
 from curate.settings import Settings
 from curate.sources.settings import Captions
 from curate.weighting.registry import owners as weights_with
@@ -124,6 +124,7 @@ def override(
                         place.pop(other, None)
             place[last] = value
     _settle_budget(result, named)
+    _forget_defaults(values, result, named)
     return result
 
 
@@ -138,6 +139,25 @@ def _settle_budget(values: dict[str, Any], named: Mapping[str, object]) -> None:
                 select.pop(name, None)
     elif {"select.keep", "select.count"} & set(named):
         del select["method"]
+
+
+def _forget_defaults(before: Mapping[str, Any], values: dict[str, Any], named: Mapping[str, object]) -> None:
+    """Let another method do by itself what the one before did by itself in its own way.
+
+    A run's recipe holds every setting: those that are the old method's defaults are not meant for the new one.
+    """
+    select, known = values.get("select"), selectors()
+    old = (before.get("select") or {}).get("method", DEFAULT)
+    new = select.get("method", DEFAULT) if isinstance(select, dict) else old
+    if not isinstance(select, dict) or old == new or not {old, new} <= set(known):
+        return
+    for name in Selector.model_fields.keys() - {"method", "keep", "count"}:
+        default = known[old].model_fields[name].default
+        if (
+            f"select.{name}" not in named
+            and select.get(name, default) == default != known[new].model_fields[name].default
+        ):
+            select.pop(name, None)
 
 
 def _parse_override(item: str) -> tuple[str, object]:

@@ -294,6 +294,20 @@ def test_switching_methods_keeps_what_still_fits(run):
         rescore.chosen_recipe("run", ["select.by=distance"], {"select.method": "density"})
 
 
+def test_another_method_ends_what_auto_does_by_itself(run):
+    assert curate("select", "run", "--method", "auto", "-q").code == 0
+    kept = rescore.chosen_recipe("run", settings={"select.keep": 0.2}).select
+    assert (kept.method, kept.drop_noise, kept.floor) == ("auto", "auto", "half")
+    other = rescore.chosen_recipe("run", settings={"select.method": "random"}).select
+    assert (other.drop_noise, other.floor) == (None, None)
+    named = rescore.chosen_recipe("run", settings={"select.method": "random", "select.floor": "half"}).select
+    assert (named.drop_noise, named.floor) == (None, "half")
+    assert (
+        curate("select", "run", "--method", "random", "--floor", "5", "--drop-noise", "none", "-q").code == 0
+    )
+    assert rescore.chosen_recipe("run", settings={"select.method": "density"}).select.floor == 5
+
+
 def test_weights_are_told_by_their_effective_size(run):
     said = curate("select", "run", "--weight", "concept", "--keep", "1", "--json", "-q")
     assert (said.code, said.err) == (0, "")

@@ -13,7 +13,7 @@ from curate.api.select import select
 from curate.errors import BudgetError, CurateError, UsageError
 from curate.hashing import hash_uids, tie
 from curate.pipeline import runner
-from curate.recipe.loading import parse_recipe
+from curate.recipe.loading import load_recipe, parse_recipe
 from curate.selection.registry import selectors
 from curate.weighting.effective_size import effective_sample_size
 from curate.weighting.loss import loss_weights
@@ -51,14 +51,14 @@ def place(tmp_path_factory):
     return folder
 
 
-def decide(place, *, name="run", shards="in", weight=None, pin=True, **settings):
+def decide(place, *, name="run", shards="in", weight=None, pin=True, workers=1, **settings):
     score = [
         {"file": f"{place}/mine.parquet", "on": "id", "on_missing": "null"},
         {"file": f"{place}/good.parquet", "on": "id", "higher_is": "better"},
     ]
     values = recipe_values(
         f"{place}/{shards}/*.parquet", place / name, select=settings, seed=SEED, score=score, weight=weight,
-        pin=[f"{place}/pins.txt"] if pin else [], limits={"unusable": "10%"},
+        pin=[f"{place}/pins.txt"] if pin else [], limits={"unusable": "10%"}, workers=workers,
     )  # fmt: skip
     values["source"] |= {"label": "label"}
     asked = parse_recipe(values)
@@ -460,3 +460,40 @@ def test_a_score_that_no_row_has_is_no_draw(place):
     wanted = r"eligible rows has the score 'gone' \(\w+: \d+\), by which method hardest"
     with pytest.raises(CurateError, match=wanted):
         runner.run(parse_recipe(values), until="select")
+
+
+@pytest.mark.parametrize("method", [{"method": "density"}, {"method": "stratified", "by": "score"}])
+def test_a_run_with_floors_and_without_noise_is_whole_and_can_be_asked(place, method):
+    composed = {"floor": 4, "floor_per": "concept", "drop_noise": 0.2, "noise_by": "good"}
+    run = decide(place, name="asked", count=60, **composed, **method)
+    runner.run(load_recipe(run.folder.recipe))
+    assert run.verify()["rows"] == N
+    notes = " ".join(run.plan()["notes"])
+    assert "drop_noise took out" in notes
+    assert "floors are left out" in notes
+    decisions = run.decisions()
+    noise = decisions.filter(pl.col("reason") == "cutoff:good")
+    assert len(noise) == facts_of(run)["first"]["noise"] > 0
+    why = explain(run.path, noise["uid"][0])["flip"]["why"]
+    assert f"one of the {len(noise)} rows with the worst good" in why
+    kept = decisions.filter(pl.col("reason") == "kept")["uid"][0]
+    assert "act before the method" in explain(run.path, kept)["flip"]["why"]
+
+
+def test_rows_are_the_same_for_any_number_of_workers(place):
+    rows = [
+        decide(place, name=f"workers{n}", method="diversity", count=60, floor="half", drop_noise=0.2, noise_by="good",
+               workers=n).digest()
+        for n in (1, 3)
+    ]  # fmt: skip
+    assert rows[0] == rows[1]
+
+
+def test_auto_leaves_out_what_is_not_there(place, caplog):
+    """There are no heads: nothing goes as noise, and that is said; labels have their floor."""
+    run = decide(place, name="auto", method="auto", count=60, pin=False)
+    assert "no score says which labels or captions are wrong" in caplog.text
+    assert facts_of(run)["first"] == {
+        "noise_by": None, "noise": 0, "floor_per": "label", "floor": 10, "groups": 3, "floor_rows": 30,
+    }  # fmt: skip
+    assert run.decisions()["keep"].sum() == 60

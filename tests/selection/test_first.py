@@ -122,6 +122,20 @@ def test_rows_without_the_score_are_no_noise():
     assert len(gone) == 150
 
 
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+def test_what_is_not_finite_is_no_noise_as_in_a_run(value):
+    rows = frame().with_columns(pinned=pl.lit(False))
+    odd = pl.when(pl.int_range(pl.len()) < 50).then(value).otherwise("noise")
+    found = select(rows.with_columns(noise=odd), "random", count=10, drop_noise=0.5, noise_by="noise")
+    assert not (found["reason"][:50] == "cutoff:noise").any()
+    assert (found["reason"] == "cutoff:noise").sum() == 150
+
+
+def test_auto_in_memory_goes_without_labels():
+    found = select(frame().drop("label"), "auto", count=60, drop_noise="none")
+    assert found["keep"].sum() == 60
+
+
 def test_noise_goes_before_the_floor():
     rows = frame().with_columns(pinned=pl.lit(False))
     found = select(rows, "random", count=60, drop_noise=0.3, noise_by="noise", floor="half")
@@ -175,7 +189,7 @@ def test_the_order_of_rows_does_not_matter():
 
 def test_what_is_wrong_is_said():
     rows = frame().with_columns(pinned=pl.lit(False))
-    with pytest.raises(UsageError, match="give a share here"):
+    with pytest.raises(UsageError, match="give a share or none here"):
         select(rows, "random", count=5, drop_noise="auto", noise_by="noise")
     with pytest.raises(UsageError, match="needs noise_by"):
         select(rows, "random", count=5, drop_noise=0.1)

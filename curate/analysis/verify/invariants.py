@@ -159,10 +159,12 @@ def _of_budgets(tables: Tables) -> Iterator[str]:
     budget, kept = int(frame["budget"].sum()), int(frame["kept"].sum())
     if budget != kept:
         yield f"{path}: budgets must add up to the rows kept, {kept:,}, got {budget:,}"
-    pinned = tables.facts(tables.run.decisions).get("pinned", 0)
-    target = frame["target"].sum() + pinned
+    facts = tables.facts(tables.run.decisions)
+    first = facts.get("pinned", 0) + facts.get("first", {}).get("floor_rows", 0)
+    target = frame["target"].sum() + first
     if frame["target"].null_count() == 0 and kept > target + 0.5:
-        yield f"{path}: the rows kept must be at most the targets and pinned rows, {target:,.1f}, got {kept:,}"
+        said = "the rows kept must be at most the targets, pinned rows and those of floors"
+        yield f"{path}: {said}, {target:,.1f}, got {kept:,}"
 
 
 def _of_totals(tables: Tables) -> Iterator[str]:

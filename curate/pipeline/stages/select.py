@@ -7,6 +7,7 @@ of a row then follows from its own numbers (`rules`). Weights come last (`weigh`
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -143,22 +144,28 @@ def run(context: Context) -> bool:
     context.run.mark(new, fingerprint, facts)
     context.run.publish(new, folder)  # the decisions before are there until these are, whatever fails
     storage.remove(scratch)
+    _say(recipe, facts, (kept > 0).sum(), len(kept))
+    return True
+
+
+def _say(recipe: Recipe, facts: Mapping[str, Any], n_kept: int, n_concepts: int) -> None:
+    """Log what was decided. n_kept : concepts of which some rows are."""
     log.info("select: %s eligible, %s kept (%.1f %% of usable), %s of %s concepts",
-             f"{funnel.eligible:,}", f"{wanted:,}", 100 * share, (kept > 0).sum(), len(kept))  # fmt: skip
-    if recipe.select.drop_noise is not None and noise_column(recipe) is not None:
+             f"{facts['eligible']:,}", f"{facts['kept']:,}", 100 * facts["of_usable"], n_kept, n_concepts)  # fmt: skip
+    first, select = facts.get("first", {}), recipe.select
+    if first.get("noise_by"):
         log.info(
-            "select: %s rows with the worst %s are dropped as noise", f"{first.n_cut:,}", noise_column(recipe)
+            "select: %s rows with the worst %s are dropped as noise", f"{first['noise']:,}", first["noise_by"]
         )
-    if first.groups:
-        log.info("select: each of %s groups by %s keeps at least %s rows if it has them (%s rows)", f"{first.groups:,}",
-                 recipe.select.floor_per, f"{first.each:,}", f"{first.n_floor:,}")  # fmt: skip
-    if chosen.n_null:
+    if first.get("groups"):
+        log.info("select: each of %s groups by %s keeps at least %s rows if it has them (%s rows)",
+                 f"{first['groups']:,}", select.floor_per, f"{first['floor']:,}", f"{first['floor_rows']:,}")  # fmt: skip
+    if null := facts.get("without_score"):
         log.info("select: %s rows have no %s, %s of them are kept",
-                 f"{chosen.n_null:,}", recipe.select.score_column, f"{chosen.kept_null:,}")  # fmt: skip
-    if before is not None and before.path is not None:
+                 f"{null['rows']:,}", select.score_column, f"{null['kept']:,}")  # fmt: skip
+    if "shipped" in facts and facts["shipped_before"] and facts["shipped"]["rows"]:
         log.info("select: of %s rows shipped before, %s are kept, %s dropped now (%s by the budget), %s gone",
                  *(f"{n:,}" for n in facts["shipped"].values()))  # fmt: skip
-    return True
 
 
 def _first(context: Context, order: Order, spread: ranks.Spread, wanted: int) -> First:

@@ -120,12 +120,20 @@ def decide(
 def _with_defaults(frame: pl.DataFrame, select: Selector) -> pl.DataFrame:
     """Return the rows with the columns that have defaults, and scores that are not finite as null."""
     _require(frame, *select.columns)
+    scores = [*select.columns]
     if select.drop_noise is not None:
+        if select.drop_noise == "auto":
+            raise UsageError(
+                "select: drop_noise auto counts the errors that the heads of a run find; give a share or none here"
+            )
         if select.noise_by is None:
             raise UsageError(
                 "select: drop_noise needs noise_by, the column that says how likely a row is noise"
             )
+        scores.append(select.noise_by)
         _require(frame, select.noise_by)
+    if select.needs_classes and select.takes_what_is_there and "label" not in frame.columns:
+        frame = frame.with_columns(label=pl.lit(None, pl.String))
     if select.needs_classes:
         _require(frame, "label")
     if not isinstance(select, ByScore) and select.preference in ("hardest", "easiest"):
@@ -137,8 +145,7 @@ def _with_defaults(frame: pl.DataFrame, select: Selector) -> pl.DataFrame:
         (pl.col("pinned") if "pinned" in frame.columns else pl.lit(False)).cast(pl.Boolean).alias("pinned"),
     )
     rows = rows.with_columns(
-        pl.when(pl.col(name).cast(pl.Float64).is_finite()).then(pl.col(name)).alias(name)
-        for name in select.columns
+        pl.when(pl.col(name).cast(pl.Float64).is_finite()).then(pl.col(name)).alias(name) for name in scores
     )
     if rows["uid"].null_count() or rows["uid"].n_unique() < len(rows):
         raise UsageError("select: uids must be there and unique")
@@ -160,10 +167,6 @@ def _source(
     """Return the rows that compete, in the order of the method; ranks in the concepts, and which rows went as noise."""
     classes = tuple(sorted(rows["label"].drop_nulls().unique().to_list())) if select.needs_classes else ()
     by = cutoff = noise = None
-    if select.drop_noise == "auto":
-        raise UsageError(
-            "select: drop_noise auto counts the errors that the heads of a run find; give a share here"
-        )
     if select.drop_noise is not None:
         name = select.noise_by or ""
         noise = name, _factor(name, higher_is)
