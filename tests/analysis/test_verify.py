@@ -232,7 +232,7 @@ CONCEPTS = {
     "n_eligible": "n_eligible must be what the decisions say",
     "kept": "kept must be what the decisions say",
     "budget": "budgets must add up to the rows kept",
-    "target": "the rows kept must be at most the targets and pinned rows",
+    "target": "the rows kept must be at most the targets, pinned rows and those of floors",
 }
 
 
