@@ -15,7 +15,8 @@ from curate.execution.context import Context
 from curate.io import storage
 from curate.selection.base import Selector
 from curate.selection.rows.budget_inputs import Divided, divided
-from curate.selection.rows.whatif import counts_of, spread
+from curate.selection.rows.whatif import counts_of
+from curate.selection.spread import spread
 
 __all__ = ["EPSILONS", "SHARES", "TEMPERATURES", "draw", "pairs", "plan"]
 
@@ -49,13 +50,13 @@ def plan(
     shares = list(keep) or _with(SHARES, settings.keep)
     kept = [_kept(context, found, share) for share in shares]
     rates = [] if own is None else _rates(context, list(epsilon) or _with(EPSILONS, own))
-    temperatures = list(temperature) or _with(TEMPERATURES, settings.density.temperature)
+    temperatures = list(temperature) or _with(TEMPERATURES, found.density.temperature)
     facts = context.facts(context.run.decisions)
     weights = facts.get("weights") or {}
     return {
         "run": context.run.where,
         "method": settings.method,
-        "now": {"keep": settings.keep, "count": found.wanted, "epsilon": own, "temperature": settings.density.temperature},
+        "now": {"keep": settings.keep, "count": found.wanted, "epsilon": own, "temperature": found.density.temperature},
         "of": settings.of,
         "rows": {"base": found.base, "eligible": found.eligible, "pinned": found.n_pinned},
         "concepts": found.concepts.select("concept", "n_eligible", "complexity", "kept").to_dicts(),

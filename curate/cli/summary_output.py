@@ -5,6 +5,7 @@ from typing import Any
 
 from curate.cli.output import bytes_text, duration_text, note, print_table, write
 from curate.cli.sparkline import sparkline, unicode_stdout
+from curate.selection.spread import said_of
 
 __all__ = ["show"]
 
@@ -31,6 +32,8 @@ def show(facts: Facts) -> None:
         ("concepts", "largest"), ("most_complex", "most complex"), ("most_pruned", "least kept")
     ):  # fmt: skip
         _concepts(title, facts.get(name), facts["n_concepts"])
+    if facts["complexity"]:
+        write(f"\n{said_of(facts['complexity'])}\n")
     _scores(facts["scores"])
     _duplicates(facts["duplicates"])
     _groups(facts["groups"])

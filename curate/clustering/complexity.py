@@ -15,8 +15,8 @@ from curate.linalg import margin, row_dots
 
 __all__ = ["KINDS", "Kind", "complexity", "inter_distance"]
 
-Kind = Literal["inter*intra", "inter", "intra", "uniform", "size"]
-KINDS: tuple[Kind, ...] = ("inter*intra", "inter", "intra", "uniform", "size")
+Kind = Literal["inter*intra", "inter", "intra", "uniform", "size", "dimension"]
+KINDS: tuple[Kind, ...] = ("inter*intra", "inter", "intra", "uniform", "size", "dimension")
 
 _TILE = 1 << 23  # inner products held at a time: 32 MB
 
@@ -90,11 +90,13 @@ def complexity(
     kind: Kind = "inter*intra",
     *,
     sizes: npt.NDArray[np.integer[Any]] | None = None,
+    dimension: Floats | None = None,
 ) -> Floats:
     """Return the complexity of each concept, (k,), at least 0; larger is more complex.
 
     kind : inter*intra, the product; inter or intra, one of the two alone; uniform, 1 for all; size,
-    the size as a share of the largest (needs `sizes`). Values down to -1e-6 are rounding and become 0.
+    the size as a share of the largest (needs `sizes`); dimension, the intrinsic dimension as a share of the largest
+    (needs `dimension`). Values down to -1e-6 are rounding and become 0.
     Raises EmbeddingError where a value is not finite or lower.
 
     >>> complexity(np.array([0.5, 1.0]), np.array([0.2, -1e-9]))
@@ -108,6 +110,10 @@ def complexity(
         if sizes is None:
             raise RecipeError("select.complexity: size needs the sizes of the concepts")
         return sizes / max(1, int(sizes.max(initial=0)))
+    if kind == "dimension":
+        if dimension is None:
+            raise RecipeError("select.complexity: dimension needs the intrinsic dimensions of the concepts")
+        return _not_negative("dimension", dimension) / max(1e-12, float(dimension.max(initial=0)))
     inter, intra = _not_negative("d_inter", d_inter), _not_negative("d_intra", d_intra)
     return {"inter*intra": inter * intra, "inter": inter, "intra": intra}[kind]
 

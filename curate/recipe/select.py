@@ -40,7 +40,8 @@ def canonical(settings: Selector | Weigher) -> dict[str, Any]:
     every = _ALL_SELECT if isinstance(settings, Selector) else _ALL_WEIGHT
     newer = {
         name for name, field in type(settings).model_fields.items()
-        if name in Selector.model_fields and name not in every and getattr(settings, name) == field.default
+        if name not in every and getattr(settings, name) == field.default
+        and (name in Selector.model_fields or name in getattr(settings, "later", ()))
     }  # fmt: skip
     return every | settings.model_dump(exclude=newer)
 
@@ -49,7 +50,8 @@ def _select(value: object) -> object:
     """Return the settings of a selection: without idle ones of other methods, and with a method."""
     if not isinstance(value, Mapping):
         return value
-    return _without_idle("select", {"method": DEFAULT, **value}, selectors(), _ALL_SELECT)
+    later = {name: one.model_fields[name].default for one in selectors().values() for name in one.later}
+    return _without_idle("select", {"method": DEFAULT, **value}, selectors(), _ALL_SELECT | later)
 
 
 def _weight(value: object) -> object:

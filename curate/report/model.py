@@ -141,7 +141,7 @@ class ReportData:
     reasons : rows of every reason as `5_decisions` has it, `kept` among them; they add up to `rows_in`.
     concepts : the columns of DECISION_CONCEPTS, and `example` (a caption) where there is one. layout : concept, x, y.
     typical : samples nearest to the centre of a concept. correlation : names, and a square of them.
-    mislabelled : samples whose label is doubtful. sampled : one of how many rows scores are drawn from.
+    complexity : how unevenly it divides rows over concepts, in words. mislabelled : samples whose label is doubtful. sampled : one of how many rows scores are drawn from.
     weights : what was noted of the weights, and `edges`, `counts`. reliability : one row per trained family.
     versions : anything that says where the page comes from, name to value.
     """
@@ -168,6 +168,7 @@ class ReportData:
     duplicates: Sequence[Pair] = ()
     mislabelled: Sequence[Shown] = ()
     what_if: WhatIf | None = None
+    complexity: str = ""
     weights: Mapping[str, object] = field(default_factory=dict)
     reliability: Sequence[Mapping[str, object]] = ()
     pictures: bool = True

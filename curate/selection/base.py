@@ -9,9 +9,11 @@ import numpy.typing as npt
 from pydantic import BeforeValidator, Field, model_validator
 
 from curate.clustering.complexity import Kind, complexity
+from curate.clustering.geometry import Geometry
 from curate.ordering.cutoff import Pairs
 from curate.ordering.keys import priority_key, score_of
 from curate.selection.rules import Counts, Floats, Mask, Rule
+from curate.selection.spread import Solved, Spread, temperature_for
 from curate.settings import Count, Folder, KeepShare, Settings, Share, none_word, whole
 
 if TYPE_CHECKING:
@@ -49,8 +51,8 @@ class RowSource(Protocol):
     def blocks(self, *columns: str) -> Iterator[Arrays]:
         """Yield columns of all rows, block by block; null scores are NaN."""
 
-    def d_inter(self, neighbours: int) -> Floats:
-        """Return the distance of each concept to its nearest others, (k,)."""
+    def geometry(self, settings: "DensitySettings") -> Geometry:
+        """Return how the concepts lie, with the mean taken out and with their dimension where settings ask for it."""
 
     def spread_out(self, budget: Counts, start: Literal["medoid", "isolated"]) -> Self:
         """Return the rows ranked anew: in each concept first `budget` rows (k,) that are far from each other."""
@@ -63,10 +65,31 @@ Source = TypeVar("Source", bound=RowSource)
 class DensitySettings:
     """How density pruning divides rows over concepts; other methods show what it would do, with these values."""
 
-    temperature: float = 0.1
+    temperature: float | Solved = 0.1
     neighbours: int = 20
     min_per_concept: int = 1
     complexity: Kind = "inter*intra"
+    subtract_mean: bool = False
+
+    @property
+    def compares_vectors(self) -> bool:
+        """Whether the vectors of members are read again."""
+        return self.subtract_mean or self.complexity == "dimension"
+
+    def complexities(self, found: Geometry, sizes: Counts) -> Floats:
+        """Return the complexity of each concept, (k,). sizes : (k,) rows that compete."""
+        return complexity(
+            found.d_inter, found.d_intra, self.complexity, sizes=sizes, dimension=found.dimension
+        )
+
+    def temperature_of(self, value: Floats, sizes: Counts) -> float:
+        """Return the temperature: as it is set, or what gives the effective share asked for.
+
+        value, sizes : (k,), the complexities, and the rows that compete.
+        """
+        if isinstance(self.temperature, Solved):
+            return temperature_for(value[sizes > 0], self.temperature.effective_share)
+        return self.temperature
 
 
 class Selector(Settings):
@@ -111,6 +134,9 @@ class Selector(Settings):
 
     #: Whether noise and floors are left out where labels or scores for them are missing, instead of refused.
     takes_what_is_there: ClassVar[bool] = False
+
+    #: Settings that are newer than runs made before: they count in fingerprints where they are set.
+    later: ClassVar[tuple[str, ...]] = ()
 
     #: Where it stands in lists of methods; those of other packages come last.
     place: ClassVar[int] = 100
@@ -226,11 +252,17 @@ class Selector(Settings):
         """Return the concepts with `d_inter` and `complexity`, which say the same whatever the method."""
         import polars as pl
 
-        inter, concepts = rows.d_inter(self.density.neighbours), rows.concepts
-        value = complexity(
-            inter, concepts["d_intra"].to_numpy(), self.density.complexity, sizes=free_sizes(concepts)
+        found = rows.geometry(self.density)
+        value = self.density.complexities(found, free_sizes(rows.concepts))
+        return rows.concepts.with_columns(
+            pl.Series("d_intra", found.d_intra),
+            pl.Series("d_inter", found.d_inter),
+            pl.Series("complexity", value),
         )
-        return concepts.with_columns(pl.Series("d_inter", inter), pl.Series("complexity", value))
+
+    def divides(self, rule: Rule, concepts: "pl.DataFrame") -> Spread | None:
+        """Return how unevenly complexity divides the rows over concepts; None where it does not divide them."""
+        return None
 
     def concept_budgets(self, sizes: Counts, n_keep: int) -> Counts | None:
         """Return how many rows each concept keeps, where that follows from their sizes (k,) alone."""

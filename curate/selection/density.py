@@ -10,12 +10,14 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from curate.clustering.complexity import Kind, complexity
+from curate.clustering.complexity import Kind
+from curate.clustering.geometry import Geometry
 from curate.errors import BudgetError
 from curate.selection import rules
 from curate.selection.base import DensitySettings, RowSource, Selector, free_sizes
 from curate.selection.budget import allocate, softmax
 from curate.selection.rules import Budgets, Rule, group_inclusion
+from curate.selection.spread import Solved, Spread, Temperature, spread
 from curate.settings import Preference
 
 if TYPE_CHECKING:
@@ -45,33 +47,42 @@ Counts = npt.NDArray[np.integer[Any]]
 
 
 class Density(Selector):
-    """Of every concept as many rows as its complexity deserves; the first ones by `prefer`."""
+    """Of every concept as many rows as its complexity deserves; the first ones by `prefer`.
+
+    temperature : a number, or what it is solved for (`effective_share`); auto is an effective share of 0.9. subtract_mean :
+    complexity is that of the vectors without their mean.
+    """
 
     keeps = "of every concept what its complexity deserves; `prefer: score:<column>` ranks inside"
     paper = "Abbas et al. 2024, arXiv:2401.04578"
     avoid = "when there are no more than a few concepts: their complexities then say little"
     by_complexity = True
     place = 0
+    later = ("subtract_mean",)
 
     method: Literal["density"] = "density"
     prefer: Preference = "hardest"
-    temperature: Annotated[float, Field(gt=0)] = 0.1
+    temperature: Temperature = 0.1
     neighbours: Annotated[int, Field(ge=1)] = 20
     min_per_concept: Annotated[int, Field(ge=0)] = 1
     complexity: Kind = "inter*intra"
+    subtract_mean: bool = False
 
     @property
     def density(self) -> DensitySettings:
         """Its own settings."""
-        return DensitySettings(self.temperature, self.neighbours, self.min_per_concept, self.complexity)
+        asked = Solved() if self.temperature == "auto" else self.temperature
+        return DensitySettings(
+            asked, self.neighbours, self.min_per_concept, self.complexity, self.subtract_mean
+        )
 
     def fit(self, rows: RowSource, n_keep: int, total: int) -> "DensityRule":
         """Return the first rows of each concept, within its budget."""
-        inter, sizes = rows.d_inter(self.neighbours), free_sizes(rows.concepts)
-        plan = budgets_of(rows.concepts, inter, sizes, n_keep, self.density)
+        found, sizes = rows.geometry(self.density), free_sizes(rows.concepts)
+        plan = budgets_of(rows.concepts, self.density.complexities(found, sizes), sizes, n_keep, self.density)
         shares = group_inclusion(plan.budget, sizes) if self.drawn else None
         pinned = rows.concepts["n_pinned"].to_numpy()
-        return DensityRule(pinned + plan.budget, None, shares, plan=plan, d_inter=inter)
+        return DensityRule(pinned + plan.budget, None, shares, plan=plan, geometry=found)
 
     def concept_table(self, rows: RowSource, rule: Rule) -> "pl.DataFrame":
         """Return the concepts with their budgets, and what these were made from."""
@@ -81,11 +92,18 @@ class Density(Selector):
             return super().concept_table(rows, rule)
         plan = rule.plan
         return rows.concepts.with_columns(
-            pl.Series("d_inter", rule.d_inter), pl.Series("complexity", plan.complexity),
+            pl.Series("d_intra", rule.geometry.d_intra), pl.Series("d_inter", rule.geometry.d_inter),
+            pl.Series("complexity", plan.complexity),
             pl.Series("probability", plan.probability), pl.Series("target", plan.target),
             pl.Series("budget", rule.budget), pl.Series("at_cap", plan.at_cap),
             pl.Series("at_floor", plan.at_floor),
         )  # fmt: skip
+
+    def divides(self, rule: Rule, concepts: "pl.DataFrame") -> Spread | None:
+        """Return how unevenly complexity divides the rows over the concepts that have some."""
+        if not isinstance(rule, DensityRule):
+            return None
+        return spread(rule.plan.complexity[free_sizes(concepts) > 0], rule.plan.temperature)
 
     def standing(self, run: "Finished", row: "Row") -> "Standing | str":
         """Return the row's place in its concept."""
@@ -98,7 +116,7 @@ class DensityBudgets:
 
     probability : share aimed at, sums to 1. target : probability x rows to keep. budget : whole rows.
     Concepts without rows have 0 in all three. min_per_concept_used : the floor after relaxing. shift : what
-    was added to every target before the bounds (`allocate`).
+    was added to every target before the bounds (`allocate`). temperature : as it was used.
     """
 
     complexity: Floats
@@ -109,28 +127,27 @@ class DensityBudgets:
     at_floor: npt.NDArray[np.bool_]
     min_per_concept_used: int
     shift: float
+    temperature: float
 
 
 def density_budgets(
     sizes: Counts,
-    d_intra: Floats,
-    d_inter: Floats,
+    complexity: Floats,
     *,
     n_keep: int,
     temperature: float,
     min_per_concept: int = 1,
-    kind: Kind = "inter*intra",
     smallest_uid_rank: Counts,
 ) -> DensityBudgets:
     """Return how many of its rows each concept keeps, `n_keep` together (all rows, if there are fewer).
 
-    sizes, d_intra, d_inter, smallest_uid_rank : (k,), of the rows that reach the selection. Targets are
+    sizes, complexity, smallest_uid_rank : (k,), of the rows that reach the selection. Targets are
     softmax(complexity / temperature) x n_keep over concepts with rows; a concept gets at most its size,
     at least min(min_per_concept, size), and what that moves is spread evenly (`allocate`). Where `n_keep`
     rows are too few for the floor, the floor is lowered as far as needed, with a warning.
 
-    >>> got = density_budgets(np.array([10, 10, 0]), np.array([0.2, 0.4, 0.0]), np.ones(3), n_keep=6,
-    ...     temperature=0.5, smallest_uid_rank=np.arange(3))
+    >>> got = density_budgets(np.array([10, 10, 0]), np.array([0.2, 0.4, 0.0]), n_keep=6, temperature=0.5,
+    ...     smallest_uid_rank=np.arange(3))
     >>> got.probability.round(3), got.budget
     (array([0.401, 0.599, 0.   ]), array([2, 4, 0]))
     """
@@ -138,9 +155,8 @@ def density_budgets(
         raise BudgetError("sizes, rows to keep and rows per concept must be at least 0")
     some = np.flatnonzero(sizes > 0)
     n_keep = min(n_keep, int(sizes.sum()))
-    value = complexity(d_inter, d_intra, kind, sizes=sizes)
     probability = np.zeros(len(sizes))
-    probability[some] = softmax(value[some], temperature)
+    probability[some] = softmax(complexity[some], temperature)
     target = probability * n_keep
     floor = _affordable(sizes[some], n_keep, min_per_concept)
     allocation = allocate(
@@ -148,13 +164,16 @@ def density_budgets(
         np.minimum(floor, sizes[some]),
         sizes[some],
         n_keep,
-        complexity=value[some],
+        complexity=complexity[some],
         smallest_uid_rank=smallest_uid_rank[some],
     )
     budget = np.zeros(len(sizes), np.int64)
     budget[some] = allocation.budget
     lower, shift = np.minimum(floor, sizes), allocation.lam
-    return DensityBudgets(value, probability, target, budget, budget == sizes, budget == lower, floor, shift)
+    at_cap, at_floor = budget == sizes, budget == lower
+    return DensityBudgets(
+        complexity, probability, target, budget, at_cap, at_floor, floor, shift, temperature
+    )
 
 
 def _affordable(sizes: Counts, n_keep: int, wanted: int) -> int:
@@ -177,20 +196,20 @@ def _affordable(sizes: Counts, n_keep: int, wanted: int) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class DensityRule(Budgets):
-    """The first rows of each concept, and the plan their number follows from. d_inter : (k,)."""
+    """The first rows of each concept, the plan their number follows from, and how the concepts lie."""
 
     plan: DensityBudgets
-    d_inter: Floats
+    geometry: Geometry
 
 
 def budgets_of(
-    concepts: "pl.DataFrame", d_inter: Floats, sizes: rules.Counts, n_keep: int, settings: DensitySettings
+    concepts: "pl.DataFrame", value: Floats, sizes: rules.Counts, n_keep: int, settings: DensitySettings
 ) -> DensityBudgets:
-    """Return the budgets of `sizes` rows per concept, (k,), from the table of concepts."""
+    """Return the budgets of `sizes` rows per concept, from the table of concepts and their complexity, (k,)."""
     order = concepts["smallest_uid"].rank("ordinal").fill_null(len(concepts) + 1).to_numpy().astype(np.int64)
     return density_budgets(
-        sizes, concepts["d_intra"].to_numpy(), d_inter, n_keep=n_keep, temperature=settings.temperature,
-        min_per_concept=settings.min_per_concept, kind=settings.complexity, smallest_uid_rank=order,
+        sizes, value, n_keep=n_keep, temperature=settings.temperature_of(value, sizes),
+        min_per_concept=settings.min_per_concept, smallest_uid_rank=order,
     )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import polars as pl
 
 from curate import schema
+from curate.clustering.complexity import complexity
 from curate.execution.context import Context, log
 from curate.io import storage
 from curate.scores.base import require_memory
@@ -76,7 +77,10 @@ def _kept(context: Context, tables: Sequence[Path], settings: Weigher, concepts:
     select = context.recipe.select
 
     def density(sizes: npt.NDArray[np.int64], n_keep: int) -> DensityBudgets:
-        return budgets_of(concepts, concepts["d_inter"].to_numpy(), sizes, n_keep, select.density)
+        value = concepts["complexity"].to_numpy()
+        if select.density.complexity == "size":
+            value = complexity(value, value, "size", sizes=sizes)
+        return budgets_of(concepts, value, sizes, n_keep, select.density)
 
     return Kept(
         frame["concept"].to_numpy(), frame["distance"].to_numpy(), frame["inclusion_prob"].to_numpy(),

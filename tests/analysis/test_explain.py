@@ -11,6 +11,7 @@ import pytest
 
 from curate import open_run
 from curate.analysis.explain import explain, opened
+from curate.clustering.complexity import complexity
 from curate.errors import UsageError
 from curate.ordering.shares import n_keep
 from curate.pipeline import rescore, runner
@@ -227,7 +228,7 @@ def test_a_row_stands_where_the_selection_puts_it_at_every_budget(place, setting
 def _with_uids(context, found):
     """Return the table of concepts as ranking leaves it."""
     return found.concepts.with_columns(pl.Series("n_pinned", found.pinned)).drop(
-        "d_inter", "complexity", "probability", "target", "budget", "kept", "at_cap", "at_floor", "effective"
+        "complexity", "probability", "target", "budget", "kept", "at_cap", "at_floor", "effective"
     )
 
 
@@ -271,7 +272,7 @@ def test_the_nearest_flip_is_the_nearest_of_all_counts(seed):
     free = rng.integers(0, 14, k)
     free[0] += 1
     density = Density(
-        free, rng.uniform(0, 1, k), rng.uniform(0, 1, k), rng.permutation(k), float(rng.choice([0.01, 0.1, 1])),
+        free, rng.uniform(0, 1, k) * rng.uniform(0, 1, k), rng.permutation(k), float(rng.choice([0.01, 0.1, 1])),
         int(rng.integers(0, 5)),
     )  # fmt: skip
     floor, counts = int(rng.integers(0, 4)), range(density.total + 1)
@@ -297,7 +298,8 @@ def test_a_grid_of_budgets_is_what_each_count_and_temperature_gives(kind):
     rng = np.random.default_rng(5)
     free = np.array([0, 9, 1, 30, 0, 4, 4])
     k = len(free)
-    density = Density(free, rng.uniform(0, 1, k), rng.uniform(0, 1, k), rng.permutation(k), 0.1, 3, kind)
+    value = complexity(rng.uniform(0, 1, k), rng.uniform(0, 1, k), kind, sizes=free)
+    density = Density(free, value, rng.permutation(k), 0.1, 3)
     counts, temperatures = [0, 1, 5, 17, 47, 48], [0.01, 0.1, 10.0]
     budgets, at_bound = density.grid(counts, temperatures)
     for i, count in enumerate(counts):
@@ -305,7 +307,7 @@ def test_a_grid_of_budgets_is_what_each_count_and_temperature_gives(kind):
             one = density.at(count, temperature)
             assert budgets[i, j].tolist() == one.budget.tolist()
             assert at_bound[i, j].tolist() == [(one.at_cap[free > 0]).sum(), (one.at_floor[free > 0]).sum()]
-    nothing = Density(np.zeros(2, np.int64), np.ones(2), np.ones(2), np.arange(2), 0.1, 1)
+    nothing = Density(np.zeros(2, np.int64), np.ones(2), np.arange(2), 0.1, 1)
     assert nothing.grid([0], [0.1])[0].tolist() == [[[0, 0]]]
 
 

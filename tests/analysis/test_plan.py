@@ -20,7 +20,9 @@ from curate.pipeline import runner
 from curate.pipeline.stages import dedup, select
 from curate.recipe.loading import parse_recipe
 from curate.selection.budget import softmax
-from curate.selection.rows.whatif import floor_sums, share_for, spread
+from curate.selection.density import floor_sums
+from curate.selection.rows.whatif import share_for
+from curate.selection.spread import spread
 from curate.weighting.effective_size import effective_sample_size
 from tests.fixtures.builders import planted, recipe_values, write_shards
 from tests.fixtures.calls import curate

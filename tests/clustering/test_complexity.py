@@ -51,6 +51,7 @@ def test_kinds_of_complexity():
     assert complexity(inter, intra, "intra").tolist() == [0.4, 0.1]
     assert complexity(inter, intra, "uniform").tolist() == [1.0, 1.0]
     assert complexity(inter, intra, "size", sizes=np.array([3, 12])).tolist() == [0.25, 1.0]
+    assert complexity(inter, intra, "dimension", dimension=np.array([3.0, 12.0])).tolist() == [0.25, 1.0]
     assert complexity(inter, np.array([-1e-6, 0.1])).tolist() == [0.0, 0.1]
 
 
@@ -63,7 +64,9 @@ def test_complexity_refuses_what_cannot_be(value):
 
 
 def test_complexity_refuses_other_kinds():
-    with pytest.raises(RecipeError, match=r"inter\*intra, inter, intra, uniform, size, got 'both'"):
+    with pytest.raises(
+        RecipeError, match=r"inter\*intra, inter, intra, uniform, size, dimension, got 'both'"
+    ):
         complexity(np.ones(1), np.ones(1), "both")
     with pytest.raises(RecipeError, match="needs the sizes"):
         complexity(np.ones(1), np.ones(1), "size")

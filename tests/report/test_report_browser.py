@@ -223,7 +223,7 @@ def test_the_sliders_say_what_select_does(seen, selected, run):
             str((table.filter(pl.col("n_eligible") > 0)[name]).sum()) for name in ("at_cap", "at_floor")
         )
         budgets = density_budgets(
-            table["n_eligible"].to_numpy(), table["d_intra"].to_numpy(), table["d_inter"].to_numpy(),
+            table["n_eligible"].to_numpy(), table["complexity"].to_numpy(),
             n_keep=n_keep(str(share), 240), temperature=temperature,
             smallest_uid_rank=first["uid"].rank("ordinal").to_numpy().astype(np.int64),
         )  # fmt: skip
@@ -255,7 +255,7 @@ def test_every_budget_of_the_grid_is_that_of_python(seen, run):
         for j, temperature in enumerate(steps):
             found = page.evaluate("([i, j]) => planned(i, j)", [i, j])
             expected = density_budgets(
-                table["n_eligible"].to_numpy(), table["d_intra"].to_numpy(), table["d_inter"].to_numpy(),
+                table["n_eligible"].to_numpy(), table["complexity"].to_numpy(),
                 n_keep=n_keep(str(share), 240), temperature=temperature,
                 smallest_uid_rank=first["uid"].rank("ordinal").to_numpy().astype(np.int64),
             )  # fmt: skip

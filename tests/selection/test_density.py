@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from curate.clustering.complexity import complexity
 from curate.errors import BudgetError
 from curate.ordering.keys import priority_key, rank_within
 from curate.selection.density import density_budgets
@@ -15,7 +16,8 @@ def budgets(sizes, n_keep, intra=None, inter=None, temperature=0.1, **more):
     intra = np.linspace(0.2, 0.6, len(sizes)) if intra is None else np.array(intra, float)
     inter = np.ones(len(sizes)) if inter is None else np.array(inter, float)
     more = {"smallest_uid_rank": np.arange(len(sizes))} | more
-    return density_budgets(sizes, intra, inter, n_keep=n_keep, temperature=temperature, **more)
+    value = complexity(inter, intra, more.pop("kind", "inter*intra"), sizes=sizes)
+    return density_budgets(sizes, value, n_keep=n_keep, temperature=temperature, **more)
 
 
 some_sizes = st.lists(st.integers(0, 30), min_size=1, max_size=8)

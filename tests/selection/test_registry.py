@@ -75,7 +75,7 @@ def test_a_recipe_with_the_idle_settings_of_all_methods_still_loads(caplog):
     )
     assert set(recipe.select.model_dump()) == {
         "method", "keep", "count", "of", "at_most", "shipped", "prefer", "temperature", "neighbours",
-        "min_per_concept", "complexity", "drop_noise", "noise_by", "floor", "floor_per",
+        "min_per_concept", "complexity", "subtract_mean", "drop_noise", "noise_by", "floor", "floor_per",
     }  # fmt: skip
     assert set(read_yaml(recipe.to_yaml())["weight"]) == {"method", "by", "gamma", "max_weight"}
     caplog.clear()

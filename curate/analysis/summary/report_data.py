@@ -21,6 +21,7 @@ from curate.report.model import BadShard, Pair, ReportData, StageStats
 from curate.report.notable import notable_concepts
 from curate.scores.columns import hardest_is_largest
 from curate.scores.registry import score_columns
+from curate.selection.spread import said_of
 from curate.writers.dataset_card import published_path
 
 __all__ = ["report_data", "report_request", "summarize_for_report"]
@@ -97,6 +98,7 @@ def report_data(context: Context, summary: RunSummary, asked: ReportRequest) -> 
         what_if=what_if(context, table, scan.first), sampled=scan.step,
         scores=score_stats.shown_scores(summary.scores, scan.step, recipe, scan.ends, means),
         correlation=score_stats.correlation(scan.sample) if len(scan.sample) else ((), ()),
+        complexity=said_of(summary.complexity) if summary.complexity else "",
         weights=_weights(summary), reliability=[_reliability(row) for row in summary.reliability],
         stages=_stages(summary), warnings=summary.warnings,
         bad_shards=[BadShard(shard=one["name"], rows=one["rows"], message=one["error"]) for one in summary.bad_shards],

@@ -35,8 +35,8 @@ class RunSummary:
     concept, None before there are any. listed : the largest, most complex and most pruned concepts. typical : the
     sample nearest to the centre of each of these. scores : in the order of the tables, the distance first.
     duplicates : compared, dropped, share, epsilon, similarity. groups : by label, source and split. weights : rows,
-    effective sample size, least, mean, most; None where all rows count the same. reliability : of families with
-    several seeds. times : per stage. scan : the frames these numbers were made from.
+    effective sample size, least, mean, most; None where all rows count the same. complexity : how unevenly it
+    divides the rows over concepts (`Spread.facts`); None where it does not. reliability : of families with several seeds. times : per stage. scan : the frames these numbers were made from.
     """
 
     missing: list[str]
@@ -50,6 +50,7 @@ class RunSummary:
     duplicates: dict[str, Any] | None
     groups: dict[str, list[dict[str, Any]]]
     weights: dict[str, Any] | None
+    complexity: dict[str, Any] | None
     reliability: list[dict[str, Any]]
     times: dict[str, Any]
     bad_shards: list[dict[str, Any]]
@@ -74,6 +75,7 @@ class RunSummary:
             "duplicates": self.duplicates,
             "groups": self.groups,
             "weights": self.weights,
+            "complexity": self.complexity,
             "reliability": self.reliability,
             "times": self.times,
             "bad_shards": self.bad_shards,
@@ -126,6 +128,7 @@ def summarize(
         duplicates=_duplicates(run, scan),
         groups=groups,
         weights=_weights(run, scan),
+        complexity=facts(run, run.decisions).get("complexity"),
         reliability=_reliability(run),
         times=_times(run),
         bad_shards=facts(run, run.work / "keys").get("bad_shards", []),

@@ -37,17 +37,16 @@ def what_if(context: Context, concepts: pl.DataFrame, first: pl.DataFrame) -> Wh
     own = select.density
     pinned = frame["pinned"].fill_null(0).cast(pl.Int64).to_numpy()
     order = frame["smallest_uid"].rank("ordinal").fill_null(len(frame) + 1).to_numpy().astype(np.int64)
-    density = Density(
-        frame["n_eligible"].to_numpy() - pinned, frame["d_intra"].to_numpy(), frame["d_inter"].to_numpy(), order,
-        own.temperature, own.min_per_concept, own.complexity,
-    )  # fmt: skip
+    free, value = frame["n_eligible"].to_numpy() - pinned, frame["complexity"].to_numpy()
+    temperature = own.temperature_of(value, free)
+    density = Density(free, value, order, temperature, own.min_per_concept)
     usable = stats["input"] - stats["unusable"]
     base = {"usable": usable, "input": stats["input"], "eligible": stats["eligible"]}[select.of]
     share = _own_share(select.keep, stats["kept"], base)
     cells = max(4, MAX_NUMBERS // len(frame))
     wide = min(len(TEMPERATURES) + 1, max(2, int((cells * 2 / 3) ** 0.5)))
     shares = _grid(SHARES, share, max(2, min(cells // wide, len(SHARES) + 1)))
-    temperatures = _grid(TEMPERATURES, own.temperature, wide)
+    temperatures = _grid(TEMPERATURES, temperature, wide)
     asked = np.array([n_keep(one, base) for one in shares])
     counts = np.clip(asked - pinned.sum(), 0, density.total).tolist()
     budgets, at_bound = density.grid(counts, temperatures)
@@ -55,7 +54,7 @@ def what_if(context: Context, concepts: pl.DataFrame, first: pl.DataFrame) -> Wh
     return WhatIf(
         concepts=frame.select("concept", pl.col("n_eligible").alias("size"), "complexity", pl.col("kept").alias("now")),
         shares=shares, temperatures=temperatures, budgets=budgets + pinned, cells=limits,
-        own=(shares.index(share), temperatures.index(own.temperature)), eligible=stats["eligible"],
+        own=(shares.index(share), temperatures.index(temperature)), eligible=stats["eligible"],
         of=select.of, method=select.method, command=_command(context.recipe),
     )  # fmt: skip
 

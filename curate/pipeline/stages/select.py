@@ -34,6 +34,7 @@ from curate.selection.rows.order import Order, noise_column, order_of, read_colu
 from curate.selection.rows.ranks import Ranked
 from curate.selection.rows.run_rows import RunRows, classes_of
 from curate.selection.rules import Choice
+from curate.selection.spread import DECIDES_NOTHING, Spread, said_of
 from curate.weighting import stage_weights
 
 __all__ = ["VERSION", "Funnel", "Selection", "check_recipe", "run"]
@@ -135,6 +136,9 @@ def run(context: Context) -> bool:
     share = wanted / max(funnel.usable, 1)
     facts = {"kept": wanted, "of_usable": share, "concepts_kept": int((kept > 0).sum()), **vars(funnel)}
     facts |= {"pinned": n_pinned, "weights": weights and weights.facts}
+    divided = recipe.select.divides(chosen.choice.rule, chosen.rows.concepts)
+    if divided is not None:
+        facts |= {"complexity": divided.facts, "warnings": _even(recipe.select, divided)}
     if recipe.select.composed:
         facts["first"] = _first_facts(context, first)
     if chosen.n_null:
@@ -148,11 +152,28 @@ def run(context: Context) -> bool:
     return True
 
 
+def _even(select: Selector, divided: Spread) -> list[str]:
+    """Return the warning that complexity decides nothing, where it was to decide and budgets are all but equal."""
+    if select.density.complexity == "uniform" or divided.concepts < 2:
+        return []
+    if divided.effective_share <= DECIDES_NOTHING:
+        return []
+    said = (
+        f"complexity decides nothing here: all concepts get about the same share ({divided.effective:,.1f} effective "
+        f"concepts of {divided.concepts:,}); select.temperature: auto makes it count, select.subtract_mean: true too"
+    )
+    return [said]
+
+
 def _say(recipe: Recipe, facts: Mapping[str, Any], n_kept: int, n_concepts: int) -> None:
     """Log what was decided. n_kept : concepts of which some rows are."""
     log.info("select: %s eligible, %s kept (%.1f %% of usable), %s of %s concepts",
              f"{facts['eligible']:,}", f"{facts['kept']:,}", 100 * facts["of_usable"], n_kept, n_concepts)  # fmt: skip
     first, select = facts.get("first", {}), recipe.select
+    if "complexity" in facts:
+        log.info("select: %s", said_of(facts["complexity"]))
+    for warning in facts.get("warnings", ()):
+        log.warning("select: %s", warning)
     if first.get("noise_by"):
         log.info(
             "select: %s rows with the worst %s are dropped as noise", f"{first['noise']:,}", first["noise_by"]

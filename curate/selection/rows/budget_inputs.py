@@ -68,10 +68,9 @@ def divided(context: Context) -> Divided:
     order = table["smallest_uid"].rank("ordinal").fill_null(len(table) + 1).to_numpy().astype(np.int64)
     pinned = table["n_pinned"].fill_null(0).cast(pl.Int64).to_numpy()
     cut = table["n_cut"].fill_null(0).cast(pl.Int64).to_numpy()
-    density = Density(
-        table["n_eligible"].to_numpy() - pinned - cut, table["d_intra"].to_numpy(), table["d_inter"].to_numpy(), order,
-        select.density.temperature, select.density.min_per_concept, select.density.complexity,
-    )  # fmt: skip
+    free, value = table["n_eligible"].to_numpy() - pinned - cut, table["complexity"].to_numpy()
+    temperature = select.density.temperature_of(value, free)
+    density = Density(free, value, order, temperature, select.density.min_per_concept)
     usable = facts["input"] - facts["unusable"]
     base = {"usable": usable, "input": facts["input"], "eligible": facts["eligible"]}[select.of]
     wanted = select.count if select.count is not None else n_keep(select.keep or 0, base)

@@ -12,19 +12,19 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from curate.clustering.geometry import Geometry
 from curate.embedding.store import EmbeddingPart
 from curate.errors import BudgetError, RunError
 from curate.execution.context import Context
 from curate.io import storage
 from curate.linalg import load_unit
 from curate.ordering.nulls import null_plan
-from curate.selection.base import Arrays, ByScore, comes_before
+from curate.selection.base import Arrays, ByScore, DensitySettings, comes_before
 from curate.selection.diversity import select_diverse
 from curate.selection.rows.budget_inputs import Divided
 from curate.selection.rows.counterfactual import Nested, Standing
 from curate.selection.rows.order import Order, order_of, with_order
 from curate.selection.rows.ranks import VECTOR_BYTES, candidates
-from curate.selection.rows.run_rows import d_inter
 
 __all__ = ["Again", "Finished", "Row", "Shares"]
 
@@ -59,9 +59,9 @@ class Again:
         """All labels in order, where they have quotas."""
         return self.order.classes
 
-    def d_inter(self, neighbours: int) -> npt.NDArray[np.float64]:
-        """Return the distance of each concept to its nearest others, (k,)."""
-        return d_inter(self.context, neighbours)
+    def geometry(self, settings: DensitySettings) -> Geometry:
+        """Return how the concepts lie, as the decisions say."""
+        return Geometry(self.concepts["d_intra"].to_numpy(), self.concepts["d_inter"].to_numpy())
 
     def spread_out(self, budget: npt.NDArray[np.int64], start: Literal["medoid", "isolated"]) -> Self:
         """Raise RunError: vectors are not compared again."""

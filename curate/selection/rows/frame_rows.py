@@ -9,14 +9,15 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from curate.clustering.complexity import inter_distance
+from curate.clustering.dimension import MOST_ROWS, intrinsic_dimension
+from curate.clustering.geometry import Geometry, between, centred, centred_distances, mean_vector, with_known
 from curate.errors import BudgetError, UsageError
 from curate.execution.context import log
-from curate.linalg import load_unit
+from curate.linalg import load_unit, row_dots
 from curate.ordering.shares import n_keep
 from curate.scores import SCORES
 from curate.scores.columns import Direction, hardest_is_largest
-from curate.selection.base import Arrays, ByScore, Selector
+from curate.selection.base import Arrays, ByScore, DensitySettings, Selector
 from curate.selection.rows.choose import choose, missing_scores
 from curate.selection.rows.first import First, find_first
 from curate.selection.rows.order import Order, with_order
@@ -43,19 +44,61 @@ class FrameRows:
         """Yield columns of all rows."""
         yield {name: self.columns[name] for name in columns}
 
-    def d_inter(self, neighbours: int) -> Floats:
-        """Return the distance of each concept to its nearest others, (k,): as given, or from means of vectors."""
+    def geometry(self, settings: DensitySettings) -> Geometry:
+        """Return how the concepts lie: `d_inter` as given, all else from means of vectors where it is not there."""
+        intra = self.concepts["d_intra"].to_numpy()
+        if not settings.compares_vectors:
+            return Geometry(intra, self._d_inter(settings.neighbours))
+        unit, concept = self._vectors(), self.columns["concept"]
+        there, centres = self._centres(unit)
+        sizes, mean, dimension = np.bincount(concept, minlength=len(self.concepts)), None, None
+        if settings.subtract_mean:
+            distance = 1.0 - row_dots(unit, centres[concept])
+            own = self._means(distance)
+            mean = mean_vector(centres[there], sizes[there], own[there])
+            intra = self._means(centred_distances(unit, centred(centres, mean)[concept], mean))
+        inter = np.zeros(len(centres))
+        inter[there] = between(centres[there], settings.neighbours, mean)
+        if settings.complexity == "dimension":
+            dimension = with_known(self._dimensions(unit), sizes)
+        return Geometry(intra, inter, dimension)
+
+    def _d_inter(self, neighbours: int) -> Floats:
         if "d_inter" in self.frame.columns:
             given = self.frame.group_by("concept").agg(pl.col("d_inter").cast(pl.Float64).first())
             found = self.concepts.select("concept").join(given, on="concept", how="left")
             return found["d_inter"].fill_null(0.0).to_numpy()
-        unit, concept = self._vectors(), self.columns["concept"]
+        there, centres = self._centres(self._vectors())
+        inter = np.zeros(len(centres))
+        inter[there] = between(centres[there], neighbours)
+        return inter
+
+    def _centres(
+        self, unit: npt.NDArray[np.float32]
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+        """Return which concepts have rows, and the direction of the mean of each, (k, d); zeros for the others."""
+        concept = self.columns["concept"]
         centres = np.zeros((len(self.concepts), unit.shape[1]), np.float64)
         np.add.at(centres, concept, unit)
         there = np.flatnonzero(np.bincount(concept, minlength=len(centres)))
-        inter = np.zeros(len(centres))
-        inter[there] = inter_distance(load_unit(centres[there].astype(np.float32)), neighbours=neighbours)
-        return inter
+        found = np.zeros(centres.shape, np.float32)
+        found[there] = load_unit(centres[there].astype(np.float32))
+        return there, found
+
+    def _means(self, values: Floats) -> Floats:
+        """Return the mean of the values of each concept, (k,), exactly rounded; 0 where it has no row."""
+        concept = self.columns["concept"]
+        groups = [values[concept == one] for one in range(len(self.concepts))]
+        return np.array([math.fsum(group.tolist()) / max(1, len(group)) for group in groups])
+
+    def _dimensions(self, unit: npt.NDArray[np.float32]) -> Floats:
+        """Return the intrinsic dimension of each concept, (k,); NaN where it is not known."""
+        found = np.full(len(self.concepts), math.nan)
+        for one in range(len(found)):
+            here = np.flatnonzero(self.columns["concept"] == one)
+            few = here[np.argsort(self.columns["tie"][here], kind="stable")[:MOST_ROWS]]
+            found[one] = intrinsic_dimension(unit[few].astype(np.float64))
+        return found
 
     def _vectors(self) -> npt.NDArray[np.float32]:
         _require(self.frame, "vector")

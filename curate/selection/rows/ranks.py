@@ -71,10 +71,14 @@ class Ranked:
     fingerprint: str
     first: First = NOTHING_FIRST
 
-    def blocks(self, *columns: str, cut: bool = False) -> Iterator[Arrays]:
-        """Yield columns of all rows that compete, block by block; null scores are NaN. cut : also what went as noise."""
+    def blocks(self, *columns: str, cut: bool = False, bucket: int | None = None) -> Iterator[Arrays]:
+        """Yield columns of all rows that compete, block by block; null scores are NaN.
+
+        cut : also what went as noise. bucket : of this bucket alone.
+        """
         whole = cut or self.first.noisiest is None
-        for block in _blocks(self.files, columns if whole else (*columns, "cut")):
+        files = self.files if bucket is None else self.files[bucket : bucket + 1]
+        for block in _blocks(files, columns if whole else (*columns, "cut")):
             if whole:
                 yield block
                 continue

@@ -9,20 +9,20 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from curate.clustering.complexity import inter_distance
-from curate.clustering.store import load_centroids
+from curate.clustering.geometry import Geometry
 from curate.embedding.store import EmbeddingPart
 from curate.errors import BudgetError, CurateError, RunError
 from curate.execution import exchange
 from curate.execution.context import Context, reuse_or_remove
 from curate.io import storage
 from curate.linalg import load_unit
-from curate.selection.base import Arrays
+from curate.selection.base import Arrays, DensitySettings
 from curate.selection.diversity import select_diverse
+from curate.selection.rows.measure import geometry_of
 from curate.selection.rows.order import Order
 from curate.selection.rows.ranks import ROW_BYTES, VECTOR_BYTES, Ranked, RankTask, scatter_back
 
-__all__ = ["RunRows", "classes_of", "d_inter", "diverse_ranks", "diversified"]
+__all__ = ["RunRows", "classes_of", "diverse_ranks", "diversified"]
 
 #: Keys of rows that do not go ahead (`select.ranking.ahead`) begin here.
 _BEHIND = np.uint64(1 << 63)
@@ -66,18 +66,13 @@ class RunRows:
         """Yield columns of all rows, block by block; null scores are NaN."""
         return self.ranked.blocks(*columns)
 
-    def d_inter(self, neighbours: int) -> npt.NDArray[np.float64]:
-        """Return the distance of each concept to its nearest others, (k,)."""
-        return d_inter(self.context, neighbours)
+    def geometry(self, settings: DensitySettings) -> Geometry:
+        """Return how the concepts lie, with the mean taken out and with their dimension where settings ask for it."""
+        return geometry_of(self.context, self.ranked, settings, self.scratch)
 
     def spread_out(self, budget: npt.NDArray[np.int64], start: Literal["medoid", "isolated"]) -> Self:
         """Return the rows ranked anew: in each concept first `budget` rows (k,) that are far from each other."""
         return replace(self, ranked=diversified(self.context, self.ranked, budget, start, self.scratch))
-
-
-def d_inter(context: Context, neighbours: int) -> npt.NDArray[np.float64]:
-    """Return the distance of each concept of a run to its nearest others, (k,)."""
-    return inter_distance(load_centroids(context.run.concepts / "centroids.parquet"), neighbours=neighbours)
 
 
 def diversified(

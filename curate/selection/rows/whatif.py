@@ -1,6 +1,5 @@
 """What other settings would keep, from the table of concepts alone: budgets, shares, temperatures, cost."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -9,13 +8,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from curate.clustering.complexity import Kind, complexity
 from curate.errors import BudgetError
 from curate.ordering.shares import n_keep
-from curate.selection.budget import allocate_grid, softmax
+from curate.selection.budget import allocate_grid
 from curate.selection.density import DensityBudgets, density_budgets, floor_sums
 
-__all__ = ["Density", "Spread", "counts_of", "share_for", "spread"]
+__all__ = ["Density", "counts_of", "share_for"]
 
 Floats = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.integer[Any]]
@@ -25,17 +23,14 @@ Counts = npt.NDArray[np.integer[Any]]
 class Density:
     """What density pruning reads of the concepts, and its settings.
 
-    free : (k,) rows that compete, pinned ones left out. d_intra, d_inter, uid_rank : (k,), as in
-    `density_budgets`.
+    free : (k,) rows that compete, pinned ones left out. complexity, uid_rank : (k,), as in `density_budgets`.
     """
 
     free: npt.NDArray[np.int64]
-    d_intra: Floats
-    d_inter: Floats
+    complexity: Floats
     uid_rank: Counts
     temperature: float
     min_per_concept: int
-    kind: Kind = "inter*intra"
 
     @property
     def total(self) -> int:
@@ -55,9 +50,9 @@ class Density:
     def at(self, count: int, temperature: float | None = None) -> DensityBudgets:
         """Return the budgets of `count` rows, without the warning where the floor is lowered."""
         return density_budgets(
-            self.free, self.d_intra, self.d_inter, n_keep=count,
+            self.free, self.complexity, n_keep=count,
             temperature=self.temperature if temperature is None else temperature,
-            min_per_concept=self.floor(count), kind=self.kind, smallest_uid_rank=self.uid_rank,
+            min_per_concept=self.floor(count), smallest_uid_rank=self.uid_rank,
         )  # fmt: skip
 
     def grid(
@@ -69,47 +64,12 @@ class Density:
         rows whose budget is their size, and whose budget is the floor.
         """
         some = np.flatnonzero(self.free > 0)
-        value = complexity(self.d_inter, self.d_intra, self.kind, sizes=self.free)[some]
         plans = list(zip(counts, self.floors(counts), strict=True))
         budgets = np.zeros((len(counts), len(temperatures), len(self.free)), np.int64)
         budgets[:, :, some], at_bound = allocate_grid(
-            value, self.free[some], plans, temperatures, self.uid_rank[some]
+            self.complexity[some], self.free[some], plans, temperatures, self.uid_rank[some]
         )
         return budgets, at_bound
-
-
-@dataclass(frozen=True)
-class Spread:
-    """How unevenly a temperature divides the rows over concepts.
-
-    largest, smallest : shares aimed at, before sizes and floors bound them. effective : exp(entropy) of the
-    shares, from 1 (one concept gets everything) to the number of concepts (all equal).
-    """
-
-    temperature: float
-    largest: float
-    smallest: float
-    effective: float
-
-    @property
-    def ratio(self) -> float:
-        """Return largest to smallest share; infinite where the smallest is 0."""
-        return self.largest / self.smallest if self.smallest else math.inf
-
-
-def spread(complexity: Floats, temperature: float) -> Spread:
-    """Return how unevenly `temperature` divides the rows over concepts of this complexity, (k,).
-
-    >>> even, uneven = spread(np.array([0.1, 0.2]), np.inf), spread(np.array([0.1, 0.2]), 0.1)
-    >>> even.effective, round(uneven.ratio, 3), round(uneven.effective, 3)
-    (2.0, 2.718, 1.79)
-    """
-    share = softmax(complexity, temperature)
-    if len(share) == 0:
-        return Spread(temperature, 0.0, 0.0, 0.0)
-    some = share[share > 0]
-    entropy = -math.fsum((some * np.log(some)).tolist())
-    return Spread(temperature, float(share.max()), float(share.min()), math.exp(entropy))
 
 
 def share_for(count: int, base: int) -> float:
