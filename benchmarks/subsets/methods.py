@@ -39,6 +39,13 @@ _HEADS: dict[str, dict[str, object]] = {
     "weighted el2n": _select("weighted", by="el2n"),
     "density, temperature 1": _select("density", prefer="random", temperature=1.0),
     "density, uniform": _select("density", prefer="random", complexity="uniform"),
+    "density, size": _select("density", prefer="random", complexity="size", temperature="auto"),
+    "density, dimension": _select("density", prefer="random", complexity="dimension", temperature="auto"),
+    "density, temperature auto": _select("density", prefer="random", temperature="auto"),
+    "density, mean out": _select("density", prefer="random", subtract_mean=True),
+    "density, mean out, temperature auto": _select(
+        "density", prefer="random", subtract_mean=True, temperature="auto"
+    ),
 }
 
 _PAIRS: dict[str, dict[str, object]] = {
