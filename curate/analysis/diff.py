@@ -145,7 +145,7 @@ def _joined(database: joins.Joins, names: Sequence[str], paths: Sequence[str]) -
 
 def _why_not_comparable(a: StoredRun, b: StoredRun) -> str | None:
     """Return why a concept of one run is not that of the other; None if both have the same centroids."""
-    paths = [run.folder.concepts / "centroids.parquet" for run in (a, b)]
+    paths = [run.folder.final_concepts / "centroids.parquet" for run in (a, b)]
     if not all(path.exists() for path in paths):
         return "one of them has no centroids"
     known = [storage.read_table(path, ["centroid"]) for path in paths]

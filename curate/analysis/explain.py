@@ -69,7 +69,7 @@ def explain(run: str | Path | Context, which: str) -> dict[str, Any]:
     found = divided(context)
     if row["concept"] is not None:
         facts["concept"] = _concept(context, found, row)
-        facts["scores"] = _scores(context, judged)
+        facts["scores"] = _scores(context, {**judged, "concept": row["concept"], "distance": row["distance"]})
     if reason in ("exact_duplicate", "near_duplicate"):
         facts["duplicate"] = _duplicate(context, row, judged)
     why = _failed(context, reason, judged)
@@ -123,7 +123,7 @@ def _scores(context: Context, judged: Mapping[str, Any]) -> list[dict[str, Any]]
     rows = []
     for name, column in columns.items():
         value = judged.get(name)
-        folder = context.run.scores(column.folder) if column.folder else context.run.assignments
+        folder = context.run.scores(column.folder) if column.folder else context.run.final_assignments
         entry: dict[str, Any] = {
             "score": name,
             "value": value,

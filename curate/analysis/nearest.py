@@ -66,7 +66,7 @@ def _check(run: RunFolder, concept: int | None, kept: bool | None) -> None:
     if kept is not None:
         require(run, run.decisions)
     if concept is not None:
-        require(run, run.concepts)
+        require(run, run.final_concepts)
         known = concept_table(run)
         if known is None or concept not in known["concept"]:
             raise UsageError(
@@ -80,7 +80,7 @@ def _allowed(
     """Return which vectors of a part may be found."""
     allowed = np.ones(n, np.bool_)
     if concept is not None:
-        allowed &= (table(run, run.assignments, part, ["concept"])["concept"] == concept).to_numpy()
+        allowed &= (table(run, run.final_assignments, part, ["concept"])["concept"] == concept).to_numpy()
     if kept is not None:
         allowed &= beside(run, part, [], ["keep"], usable=True)["decided_keep"].to_numpy() == kept
     return allowed
@@ -145,8 +145,8 @@ def _rows(run: RunFolder, part: str, positions: list[int]) -> "pl.DataFrame":
     frame = beside(run, part, ["caption", "label", "shard", "row"], ["keep", "reason"], usable=True)
     if len(frame) <= max(positions):
         raise RunError(f"{run.part(run.samples, part)}: not about the same rows as the embeddings; run again")
-    if run.marker(run.concepts) is not None:
-        frame = frame.hstack([table(run, run.assignments, part, ["concept"])["concept"]])
+    if run.marker(run.final_concepts) is not None:
+        frame = frame.hstack([table(run, run.final_assignments, part, ["concept"])["concept"]])
     names = {f"decided_{name}": name for name in ("keep", "reason")}
     frame = frame.with_row_index("position")[positions].rename(names, strict=False)
     missing = [pl.lit(None).alias(name) for name in COLUMNS if name not in frame.columns]

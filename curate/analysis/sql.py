@@ -127,8 +127,8 @@ def _plain_numbers(frame: "pl.DataFrame") -> "pl.DataFrame":
 def table_files(run: RunFolder, sql: str) -> dict[str, list[list[Path]]]:
     """Return the finished tables of a run by name, each as lists of files; several lists stand side by side.
 
-    samples, embeddings (image and text as arrays), assignments, centroids, concepts (as fitted), scores (assignments
-    with the columns of every family beside), filters, duplicates, decisions, budgets (the concepts as decided). The
+    samples, embeddings (image and text as arrays), assignments, centroids, concepts (as fitted), blocks (where samples
+    are compared within others than the concepts), scores (assignments with the columns of every family beside), filters, duplicates, decisions, budgets (the concepts as decided). The
     vectors of a run at a URL are fetched, and among the tables, only where `sql` names them.
     """
     marked = {
@@ -141,13 +141,17 @@ def table_files(run: RunFolder, sql: str) -> dict[str, list[list[Path]]]:
         name: [[ensure_local(run.part(folder, part)) for part in part_names(run, folder)]]
         for name, folder in marked.items()
     }
-    assigned = part_names(run, run.concepts)
+    concepts, assigned = run.final_concepts, part_names(run, run.final_concepts)
     if assigned:
-        found["assignments"] = [[ensure_local(run.part(run.assignments, part)) for part in assigned]]
+        found["assignments"] = [[ensure_local(run.part(run.final_assignments, part)) for part in assigned]]
         families = [_family_files(run, family, assigned) for family in finished_families(run)]
         found["scores"] = [*found["assignments"], *families]
-        found["concepts"] = [[ensure_local(run.concepts / "concepts.parquet")]]
-        found["centroids"] = [[ensure_local(run.concepts / "centroids.parquet")]]
+        found["concepts"] = [[ensure_local(concepts / "concepts.parquet")]]
+        found["centroids"] = [[ensure_local(concepts / "centroids.parquet")]]
+    if concepts != run.concepts:
+        found["blocks"] = [
+            [ensure_local(run.part(run.assignments, part)) for part in part_names(run, run.concepts)]
+        ]
     if found["decisions"][0]:
         found["budgets"] = [[ensure_local(run.budgets)]]
     return {name: files for name, files in sorted(found.items()) if files[0]}

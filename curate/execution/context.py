@@ -159,13 +159,16 @@ def usable(run: RunFolder, part: str) -> pl.DataFrame:
     return samples.filter((pl.col("outcome") == "ok") & pl.col("copy_of").is_null())
 
 
-def eligible(run: RunFolder, part: str, families: Iterable[str]) -> pl.DataFrame:
+def eligible(run: RunFolder, part: str, families: Iterable[str], *, final: bool = False) -> pl.DataFrame:
     """Return the usable samples of a part beside their concept, distance and scores.
+
+    final : the concepts of the decisions; else those that samples are compared within, and scored by.
 
     Non-finite scores become null: a NaN would pass a filter and top a ranking.
     """
     frame = usable(run, part)
-    for path in [run.part(run.assignments, part), *(run.part(run.scores(f), part) for f in families)]:
+    assigned = run.final_assignments if final else run.assignments
+    for path in [run.part(assigned, part), *(run.part(run.scores(f), part) for f in families)]:
         table = storage.read_table(path)
         judged = path == run.part(run.scores("filter"), part)
         other = pl.DataFrame(schema.complete(table, schema.FILTER) if judged else table)

@@ -349,7 +349,7 @@ def _is_current(context: Context) -> bool:
 def _folders(context: Context) -> dict[str, Path]:
     """Return the folder that each stage marks."""
     families = [one.folder for one in families_of(context.recipe)]
-    return context.run.stages(marked_stages(families))
+    return context.run.stages(marked_stages(families, refitted=context.recipe.dedup.blocks is not None))
 
 
 def write_manifest(context: Context) -> dict[str, Any]:

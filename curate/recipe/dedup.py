@@ -6,7 +6,16 @@ from typing import Annotated, Literal, Self
 import pydantic
 from pydantic import BeforeValidator, Field, model_validator
 
-from curate.recipe.types import KeepShare, Paths, Preference, Settings, Share, count_or_auto, listed
+from curate.recipe.types import (
+    KeepShare,
+    Paths,
+    Preference,
+    Settings,
+    Share,
+    count_or_auto,
+    listed,
+    none_word,
+)
 from curate.scores.leakage import Against
 
 __all__ = ["Cluster", "Dedup", "DropShare"]
@@ -72,6 +81,8 @@ def _exact(value: object) -> object:
 class Dedup(Settings):
     """Copies (`exact`) and near-duplicates: similarity above 1 - epsilon within a concept.
 
+    blocks : the number of blocks within which samples are compared, `auto` for sqrt(N). Concepts are then fitted on
+    what conditions and comparing leave, `cluster.concepts` of them. None: concepts are the blocks, fitted once.
     exact : `sample` (true) for rows of equal image, caption and label, `image` for those of equal image, false for none.
     Images are compared by their bytes where these are read, whatever they are called.
     """
@@ -83,6 +94,9 @@ class Dedup(Settings):
     inclusive: bool = False
     max_concept: Annotated[int, Field(ge=2)] = 50_000
     against: Annotated[tuple[Against, ...], BeforeValidator(listed)] = ()
+    blocks: Annotated[
+        Annotated[Literal["auto"] | int, BeforeValidator(count_or_auto)] | None, BeforeValidator(none_word)
+    ] = None
 
     @model_validator(mode="after")
     def _how_near(self) -> Self:

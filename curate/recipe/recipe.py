@@ -143,6 +143,14 @@ class Recipe(Settings):
             raise ValueError(f"score must name each family once, got {twice} twice")
         return self
 
+    @model_validator(mode="after")
+    def _blocks(self) -> Self:
+        if self.dedup.blocks is not None and self.cluster.given is not None:
+            raise ValueError(
+                "dedup.blocks must be none with cluster.given: a given clustering serves for comparing and for selecting"
+            )
+        return self
+
     @field_serializer("score")
     def _as_written(self, score: tuple[Family, ...]) -> list[object]:
         return [dumped(family) for family in score]

@@ -14,7 +14,7 @@ from curate.io.records import MARKER
 from curate.io.remote import cache
 from curate.io.remote.working_copy import copy_path
 from curate.io.secrets import HIDDEN
-from curate.runs.layout import STAGE_FOLDERS
+from curate.runs.layout import REFITTED, REFITTED_FOLDER, STAGE_FOLDERS
 
 if TYPE_CHECKING:
     from curate.recipe import Recipe
@@ -59,6 +59,21 @@ class RunFolder:
     def assignments(self) -> Path:
         """Concept and distance of every sample, one table per shard."""
         return self.concepts / "assignments"
+
+    @cached_property
+    def refitted(self) -> Path:
+        """Concepts fitted on what conditions and dedup leave, where the recipe asks for it (`dedup.blocks`)."""
+        return self.stage(REFITTED)
+
+    @property
+    def final_concepts(self) -> Path:
+        """The concepts of the decisions: those fitted on what is left, or the only ones."""
+        return self.refitted if self.marker(self.refitted) is not None else self.concepts
+
+    @property
+    def final_assignments(self) -> Path:
+        """Which of the concepts of the decisions every sample is in."""
+        return self.final_concepts / "assignments"
 
     @cached_property
     def duplicates(self) -> Path:
@@ -121,6 +136,8 @@ class RunFolder:
         """Return the folder that a stage marks; `score/<folder>` is one family."""
         if name in STAGE_FOLDERS:
             return self.path / STAGE_FOLDERS[name]
+        if name == REFITTED:
+            return self.path / REFITTED_FOLDER
         return self.scores(name.removeprefix("score/"))
 
     def stages(self, names: Iterable[str]) -> dict[str, Path]:

@@ -3,7 +3,16 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-__all__ = ["STAGES", "STAGE_FOLDERS", "marked_stages", "score_folders", "stages_until"]
+__all__ = [
+    "REFITTED",
+    "REFITTED_FOLDER",
+    "STAGES",
+    "STAGE_FOLDERS",
+    "is_refitted",
+    "marked_stages",
+    "score_folders",
+    "stages_until",
+]
 
 #: The folder that a stage marks when it is done, below the run folder. In that of `score` each family marks its own.
 STAGE_FOLDERS = {
@@ -18,6 +27,9 @@ STAGE_FOLDERS = {
     "report": "7_report",
 }
 STAGES = tuple(STAGE_FOLDERS)
+#: What `select` marks besides, where concepts are fitted on what conditions and dedup leave (`dedup.blocks`).
+REFITTED = "concepts"
+REFITTED_FOLDER = "4_concepts"
 
 
 def stages_until(last: str) -> tuple[str, ...]:
@@ -29,14 +41,22 @@ def stages_until(last: str) -> tuple[str, ...]:
     return STAGES[: STAGES.index(last) + 1]
 
 
-def marked_stages(families: Iterable[str]) -> list[str]:
+def marked_stages(families: Iterable[str], *, refitted: bool = False) -> list[str]:
     """Return what has a mark in a run with these folders of scores, in order: all stages, `score` as its families.
+
+    refitted : whether concepts are fitted again before the selection.
 
     >>> marked_stages(["clip_score"])[2:5]
     ['cluster', 'score/clip_score', 'filter']
     """
     scores = [f"score/{family}" for family in families]
-    return [name for stage in STAGES for name in (scores if stage == "score" else [stage])]
+    expanded = {"score": scores, "select": [*([REFITTED] if refitted else []), "select"]}
+    return [name for stage in STAGES for name in expanded.get(stage, [stage])]
+
+
+def is_refitted(recipe: Mapping[str, Any]) -> bool:
+    """Return whether a recipe, as it is written into a run, has concepts fitted again before the selection."""
+    return (recipe.get("dedup") or {}).get("blocks") is not None
 
 
 def score_folders(recipe: Mapping[str, Any]) -> list[str]:

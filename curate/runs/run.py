@@ -146,7 +146,7 @@ class StoredRun:
         from curate.io.yaml import read_yaml
         from curate.runs.layout import score_folders
 
-        frame = self._parts(self.folder.assignments, self.folder.concepts)
+        frame = self._parts(self.folder.final_assignments, self.folder.final_concepts)
         for folder in score_folders(read_yaml(self.folder.recipe_text())):
             scores = self._parts(self.folder.scores(folder))
             frame = frame.join(scores, on="uid", how="left", validate="1:1", maintain_order="left")

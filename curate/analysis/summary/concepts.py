@@ -26,9 +26,9 @@ def concept_table(run: RunFolder) -> pl.DataFrame | None:
     concepts.
     """
     fitted = None
-    if run.marker(run.concepts) is not None:
+    if run.marker(run.final_concepts) is not None:
         names = ["concept", "n_assigned", "p99_distance"]
-        fitted = pl.DataFrame(storage.read_table(run.concepts / "concepts.parquet", names))
+        fitted = pl.DataFrame(storage.read_table(run.final_concepts / "concepts.parquet", names))
     if run.marker(run.decisions) is None:
         return None if fitted is None else fitted.drop("p99_distance")
     decided = pl.DataFrame(storage.read_table(run.budgets))
@@ -92,5 +92,5 @@ def layout(run: RunFolder, listed: tuple[int, ...]) -> pl.DataFrame:
     """Return where some concepts stand on the map: concept, x, y."""
     if not listed:
         return pl.DataFrame()
-    places = flat(load_centroids(run.concepts / "centroids.parquet")[list(listed)])
+    places = flat(load_centroids(run.final_concepts / "centroids.parquet")[list(listed)])
     return pl.DataFrame({"concept": listed, "x": places[:, 0], "y": places[:, 1]})

@@ -179,7 +179,7 @@ def _name_classes(found: Scan, names: Mapping[str, str]) -> None:
 def _tasks(run: RunFolder, whole: bool, tables: Sequence[str], report: ReportRequest | None) -> list[_Task]:
     """Return the parts that any table has, in the order of the source, and which tables have each."""
     marked = {
-        "samples": run.samples, "decisions": run.decisions, "assignments": run.concepts, "duplicates": run.duplicates,
+        "samples": run.samples, "decisions": run.decisions, "assignments": run.final_concepts, "duplicates": run.duplicates,
     }  # fmt: skip
     parts = {table: part_names(run, marked[table]) for table in tables}
     saved = storage.read_json(run.work / "parts.json")
@@ -252,7 +252,7 @@ def _scan_usable(task: _Task, found: Scan, rows: pl.DataFrame | None) -> None:
         if usable["uid"].equals(frame["uid"]):
             frame = usable.hstack(frame.drop("uid").get_columns())
         elif task.report is not None:
-            require_same(usable["uid"], frame["uid"], task.run.part(task.run.assignments, task.part))
+            require_same(usable["uid"], frame["uid"], task.run.part(task.run.final_assignments, task.part))
     if "reason" in frame.columns:
         frame = frame.with_columns(_competing().alias("competing"))
     plain = [name for name in PLAIN if name in frame.columns]

@@ -7,7 +7,7 @@ from curate.errors import RunError
 from curate.io import storage
 from curate.io.yaml import read_yaml
 from curate.runs.folder import RunFolder
-from curate.runs.layout import marked_stages, score_folders
+from curate.runs.layout import is_refitted, marked_stages, score_folders
 
 if TYPE_CHECKING:
     import polars as pl
@@ -38,8 +38,8 @@ def finished_families(run: RunFolder) -> list[str]:
 
 def folders(run: RunFolder) -> dict[str, Path]:
     """Return the folder that each stage marks, the score families among them, in order."""
-    asked = score_folders(read_yaml(run.recipe_text()))
-    return run.stages(marked_stages(asked))
+    recipe = read_yaml(run.recipe_text())
+    return run.stages(marked_stages(score_folders(recipe), refitted=is_refitted(recipe)))
 
 
 def stage_facts(run: RunFolder) -> dict[str, dict[str, Any]]:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -126,18 +127,25 @@ def _of_concepts(tables: Tables) -> Iterator[str]:
     """Check that the table of concepts counts the rows assigned, and that each has a centroid."""
     if "cluster" not in tables.current:
         return
-    path = tables.run.concepts / "concepts.parquet"
+    yield from _counted(tables, tables.run.concepts, tables.assigned)
+    if tables.refitted and "select" in tables.current:
+        yield from _counted(tables, tables.run.final_concepts, tables.final)
+
+
+def _counted(tables: Tables, folder: Path, counts: npt.NDArray[np.int64]) -> Iterator[str]:
+    """Check one clustering. counts : (k,) rows of its assignments."""
+    path = folder / "concepts.parquet"
     frame = read(path, schema.CONCEPTS)
     order = pl.Series(np.arange(len(frame), dtype=np.int32))
     yield from violation(
         path, "concept must count from 0", frame["concept"].ne_missing(order), frame["concept"]
     )
     if "embed" in tables.current:
-        wrong = frame["n_assigned"].ne_missing(pl.Series(tables.assigned))
+        wrong = frame["n_assigned"].ne_missing(pl.Series(counts))
         yield from violation(
-            path, "n_assigned must be the rows in 2_concepts/assignments", wrong, frame["n_assigned"]
+            path, f"n_assigned must be the rows in {folder.name}/assignments", wrong, frame["n_assigned"]
         )
-    centroids = tables.run.concepts / "centroids.parquet"
+    centroids = folder / "centroids.parquet"
     if tables.has(centroids) and (count := len(read(centroids, schema.CENTROIDS))) != len(frame):
         yield f"{centroids}: must have one centroid per concept, {len(frame):,}, got {count:,}"
 

@@ -1,8 +1,10 @@
 """What must hold inside one part: of each table, and between tables that have the same rows."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from curate import schema
@@ -55,7 +57,14 @@ def of_embeddings(tables: Tables, part: str, usable: pl.Series) -> Iterator[str]
 
 def of_assignments(tables: Tables, part: str, usable: pl.Series) -> Iterator[str]:
     """Check the concepts of a part's samples, and count them."""
-    path, k = tables.path(tables.run.assignments, part), len(tables.assigned)
+    yield from _assigned(tables, tables.path(tables.run.assignments, part), usable, tables.assigned)
+    if tables.refitted and "select" in tables.current:
+        yield from _assigned(tables, tables.path(tables.run.final_assignments, part), usable, tables.final)
+
+
+def _assigned(tables: Tables, path: Path, usable: pl.Series, counts: npt.NDArray[np.int64]) -> Iterator[str]:
+    """Check a table of assignments, and add its rows to those of each concept, (k,)."""
+    k = len(counts)
     if not tables.has(path):
         return
     frame = read(path, schema.ASSIGNMENTS)
@@ -65,7 +74,7 @@ def of_assignments(tables: Tables, part: str, usable: pl.Series) -> Iterator[str
     yield from violation(path, f"concept must be from 0 to {k - 1}", ~inside, concept)
     near = distance.is_between(-TOLERANCE, 2 + TOLERANCE)
     yield from violation(path, "distance must be from 0 to 2", ~near, distance)
-    tables.assigned += np.bincount(concept.filter(inside).to_numpy(), minlength=k)
+    counts += np.bincount(concept.filter(inside).to_numpy(), minlength=k)
 
 
 def of_scores(tables: Tables, part: str, usable: pl.Series) -> Iterator[str]:

@@ -49,15 +49,17 @@ class Tables:
         self.reasons: Counter[str] = Counter()
         self.outcomes: Counter[str] = Counter()
         self.rows = self.copies = 0
-        k = self._count_concepts()
-        self.assigned, self.eligible, self.kept = (np.zeros(k, np.int64) for _ in range(3))
+        self.assigned = np.zeros(self._count_concepts(self.run.concepts), np.int64)
+        self.refitted = self.run.final_concepts != self.run.concepts
+        k = self._count_concepts(self.run.final_concepts) if self.refitted else len(self.assigned)
+        self.final, self.eligible, self.kept = (np.zeros(k, np.int64) for _ in range(3))
 
     def _parts_of(self, folder: Path) -> tuple[str, ...]:
         files = (self.run.marker(folder) or {"files": {}})["files"]
         return tuple(Path(name).stem.removeprefix("part-") for name in files if name.startswith("part-"))
 
-    def _count_concepts(self) -> int:
-        path = self.run.concepts / "concepts.parquet"
+    def _count_concepts(self, folder: Path) -> int:
+        path = folder / "concepts.parquet"
         try:
             return int(storage.read_table(path, ["concept"]).num_rows)
         except CurateError:

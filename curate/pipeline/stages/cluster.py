@@ -30,8 +30,18 @@ from curate.pipeline.stages import drift
 from curate.pipeline.stages.unusable import why_unusable_rows
 from curate.pipeline.stages.user_clusters import UserClusters
 from curate.recipe import Recipe
+from curate.recipe.dedup import Cluster as ClusterSettings
 
-__all__ = ["Cluster", "load_centroids"]
+__all__ = [
+    "NOT_FITTED",
+    "AssignTask",
+    "Cluster",
+    "assign_part",
+    "fit",
+    "fit_facts",
+    "load_centroids",
+    "model_of",
+]
 
 #: Settings that do not change the centroids.
 NOT_FITTED = {"given", "drift_warn", "drift_refit"}
@@ -64,8 +74,14 @@ class Cluster(Stage):
 
     def _fit_where_needed(self) -> None:
         context, folder = self.context, self.run_folder.concepts
+        blocks = self.recipe.dedup.blocks
+        settings = (
+            self.recipe.cluster
+            if blocks is None
+            else self.recipe.cluster.model_copy(update={"concepts": blocks})
+        )
         wanted = storage.fingerprint(
-            "cluster", self.version, self.recipe.cluster.model_dump(exclude=NOT_FITTED), model_of(context)
+            "cluster", self.version, settings.model_dump(exclude=NOT_FITTED), model_of(context)
         )
         embedded = self.run_folder.fingerprint(self.run_folder.embeddings)
         self.run_folder.remove_damaged(folder)  # before what they say is believed
@@ -77,7 +93,7 @@ class Cluster(Stage):
             self.unmark()
             # Two files are one fit: an interruption must not leave one of each.
             storage.remove(self._centroids)
-            _fit(context, self._centroids, wanted, embedded)
+            fit(context, settings, self._centroids, wanted, embedded)
 
     @property
     def _centroids(self) -> Path:
@@ -113,7 +129,7 @@ class Cluster(Stage):
     @property
     def part(self) -> Callable[[AssignTask], None]:
         """Assign the samples of one part."""
-        return _assign
+        return assign_part
 
     def finish(self, results: Sequence[None]) -> dict[str, Any]:
         """Count the samples of each concept, and how far they are from those the concepts were fitted on."""
@@ -121,8 +137,7 @@ class Cluster(Stage):
         self.drift_warning = drift.warning(stats["drift"], self.recipe.cluster)
         stats["drift"]["warning"] = self.drift_warning
         stats["warnings"] = [] if self.drift_warning is None else [self.drift_warning]
-        fit = pq.read_metadata(storage.ensure_local(self._centroids)).metadata[b"curate.fit"].decode()
-        return stats | {"fit": fit}
+        return stats | {"fit": fit_facts(self._centroids)}
 
     def log(self, stats: Mapping[str, Any]) -> None:
         """Say how many samples are in how many concepts, and warn of drift."""
@@ -139,7 +154,8 @@ def model_of(context: Context) -> object:
     return context.facts(context.run.embeddings).get("space")
 
 
-def _assign(task: AssignTask) -> None:
+def assign_part(task: AssignTask) -> None:
+    """Assign the samples of one part to the nearest centroids."""
     part = EmbeddingPart(task.embeddings)
     centroids = load_centroids(task.centroids)
     concept = np.empty(len(part), np.int32)
@@ -151,11 +167,25 @@ def _assign(task: AssignTask) -> None:
     storage.write_parquet(task.out, table, schema.ASSIGNMENTS, task.fingerprint)
 
 
-def _fit(context: Context, out: Path, fingerprint: str, embedded: str) -> None:
-    """Fit k-means on a sample chosen by the hash of the uid, in uid order."""
-    run, settings = context.run, context.recipe.cluster
+def fit(
+    context: Context,
+    settings: ClusterSettings,
+    out: Path,
+    fingerprint: str,
+    embedded: str,
+    among: Mapping[int, npt.NDArray[np.int64]] | None = None,
+    *,
+    stage: str = "cluster",
+) -> None:
+    """Fit k-means on a sample chosen by the hash of the uid, in uid order, and write the centroids to `out`.
+
+    embedded : what the vectors are. among : by part, the places of the only rows that count. stage : whose work it is.
+    """
+    run = context.run
     files = [run.part(run.embeddings, part.name) for part in context.parts]
-    total = sum(len(EmbeddingPart(file)) for file in files)
+    total = (
+        sum(len(EmbeddingPart(file)) for file in files) if among is None else sum(map(len, among.values()))
+    )
     if not context.rows:
         none = np.empty((0, 1), np.float32)
         _write_centroids(
@@ -169,17 +199,17 @@ def _fit(context: Context, out: Path, fingerprint: str, embedded: str) -> None:
     size = min(total, wanted * kmeans.SAMPLE_PER_CONCEPT)
     _require_fits(context.recipe, size, dim)
     context.engine.close()  # idle workers would hold memory the sample needs
-    context.progress("cluster", 0, 1, "fits")
-    uids, vectors = _sample(files, settings.on, size, total, settings.seed)
-    fit = kmeans.fit(vectors, wanted, seed=settings.seed)
-    if len(fit.centroids) < wanted:
+    context.progress(stage, 0, 1, "fits")
+    uids, vectors = _sample(files, settings.on, size, total, settings.seed, among)
+    found = kmeans.fit(vectors, wanted, seed=settings.seed)
+    if len(found.centroids) < wanted:
         log.warning(
             "cluster: %s concepts instead of %s: there are only so many different samples",
-            len(fit.centroids), wanted,
+            len(found.centroids), wanted,
         )  # fmt: skip
     fitted_on = storage.fingerprint(embedded, len(uids), uids[0], uids[-1])
-    _write_centroids(out, fit, f"{fingerprint}{fitted_on}")
-    context.progress("cluster", 1, 1, "fits")
+    _write_centroids(out, found, f"{fingerprint}{fitted_on}")
+    context.progress(stage, 1, 1, "fits")
 
 
 def _require_fits(recipe: Recipe, size: int, dim: int) -> None:
@@ -195,7 +225,12 @@ def _require_fits(recipe: Recipe, size: int, dim: int) -> None:
 
 
 def _sample(
-    files: list[Path], on: str, size: int, total: int, seed: int
+    files: list[Path],
+    on: str,
+    size: int,
+    total: int,
+    seed: int,
+    among: Mapping[int, npt.NDArray[np.int64]] | None = None,
 ) -> tuple[list[str], npt.NDArray[np.float32]]:
     """Return the `size` samples with the smallest hashes and their vectors, in uid order."""
     threshold = np.uint64(min(2**64 - 1, int((size + 6 * size**0.5 + 10) / total * 2.0**64)))
@@ -203,7 +238,10 @@ def _sample(
     for index, file in enumerate(files):
         uids = EmbeddingPart(file).uids()
         hashes = hash_uids(uids, seed, "cluster", "sample")
-        for position in np.flatnonzero(hashes <= threshold).tolist():
+        few = np.flatnonzero(hashes <= threshold)
+        if among is not None:
+            few = np.intersect1d(few, among[index])
+        for position in few.tolist():
             chosen.append((uids[position], int(hashes[position]), index, position))
     chosen = sorted(chosen, key=lambda row: (row[1], row[0]))[:size]
     chosen.sort()
@@ -227,6 +265,11 @@ def _write_centroids(out: Path, fit: kmeans.Concepts, fingerprint: str) -> None:
     kind = pa.schema(schema.CENTROIDS, metadata={"curate.fit": _facts(fit)})
     lists = pa.array(list(fit.centroids), pa.list_(pa.float32()))
     storage.write_parquet(out, pa.table([ids, lists], schema=kind), kind, fingerprint)
+
+
+def fit_facts(centroids: Path) -> str:
+    """Return what a fit noted about itself, as JSON."""
+    return str(pq.read_metadata(storage.ensure_local(centroids)).metadata[b"curate.fit"].decode())
 
 
 def _facts(fit: kmeans.Concepts) -> str:

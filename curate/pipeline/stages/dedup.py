@@ -120,7 +120,7 @@ class Deduplicate(Stage):
 
     def inputs(self) -> list[object]:
         """Return the settings that decide, and what passed the filters."""
-        settings = self.recipe.dedup.model_dump(exclude={"exact", "against"})
+        settings = self.recipe.dedup.model_dump(exclude={"exact", "against", "blocks"})
         filtered = self.run_folder.fingerprint(self.run_folder.scores("filter"))
         return [settings, self.recipe.seed, filtered]
 

@@ -21,6 +21,7 @@ from curate.filtering.nulls import say_nulls
 from curate.io import storage
 from curate.ordering.shares import n_keep
 from curate.ordering.span import Cuts, rows_of
+from curate.pipeline.stages import refit
 from curate.pipeline.stages import representatives as stand_ins
 from curate.recipe import Recipe, canonical
 from curate.runs.folder import BUDGETS, RunFolder
@@ -92,7 +93,8 @@ class Selection(Stage):
 
     def run(self) -> bool:
         """Decide anew where anything changed; return whether anything was to do."""
-        return run(self.context)
+        refitted = refit.run(self.context)
+        return run(self.context) or refitted
 
 
 def run(context: Context) -> bool:
@@ -242,9 +244,10 @@ def _fingerprint(context: Context) -> str:
     settings = {name: value for name, value in canonical(recipe.select).items() if name != "shipped"}
     columns = [*read_columns(recipe), *([weight.column] if weight and weight.column else [])]
     scores = [run.fingerprint(run.scores(folder)) for folder in folders_for(recipe, columns)]
+    refitted = [run.fingerprint(run.refitted)] if recipe.dedup.blocks is not None else []
     return storage.fingerprint(
         "select", VERSION, settings, weight and canonical(weight), recipe.seed,
-        run.fingerprint(run.scores("filter")), run.fingerprint(run.duplicates), scores,
+        run.fingerprint(run.scores("filter")), run.fingerprint(run.duplicates), scores, *refitted,
     )  # fmt: skip
 
 
@@ -393,7 +396,7 @@ def _decide(task: DecideTask) -> None:
 
 def _verdicts(task: DecideTask) -> pl.DataFrame:
     """Return one row per usable sample of a part: concept, distance, rank, and what the rule says of it."""
-    frame = eligible(task.run, task.part, ("filter",)).with_row_index("position")
+    frame = eligible(task.run, task.part, ("filter",), final=True).with_row_index("position")
     rows = task.ranked.part(task.index)
     noise = rows.get("cut", np.zeros(len(rows["key"]), np.bool_))
     chosen, probability, cut_off = (

@@ -45,7 +45,7 @@ class MeasureTask:
 
 def geometry_of(context: Context, ranked: Ranked, settings: DensitySettings, scratch: Path) -> Geometry:
     """Return how the concepts of ranked rows lie. scratch : a folder for what each bucket gives."""
-    run, concepts, path = context.run, ranked.concepts, context.run.concepts / "centroids.parquet"
+    run, concepts, path = context.run, ranked.concepts, context.run.final_concepts / "centroids.parquet"
     centroids, intra = load_centroids(path), concepts["d_intra"].to_numpy()
     if not settings.compares_vectors:
         return Geometry(intra, between(centroids, settings.neighbours))

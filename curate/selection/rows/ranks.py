@@ -148,13 +148,14 @@ class RankTask:
 
 
 def candidates(
-    run: RunFolder, part: str, folders: tuple[str, ...]
+    run: RunFolder, part: str, folders: tuple[str, ...], *, final: bool = True
 ) -> tuple[pl.DataFrame, npt.NDArray[np.int32]]:
     """Return the rows of a part that reach selection: usable, through every filter, and no duplicates.
 
-    And their positions in the part's embeddings. Scores that are not finite are null.
+    And their positions in the part's embeddings. Scores that are not finite are null. final : with the concepts of the
+    decisions.
     """
-    frame = eligible(run, part, (*folders, "filter"))
+    frame = eligible(run, part, (*folders, "filter"), final=final)
     found = pl.DataFrame(storage.read_table(run.part(run.duplicates, part), ["uid", "duplicate_of"]))
     dropped = found.filter(pl.col("duplicate_of").is_not_null())
     stays = frame["filter_reason"].is_null() & ~frame["uid"].is_in(dropped["uid"].implode())
@@ -164,7 +165,9 @@ def candidates(
 def spread_rows(context: Context, order: Order, fingerprint: str, scratch: Path) -> Spread:
     """Bring the eligible rows to the buckets of their concepts."""
     run = context.run
-    assigned = storage.read_table(run.concepts / "concepts.parquet", ["n_assigned"])["n_assigned"].to_numpy()
+    assigned = storage.read_table(run.final_concepts / "concepts.parquet", ["n_assigned"])[
+        "n_assigned"
+    ].to_numpy()
     bucket = exchange.plan_buckets(assigned, _bucket_rows(context, order, int(assigned.sum())))
     # What is scratch depends on the buckets, and they on `memory` and workers, which may differ when a run goes on.
     fingerprint = storage.fingerprint(fingerprint, bucket.tolist())
