@@ -99,7 +99,8 @@ class Selector(Settings):
     these replace, a path for those of another run.
     drop_noise : the noisiest rows go before anything is chosen: this share of the eligible ones, or as many as the
     heads estimate to be mislabelled (auto; none where that is few). noise_by : the score that says which.
-    floor : rows that every group (`floor_per`) keeps for sure: a number, or half of an equal share.
+    floor : rows that every group (`floor_per`: label, concept, source or split) keeps for sure: a number, or half of an
+    equal share. Rows without a label or split are in no group.
 
     A method is a subclass in a file of its own: its settings, its rule, and what people need to know to choose it.
     """
@@ -152,7 +153,7 @@ class Selector(Settings):
     floor: Annotated[Literal["half"] | Annotated[Count, Field(ge=1)] | None, BeforeValidator(none_word)] = (
         None
     )
-    floor_per: Literal["label", "concept"] = "label"
+    floor_per: Literal["label", "concept", "source", "split"] = "label"
 
     @model_validator(mode="after")
     def _one_budget(self) -> Self:
@@ -172,9 +173,9 @@ class Selector(Settings):
         return self.drop_noise is not None or self.floor is not None
 
     @property
-    def needs_classes(self) -> bool:
-        """Whether labels are read."""
-        return self.label_quotas or (self.floor is not None and self.floor_per == "label")
+    def floor_column(self) -> str | None:
+        """The column whose values are the groups that have a floor: label, source or split; None where none is."""
+        return self.floor_per if self.floor is not None and self.floor_per != "concept" else None
 
     # --- what it reads ---------------------------------------------------------------------------------------
 

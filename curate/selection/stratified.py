@@ -7,11 +7,11 @@ width, and every stratum gives the same number of rows, drawn by hash, as far as
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from curate.errors import BudgetError, CurateError, RecipeError
 from curate.ordering.cutoff import Pairs, nth_smallest
@@ -30,14 +30,18 @@ if TYPE_CHECKING:
 
 __all__ = ["Layers", "Strata", "Stratified", "find_strata", "strata_budgets"]
 
-CLIP = (0.01, 0.99)
+ENDS = (0.01, 0.99)
 
 Floats = npt.NDArray[np.floating[Any]]
 Counts = npt.NDArray[np.int64]
 
 
 class Stratified(ByScore):
-    """Equal numbers from all stretches of a score, after the noisiest rows are gone."""
+    """Equal numbers from all stretches of a score, after the noisiest rows are gone.
+
+    ends : the quantiles between which strata are cut, so that outliers do not stretch them. Rows beyond belong to the
+    first and the last one; (0, 1) is the whole range, as in the paper.
+    """
 
     keeps = "equal numbers from all stretches of a score, after the noisiest `beta` (by `cutoff`) are gone"
     direction = "none within a stratum: rows are drawn"
@@ -45,11 +49,21 @@ class Stratified(ByScore):
     cost = "some passes over the scores"
     avoid = "when most is kept: it differs little from a random sample then"
     place = 8
+    later = ("ends",)
 
     method: Literal["stratified"] = "stratified"
     beta: Share = 0.0
     cutoff: str = "neg_aum"
     strata: Annotated[Count, Field(ge=1)] = 50
+    ends: tuple[Share, Share] = ENDS
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if not self.ends[0] < self.ends[1]:
+            raise ValueError(
+                f"needs ends that are two quantiles, the lower first, got {self.ends[0]:g} and {self.ends[1]:g}"
+            )
+        return self
 
     @property
     def cut_by(self) -> str | None:
@@ -90,6 +104,7 @@ class Stratified(ByScore):
             lambda: ((priority_key(block["score"], "easiest"), block["tie"]) for block in left()),
             total - n_cut,
             self.strata,
+            self.ends,
         )
 
         def grouped() -> Iterator[GroupedPairs]:
@@ -190,7 +205,7 @@ def find_strata(
     read: Callable[[], Iterator[Pairs]],
     total: int,
     n_strata: int = 50,
-    clip: tuple[float | str, float | str] = CLIP,
+    ends: tuple[float | str, float | str] = ENDS,
 ) -> Strata:
     """Return strata between two quantiles of the scores, so that outliers do not stretch them.
 
@@ -198,11 +213,11 @@ def find_strata(
     scores of rows: number floor(q (n - 1)) from 0 for the lower quantile, ceil(q (n - 1)) for the upper.
     Where both are the same score, the whole range is taken; where that is one score, all is one stratum.
     """
-    low, high = (exact_share(q) for q in clip)
+    low, high = (exact_share(q) for q in ends)
     if n_strata < 1:
         raise RecipeError(f"select.strata must be at least 1, got {n_strata}")
     if not 0 <= low < high <= 1:
-        raise RecipeError(f"select.clip must be two quantiles in [0, 1], the lower first, got {clip}")
+        raise RecipeError(f"select.ends must be two quantiles in [0, 1], the lower first, got {ends}")
     if total == 0:
         return Strata(0.0, 0.0, n_strata)
     last = total - 1

@@ -82,7 +82,7 @@ def frame_of(run, place):
     inter = run.concepts().select("concept", "d_inter")
     frame = decisions.select("uid", "concept", "distance", "inclusion_prob", "keep", "rank", "reason")
     frame = frame.join(scores, on="uid", how="left").join(
-        run.samples().select("uid", "label"), on="uid", how="left"
+        run.samples().select("uid", "label", "source", "split").unique("uid"), on="uid", how="left"
     )
     frame = frame.join(vectors, on="uid", how="left").join(inter, on="concept", how="left")
     pinned = pl.col("uid").is_in(PINNED)
@@ -104,6 +104,7 @@ METHODS = [
     {"method": "window", "by": "score", "drop_hardest": 0.9, "count": 500, "at_most": True},
     {"method": "middle", "by": "position", "center": 0.3},
     {"method": "stratified", "by": "score", "beta": 0.2, "cutoff": "part", "strata": 7},
+    {"method": "stratified", "by": "score", "strata": 5, "ends": (0.0, 1.0), "floor": 12, "floor_per": "source"},
     {"method": "weighted", "by": "tie", "gamma": 2},
     {"method": "quotas", "per": "label", "prefer": "random"},
     {"method": "quotas", "min_per_group": 4},

@@ -10,7 +10,7 @@ from curate.errors import BudgetError, RecipeError
 from curate.ordering.keys import priority_key, rank_within
 from curate.ordering.span import first_rows, rows_of
 from curate.selection.prototypes import floors
-from curate.selection.stratified import CLIP, find_strata, strata_budgets
+from curate.selection.stratified import ENDS, find_strata, strata_budgets
 from curate.selection.weighted import race_keys
 
 Floats = npt.NDArray[np.floating[Any]]
@@ -107,7 +107,7 @@ def select_stratified(
     cutoff: Floats | None = None,
     beta: float | str = 0,
     n_strata: int = 50,
-    clip: tuple[float | str, float | str] = CLIP,
+    ends: tuple[float | str, float | str] = ENDS,
 ) -> Drawn:
     """Return a selection of exactly `n_keep` rows that covers the whole range of the score.
 
@@ -128,7 +128,7 @@ def select_stratified(
             f"{n_keep:,} rows asked for, there are {len(rows):,} of {len(score):,} left after beta {beta}"
         )
     pairs = priority_key(score[rows], "easiest"), tie[rows]
-    stratum[rows] = find_strata(lambda: iter([pairs]), len(rows), n_strata, clip).of(score[rows])
+    stratum[rows] = find_strata(lambda: iter([pairs]), len(rows), n_strata, ends).of(score[rows])
     sizes = np.bincount(stratum[rows], minlength=n_strata)
     budget = strata_budgets(n_keep, sizes)
     keep = np.zeros(len(score), np.bool_)

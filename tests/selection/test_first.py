@@ -210,3 +210,14 @@ def test_settings_count_in_fingerprints_only_where_they_are_set():
     assert not {"floor", "floor_per", "drop_noise", "noise_by"} & set(plain)
     given = canonical(parse_select({"method": "random", "keep": 0.3, "floor": "half", "drop_noise": "none"}))
     assert {**plain, "floor": "half"} == given
+
+
+@pytest.mark.parametrize("per", ["source", "split"])
+def test_groups_of_a_floor_may_be_sources_or_splits(per):
+    rows = frame()
+    renamed = rows.rename({"label": per}).with_columns(label=pl.lit("all the same"))
+    by_label = select(rows, "random", count=60, floor=9)
+    assert kept(select(renamed, "random", count=60, floor=9, floor_per=per)) == kept(by_label)
+    with pytest.raises(UsageError, match=f"select: no column '{per}'"):
+        select(rows, "random", count=60, floor=9, floor_per=per)
+    assert select(rows, "auto", count=60, drop_noise="none", floor_per=per)["keep"].sum() == 60

@@ -78,7 +78,7 @@ def test_by_definition_and_from_shards(n, seed, k, beta, clip, values, data):
     draw, tie = rng.permutation(n).astype(np.uint64), rng.integers(0, 3, n).astype(np.uint64)
     uid = rng.permutation(np.array([f"u{i:03d}" for i in range(n)], object))
     n_keep = data.draw(st.integers(0, n - rows_of(beta, n)))
-    options = {"cutoff": cutoff, "beta": beta, "n_strata": k, "clip": clip}
+    options = {"cutoff": cutoff, "beta": beta, "n_strata": k, "ends": clip}
     got = select_stratified(score, draw, tie, uid, n_keep, **options)
     assert np.flatnonzero(got.keep).tolist() == by_definition(
         score, draw, tie, uid, n_keep, cutoff, beta, k, clip
@@ -121,7 +121,7 @@ def select(score, n_keep, **options):
 
 
 def test_negative_scores_all_have_a_stratum():
-    got = select([-3, -2, -1], 3, n_strata=4, clip=FULL)
+    got = select([-3, -2, -1], 3, n_strata=4, ends=FULL)
     assert got.keep.all() and got.stratum.tolist() == [0, 2, 3]
 
 
@@ -135,7 +135,7 @@ def test_constant_scores_are_one_stratum_of_exact_size(value):
 def test_outliers_do_not_stretch_the_strata():
     score = [*np.linspace(0, 1, 199), 1e6]
     assert (select(score, 0, n_strata=10).sizes >= 15).all()
-    assert select(score, 0, n_strata=10, clip=FULL).sizes.tolist() == [199, *[0] * 8, 1]
+    assert select(score, 0, n_strata=10, ends=FULL).sizes.tolist() == [199, *[0] * 8, 1]
 
 
 def test_quantiles_that_meet_give_way_to_the_whole_range():
@@ -165,8 +165,8 @@ def test_refusals():
         select(range(5), 1, beta=0.4)
     with pytest.raises(RecipeError, match=r"select.strata must be at least 1, got 0"):
         select(range(5), 1, n_strata=0)
-    with pytest.raises(RecipeError, match=r"select.clip must be two quantiles"):
-        select(range(5), 1, clip=(0.9, 0.1))
+    with pytest.raises(RecipeError, match=r"select\.ends must be two quantiles"):
+        select(range(5), 1, ends=(0.9, 0.1))
     with pytest.raises(CurateError, match="must be finite"):
         select([0.0, np.nan], 1)
     with pytest.raises(BudgetError, match="at least 0"):

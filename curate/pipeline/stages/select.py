@@ -33,7 +33,7 @@ from curate.selection.rows import previous, ranks, unscored
 from curate.selection.rows.first import First, find_first
 from curate.selection.rows.order import Order, noise_column, order_of, read_columns
 from curate.selection.rows.ranks import Ranked
-from curate.selection.rows.run_rows import RunRows, classes_of
+from curate.selection.rows.run_rows import RunRows, classes_of, floor_classes_of
 from curate.selection.rules import Choice
 from curate.selection.spread import DECIDES_NOTHING, Spread, said_of
 from curate.weighting import stage_weights
@@ -107,7 +107,8 @@ def run(context: Context) -> bool:
     if context.run.is_done(folder, fingerprint):
         return False
     scratch = context.run.work / "select"
-    order = replace(order_of(recipe, classes_of(context)), shipped=before)
+    order = order_of(recipe, classes_of(context))
+    order = replace(order, shipped=before, floor_classes=floor_classes_of(context))
     spread = ranks.spread_rows(context, order, fingerprint, scratch)
     n_eligible, n_pinned = spread.counts
     funnel = _funnel(context, n_eligible)
@@ -194,7 +195,7 @@ def _say(recipe: Recipe, facts: Mapping[str, Any], n_kept: int, n_concepts: int)
 def _first(context: Context, order: Order, spread: ranks.Spread, wanted: int) -> First:
     """Return what goes as noise and what a floor keeps, before the method chooses."""
     select = context.recipe.select
-    n_groups = len(spread.bucket) if select.floor_per == "concept" else len(order.classes)
+    n_groups = len(spread.bucket) if select.floor_per == "concept" else len(order.floor_classes)
     noisy = _estimated_noise(context, spread) if select.drop_noise == "auto" else None
     return find_first(spread.blocks, select, wanted, n_groups, noisy=noisy)
 

@@ -175,10 +175,10 @@ def _with_defaults(frame: pl.DataFrame, select: Selector) -> pl.DataFrame:
             )
         scores.append(select.noise_by)
         _require(frame, select.noise_by)
-    if select.needs_classes and select.takes_what_is_there and "label" not in frame.columns:
-        frame = frame.with_columns(label=pl.lit(None, pl.String))
-    if select.needs_classes:
-        _require(frame, "label")
+    floor = select.floor_column
+    if floor is not None and select.takes_what_is_there and floor not in frame.columns:
+        frame = frame.with_columns(pl.lit(None, pl.String).alias(floor))
+    _require(frame, *(["label"] if select.label_quotas else []), *([floor] if floor else []))
     if not isinstance(select, ByScore) and select.preference in ("hardest", "easiest"):
         _require(frame, "distance")
     number = pl.int_range(pl.len(), dtype=pl.Int64)
@@ -208,7 +208,8 @@ def _source(
     rows: pl.DataFrame, select: Selector, seed: int, higher_is: Mapping[str, Direction], wanted: int
 ) -> tuple[FrameRows, npt.NDArray[np.int32], npt.NDArray[np.bool_], First]:
     """Return the rows that compete, in the order of the method; ranks in the concepts, and which rows went as noise."""
-    classes = tuple(sorted(rows["label"].drop_nulls().unique().to_list())) if select.needs_classes else ()
+    classes = _values(rows, "label") if select.label_quotas else ()
+    floors = _values(rows, select.floor_column) if select.floor_column else ()
     by = cutoff = noise = None
     if select.drop_noise is not None:
         name = select.noise_by or ""
@@ -217,10 +218,12 @@ def _source(
         name = select.score_column
         by = name, 1 if select.as_it_is else _factor(name, higher_is)
         cutoff = None if select.cut_by is None else (select.cut_by, _factor(select.cut_by, higher_is))
-    ordered = with_order(rows, Order(select, seed, (), by, cutoff, classes, noise=noise))
+    ordered = with_order(
+        rows, Order(select, seed, (), by, cutoff, classes, noise=noise, floor_classes=floors)
+    )
     names = ("concept", "pinned", "key", "tie", *select.extras)
     every: Arrays = {name: ordered[name].to_numpy() for name in names}
-    n_groups = len(classes) if select.floor_per == "label" else int(every["concept"].max(initial=-1)) + 1
+    n_groups = len(floors) if select.floor_column else int(every["concept"].max(initial=-1)) + 1
     first = find_first(lambda *asked: iter([{name: every[name] for name in asked}]), select, wanted, n_groups)
     ordered, rank = first.arranged(ordered)
     cut = ordered["cut"].to_numpy() if "cut" in ordered.columns else np.zeros(len(rows), np.bool_)
@@ -229,6 +232,11 @@ def _source(
     columns: Arrays = {name: ordered[name].to_numpy()[~cut] for name in names} | {"rank": rank[~cut]}
     there = ordered.filter(~pl.Series(cut))
     return FrameRows(there, columns, _concepts(there), classes), rank, cut, first
+
+
+def _values(rows: pl.DataFrame, column: str) -> tuple[str, ...]:
+    """Return the different values of a column, in order."""
+    return tuple(sorted(rows[column].drop_nulls().unique().to_list()))
 
 
 def _factor(column: str, higher_is: Mapping[str, Direction]) -> int:

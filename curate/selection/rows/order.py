@@ -28,7 +28,7 @@ class Order:
     """The order of one selection.
 
     by, cutoff, noise : score columns with the factor (1 or -1) that makes larger values harder. classes : labels in
-    order, where they have quotas or floors. folders : of the scores it reads. shipped : rows that go ahead of others.
+    order, where they have quotas. floor_classes : the groups in order that have a floor, where they are not concepts. folders : of the scores it reads. shipped : rows that go ahead of others.
     """
 
     select: Selector
@@ -39,6 +39,7 @@ class Order:
     classes: tuple[str, ...] = ()
     shipped: Shipped | None = None
     noise: tuple[str, int] | None = None
+    floor_classes: tuple[str, ...] = ()
 
 
 def order_of(recipe: "Recipe", classes: tuple[str, ...] = ()) -> Order:
@@ -115,11 +116,12 @@ def with_order(frame: pl.DataFrame, order: Order) -> pl.DataFrame:
 
 
 def _floor_groups(frame: pl.DataFrame, order: Order) -> pl.Series:
-    """Return the group of each row that has a floor: its concept, or its class; -1 for a row without a label."""
-    if order.select.floor_per == "concept":
+    """Return the group of each row that has a floor: its concept, label, source or split; -1 for a row without one."""
+    column = order.select.floor_column
+    if column is None:
         return frame["concept"].cast(pl.Int32).alias("floor_group")
-    code = {name: index for index, name in enumerate(order.classes)}
-    return pl.Series("floor_group", [code.get(label, -1) for label in frame["label"].to_list()], pl.Int32)
+    code = {name: index for index, name in enumerate(order.floor_classes)}
+    return pl.Series("floor_group", [code.get(name, -1) for name in frame[column].to_list()], pl.Int32)
 
 
 def _by_score(frame: pl.DataFrame, order: Order, select: ByScore, by: tuple[str, int]) -> pl.DataFrame:

@@ -22,10 +22,17 @@ from curate.selection.rows.measure import geometry_of
 from curate.selection.rows.order import Order
 from curate.selection.rows.ranks import ROW_BYTES, VECTOR_BYTES, Ranked, RankTask, scatter_back
 
-__all__ = ["RunRows", "classes_of", "diverse_ranks", "diversified"]
+__all__ = ["RunRows", "classes_of", "diverse_ranks", "diversified", "floor_classes_of"]
 
 #: Keys of rows that do not go ahead (`select.ranking.ahead`) begin here.
 _BEHIND = np.uint64(1 << 63)
+
+
+#: What to do where no sample has a value.
+_MISSING = {
+    "label": "; set source.label",
+    "split": "; splits come from the names of shards, such as train-00000",
+}
 
 
 @dataclass(frozen=True)
@@ -189,15 +196,30 @@ def _vectors(rows: pl.DataFrame, task: DiverseTask) -> npt.NDArray[np.float32]:
 
 
 def classes_of(context: Context) -> tuple[str, ...]:
-    """Return all labels of the run in order, if they have quotas or floors."""
+    """Return all labels of the run in order, if they have quotas."""
+    return _values(context, "label", "per label") if context.recipe.select.label_quotas else ()
+
+
+def floor_classes_of(context: Context) -> tuple[str, ...]:
+    """Return all groups of the run in order that have a floor, unless these are concepts."""
     select = context.recipe.select
-    if not select.needs_classes:
+    if select.floor_column is None:
         return ()
+    return _values(context, select.floor_column, f"floor (select.floor_per {select.floor_per})")
+
+
+def _values(context: Context, column: str, setting: str) -> tuple[str, ...]:
+    """Return the different values of a column of 0_samples. Raises CurateError where no sample has one."""
     found: set[str] = set()
     for part in context.parts:
-        labels = storage.read_table(context.run.part(context.run.samples, part.name), ["label"])["label"]
-        found |= set(pl.Series(labels.unique()).drop_nulls().to_list())
-    if not found and any(part.rows for part in context.parts) and not select.takes_what_is_there:
-        setting = "per label" if select.label_quotas else "floor (select.floor_per label)"
-        raise CurateError(f"select.{setting} needs labels, and no sample has one; set source.label")
+        table = storage.read_table(context.run.part(context.run.samples, part.name), [column])
+        found |= set(pl.Series(table[column].unique()).drop_nulls().to_list())
+    if (
+        not found
+        and any(part.rows for part in context.parts)
+        and not context.recipe.select.takes_what_is_there
+    ):
+        raise CurateError(
+            f"select.{setting} needs {column}s, and no sample has one{_MISSING.get(column, '')}"
+        )
     return tuple(sorted(found))
