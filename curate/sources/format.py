@@ -1,6 +1,6 @@
 """What a source format is made of: each format's module ends with `FORMAT`, one `Format`."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -26,7 +26,8 @@ class Format:
     SourceError if a shard changed since it was found; changed_at : when its files were last changed, a time that
     nobody sets back. All are those of one file, unless a shard is something else. images_beside : (prefix, url): a
     `Rows.image_ref` without this prefix is what `references.follow` takes beside this url. untyped : the columns of text
-    that are text for want of types: numbers may stand in them.
+    that are text for want of types: numbers may stand in them. addresses : (key, address) of the rows of a shard, where the format keeps them
+    apart from its images; None where they are columns, if anything.
     """
 
     name: str
@@ -41,3 +42,4 @@ class Format:
     changed_at: Callable[[Shard], str] = lambda shard: filesystem.changed_at(shard.url)
     images_beside: Callable[[Shard], tuple[str, str]] = lambda shard: ("", shard.url)
     untyped: Callable[[Shard, pa.Schema], Collection[str]] = lambda shard, schema: ()
+    addresses: Callable[[Shard], Iterator[tuple[str | None, str | None]] | None] = lambda shard: None
