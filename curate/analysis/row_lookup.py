@@ -11,6 +11,7 @@ from typing import Any
 
 import polars as pl
 
+from curate.analysis.address_lookup import places_of
 from curate.errors import UsageError
 from curate.execution.context import Context, Part
 from curate.io.filesystem import is_remote, local_path
@@ -29,7 +30,7 @@ def find(context: Context, which: str) -> Found:
     """Return the decision of the row that `which` names, with the index of its part.
 
     In this order: a uid; ``shard:row``; the number of a row; a key, path or URL as it stands; a path on this machine;
-    the end of a path; the beginning of a uid; a name without its ending. Raises UsageError where nothing fits, and
+    the end of a path; an address that a column of the source has; the beginning of a uid; a name without its ending. Raises UsageError where nothing fits, and
     where several samples do.
     """
     found = _by_uid(context, which) or _by_place(context, which) or _by_number(context, which)
@@ -38,6 +39,8 @@ def find(context: Context, which: str) -> Found:
     named = _named(context, which)
     rank = min((rank for rank, _ in named), default=_STEM)
     found = _only(context, which, named, rank) if rank < _STEM else None
+    if found is None and "://" in which:
+        found = _only(context, which, _at_address(context, which), _WHOLE)
     found = found or _by_prefix(context, which) or _only(context, which, named, _STEM)
     if found is None:
         raise _unknown(context, which)
@@ -159,6 +162,15 @@ def _rank(part: Part, which: str) -> pl.Expr:
     for number, fit in reversed(fits):
         rank = pl.when(fit).then(pl.lit(number, pl.Int32)).otherwise(rank)
     return rank
+
+
+def _at_address(context: Context, address: str) -> list[tuple[int, Found]]:
+    """Return the decisions on rows whose source says this address, though it is not what they are called."""
+    found = []
+    for part, place, one in places_of(context, address):
+        row = _decisions(context, part).slice(place, 1).collect().row(0, named=True)
+        found.append((_WHOLE, {**row, "part": part.index, "key": one}))
+    return found
 
 
 def _ends_in(key: pl.Expr, text: str) -> pl.Expr:

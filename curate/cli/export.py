@@ -17,7 +17,7 @@ def export(
         Option(
             "--format",
             help="Folders: parquet, webdataset, dropped (rows not kept), links or copies of images. Files: npy "
-            "(DataComp), txt, uids, names, csv, open_clip, card.",
+            "(DataComp), txt, uids, names, csv, open_clip, coco (or a folder of several), card.",
         ),
     ],
     out: Annotated[

@@ -17,6 +17,7 @@ import pyarrow as pa
 from curate import schema
 from curate.errors import BudgetError, CurateError
 from curate.execution.context import Context, usable
+from curate.filtering.expressions import expression
 from curate.filtering.threshold import above, top_cuts, top_rows
 from curate.hashing import tie
 from curate.io import storage
@@ -247,7 +248,7 @@ def columns_of(conditions: "Sequence[str | ScoreFilter]") -> list[str]:
     """Return the columns that conditions read."""
     names: list[str] = []
     for one in conditions:
-        names += pl.sql_expr(one).meta.root_names() if isinstance(one, str) else [one.by]
+        names += expression(one).meta.root_names() if isinstance(one, str) else [one.by]
     return names
 
 

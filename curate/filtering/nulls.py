@@ -6,6 +6,7 @@ from typing import Any
 import polars as pl
 
 from curate.filtering.conditions import Rule, columns_of
+from curate.filtering.expressions import expression
 
 __all__ = ["count_nulls", "lacking", "say_nulls", "sum_nulls"]
 
@@ -25,7 +26,7 @@ def lacking(
     for condition in conditions:
         text = str(condition)
         null = (
-            pl.sql_expr(condition).is_null() if isinstance(condition, str) else pl.lit(condition.nulls(frame))
+            expression(condition).is_null() if isinstance(condition, str) else pl.lit(condition.nulls(frame))
         )
         columns = columns_of([condition if isinstance(condition, str) else condition.condition])
         if isinstance(condition, Rule) and condition.condition.per:

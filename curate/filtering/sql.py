@@ -10,11 +10,15 @@ import polars as pl
 
 from curate.errors import CurateError, RecipeError, UsageError
 from curate.filtering.conditions import Rule
+from curate.filtering.expressions import expression, numbers_in
 
 __all__ = ["MOST_OPERATORS", "can_fail", "check_conditions", "failed_condition", "parsed"]
 
 #: Operators in one condition: a longer chain is too deep to be looked at, and takes minutes.
 MOST_OPERATORS = 250
+#: Columns of the source that an error lists.
+_MOST_NAMED = 60
+_CASTING = "; compare a column of text with a text in single quotes, or TRY_CAST(column AS DOUBLE)"
 _QUOTED = re.compile(r"'(?:[^']|'')*'")
 _COMPARISON = re.compile(r"<=|>=|<>|!=|=+|<|>")
 _OPERATOR = re.compile(r"\b(?:and|or)\b|[+*/%|]|(?<=[\w)\"])\s*-", re.IGNORECASE)
@@ -33,7 +37,7 @@ def parsed(condition: str) -> pl.Expr:
             "write several conditions, of which all must hold, or a list: column IN (...)"
         )
     try:
-        return pl.sql_expr(condition)
+        return expression(condition)
     except pl.exceptions.PolarsError as error:
         raise RecipeError(f"filter {_short(condition)!r}: {_said(error)}") from None
 
@@ -46,10 +50,10 @@ def check_conditions(
     source : which of them are columns of the source. where : the shard that has them, for messages.
     """
     for condition in conditions:
-        expression, about = parsed(condition), f"filter {_short(condition)!r}{where and f' ({where})'}"
+        asked, about = parsed(condition), f"filter {_short(condition)!r}{where and f' ({where})'}"
         try:
-            kind = frame.select(expression.alias("passes")).schema["passes"]
-            alone = not _joins_rows(json.loads(expression.meta.serialize(format="json")))
+            kind = frame.select(asked.alias("passes")).schema["passes"]
+            alone = not _joins_rows(json.loads(asked.meta.serialize(format="json")))
         except pl.exceptions.ColumnNotFoundError as error:
             missing = re.search(r'find column "(.*?)";', str(error))
             name = missing[1] if missing else ""
@@ -58,6 +62,11 @@ def check_conditions(
             raise RecipeError(f"{about}: {_said(error)}{_hint(error, condition)}") from None
         except RecursionError:
             raise RecipeError(f"{about} is nested too deeply; write several conditions") from None
+        texts = [name for name in sorted(numbers_in(condition)) if frame.schema.get(name) == pl.String]
+        if texts:  # a text is compared with some numbers letter by letter
+            raise RecipeError(
+                f"{about}: cannot compare string with numeric type: column {texts[0]!r} is text{_CASTING}"
+            )
         if kind != pl.Boolean:
             raise RecipeError(f"{about} must be true or false, it gives {kind}")
         if not alone:
@@ -70,10 +79,19 @@ def _no_column(name: str, condition: str, columns: Sequence[str], source: Sequen
     if f'"{name}"' in condition:
         said += f" (a text stands in single quotes: '{name}')"
     near = {column.lower(): column for column in columns}
-    close = difflib.get_close_matches(name.lower(), near, n=1, cutoff=0.8)
-    said += f"; did you mean {near[close[0]]!r}?" if close else ""
+    close = difflib.get_close_matches(name.lower(), near, n=1, cutoff=0.8) or difflib.get_close_matches(
+        name.lower().partition(".")[2], near, n=1, cutoff=0.8
+    )
+    inner = re.search(rf"\b{re.escape(name)}(?:\.\w+)+", condition)
+    if inner is not None and f"json.{inner[0]}" in columns:
+        said += f"; did you mean json.{inner[0]}?"
+    elif close:
+        said += f"; did you mean {near[close[0]]!r}?"
     have = ", ".join(column for column in columns if column not in source)
-    return f"{said}; there are {have}" + (f"; and in the source {', '.join(source)}" if source else "")
+    there = ", ".join(source[:_MOST_NAMED]) + (
+        f" and {len(source) - _MOST_NAMED:,} more" * (len(source) > _MOST_NAMED)
+    )
+    return f"{said}; there are {have}" + (f"; and in the source {there}" if source else "")
 
 
 def _said(error: pl.exceptions.PolarsError) -> str:
@@ -85,9 +103,9 @@ def _hint(error: pl.exceptions.PolarsError, condition: str) -> str:
     text = str(error)
     if isinstance(error, pl.exceptions.StructFieldNotFoundError):
         dotted = re.search(r"\w+(?:\.\w+)+", condition)
-        return f" is no field here: {dotted[0] if dotted else condition} names one of a struct, and those of JSON are not read"
-    if "cannot compare string with numeric" in text:
-        return "; compare a column of text with a text in single quotes, or TRY_CAST(column AS DOUBLE)"
+        return f" is no field here: {dotted[0] if dotted else condition} names one of a struct; a field of JSON members goes by json.{dotted[0] if dotted else condition}"
+    if "cannot compare string with numeric" in text or "cannot check for" in text:
+        return _CASTING
     return ""
 
 
@@ -126,7 +144,7 @@ def failed_condition(
         lacks = pl.format("no_score:{}", why)
         reason = pl.when(pl.col(column).is_null()).then(lacks).otherwise(reason)
     for condition in reversed(conditions):
-        passes = pl.sql_expr(condition) if isinstance(condition, str) else pl.lit(condition.passes(frame))
+        passes = expression(condition) if isinstance(condition, str) else pl.lit(condition.passes(frame))
         reason = pl.when(~passes.fill_null(False)).then(pl.lit(f"filter:{condition}")).otherwise(reason)
     # The first column gives literal conditions such as "1 = 1", which have one row, the length of the frame.
     try:
@@ -139,11 +157,11 @@ def _explain(frame: pl.DataFrame, conditions: Sequence[str], error: pl.exception
     """Raise CurateError naming the condition that cannot be evaluated, and a value."""
     for condition in conditions:
         try:
-            frame.select(pl.sql_expr(condition))
+            frame.select(expression(condition))
         except pl.exceptions.PolarsError:
-            row = _first_failing(frame, pl.sql_expr(condition))
+            row = _first_failing(frame, expression(condition))
             try:
-                row.select(pl.sql_expr(condition))
+                row.select(expression(condition))
             except pl.exceptions.PolarsError as at_row:
                 own = at_row
             said = re.sub(r" for \d+ out of \d+ values", "", _said(own))

@@ -19,12 +19,15 @@ from curate.recipe.build import given
 from curate.recipe.loading import load_recipe
 from curate.runs.folder import folder_of
 from curate.runs.run import open_run
+from curate.sources.base import Shard
 from curate.writers import subsets
-from curate.writers.decisions_csv import write_csv
-from curate.writers.image_files import ImageFile, KeptImages
-from curate.writers.image_folder import ImageFolder, check_outside
-from curate.writers.listed_rows import CHOICES, Choice, ListedRows
-from curate.writers.open_clip import write_open_clip
+from curate.writers.exports.coco_json import ENDS as COCO_ENDS
+from curate.writers.exports.coco_json import require_coco, write_coco
+from curate.writers.exports.decisions_csv import write_csv
+from curate.writers.exports.image_files import ImageFile, KeptImages
+from curate.writers.exports.image_folder import ImageFolder, check_outside
+from curate.writers.exports.listed_rows import CHOICES, Choice, ListedRows
+from curate.writers.exports.open_clip import write_open_clip
 from curate.writers.selected_rows import Kept
 
 __all__ = ["FILES", "FOLDERS", "Exported", "export_recipe", "export_run", "export_settings"]
@@ -41,6 +44,7 @@ FILES = {
     "names": "one file name, key or URL a line",
     "csv": "uid, name, place, decision and other columns of every row",
     "open_clip": "file and caption of every kept image, for --dataset-type csv",
+    "coco": "COCO JSON without the images and annotations that are not kept; a folder of them where the source has several",
     "card": "README.md with the Hugging Face header",
 }
 #: Formats that take columns, and those that list rows and so the dropped ones too.
@@ -122,7 +126,8 @@ def export_run(
     before = run.fingerprint(run.decisions)
     if form in SHARDS:
         write.check_recipe(recipe)
-    (publish.require_own_folder if form in FOLDERS else publish.require_own_file)(place)
+    is_folder = form in FOLDERS or (form == "coco" and not str(out).lower().endswith(COCO_ENDS))
+    (publish.require_own_folder if is_folder else publish.require_own_file)(place)
     with make_engine(recipe) as engine:
         context = with_parts(Context(recipe, run, engine, progress=progress))
 
@@ -133,7 +138,7 @@ def export_run(
                 raise RunError(f"{run.where}: its decisions changed during the export; export again")
             return made
 
-        if form in FOLDERS:
+        if is_folder:
             make = partial(unchanged, make=partial(_folder, context, form, out))
             made = publish.write_folder(place, before, make)
         else:
@@ -158,6 +163,8 @@ def _check_form(form: str, rows: str | None, out: str) -> Choice | None:
 
 
 def _folder(context: Context, form: str, out: str | Path, folder: Path) -> Exported:
+    if form == "coco":
+        return _coco_folder(context, folder)
     if form not in SHARDS:
         return _images(context, form, out, folder)
     settings = context.recipe.write
@@ -207,6 +214,8 @@ def _file(context: Context, form: str, rows_of: Choice | None, path: Path) -> Ex
         rows = write_csv(path, listed.frames())
     elif form == "open_clip":
         rows = _open_clip(context, path)
+    elif form == "coco":
+        rows = _coco_file(context, path)
     elif form == "uids":
         rows = subsets.write_parquet(path, kept)
     else:
@@ -246,3 +255,30 @@ def _open_clip(context: Context, path: Path) -> int:
     if without:
         log.warning("export: %s kept images have no caption; they are left out", f"{without:,}")
     return rows
+
+
+def _coco_file(context: Context, path: Path) -> int:
+    shards = _coco_shards(context)
+    if len(shards) > 1:
+        raise UsageError(
+            f"--out {path.name}: the source has {len(shards):,} files ({shards[0].name}, {shards[1].name}, ...), and each "
+            "becomes one of its name; name a folder"
+        )
+    return write_coco(path, shards[0], Kept(context).by_name(shards[0].name).rows.tolist())
+
+
+def _coco_folder(context: Context, folder: Path) -> Exported:
+    shards = _coco_shards(context)
+    images = 0
+    for number, shard in enumerate(shards):
+        context.progress("coco", number, len(shards), "shards")
+        (folder / shard.name).parent.mkdir(parents=True, exist_ok=True)
+        images += write_coco(folder / shard.name, shard, Kept(context).by_name(shard.name).rows.tolist())
+    context.progress("coco", len(shards), len(shards), "shards")
+    return Exported(folder, images, len(shards))
+
+
+def _coco_shards(context: Context) -> list[Shard]:
+    shards = [shard for shard, _ in Kept(context).shards()]
+    require_coco(shards)
+    return shards

@@ -8,7 +8,7 @@ import pyarrow as pa
 from curate.errors import BudgetError, CurateError, SourceError
 from curate.execution.context import log
 from curate.filtering.conditions import table_columns
-from curate.filtering.source_columns import as_frame, comparable, read_by
+from curate.filtering.source_columns import as_frame, find_columns, is_there, numbers_of, read_by
 from curate.filtering.sql import check_conditions
 from curate.recipe import Recipe
 from curate.sources.base import Shard
@@ -33,6 +33,7 @@ class SourceSchemas:
         self._conditions = [one for one in recipe.filter if isinstance(one, str)]
         self._tables = as_frame(known.empty_table())
         self._asked = read_by(self._conditions, known.names)
+        self._numbers = numbers_of(self._conditions)
         self._checked: set[tuple[str, ...]] = set()
         self._lacking: dict[str, list[str]] = {name: [] for name in self._asked}
         self._select = recipe.select
@@ -52,14 +53,20 @@ class SourceSchemas:
             self._wrong = error
 
     def _try_conditions(self, shard: Shard, schema: pa.Schema) -> None:
-        have = comparable(schema)
         for name in self._asked:
-            if name not in have.names:
+            if not is_there(schema, name):
                 self._lacking[name].append(shard.url)
-        here = pa.schema([have.field(name) for name in self._asked if name in have.names])
-        kinds = tuple(f"{field.name} {field.type}" for field in here)
-        if len(here) == len(self._asked) and self._asked and kinds not in self._checked:
-            self._checked.add(kinds)
+        kinds = tuple(f"{field.name} {field.type}" for field in schema)
+        if (
+            not self._asked
+            or kinds in self._checked
+            or not all(is_there(schema, name) for name in self._asked)
+        ):
+            return
+        self._checked.add(kinds)
+        found = find_columns([shard], self._asked, self._tables.columns, self._numbers)
+        here = pa.schema([found.field(name) for name in self._asked if name in found.names])
+        if len(here) == len(self._asked):
             frame = self._tables.hstack(as_frame(here.empty_table()).get_columns())
             check_conditions(frame, self._conditions, source=here.names, where=shard.url)
 

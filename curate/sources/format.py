@@ -1,7 +1,9 @@
 """What a source format is made of: each format's module ends with `FORMAT`, one `Format`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+
+import pyarrow as pa
 
 from curate.io import filesystem, paths
 from curate.sources.addresses import UrlAccess
@@ -23,7 +25,9 @@ class Format:
     shard. fingerprint : 32 hex digits that change with the content of a shard; check_unchanged : raises
     SourceError if a shard changed since it was found; changed_at : when its files were last changed, a time that
     nobody sets back. All are those of one file, unless a shard is something else. images_beside : (prefix, url): a
-    `Rows.image_ref` without this prefix is what `references.follow` takes beside this url.
+    `Rows.image_ref` without this prefix is what `references.follow` takes beside this url. untyped : the columns of text
+    that are text for want of types: numbers may stand in them. addresses : (key, address) of the rows of a shard, where the format keeps them
+    apart from its images; None where they are columns, if anything.
     """
 
     name: str
@@ -37,3 +41,5 @@ class Format:
     check_unchanged: Callable[[Shard], None] = paths.check_unchanged
     changed_at: Callable[[Shard], str] = lambda shard: filesystem.changed_at(shard.url)
     images_beside: Callable[[Shard], tuple[str, str]] = lambda shard: ("", shard.url)
+    untyped: Callable[[Shard, pa.Schema], Collection[str]] = lambda shard, schema: ()
+    addresses: Callable[[Shard], Iterator[tuple[str | None, str | None]] | None] = lambda shard: None

@@ -336,4 +336,10 @@ def take(table: pa.Table, rows: npt.NDArray[np.int64]) -> pa.Table:
     return table.cast(plain_schema(table.schema)).take(rows).cast(table.schema)
 
 
-FORMAT = Format("parquet", EXTENSIONS, find, lambda columns, allow_url: ParquetReader(columns, allow_url))
+FORMAT = Format(
+    "parquet",
+    EXTENSIONS,
+    find,
+    lambda columns, allow_url: ParquetReader(columns, allow_url),
+    untyped=lambda shard, schema: partitions(shard),
+)

@@ -8,7 +8,7 @@ from curate.errors import SourceError, UsageError
 from curate.io import filesystem
 from curate.io.filesystem import StorageOptions
 
-__all__ = ["advice", "format_by_content", "refusal"]
+__all__ = ["COCO", "advice", "format_by_content", "refusal"]
 
 _PASS = "and pass that to curate.filter in Python"
 #: What to do with files that end so.
@@ -47,7 +47,8 @@ _BEGINS = (
     (b"Rar!", ".rar"), (b"Obj\1", ".avro"), (b"\xff\xff\xff\xff", "arrow"),
 )  # fmt: skip
 _HEAD_BYTES = 4096
-_COCO = re.compile(rb'\{\s*"(info|images|annotations|licenses|categories|type)"\s*:')
+#: How a file in the form of COCO begins.
+COCO = re.compile(rb'\{\s*"(info|images|annotations|licenses|categories|type)"\s*:')
 IMAGE_COLUMNS = ("image", "image_name", "filepath", "file_name", "filename", "path", "image_path", "url")
 CAPTION_COLUMNS = ("caption", "comment", "text", "title", "caption_text")
 
@@ -76,7 +77,7 @@ def _one_line(text: bytes) -> bool:
         found = json.loads(line.decode("utf-8", "replace"))
         return isinstance(found, dict) and not isinstance(found.get("images"), list)
     except ValueError:
-        return not end and not _COCO.match(line)
+        return not end and not COCO.match(line)
 
 
 def _is_header(text: bytes) -> bool:

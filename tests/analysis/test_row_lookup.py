@@ -1,7 +1,11 @@
 """Samples by what their data call them: file names, keys, paths, URLs."""
 
+import json
 import os
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from curate.analysis.explain import opened
@@ -10,6 +14,7 @@ from curate.errors import UsageError
 from curate.pipeline import runner
 from curate.recipe.loading import parse_recipe
 from tests.fixtures.builders import planted, recipe_values, write_shards
+from tests.fixtures.tars import member, save, tar
 
 N = 40
 #: What the image column of the first rows holds; the others have names of their own.
@@ -95,3 +100,56 @@ def test_several_or_none_are_said(context, which, said):
         return
     with pytest.raises(UsageError, match=said):
         find(context, which)
+
+
+def address(row):
+    """Where the image of a row of the sources below came from; two rows differ in the query alone."""
+    return f"https://x.invalid/{3 if row == 4 else row}.jpg?w={row}"
+
+
+def came_from(folder, form, rows=12):
+    """Write a source whose images stand in it, with their addresses beside; return what names it."""
+    keys = [f"{row:09d}" for row in range(rows)]
+    told = [{"key": key, "url": address(row), "status": "success"} for row, key in enumerate(keys)]
+    if form == "parquet":
+        table = pa.table(
+            {"image": [b"%d" % row for row in range(rows)], "URL": list(map(address, range(rows)))}
+        )
+        pq.write_table(table, folder / "a.parquet")
+        return folder / "a.parquet"
+    members = [member(f"{key}.jpg", key.encode()) for key in keys]
+    if form == "webdataset":
+        beside = [member(f"{one['key']}.json", json.dumps(one).encode()) for one in told]
+        members = [one for pair in zip(members, beside, strict=True) for one in pair]
+    save(folder, tar(*members), "00000.tar")
+    if form == "img2dataset":
+        told.append({"key": "000000099", "url": address(99), "status": "failed_to_download"})
+        pq.write_table(pa.Table.from_pylist(told), folder / "00000.parquet")
+        (folder / "00000_stats.json").write_text("{}")
+    return folder if form == "img2dataset" else folder / "00000.tar"
+
+
+@pytest.mark.parametrize("form", ["img2dataset", "webdataset", "parquet"])
+def test_a_sample_is_found_by_the_address_its_image_came_from(tmp_path, form):
+    (tmp_path / "in").mkdir()
+    path = str(came_from(tmp_path / "in", form))
+    rows = 13 if form == "img2dataset" else 12
+    np.save(tmp_path / "vectors.npy", planted(rows, clusters=2))
+    values = recipe_values(path, tmp_path / "run", cluster={"concepts": 2})
+    values |= {
+        "source": {"path": path},
+        "embed": {"files": str(tmp_path / "vectors.npy")},
+        "limits": {"unusable": 1},
+    }
+    runner.run(parse_recipe(values), until="select")
+    context = opened(tmp_path / "run")
+    for row in (0, 7, 11):
+        for which in (address(row), f"https://x.invalid/{row}.jpg"):
+            assert find(context, which)["row"] == row
+    assert find(context, address(4))["row"] == 4
+    with pytest.raises(UsageError, match=r"fits several samples; .*3\.jpg\?w=3.*3\.jpg\?w=4"):
+        find(context, "https://x.invalid/3.jpg")
+    with pytest.raises(UsageError, match="no sample"):
+        find(context, "https://x.invalid/77.jpg")
+    if form == "img2dataset":
+        assert find(context, address(99))["row"] == 12  # it was not had

@@ -13,8 +13,8 @@ from PIL import Image
 
 import curate
 from curate.embedding.torchvision_guard import import_open_clip
-from curate.writers.image_files import ImageFile
-from curate.writers.open_clip import write_open_clip
+from curate.writers.exports.image_files import ImageFile
+from curate.writers.exports.open_clip import write_open_clip
 from tests.producers import truth
 from tests.producers.test_producers import MADE, number_of
 

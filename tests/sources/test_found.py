@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +13,8 @@ import pytest
 
 from curate.errors import UsageError
 from curate.io.found import Found, counting
+from curate.pipeline.stages.read import find_shards
+from curate.recipe import Source
 from curate.runs.run import open_run
 from curate.sources import registry
 from curate.sources.base import Columns
@@ -272,3 +275,52 @@ def test_a_run_on_a_shard_whose_name_is_not_utf8(tmp_path):
     assert again.code == 0 and "nothing to do" in again.err, again.err
     for path in (tmp_path / "run/logs").glob("*.jsonl"):
         assert all(json.loads(line)["message"] for line in path.read_text().splitlines())
+
+
+COCO = {
+    "info": {},
+    "images": [{"id": n, "file_name": f"{n}.png"} for n in range(3)],
+    "annotations": [{"image_id": n, "caption": f"c{n}"} for n in range(3)],
+}
+LLAVA = [{"image": f"pictures/{n}.png", "text": f"c{n}"} for n in range(3)]
+CSV = "image,caption\n" + "".join(f"{n}.png,c{n}\n" for n in range(3))
+
+
+@pytest.mark.parametrize(
+    ("table", "images", "text", "rooted"),
+    [
+        ("annotations/captions_val2017.json", "val2017", json.dumps(COCO), False),
+        ("annotations/captions_val2017.json", "images/val2017", json.dumps(COCO), False),
+        ("annotations/captions_all.json", "images", json.dumps(COCO, indent=1), False),
+        ("captions.json", "", json.dumps(COCO), False),
+        ("la bels.json", "it's/data", json.dumps(COCO), True),
+        ("captions.txt", "Images", CSV, False),
+        ("llava.json", "data/pictures", json.dumps(LLAVA), True),
+        ("lines.json", "", "".join(json.dumps(one | {"image": f"{n}.png"}) + "\n" for n, one in enumerate(LLAVA)), False),
+    ],
+)  # fmt: skip
+def test_a_table_beside_images_is_said_with_what_to_type(tmp_path, table, images, text, rooted):
+    """What the line says, typed, reads every image with its caption."""
+    put(tmp_path / images, "0.png", "1.png", "2.png")
+    put(tmp_path, table, data=text.encode())
+    put(tmp_path, "README.txt", "conf.json", data=b'{"a": 1}')
+    lines = [line for line in found(tmp_path, "folder").hints if "name it in place" in line]
+    assert len(lines) == 1 and lines[0].startswith(f"{table} is ")
+    program, command, path, *settings = shlex.split(lines[0].partition("folder: ")[2])
+    assert (program, command, bool(settings)) == ("curate", "filter", rooted)
+    roots = [one.removeprefix("source.root=") for one in settings[1:]]
+    [shard] = find_shards(Source(path=path, root=tuple(roots)))
+    form = registry.format_of(shard.format)
+    columns = form.columns(form.reader(Columns(), False).schema(shard))
+    batches = form.reader(columns, False).batches(shard, images=True, batch_bytes=1 << 20)
+    rows = [row for batch in batches for row in zip(batch.outcome, batch.caption, batch.image, strict=True)]
+    assert rows == [("ok", f"c{n}", b"x") for n in range(3)]
+
+
+def test_many_tables_beside_images_take_few_lines(tmp_path):
+    put(tmp_path, "0.png", "0.json", data=b'{"info": {}}')
+    put(tmp_path, *(f"annotations/{n}.json" for n in range(9)), data=json.dumps(COCO).encode())
+    lines = list(found(tmp_path, "folder").hints)
+    assert [line.partition(" is ")[0] for line in lines] == [
+        *(f"annotations/{n}.json" for n in range(3)), "and 6 more such files",
+    ]  # fmt: skip

@@ -10,7 +10,7 @@ from curate.pipeline.stages.read import find_shards
 from curate.recipe import Source
 from curate.sources import registry
 from curate.sources.base import Columns
-from curate.sources.text import json_file
+from curate.sources.text import json_stream
 
 IMAGES = [{"id": n, "file_name": f"{n:012}.jpg", "width": 8, "height": 8} for n in range(3)]
 CAPTIONS = {
@@ -54,7 +54,7 @@ def read(path, **roles):
 @pytest.mark.parametrize("indent", [None, 1])
 @pytest.mark.parametrize("chunk", [7, 1 << 20])
 def test_coco(coco, indent, chunk, monkeypatch):
-    monkeypatch.setattr(json_file, "CHUNK", chunk)
+    monkeypatch.setattr(json_stream, "CHUNK", chunk)
     (coco / "annotations/captions_val2017.json").write_text(json.dumps(CAPTIONS, indent=indent))
     (coco / "annotations/instances_val2017.json").write_text(json.dumps(INSTANCES, indent=indent))
     names = [image["file_name"] for image in IMAGES]

@@ -4,6 +4,8 @@ import base64
 import json
 import struct
 import sys
+import zlib
+from pathlib import Path
 
 import fsspec
 import numpy as np
@@ -325,3 +327,121 @@ def test_deltalake_is_given_the_options_of_the_source(monkeypatch):
     assert delta._options("/disk/t", None) is None and delta._options("gs://bucket/t", None) is None
     with pytest.raises(UsageError, match="copy the table to a disk"):
         delta._options("gs://bucket/t", {"token": "x"})
+
+
+def puffin(deleted):
+    """Return a Puffin file with a deletion vector for each data file: {path: positions}."""
+    from pyroaring import BitMap
+
+    data, blobs = b"PFA1", []
+    for path, positions in deleted.items():
+        bitmap = b"\xd1\xd3\x39\x64" + struct.pack("<qI", 1, 0) + BitMap(positions).serialize()
+        blob = struct.pack(">I", len(bitmap)) + bitmap + struct.pack(">I", zlib.crc32(bitmap))
+        about = {"referenced-data-file": path, "cardinality": str(len(positions))}
+        blobs.append(
+            {"type": "deletion-vector-v1", "fields": [], "snapshot-id": -1, "sequence-number": -1, "offset": len(data),
+             "length": len(blob), "properties": about}
+        )  # fmt: skip
+        data += blob
+    footer = json.dumps({"blobs": blobs}).encode()
+    return data + b"PFA1" + footer + struct.pack("<i", len(footer)) + bytes(4) + b"PFA1"
+
+
+def write_deletes(folder, kind):
+    """Write a table of rows a to f whose last snapshot has a delete file of a kind; return its folder.
+
+    The library writes no delete files: the manifest is made with its writer, and the metadata file by hand.
+    """
+    memory = pytest.importorskip("pyiceberg.catalog.memory")
+    pytest.importorskip("pyiceberg.io.pyarrow")
+    from pyiceberg import manifest
+    from pyiceberg.typedef import Record
+
+    class Deletes(manifest.ManifestWriterV2):
+        def content(self):
+            return manifest.ManifestContent.DELETES
+
+        @property
+        def _meta(self):
+            return {**super()._meta, "content": "deletes"}
+
+    catalog = memory.InMemoryCatalog("c", warehouse=str(folder))
+    catalog.create_namespace("n")
+    first = pa.table(rows(list("abcdef")))
+    table = catalog.create_table("n.t", schema=first.schema)
+    table.append(first)
+    root, before = folder / "n/t", table.current_snapshot()
+    path = next(iter(table.scan().plan_files())).file.file_path
+    content, form, more = manifest.DataFileContent.POSITION_DELETES, manifest.FileFormat.PARQUET, {}
+    file = root / ("data/d.puffin" if kind == "vector" else "data/d.parquet")
+    if kind == "position":
+        pq.write_table(pa.table({"file_path": [path] * 2, "pos": [1, 4]}), file)
+    elif kind == "equality":
+        content, more = manifest.DataFileContent.EQUALITY_DELETES, {"equality_ids": [1]}
+        pq.write_table(pa.table({"id": ["b", "e"]}), file)
+    elif kind == "vector":
+        form = manifest.FileFormat.PUFFIN
+        file.write_bytes(puffin({"other": [0], path: [1, 4]}))
+    else:
+        form = manifest.FileFormat.ORC
+    one = manifest.DataFile.from_args(
+        content=content, file_format=form, file_path=str(file), partition=Record(), record_count=2,
+        file_size_in_bytes=1, **more,
+    )  # fmt: skip
+    one.spec_id = 0
+    number, output = table.metadata.last_sequence_number + 1, table.io.new_output
+    with Deletes(table.spec(), table.schema(), output(f"{root}/metadata/d.avro"), 7, "deflate") as writer:
+        writer.add_entry(
+            manifest.ManifestEntry.from_args(
+                status=manifest.ManifestEntryStatus.ADDED, snapshot_id=7, sequence_number=number,
+                file_sequence_number=number, data_file=one,
+            )
+        )  # fmt: skip
+    listed = f"{root}/metadata/snap-7.avro"
+    with manifest.write_manifest_list(2, output(listed), 7, before.snapshot_id, number, "deflate") as lists:
+        lists.add_manifests([writer.to_manifest_file(), *before.manifests(table.io)])
+    about = json.loads(Path(table.metadata_location.removeprefix("file://")).read_text())
+    new = {
+        "snapshot-id": 7,
+        "parent-snapshot-id": before.snapshot_id,
+        "sequence-number": number,
+        "manifest-list": listed,
+    }
+    about["snapshots"].append(about["snapshots"][-1] | new | {"summary": {"operation": "delete"}})
+    about |= {"last-sequence-number": number, "current-snapshot-id": 7}
+    about["refs"]["main"]["snapshot-id"] = 7
+    (root / "metadata/00099-d.metadata.json").write_text(json.dumps(about))
+    return root
+
+
+@pytest.mark.parametrize("kind", ["position", "vector"])
+def test_deleted_positions_of_an_iceberg_table_are_not_read(tmp_path, kind):
+    root = write_deletes(tmp_path, kind)
+    assert [row[0] for row in read(str(root), uid="id", vector="emb")] == list("acdf")
+    [shard] = find_shards(Source(path=str(root)))
+    (root / "metadata/00099-d.metadata.json").unlink()  # the table before
+    [before] = find_shards(Source(path=str(root)))
+    assert [row[0] for row in read(str(root), uid="id", vector="emb")] == list("abcdef")
+    assert shard.version != before.version
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("equality", r"n/t: an Iceberg table: it has equality deletes, .*rewrite_data_files.*as Parquet"),
+        ("orc", r"n/t: an Iceberg table: it has ORC files, which curate cannot read; .*curate\.filter"),
+    ],
+)
+def test_deletes_of_an_iceberg_table_that_cannot_be_applied_are_refused_in_one_line(tmp_path, kind, message):
+    root = write_deletes(tmp_path, kind)
+    with pytest.raises(UsageError, match=message) as error:
+        read(str(root), uid="id", vector="emb")
+    assert "\n" not in str(error.value)
+
+
+def test_a_damaged_deletion_vector_does_not_bring_rows_back(tmp_path):
+    root = write_deletes(tmp_path, "vector")
+    for damage in (b"", b"PFA1", (root / "data/d.puffin").read_bytes()[:-30]):
+        (root / "data/d.puffin").write_bytes(damage)
+        with pytest.raises(CurateError, match=r"d\.puffin: this file of deletion vectors cannot be read"):
+            read(str(root), uid="id", vector="emb")

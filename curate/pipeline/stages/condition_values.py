@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from curate.execution.context import Context, Part
 from curate.filtering.conditions import table_columns
-from curate.filtering.source_columns import SourceColumns, as_frame, find_columns, read_by
+from curate.filtering.source_columns import SourceColumns, as_frame, find_columns, numbers_of, read_by
 from curate.filtering.sql import can_fail, failed_condition
 from curate.io import storage
 from curate.recipe import Recipe
@@ -36,7 +36,7 @@ def types_of_source(recipe: Recipe, parts: Sequence[Part]) -> Mapping[str, pl.Da
     known = table_columns(recipe).names
     if not (asked := read_by(recipe.filter, known)):
         return {}
-    found = find_columns((part.shard for part in parts), asked, known)
+    found = find_columns((part.shard for part in parts), asked, known, numbers_of(recipe.filter))
     return as_frame(pa.schema([found.field(name) for name in asked]).empty_table()).schema
 
 

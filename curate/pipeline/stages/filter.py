@@ -19,7 +19,7 @@ from curate.execution.stage import Stage
 from curate.filtering import uid_lists as lists
 from curate.filtering.conditions import Rule, columns_of, find_rules, needed_scores, table_columns
 from curate.filtering.nulls import count_nulls, lacking, say_nulls, sum_nulls
-from curate.filtering.source_columns import SourceColumns, as_frame, find_columns, read_by
+from curate.filtering.source_columns import SourceColumns, as_frame, find_columns, numbers_of, read_by
 from curate.filtering.sql import check_conditions, failed_condition
 from curate.io import storage
 from curate.pipeline.stages import content_copies
@@ -157,7 +157,8 @@ def check_recipe(recipe: Recipe) -> None:
     frame = pl.DataFrame(known.empty_table())
     if asked := read_by(conditions, known.names):
         shards = (shard for source in recipe.source for shard in find_shards(source))
-        of_source = as_frame(find_columns(shards, asked, known.names).empty_table())
+        found = find_columns(shards, asked, known.names, numbers_of(conditions))
+        of_source = as_frame(found.empty_table())
         check_conditions(frame.hstack(of_source.get_columns()), conditions, source=of_source.columns)
     else:
         check_conditions(frame, conditions)

@@ -14,9 +14,10 @@ from curate.errors import SourceError, UsageError
 from curate.hashing import digest
 from curate.io import filesystem, paths
 from curate.io.filesystem import Entry, StorageOptions
-from curate.io.found import counting, is_counted, passed_over, used
+from curate.io.found import counting, hint, is_counted, passed_over, used
 from curate.io.names import printable
 from curate.sources.base import RULES, Shard
+from curate.sources.folder.tables_beside import say_tables
 
 __all__ = [
     "IMAGE_ENDS",
@@ -139,7 +140,7 @@ def roots(path: str | Sequence[str], options: StorageOptions) -> list[str]:
 def find_shards(root: str, options: StorageOptions, prefix: str, source: str) -> Iterator[Shard]:
     """Yield the shards of one root, whose names begin with `prefix`."""
     tree = _tree(root, "", options, RULES)
-    _tell(tree)
+    _tell(root, tree, options)
     splits = _split_folders(tree)
     owners = _owners(tree)
     for folder in sorted(tree):
@@ -174,15 +175,18 @@ def image_ends(rules: int) -> tuple[str, ...]:
     return IMAGE_ENDS if rules < 2 else (*IMAGE_ENDS, *LATER_ENDS)
 
 
-def _tell(tree: Tree) -> None:
-    """Say which files are used and which are passed over."""
+def _tell(root: str, tree: Tree, options: StorageOptions) -> None:
+    """Say which files are used and which are passed over, and how to have tables beside images read."""
     if not is_counted():
         return
-    for names in tree.values():
+    sides = []
+    for folder, names in tree.items():
         stems = {name[: name.rindex(".")]: name for name in _images(names, RULES)}
         for name in sorted(names):
             stem, dot, end = name.rpartition(".")
             image = _is_image(name, RULES)
+            if stem in stems:
+                sides.append(f"{folder}{name}")
             if image or name in METADATA or (stem in stems and f".{end}" in CAPTION_ENDS):
                 used([name])
             elif stem in stems and end.lower() in ("json", "xml", "yaml"):
@@ -193,6 +197,8 @@ def _tell(tree: Tree) -> None:
                 passed_over(name, "beside no image")
             else:
                 passed_over(name, "no image")
+    for line in say_tables(root, tree, sides, options):
+        hint(line)
 
 
 def content(shard: Shard) -> Content:

@@ -6,7 +6,7 @@ tells of others; rows of a folder are those of the Parquet file, then images it 
 was not had is `failed_download`, with the reason img2dataset gives. A shard without ``_stats.json`` is not finished.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -199,6 +199,12 @@ def images_beside(shard: Shard) -> tuple[str, str]:
     return (f"{shard.name}/", f"{shard.url}shard") if shard.url.endswith("/") else ("", shard.url)
 
 
+def addresses(shard: Shard) -> Iterator[tuple[str | None, str | None]] | None:
+    """Return key and address of what the Parquet file of a shard tells; None where there is no such file."""
+    told = shards.told_by(shard)
+    return None if told is None else ((one.key, one.url) for one in shards.tell(told))
+
+
 def check_unchanged(shard: Shard) -> None:
     """Raise SourceError unless the files of a shard are those it was found with."""
     root, _, main = shard.url.rstrip("/").rpartition("/")
@@ -230,4 +236,5 @@ FORMAT = Format(
     check_unchanged=check_unchanged,
     changed_at=changed_at,
     images_beside=images_beside,
+    addresses=addresses,
 )

@@ -1,12 +1,13 @@
-"""Iceberg tables: the data files of the current snapshot, without rows that position deletes name, read with pyiceberg.
+"""Iceberg tables: the data files of the current snapshot without deleted rows, read with pyiceberg.
 
 The newest file ``metadata/*.metadata.json`` is the table, or the one that ``version-hint.text`` names. Columns are
-found in the files by their field ids, so that a renamed column keeps its values. Equality deletes, deletion vectors
-(format version 3) and data files other than Parquet are refused by name.
+found in the files by their field ids, so that a renamed column keeps its values. Position deletes and deletion vectors
+(format version 3) say by position which rows are gone; equality deletes and data files other than Parquet are refused by name.
 """
 
 import contextlib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,11 @@ from curate.sources.lake.recognition import refuse
 
 __all__ = ["FORMAT"]
 
+#: What to do with a table that pyiceberg cannot read either.
+_REWRITE = (
+    "rewrite it without them (Spark: CALL system.rewrite_data_files(table => '...', options => map('delete-file-threshold', '1'))), or "
+    "write a snapshot as Parquet with Spark or Trino, and name that"
+)
 _NUMBER = re.compile(r"v?(\d+)")
 BATCH_BYTES = 16_000_000
 
@@ -44,7 +50,9 @@ def snapshot(root: str, options: StorageOptions, version: str | None) -> Snapsho
     except Exception as error:  # noqa: BLE001  (pyiceberg has errors of many kinds; each becomes one line)
         said = filesystem.masked(filesystem.cause(error), options)
         if "equality deletes" in said:
-            raise refuse("iceberg", root, "it has equality deletes, which pyiceberg cannot apply") from None
+            raise refuse(
+                "iceberg", root, "it has equality deletes, which pyiceberg cannot apply", way=_REWRITE
+            ) from None
         raise SourceError(f"{root}/metadata/{name}: this Iceberg table cannot be read: {said}") from None
     live: dict[str, LiveFile] = {}
     deletes: dict[str, _Deletes] = {}
@@ -53,7 +61,7 @@ def snapshot(root: str, options: StorageOptions, version: str | None) -> Snapsho
         rest = _rest(file.file_path, table.location(), root)
         _check_parquet(root, file)
         for one in task.delete_files:
-            _check_parquet(root, one)
+            _check_parquet(root, one, ("PARQUET", "PUFFIN"))
         named = sorted(one.file_path for one in task.delete_files)
         urls = tuple(f"{root}/{_rest(one, table.location(), root)}" for one in named)
         deletes[rest] = _Deletes(file.file_path, urls)
@@ -143,12 +151,11 @@ def _bare(url: str) -> str:
     return re.sub(r"^[A-Za-z][A-Za-z0-9+.-]*:/*", "/", url)
 
 
-def _check_parquet(root: str, file: Any) -> None:  # noqa: ANN401  (a data file of pyiceberg)
-    """Raise UsageError for a file that is not Parquet."""
-    kind = str(getattr(file.file_format, "value", file.file_format))
-    if kind.upper() != "PARQUET":
-        what = "deletion vectors" if kind.upper() == "PUFFIN" else f"{kind} files"
-        raise refuse("iceberg", root, f"it has {what}, which curate cannot read")
+def _check_parquet(root: str, file: Any, read: Sequence[str] = ("PARQUET",)) -> None:  # noqa: ANN401  (of pyiceberg)
+    """Raise UsageError for a file that is not of a kind that is read."""
+    kind = str(getattr(file.file_format, "value", file.file_format)).upper()
+    if kind not in read:
+        raise refuse("iceberg", root, f"it has {kind} files, which curate cannot read")
 
 
 def _constants(table: Any, file: Any) -> dict[str, object]:  # noqa: ANN401  (of pyiceberg)
@@ -182,12 +189,39 @@ def _positions(deletes: _Deletes, options: StorageOptions) -> npt.NDArray[np.int
     """Return the positions of deleted rows, ascending, each once."""
     found = [NONE_DELETED]
     for url in deletes.urls:
+        if url.lower().endswith(".puffin"):
+            found.append(_vector(url, deletes.path, options))
+            continue
         shard = Shard(url, url, "", 0, "", storage_options=options or {})
         rows = parquet.ParquetReader(Columns()).count(shard)
         for _, table in parquet.scan(shard, ["file_path", "pos"], 0, rows, BATCH_BYTES):
             own = pc.equal(table.column("file_path").cast(pa.string()), deletes.path)
             found.append(table.filter(own).column("pos").to_numpy().astype(np.int64))
     return np.unique(np.concatenate(found))
+
+
+def _vector(url: str, path: str, options: StorageOptions) -> npt.NDArray[np.int64]:
+    """Return the positions in the deletion vectors of a Puffin file for the data file of this path."""
+    from pyiceberg.table.puffin import PuffinFile
+
+    with filesystem.open_binary(url, options) as file:
+        data = file.read()
+    try:
+        puffin = PuffinFile(data)
+        try:
+            from pyiceberg.table.deletion_vector import deletion_vectors_from_puffin_file
+        except ImportError:  # before pyiceberg 0.12
+            vectors = puffin.to_vector()
+        else:
+            vectors = {
+                one.referenced_data_file: one.to_vector() for one in deletion_vectors_from_puffin_file(puffin)
+            }
+        mine = vectors.get(path)
+        return NONE_DELETED if mine is None else mine.to_numpy().astype(np.int64)
+    except Exception as error:  # noqa: BLE001  (as above)
+        raise SourceError(
+            f"{url}: this file of deletion vectors cannot be read: {filesystem.cause(error)}"
+        ) from None
 
 
 KIND = TableKind("iceberg", snapshot)

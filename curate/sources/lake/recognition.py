@@ -57,8 +57,8 @@ def tables_of(patterns: Sequence[str], options: StorageOptions) -> list[Table]:
     return list(found)
 
 
-def refuse(kind: str, url: str, why: str | None = None) -> UsageError:
-    """Return the error for a table that is not read; why : where that is not for want of a library."""
+def refuse(kind: str, url: str, why: str | None = None, *, way: str | None = None) -> UsageError:
+    """Return the error for a table that is not read; why : where that is not for want of a library. way : what to do."""
     what = (
         why or "its files alone hold rows that were deleted or replaced, so they are not read as plain files"
     )
@@ -67,7 +67,7 @@ def refuse(kind: str, url: str, why: str | None = None) -> UsageError:
         if kind in _EXTRAS and not why
         else ""
     )
-    return UsageError(f"{url}: {NAMES[kind]}: {what}; {install}{_WAYS[kind]}")
+    return UsageError(f"{url}: {NAMES[kind]}: {what}; {install}{way or _WAYS[kind]}")
 
 
 def refuse_files(urls: Iterable[str], options: StorageOptions) -> None:

@@ -120,4 +120,10 @@ class _Feed:
         return text
 
 
-FORMAT = Format("csv", EXTENSIONS, find, lambda columns, allow_url: LinesReader(parse, columns, allow_url))
+FORMAT = Format(
+    "csv",
+    EXTENSIONS,
+    find,
+    lambda columns, allow_url: LinesReader(parse, columns, allow_url),
+    untyped=lambda shard, schema: schema.names,
+)

@@ -24,7 +24,7 @@ from curate.sources.folder.folder import described_rows
 from curate.sources.folder.tree import content, place_of
 from curate.sources.registry import format_of
 from curate.sources.rows import PARALLEL_READS
-from curate.writers.image_files import ImageFile
+from curate.writers.exports.image_files import ImageFile
 
 __all__ = ["ImageFolder", "check_outside"]
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from curate.io.storage import atomic
-from curate.writers.image_files import ImageFile
+from curate.writers.exports.image_files import ImageFile
 
 __all__ = ["COLUMNS", "write_open_clip"]
 
