@@ -1,0 +1,169 @@
+"""One page of an evaluation: share against each metric, with the band of random draws and the line of all rows."""
+
+import html
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+__all__ = ["METRICS", "figure", "page", "table"]
+
+#: What is shown of the metrics, the one that decides first, with words for people.
+METRICS = {
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "worst_class": "recall of the worst class",
+    "calibration_error": "calibration error (less is better)",
+    "recall_1": "recall at 1",
+    "recall_5": "recall at 5",
+    "recall_10": "recall at 10",
+}
+_SHORT = {"balanced_accuracy": "balanced", "worst_class": "worst class", "calibration_error": "calibration"}
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c564b", "#444444")
+
+
+def page(found: Mapping[str, Any]) -> str:
+    """Return a whole HTML page, script included, of what `curate.evaluation.evaluate.evaluate_run` found."""
+    plot: str = figure(found).to_html(include_plotlyjs=True, full_html=False)
+    title = f"Evaluation of {html.escape(str(found['run']))}"
+    held = found["held_out"]
+    facts = (
+        f"Judged by {html.escape(found['judge'])}: {html.escape(found['judged_by'])}. {held['judging']:,} held-out rows judge "
+        f"({html.escape(held['how'])}); the pool has {found['all']['rows']:,} rows; {found['steps']:,} steps of "
+        f"{found['batch']} rows, {found['seeds']} seeds. A star: beyond what chance alone gives in 19 of 20 cases."
+    )
+    says = "".join(f"<li>{html.escape(line)}</li>" for line in found["says"])
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+        f"<title>{title}</title><style>{_STYLE}</style></head><body><h1>{title}</h1><p>{facts}</p><ul>{says}</ul>"
+        f"{_table_html(found)}{plot}</body></html>"
+    )
+
+
+_STYLE = (
+    "body{font:15px/1.5 system-ui,sans-serif;max-width:1100px;margin:2em auto;padding:0 1em;color:#222}"
+    "table{border-collapse:collapse}td,th{padding:.2em .8em;text-align:right;border-bottom:1px solid #ddd}"
+    "td:first-child,th:first-child{text-align:left}"
+)
+
+
+def table(found: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Return the header and the lines of a table: all rows, then random draws and subsets of each share.
+
+    Numbers are in percent; behind each stands its difference to random draws, with a star where chance does not explain it.
+    """
+    metrics = [name for name in METRICS if name in found["all"]["metrics"]]
+    words = [word for name in metrics for word in (_SHORT.get(name, METRICS[name]), "to random")]
+    header = ["", "share", "rows", *words]
+    whole = found["all"]
+    lines = [["all rows", "", f"{whole['rows']:,}", *_cells(whole["metrics"], metrics)]]
+    for one in found["shares"]:
+        share = f"{one['share']:.1%}"
+        lines.append(
+            [f"random, {one['draws']} draws", share, f"{one['rows']:,}", *_cells(one["random"], metrics)]
+        )
+        for subset in one["subsets"]:
+            name = subset["name"] + (", weighted" if subset["weighted"] else "")
+            lines.append([name, share, f"{subset['rows']:,}", *_cells(subset["metrics"], metrics)])
+    return header, lines
+
+
+def _cells(values: Mapping[str, Mapping[str, Any]], metrics: Sequence[str]) -> list[str]:
+    cells = []
+    for name in metrics:
+        one = values[name]
+        around = "" if one["interval"] is None else f" ± {100 * one['interval']:.1f}"
+        gap = f"{100 * one['difference']:+.1f}{'*' if one['beyond'] else ''}" if "difference" in one else ""
+        cells += [f"{100 * one['value']:.1f}{around}", gap]
+    return cells
+
+
+def _table_html(found: Mapping[str, Any]) -> str:
+    header, lines = table(found)
+    head = "".join(f"<th>{html.escape(word)}</th>" for word in header)
+    rows = "".join(
+        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in line) + "</tr>" for line in lines
+    )
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+
+
+def figure(found: Mapping[str, Any]) -> "go.Figure":
+    """Return one plot per metric."""
+    from plotly.subplots import make_subplots
+
+    metrics = [name for name in METRICS if name in found["all"]["metrics"]]
+    rows = -(-len(metrics) // 2)
+    drawn = make_subplots(
+        rows,
+        2,
+        subplot_titles=[METRICS[name] for name in metrics],
+        vertical_spacing=0.14,
+        horizontal_spacing=0.1,
+    )
+    for place, metric in enumerate(metrics):
+        _metric(drawn, found, metric, place // 2 + 1, place % 2 + 1, legend=place == 0)
+    drawn.update_xaxes(title="share of the pool", tickformat=".0%")
+    drawn.update_yaxes(tickformat=".1%")
+    drawn.update_layout(height=420 * rows, template="plotly_white", legend={"orientation": "h", "y": 1.12})
+    return drawn
+
+
+def _metric(
+    drawn: "go.Figure", found: Mapping[str, Any], metric: str, row: int, column: int, *, legend: bool
+) -> None:
+    import plotly.graph_objects as go
+
+    shares = found["shares"]
+    x = [one["share"] for one in shares]
+    mean = [one["random"][metric]["value"] for one in shares]
+    half = [_band(one, metric) for one in shares]
+    at = {"row": row, "col": column}
+    grey = {"color": "#888888"}
+    upper, lower = ([m + sign * h for m, h in zip(mean, half, strict=True)] for sign in (1, -1))
+    drawn.add_trace(
+        go.Scatter(
+            x=[*x, *reversed(x)], y=[*upper, *reversed(lower)], fill="toself", fillcolor="rgba(136,136,136,.2)",
+            line={"color": "rgba(136,136,136,.6)", "width": 1}, name="where chance alone puts a random draw", hoverinfo="skip",
+            showlegend=legend, legendgroup="band",
+        ), **at,
+    )  # fmt: skip
+    drawn.add_trace(
+        go.Scatter(
+            x=x,
+            y=mean,
+            mode="lines+markers",
+            name="random draws",
+            line=grey,
+            showlegend=legend,
+            legendgroup="random",
+        ),
+        **at,
+    )
+    everything = found["all"]["metrics"][metric]["value"]
+    drawn.add_trace(
+        go.Scatter(
+            x=[min(x), 1.0], y=[everything, everything], mode="lines", name="all rows", line={"color": "#222222", "dash": "dash"},
+            showlegend=legend, legendgroup="all",
+        ), **at,
+    )  # fmt: skip
+    names = list(dict.fromkeys(subset["name"] for one in shares for subset in one["subsets"]))
+    for place, name in enumerate(names):
+        points = [
+            (one["share"], subset["metrics"][metric])
+            for one in shares for subset in one["subsets"] if subset["name"] == name
+        ]  # fmt: skip
+        colour = _COLOURS[place % len(_COLOURS)]
+        drawn.add_trace(
+            go.Scatter(
+                x=[share for share, _ in points], y=[facts["value"] for _, facts in points], mode="lines+markers",
+                name=html.escape(name), line={"color": colour, "dash": "dot" if name == "placebo" else "solid"},
+                error_y={"type": "data", "array": [facts["interval"] or 0.0 for _, facts in points], "thickness": 1},
+                showlegend=legend, legendgroup=name,
+            ), **at,
+        )  # fmt: skip
+
+
+def _band(share: Mapping[str, Any], metric: str) -> float:
+    """Return how far from the mean of the draws one more draw is found by chance; the same for each subset."""
+    return next((float(one["metrics"][metric]["chance"]) for one in share["subsets"]), 0.0)
