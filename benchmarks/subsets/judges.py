@@ -6,8 +6,9 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from torch import nn
 
-from curate.evaluation.judges import LabelJudge, PairJudge, network, perceptron
+from curate.evaluation.judges import LabelJudge, PairJudge, perceptron
 from subsets.pools import Pool, pixels
 from subsets.runs import PoolRun, test_vectors, unit_vectors
 
@@ -26,7 +27,7 @@ def judge(kind: str, pool: Pool, run: PoolRun, folder: Path) -> Judge:
     torch.set_num_threads(1)
     if kind == "pixels":
         train, test = (_prepared(images) for images in (pool.images, pool.test_images))
-        return Labels(LabelJudge(network, train, test, *_codes(pool)), seeds=1)
+        return Labels(LabelJudge(_network, train, test, *_codes(pool)), seeds=1)
     vectors = unit_vectors(run.folder / "run")
     # the test pictures of all Fashion-MNIST pools are the same
     images, texts = test_vectors(
@@ -48,6 +49,14 @@ def _codes(pool: Pool) -> tuple[np.ndarray, np.ndarray, int]:
 
 def _prepared(images: list[bytes]) -> torch.Tensor:
     return torch.from_numpy(pixels(images)[:, None].astype(np.float32) / 255 - 0.3) * 3
+
+
+def _network(width: int, classes: int) -> nn.Module:
+    """Return two convolutions and two layers, for small grey pictures: three times as many products as `network` takes."""
+    return nn.Sequential(
+        nn.Conv2d(width, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(7), nn.Flatten(), nn.Linear(32 * 49, 64), nn.ReLU(), nn.Linear(64, classes),
+    )  # fmt: skip
 
 
 @dataclass

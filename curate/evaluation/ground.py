@@ -216,4 +216,9 @@ def _standardised(images: rows.Images) -> Callable[[torch.Tensor], torch.Tensor]
     scale, shift = (
         torch.from_numpy(one.astype(np.float32))[:, None, None] for one in (1 / spread, mean / spread)
     )
-    return lambda batch: batch.float() * scale.to(batch.device) - shift.to(batch.device)
+
+    def prepared(batch: torch.Tensor) -> torch.Tensor:
+        rows = batch.float() * scale.to(batch.device) - shift.to(batch.device)
+        return rows.contiguous(memory_format=torch.channels_last)
+
+    return prepared
