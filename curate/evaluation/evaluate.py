@@ -1,7 +1,8 @@
 """`curate evaluate`: one model trained on what a run keeps, on random draws of the same size, and on everything."""
 
+import contextlib
 import datetime
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from curate.errors import RunError, UsageError
+from curate.errors import CurateError, RunError, UsageError
 from curate.evaluation import held_out, result
 from curate.evaluation.choices import Subset, check_methods, choose, in_scratch, shown_name
 from curate.evaluation.ground import Ground, check_judge, make_ground
@@ -56,13 +57,22 @@ def evaluate_run(run: str | Path, request: Request, *, progress: Progress = sile
         raise RunError(f"{folder.where}: nothing is decided yet; first: curate run {folder.recipe}")
     recipe = check_methods(folder.where, request)
     check_judge(recipe, request)
-    with scratch_copy(folder) as scratch, fixed_threads():
+    with scratch_copy(folder) as scratch, _told_of(folder.where, scratch.path), fixed_threads():
         with runner.opened(in_scratch(recipe, scratch.path), progress=progress) as context:
             ground = make_ground(runner.require_done(context, "filter"), request)
         subsets = _subsets(stored, scratch.path, recipe, request, ground, progress)
     with fixed_threads():
         cells = _train(ground, subsets, request, progress)
     return _found(stored, request, ground, subsets, cells)
+
+
+@contextlib.contextmanager
+def _told_of(run: str, scratch: Path) -> Iterator[None]:
+    """Let errors of the scratch copy name the run."""
+    try:
+        yield
+    except CurateError as error:
+        raise type(error)(str(error).replace(str(scratch), run)) from error
 
 
 # --- what is trained on ---------------------------------------------------------------------------------------
@@ -145,7 +155,7 @@ def _train(ground: Ground, subsets: Subsets, request: Request, progress: Progres
             found[todo[future]] = future.result()
             progress("evaluate", len(found), len(jobs), "models")
     finally:
-        pool.shutdown(cancel_futures=True)
+        pool.shutdown(wait=False, cancel_futures=True)  # after Ctrl-C nobody waits for models at work
     return [found[place] for place in range(len(jobs))]
 
 

@@ -229,6 +229,18 @@ def test_there_must_be_a_decision_and_something_to_learn(tmp_path):
         run.evaluate(out=tmp_path / "file")
 
 
+def test_an_error_names_the_run_and_not_its_copy(tmp_path):
+    rows, labels, _ = noisy()
+    glob = write_shards(tmp_path / "in", rows[:120], extra={"label": [f"class {one}" for one in labels]})
+    run = curate.run(recipe_values(glob, tmp_path / "run"), until="select", progress=False)
+    write_shards(tmp_path / "in", rows[:130], extra={"label": [f"class {one}" for one in labels]})
+    with pytest.raises(
+        UsageError,
+        match=re.escape(f"{tmp_path}/run: ") + ".* first: curate run " + re.escape(f"{tmp_path}/run/"),
+    ):
+        run.evaluate()
+
+
 def test_pairs_are_judged_by_their_captions_and_weights_count(tmp_path):
     rng = np.random.default_rng(0)
     images = rng.standard_normal((300, 16)).astype(np.float16)
