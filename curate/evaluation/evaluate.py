@@ -22,6 +22,7 @@ from curate.execution.context import Progress, silent
 from curate.execution.engines.local import cpu_count
 from curate.pipeline import runner
 from curate.recipe import Recipe
+from curate.report.evaluation_figure import EVALUATION_VERSION
 from curate.runs.run import StoredRun, open_run
 from curate.runs.scratch import scratch_copy
 from curate.scores.heads.evaluation import fixed_threads
@@ -177,6 +178,7 @@ def _found(
         else {"classes": [here.names[one] for one in np.unique(here.labels[ground.pool])]}
     )
     summary = {
+        "version": EVALUATION_VERSION,
         "run": stored.folder.where,
         "made": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "decisions": stored.folder.fingerprint(stored.folder.decisions),

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-__all__ = ["METRICS", "figure", "page", "table"]
+__all__ = ["EVALUATION_VERSION", "METRICS", "figure", "lines", "page", "table"]
 
+#: How what an evaluation found is laid out; the report shows no other.
+EVALUATION_VERSION = 1
 #: What is shown of the metrics, the one that decides first, with words for people.
 METRICS = {
     "accuracy": "accuracy",
@@ -20,6 +22,7 @@ METRICS = {
     "recall_10": "recall at 10",
 }
 _SHORT = {"balanced_accuracy": "balanced", "worst_class": "worst class", "calibration_error": "calibration"}
+_BAND = "where chance alone puts a random draw"
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c564b", "#444444")
 
 
@@ -109,58 +112,88 @@ def figure(found: Mapping[str, Any]) -> "go.Figure":
     return drawn
 
 
+def lines(found: Mapping[str, Any], metric: str | None = None) -> dict[str, Any]:
+    """Return the numbers of one plot: shares with random draws and their band, all rows, and each subset.
+
+    metric : by default the one by which subsets are compared first.
+    """
+    metric = found["main"] if metric is None else metric
+    shares = found["shares"]
+    names = list(dict.fromkeys(subset["name"] for one in shares for subset in one["subsets"]))
+    points: dict[str, list[tuple[float, Mapping[str, Any]]]] = {name: [] for name in names}
+    for one in shares:
+        for subset in one["subsets"]:
+            points[subset["name"]].append((one["share"], subset["metrics"][metric]))
+    return {
+        "metric": METRICS[metric],
+        "x": [one["share"] for one in shares],
+        "random": [one["random"][metric]["value"] for one in shares],
+        "band": [_band(one, metric) for one in shares],
+        "all": found["all"]["metrics"][metric]["value"],
+        "subsets": [
+            {
+                "name": name, "x": [share for share, _ in some], "y": [facts["value"] for _, facts in some],
+                "interval": [facts["interval"] or 0.0 for _, facts in some],
+            }
+            for name, some in points.items()
+        ],
+    }  # fmt: skip
+
+
 def _metric(
     drawn: "go.Figure", found: Mapping[str, Any], metric: str, row: int, column: int, *, legend: bool
 ) -> None:
     import plotly.graph_objects as go
 
-    shares = found["shares"]
-    x = [one["share"] for one in shares]
-    mean = [one["random"][metric]["value"] for one in shares]
-    half = [_band(one, metric) for one in shares]
-    at = {"row": row, "col": column}
-    grey = {"color": "#888888"}
+    numbers = lines(found, metric)
+    x, mean, half = numbers["x"], numbers["random"], numbers["band"]
     upper, lower = ([m + sign * h for m, h in zip(mean, half, strict=True)] for sign in (1, -1))
-    drawn.add_trace(
-        go.Scatter(
-            x=[*x, *reversed(x)], y=[*upper, *reversed(lower)], fill="toself", fillcolor="rgba(136,136,136,.2)",
-            line={"color": "rgba(136,136,136,.6)", "width": 1}, name="where chance alone puts a random draw", hoverinfo="skip",
-            showlegend=legend, legendgroup="band",
-        ), **at,
-    )  # fmt: skip
-    drawn.add_trace(
+    grey = {"color": "#888888"}
+
+    def add(trace: "go.Scatter", group: str) -> None:
+        trace.update(showlegend=legend, legendgroup=group)
+        drawn.add_trace(trace, row=row, col=column)
+
+    if len(x) > 1:
+        add(
+            go.Scatter(
+                x=[*x, *reversed(x)], y=[*upper, *reversed(lower)], fill="toself", fillcolor="rgba(136,136,136,.2)",
+                line={"width": 0}, name=_BAND, hoverinfo="skip",
+            ), "band",
+        )  # fmt: skip
+    bars = {} if len(x) > 1 else {"error_y": {"type": "data", "array": half, "thickness": 2, "width": 12}}
+    add(
         go.Scatter(
             x=x,
             y=mean,
             mode="lines+markers",
-            name="random draws",
+            name="random draws" if len(x) > 1 else f"random draws, {_BAND}",
             line=grey,
-            showlegend=legend,
-            legendgroup="random",
+            **bars,
         ),
-        **at,
+        "random",
     )
-    everything = found["all"]["metrics"][metric]["value"]
-    drawn.add_trace(
+    everything = [numbers["all"]] * 2
+    add(
         go.Scatter(
-            x=[min(x), 1.0], y=[everything, everything], mode="lines", name="all rows", line={"color": "#222222", "dash": "dash"},
-            showlegend=legend, legendgroup="all",
-        ), **at,
-    )  # fmt: skip
-    names = list(dict.fromkeys(subset["name"] for one in shares for subset in one["subsets"]))
-    for place, name in enumerate(names):
-        points = [
-            (one["share"], subset["metrics"][metric])
-            for one in shares for subset in one["subsets"] if subset["name"] == name
-        ]  # fmt: skip
-        colour = _COLOURS[place % len(_COLOURS)]
-        drawn.add_trace(
+            x=[min(x), 1.0],
+            y=everything,
+            mode="lines",
+            name="all rows",
+            line={"color": "#222222", "dash": "dash"},
+        ),
+        "all",
+    )
+    for place, one in enumerate(numbers["subsets"]):
+        style = {
+            "color": _COLOURS[place % len(_COLOURS)],
+            "dash": "dot" if one["name"] == "placebo" else "solid",
+        }
+        error = {"type": "data", "array": one["interval"], "thickness": 1}
+        add(
             go.Scatter(
-                x=[share for share, _ in points], y=[facts["value"] for _, facts in points], mode="lines+markers",
-                name=html.escape(name), line={"color": colour, "dash": "dot" if name == "placebo" else "solid"},
-                error_y={"type": "data", "array": [facts["interval"] or 0.0 for _, facts in points], "thickness": 1},
-                showlegend=legend, legendgroup=name,
-            ), **at,
+                x=one["x"], y=one["y"], mode="lines+markers", name=html.escape(one["name"]), line=style, error_y=error
+            ), one["name"],
         )  # fmt: skip
 
 
