@@ -131,6 +131,13 @@ def said(found: Mapping[str, Any]) -> list[str]:
         f"compute: every model here took {steps}, so none was cheaper; training for a number of epochs takes {passes} of "
         "the steps that all rows take"
     )
+    every = [subset for one in found["shares"] for subset in one["subsets"]]
+    placebos = [subset["metrics"][found["main"]]["beyond"] for subset in every if subset["name"] == PLACEBO]
+    if (n := len(every) - len(placebos)) > 1:
+        lines.append(
+            f"{n} comparisons: one of twenty is beyond chance by chance alone; of the placebos {sum(placebos)} of "
+            f"{len(placebos)} are"
+        )
     return [*lines, *found["notes"]]
 
 

@@ -47,7 +47,7 @@ def page(found: Mapping[str, Any]) -> str:
 _STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:1100px;margin:2em auto;padding:0 1em;color:#222}"
     "table{border-collapse:collapse}td,th{padding:.2em .8em;text-align:right;border-bottom:1px solid #ddd}"
-    "td:first-child,th:first-child{text-align:left}"
+    "td,th{white-space:nowrap}td:first-child,th:first-child{text-align:left}"
 )
 
 
@@ -157,7 +157,7 @@ def _metric(
     if len(x) > 1:
         add(
             go.Scatter(
-                x=[*x, *reversed(x)], y=[*upper, *reversed(lower)], fill="toself", fillcolor="rgba(136,136,136,.2)",
+                x=[*x, *reversed(x)], y=[*upper, *reversed(lower)], fill="toself", mode="lines", fillcolor="rgba(136,136,136,.25)",
                 line={"width": 0}, name=_BAND, hoverinfo="skip",
             ), "band",
         )  # fmt: skip
@@ -176,7 +176,7 @@ def _metric(
     everything = [numbers["all"]] * 2
     add(
         go.Scatter(
-            x=[min(x), 1.0],
+            x=_ends(x),
             y=everything,
             mode="lines",
             name="all rows",
@@ -189,12 +189,19 @@ def _metric(
             "color": _COLOURS[place % len(_COLOURS)],
             "dash": "dot" if one["name"] == "placebo" else "solid",
         }
-        error = {"type": "data", "array": one["interval"], "thickness": 1}
+        around = [f"± {100 * half:.1f} over seeds" for half in one["interval"]]
         add(
             go.Scatter(
-                x=one["x"], y=one["y"], mode="lines+markers", name=html.escape(one["name"]), line=style, error_y=error
-            ), one["name"],
+                x=one["x"], y=one["y"], mode="lines+markers", name=html.escape(one["name"]), line=style, text=around,
+                hovertemplate="%{y:.1%} %{text}",
+            ),
+            one["name"],
         )  # fmt: skip
+
+
+def _ends(x: Sequence[float]) -> list[float]:
+    """Return where a line over all shares begins and ends: of one share, a little beside it."""
+    return [min(x), max(x)] if len(x) > 1 else [0.9 * x[0], min(1.0, 1.1 * x[0])]
 
 
 def _band(share: Mapping[str, Any], metric: str) -> float:

@@ -1,8 +1,10 @@
 """`curate evaluate` on runs with planted faults: what is held out, what is trained on, what it says, what it leaves alone."""
 
+import html
 import io
 import json
 import re
+import shutil
 import warnings
 
 import numpy as np
@@ -157,6 +159,22 @@ def test_the_run_is_whole_and_workers_change_nothing(made, found):
     assert one.cells.equals(two.cells)
     assert one.rows.equals(two.rows)
     assert one.rows.equals(found.rows)
+
+
+def test_the_report_shows_what_was_found_and_says_where_it_is_of_another_decision(made, found, tmp_path):
+    shutil.copytree(made.path, tmp_path / "run")
+    run = curate.open_run(tmp_path / "run")
+    assert '<section id="evaluation"' not in (tmp_path / "run/7_report/report.html").read_text()
+    page = run.report().read_text()
+    assert '<section id="evaluation"' in page
+    assert "random (this run)" in page
+    assert html.escape(found.summary["says"][0], quote=False) in page
+    assert "an earlier decision" not in page
+    page = run.select(keep=0.2, progress=False).write(progress=False).report().read_text()
+    assert "an earlier decision" in page
+    assert run.verify()["rows"] == N
+    shutil.rmtree(tmp_path / "run/evaluation")
+    assert '<section id="evaluation"' not in run.report().read_text()
 
 
 def test_a_curve_of_methods_needs_one_command_and_leaves_the_run_alone(made, tmp_path):
