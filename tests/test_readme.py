@@ -21,6 +21,7 @@ COMMANDS = [
     "score",
     "select",
     "methods",
+    "evaluate",
     "retry",
     "export",
     "inspect",

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import stats
+
+from curate.evaluation import intervals
 
 __all__ = ["difference", "markdown", "plots", "read"]
 
@@ -30,15 +31,10 @@ def read(path: Path) -> list[dict[str, Any]]:
 def difference(values: Sequence[float], draws: Sequence[Sequence[float]]) -> tuple[float, bool]:
     """Return how much better a subset is than random draws, on average over pools, and whether that is beyond chance.
 
-    values : one per pool. draws : those of each pool. A subset is one draw of its own, so that the difference of one
-    pool has the variance sd^2 (1 + 1 / draws); pools are independent.
+    values : one per pool. draws : those of each pool.
     """
-    gaps = [value - np.mean(those) for value, those in zip(values, draws, strict=True)]
-    variance = [np.var(those, ddof=1) * (1 + 1 / len(those)) for those in draws]
-    freedom = sum(len(those) - 1 for those in draws)
-    limit = stats.t.ppf(0.975, freedom) * np.sqrt(np.sum(variance)) / len(gaps)
-    gap = float(np.mean(gaps))
-    return gap, bool(abs(gap) > limit)
+    gap, half = intervals.difference(values, draws)
+    return gap, abs(gap) > half
 
 
 def _grouped(cells: Iterable[Cell]) -> dict[tuple[str, str], list[Cell]]:

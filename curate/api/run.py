@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import polars as pl
     from PIL.Image import Image
 
+    from curate.evaluation.evaluate import Evaluation
     from curate.execution.context import Progress
     from curate.pipeline.export import Exported
     from curate.pipeline.retry import Retried
@@ -209,6 +210,87 @@ class Run(StoredRun):
             This run.
         """
         return self.select(write=True, progress=progress)
+
+    def evaluate(
+        self,
+        *,
+        split: str | None = None,
+        holdout: float | str | None = None,
+        seed: int = 0,
+        judge: Literal["auto", "heads", "pixels", "pairs"] = "auto",
+        keep: Sequence[float | str] = (),
+        methods: Sequence[str] = (),
+        draws: int = 5,
+        seeds: int = 3,
+        steps: int = 500,
+        near: float | None = None,
+        device: str = "auto",
+        workers: int | None = None,
+        out: str | Path | None = None,
+        progress: "bool | Progress" = True,
+    ) -> "Evaluation":
+        """Train one model on what the run keeps, on random draws of that size and on everything, and compare them.
+
+        Rows are held out first, and the selection is repeated without them in a scratch copy; the run stays as it is,
+        but for the folder ``evaluation``.
+
+        Parameters
+        ----------
+        split : str, optional
+            Judge by the rows of this split: of the files, or of the column ``split``, or ``COLUMN=VALUE``.
+        holdout : float, optional
+            Judge by a random share of the rows, 0.1 by default.
+        seed : int
+            Of the rows held out, the random draws and the models.
+        judge : str
+            What is trained: "heads" (a network on the vectors), "pixels" (a network on the images, from scratch), "pairs"
+            (maps of the vectors of images and captions), or "auto".
+        keep : list of float
+            Shares to compare at; that of the run by default.
+        methods : list of str
+            Methods to compare, such as ``"density"`` or ``"hardest:el2n"``; ``"run"``, the default, selects as the run does.
+        draws : int
+            Random draws of the same size, at least 5.
+        seeds : int
+            Models per subset, at least 2.
+        steps : int
+            Steps that every model is trained for.
+        near : float, optional
+            Held-out rows more similar than 1 - `near` to a row of the pool judge nothing; the epsilon of the run's dedup
+            by default, else 0.002.
+        device : str
+            Where models are trained: "auto", "cpu", "cuda".
+        workers : int, optional
+            Models trained at a time; one per core by default.
+        out : str or Path, optional
+            The folder for the files, in place of ``evaluation`` in the run.
+        progress : bool or callable
+            True shows progress on stderr; a function gets (stage, done, total, unit).
+
+        Returns
+        -------
+        Evaluation
+            `summary` (what `curate evaluate --json` prints), `cells` (a frame with one row per model) and `rows` (which
+            rows each was trained on).
+
+        Raises
+        ------
+        UsageError
+            For what cannot be judged, before any model is trained.
+        """
+        from curate.evaluation.evaluate import evaluate_run
+        from curate.evaluation.files import check_out, out_folder, write_evaluation
+        from curate.evaluation.request import make_request
+
+        request = make_request(
+            judge=judge, split=split, holdout=holdout, seed=seed, keep=keep, methods=methods, draws=draws, seeds=seeds,
+            steps=steps, near=near, device=device, workers=workers,
+        )  # fmt: skip
+        check_out(self.folder, out)
+        with shown(progress) as report:
+            found = evaluate_run(self.path, request, progress=report)
+        write_evaluation(found, out_folder(self.folder, out))
+        return found
 
     def retry(self, *, workers: int | None = None, progress: "bool | Progress" = True) -> "Retried":
         """Try only the rows that failed, after a fix.

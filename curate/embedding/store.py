@@ -88,6 +88,11 @@ class EmbeddingPart:
         """Return the number of samples."""
         return sum(batch.num_rows for batch in self._batches)
 
+    @property
+    def batches(self) -> int:
+        """The number of batches."""
+        return len(self._batches)
+
     def uids(self) -> list[str]:
         """Return the uids in order."""
         return [uid for batch in self._batches for uid in batch.column("uid").to_pylist()]

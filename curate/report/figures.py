@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from curate.report import evaluation_figure
 from curate.report.model import Gallery, Pair, ReportData, Sample, Shown, WhatIf
 
 __all__ = ["as_json", "figures", "gallery", "samples", "what_if"]
@@ -87,6 +88,8 @@ def figures(report: ReportData, concepts: pl.DataFrame) -> dict[str, Any]:
         found["correlation"] = {"names": list(names_), "square": [list(row) for row in square]}
     if report.weights.get("counts"):
         found["weights"] = {name: report.weights[name] for name in ("edges", "counts")}
+    if report.evaluation:
+        found["evaluation"] = evaluation_figure.lines(report.evaluation)
     return found
 
 

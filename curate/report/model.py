@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -143,7 +144,8 @@ class ReportData:
     typical : samples nearest to the centre of a concept. correlation : names, and a square of them.
     complexity : how unevenly it divides rows over concepts, in words. mislabelled : samples whose label is doubtful. sampled : one of how many rows scores are drawn from.
     weights : what was noted of the weights, and `edges`, `counts`. reliability : one row per trained family.
-    versions : anything that says where the page comes from, name to value.
+    versions : anything that says where the page comes from, name to value. evaluation : what `curate evaluate` found,
+    and `stale`, whether that was of another decision; empty where it was not called.
     """
 
     name: str
@@ -173,3 +175,4 @@ class ReportData:
     reliability: Sequence[Mapping[str, object]] = ()
     pictures: bool = True
     created: str = ""
+    evaluation: Mapping[str, Any] = field(default_factory=dict)

@@ -22,7 +22,7 @@ from markupsafe import Markup
 from polars import selectors
 
 from curate.errors import RunError
-from curate.report import figures, formatting
+from curate.report import evaluation_figure, figures, formatting
 from curate.report.formatting import REASONS
 from curate.report.groups import compared
 from curate.report.model import Gallery, Groups, ReportData, Sample, Score, StageStats
@@ -71,6 +71,7 @@ def render(report: ReportData) -> str:
         "drawn": drawn,
         "plotly": _plotly() if drawn else None,
         "script": _scripts(SCRIPTS),
+        "evaluation": evaluation_figure.table(report.evaluation) if report.evaluation else ((), ()),
     }
     script_data = {
         **drawn, "galleries": [figures.gallery(one) for one in report.galleries],

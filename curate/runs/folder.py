@@ -105,6 +105,11 @@ class RunFolder:
         return self.stage("report")
 
     @cached_property
+    def evaluation(self) -> Path:
+        """What `curate evaluate` found of the decisions; no stage makes it."""
+        return self.path / "evaluation"
+
+    @cached_property
     def work(self) -> Path:
         """Scratch: what stages pass to each other and nobody reads afterwards."""
         return self.path / ".work"

@@ -29,6 +29,7 @@ COMMANDS = [
     "score",
     "select",
     "methods",
+    "evaluate",
     "retry",
     "export",
     "inspect",

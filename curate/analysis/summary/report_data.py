@@ -14,9 +14,11 @@ from curate.analysis.summary.scan import LIMITS, ReportRequest, Scan
 from curate.analysis.summary.summary import RunSummary, summarize
 from curate.analysis.summary.what_if import what_if
 from curate.execution.context import Context
+from curate.io import storage
 from curate.ordering.keys import score_of
 from curate.recipe import Recipe
 from curate.report import page
+from curate.report.evaluation_figure import EVALUATION_VERSION
 from curate.report.model import BadShard, Pair, ReportData, StageStats
 from curate.report.notable import notable_concepts
 from curate.scores.columns import hardest_is_largest
@@ -103,7 +105,7 @@ def report_data(context: Context, summary: RunSummary, asked: ReportRequest) -> 
         stages=_stages(summary), warnings=summary.warnings,
         bad_shards=[BadShard(shard=one["name"], rows=one["rows"], message=one["error"]) for one in summary.bad_shards],
         recipe=recipe.to_yaml(), versions=_origin(context) | versions(),
-        pictures=any(part.columns.image for part in context.parts), created=_now(),
+        pictures=any(part.columns.image for part in context.parts), created=_now(), evaluation=_evaluation(context),
     )  # fmt: skip
 
 
@@ -156,6 +158,14 @@ def _weights(summary: RunSummary) -> dict[str, object]:
     kept = sample.filter("keep")["weight"].drop_nulls().to_numpy().astype(np.float64)
     counts, edges = np.histogram(kept, BINS) if len(kept) else (np.empty(0, int), np.empty(0))
     return {**summary.weights, "edges": edges.tolist(), "counts": (counts * step).tolist()}
+
+
+def _evaluation(context: Context) -> dict[str, Any]:
+    """Return what `curate evaluate` found of the run, and whether that was of another decision; empty without it."""
+    found = storage.read_json(context.run.evaluation / "evaluation.json")
+    if not isinstance(found, dict) or found.get("version") != EVALUATION_VERSION:
+        return {}
+    return {**found, "stale": found["decisions"] != context.run.fingerprint(context.run.decisions)}
 
 
 def _origin(context: Context) -> dict[str, str]:

@@ -69,6 +69,24 @@ const figures = {
       },
     };
   },
+  evaluation({metric, x, random, band, all, subsets}, colour) {
+    const shapes = ["circle", "square", "diamond", "cross", "triangle-up", "star", "x"], ways = ["solid", "dash", "dashdot", "longdash"];
+    const around = (sign) => random.map((value, place) => value + sign * band[place]);
+    const line = (name, values, fill, more) => ({type: "scatter", mode: "lines+markers", name: escaped(name), x, y: values, line: {color: fill, width: 1.5}, ...more});
+    const own = subsets.map((one, place) => line(one.name, one.y, one.name === "placebo" ? colour("--muted") : colour("--kept"), {
+      x: one.x, marker: {symbol: shapes[place % shapes.length], size: 8}, customdata: one.interval, hovertemplate: "%{y:.1%} ± %{customdata:.1%} over seeds",
+      line: {width: 1.5, dash: one.name === "placebo" ? "dot" : ways[place % ways.length], color: one.name === "placebo" ? colour("--muted") : colour("--kept")},
+    }));
+    return {
+      traces: [
+        {type: "scatter", mode: "lines", x: [...x, ...[...x].reverse()], y: [...around(1), ...around(-1).reverse()], fill: "toself", name: "chance", hoverinfo: "skip", fillcolor: colour("--line"), line: {width: 0}},
+        line("random draws", random, colour("--dropped"), {error_y: {type: "data", array: band, thickness: 2, visible: x.length === 1}}),
+        line("all rows", [all, all], colour("--ink"), {x: x.length > 1 ? [Math.min(...x), Math.max(...x)] : [.9 * x[0], Math.min(1, 1.1 * x[0])], mode: "lines", line: {color: colour("--ink"), dash: "dash", width: 1}}),
+        ...own,
+      ],
+      layout: {xaxis: {title: {text: "share of the pool"}, tickformat: ".0%"}, yaxis: {title: {text: escaped(metric)}, tickformat: ".1%"}},
+    };
+  },
   weights({edges, counts}, colour) {
     return {
       traces: [{

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from curate.scores.pixels.pixels import Pixels
     from curate.scores.pixels.training import PixelSettings
 
-__all__ = ["NO_IMAGE", "check", "compute", "pixel_settings"]
+__all__ = ["NO_IMAGE", "check", "compute", "decoded_images", "has_images", "pixel_settings"]
 
 VERSION = 1
 #: The status of a sample with a vector but without an image that can be decoded.
@@ -61,14 +61,14 @@ def check(recipe: "Recipe", settings: "Pixels", sources: Sources) -> None:
     if not recipe.embed.own_vectors:
         return
     for source in recipe.source:
-        if not _has_image(recipe, source, sources):
+        if not has_images(recipe, source, sources):
             raise UsageError(
                 "score: pixels needs images, and embed gives vectors of which no column of images is known "
                 f"({source.name}): name it with source.image, or take heads"
             )
 
 
-def _has_image(recipe: "Recipe", source: Source, sources: Sources) -> bool:
+def has_images(recipe: "Recipe", source: Source, sources: Sources) -> bool:
     """Return whether the first shard of a source has a column of images; one that cannot be read is not judged."""
     if source.image is None:
         return False
@@ -196,23 +196,12 @@ def _decode(
     context: Context, settings: "Pixels", labels: Labels, path: Path, n: int, sources: Sources
 ) -> list[int]:
     """Write the images one after the other; return the places of those that could not be decoded (black)."""
-    from curate.embedding.batching import default_decode_workers
-    from curate.embedding.decode_pool import DecodePool
-
-    recipe, size = context.recipe, settings.size
-    workers = default_decode_workers("cpu") if recipe.workers == "auto" else context.engine.here
+    size = settings.size
     lost: list[int] = []
     header = {"descr": "|u1", "fortran_order": False, "shape": (n, size, size, 3)}
-    with (
-        DecodePool(
-            Preprocess((size, size)), workers=workers, max_pixels=recipe.embed.max_pixels,
-            memory_limit_bytes=recipe.embed.decode_memory, in_flight_bytes=context.image_memory,
-        ) as pool,
-        storage.atomic(path, checksum=True) as partial,
-        partial.open("wb") as file,
-    ):  # fmt: skip
+    with storage.atomic(path, checksum=True) as partial, partial.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, header)
-        for place, row in enumerate(_rows(pool.map(_encoded(context, labels, sources)), context, n)):
+        for place, row in enumerate(decoded_images(context, labels.codes >= 0, size, sources)):
             if row.outcome in PASSING:
                 raise RunError(f"score pixels: image {place:,} of {n:,}: {row.reason}; run again")
             if row.array is None:
@@ -221,24 +210,45 @@ def _decode(
     return lost
 
 
-def _rows(batches: Iterable[tuple[None, list[Decoded]]], context: Context, n: int) -> Iterator[Decoded]:
+def decoded_images(
+    context: Context, wanted: Flags, size: int, sources: Sources, *, stage: str = "score"
+) -> Iterator[Decoded]:
+    """Yield the images of some samples of a run, decoded and brought to `size` x `size`, in the order of the embeddings.
+
+    wanted : (n,), one per sample with a vector. stage : under which progress is reported.
+    """
+    from curate.embedding.batching import default_decode_workers
+    from curate.embedding.decode_pool import DecodePool
+
+    recipe = context.recipe
+    workers = default_decode_workers("cpu") if recipe.workers == "auto" else context.engine.here
+    with DecodePool(
+        Preprocess((size, size)), workers=workers, max_pixels=recipe.embed.max_pixels,
+        memory_limit_bytes=recipe.embed.decode_memory, in_flight_bytes=context.image_memory,
+    ) as pool:  # fmt: skip
+        yield from _rows(pool.map(_encoded(context, wanted, sources)), context, stage, int(wanted.sum()))
+
+
+def _rows(
+    batches: Iterable[tuple[None, list[Decoded]]], context: Context, stage: str, n: int
+) -> Iterator[Decoded]:
     done = 0
-    context.progress("score", 0, n, "images")
+    context.progress(stage, 0, n, "images")
     for _, rows in batches:
         yield from rows
         done += len(rows)
-        context.progress("score", done, n, "images")
+        context.progress(stage, done, n, "images")
 
 
-def _encoded(context: Context, labels: Labels, sources: Sources) -> Iterator[tuple[None, list[bytes | None]]]:
-    """Yield the encoded images of the samples with a label, in small batches, in the order of the embeddings."""
+def _encoded(context: Context, wanted: Flags, sources: Sources) -> Iterator[tuple[None, list[bytes | None]]]:
+    """Yield the encoded images of the samples that are wanted, in small batches, in the order of the embeddings."""
     first = 0
     for part in context.parts:
         usable = _usable_rows(context, part)
-        wanted = np.zeros(len(usable), np.bool_)
+        here = np.zeros(len(usable), np.bool_)
         stop = first + int(usable.sum())
-        wanted[usable] = labels.codes[first:stop] >= 0
-        yield from _wanted(context, part, wanted, sources)
+        here[usable] = wanted[first:stop]
+        yield from _wanted(context, part, here, sources)
         first = stop
 
 
