@@ -166,6 +166,8 @@ def _unmet(recipe: Recipe, lack: Mapping[str, str]) -> str | None:
     for setting, name in used:
         if name in lost:
             return f"{setting} {name}: no row can have this score, for {lost[name]}; or take another score"
+    if dedup.epsilon is not None and not dedup.across_captions and "caption" in lack:
+        return f"dedup.across_captions false needs captions: {lack['caption']}"
     if select.label_quotas and "label" in lack:
         return f"select.per label needs labels: {lack['label']}"
     for one in recipe.filter:

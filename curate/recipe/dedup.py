@@ -1,7 +1,7 @@
 """Which samples are alike: concepts, copies and near-duplicates, and rows too near an evaluation set."""
 
 from collections.abc import Mapping
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import pydantic
 from pydantic import BeforeValidator, Field, model_validator
@@ -10,6 +10,9 @@ from curate.recipe.types import KeepShare, Paths, Preference, Settings, Share, c
 from curate.scores.leakage import Against
 
 __all__ = ["Cluster", "Dedup", "DropShare"]
+
+#: Settings of near-duplicates that came after there were runs.
+_NEWER = ("across_captions",)
 
 
 class Cluster(Settings):
@@ -74,6 +77,7 @@ class Dedup(Settings):
 
     exact : `sample` (true) for rows of equal image, caption and label, `image` for those of equal image, false for none.
     Images are compared by their bytes where these are read, whatever they are called.
+    across_captions : false leaves near-duplicates whose captions differ, white space at both ends aside.
     """
 
     exact: Annotated[bool | Literal["image"], BeforeValidator(_exact)] = True
@@ -83,6 +87,7 @@ class Dedup(Settings):
     inclusive: bool = False
     max_concept: Annotated[int, Field(ge=2)] = 50_000
     against: Annotated[tuple[Against, ...], BeforeValidator(listed)] = ()
+    across_captions: bool = True
 
     @model_validator(mode="after")
     def _how_near(self) -> Self:
@@ -95,3 +100,11 @@ class Dedup(Settings):
                     f"needs an epsilon for what is against {one.name}: a number, here or as dedup.epsilon"
                 )
         return self
+
+    def canonical(self) -> dict[str, Any]:
+        """Return the values that stand for how near-duplicates are found, in fingerprints.
+
+        Settings that are newer than runs made before count where they are set.
+        """
+        newer = {name for name in _NEWER if getattr(self, name) == type(self).model_fields[name].default}
+        return self.model_dump(exclude={"exact", "against", *newer})

@@ -20,6 +20,7 @@ import pyarrow as pa
 from curate import schema
 from curate.clustering import kmeans
 from curate.deduplication import semantic
+from curate.deduplication.captions import caption_codes
 from curate.embedding.store import EmbeddingPart
 from curate.errors import RunError
 from curate.execution.context import Context, eligible, log, reuse_or_remove
@@ -55,6 +56,8 @@ ROWS = pa.schema(
         ("uid", pa.string()),
     ]
 )
+#: Behind them where only rows of one caption are compared.
+CAPTIONED = ROWS.append(pa.field("caption_code", pa.uint64()))
 FOUND = pa.schema(
     [("part", pa.int32()), ("position", pa.int32()), ("pinned", pa.bool_()), *list(schema.DUPLICATES)]
 )
@@ -87,6 +90,7 @@ class Rows:
     prefer: str
     seed: int
     shipped: Shipped | None
+    by_caption: bool
     groups: Groups
 
 
@@ -120,7 +124,7 @@ class Deduplicate(Stage):
 
     def inputs(self) -> list[object]:
         """Return the settings that decide, and what passed the filters."""
-        settings = self.recipe.dedup.model_dump(exclude={"exact", "against"})
+        settings = self.recipe.dedup.canonical()
         filtered = self.run_folder.fingerprint(self.run_folder.scores("filter"))
         return [settings, self.recipe.seed, filtered]
 
@@ -180,8 +184,7 @@ def _compare_all(
     families = folders_for(recipe, score_of(settings.prefer))
     k = storage.read_table(context.run.concepts / "concepts.parquet", ["concept"]).num_rows
     rules = storage.fingerprint(
-        "dedup", Deduplicate.version, settings.model_dump(exclude={"exact", "against"}), recipe.seed, recipe.cluster.on,
-        recipe.cluster.seed,
+        "dedup", Deduplicate.version, settings.canonical(), recipe.seed, recipe.cluster.on, recipe.cluster.seed,
     )  # fmt: skip
     members = dedup_reuse.members(context, families, before, k)
     same = dedup_reuse.unchanged(context, members, rules)
@@ -232,7 +235,7 @@ def _compare_changed(
     items = {
         part.name: Rows(
             context.run, part.name, part.index, folders, context.recipe.cluster.on,
-            settings.prefer, context.recipe.seed, before, groups,
+            settings.prefer, context.recipe.seed, before, not settings.across_captions, groups,
         )
         for part in context.parts
     }  # fmt: skip
@@ -353,9 +356,11 @@ def _rows_of_part(task: Rows, n_buckets: int) -> Grouped:
         pl.lit(task.index, pl.Int32).alias("part"),
         pl.Series("subconcept", sub),
         pl.col("position").cast(pl.Int32),
-    ).select(ROWS.names)
-    table = columns.to_arrow().cast(ROWS)
-    kind = ROWS.append(pa.field("vector", pa.list_(pa.float16(), vectors.dim)))
+        *([caption_codes(frame)] if task.by_caption else []),
+    )
+    known = CAPTIONED if task.by_caption else ROWS
+    table = columns.select(known.names).to_arrow().cast(known)
+    kind = known.append(pa.field("vector", pa.list_(pa.float16(), vectors.dim)))
 
     def take(rows: npt.NDArray[np.int64]) -> pa.Table:
         half = vectors.take(task.on, position[rows])
@@ -387,6 +392,14 @@ def _compare_group(group: pl.DataFrame, vectors: npt.NDArray[np.float16], how: C
         inner = group.with_columns(pl.Series("subconcept", group["subconcept"].to_numpy() * 1_000 + ids))
         pieces = inner.group_by("subconcept", maintain_order=True)
         return pl.concat([_compare_group(piece, vectors, how) for _, piece in pieces])
+    if how.settings.across_captions:
+        return _compare_rows(group, vectors, how)
+    alike = group.group_by("caption_code", maintain_order=True)
+    return pl.concat([_compare_rows(piece, vectors, how) for _, piece in alike])
+
+
+def _compare_rows(group: pl.DataFrame, vectors: npt.NDArray[np.float16], how: Comparison) -> pl.DataFrame:
+    """Compare rows with each other."""
     group = group.sort(~pl.col("pinned"), "key", "tie", "uid")
     result = semantic.find_duplicates(
         load_unit(vectors[group["at"].to_numpy()]),
