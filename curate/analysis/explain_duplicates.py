@@ -20,7 +20,16 @@ from curate.linalg import load_unit
 from curate.ordering.keys import score_of, with_priority
 from curate.scores.registry import folders_for
 
-__all__ = ["Pair", "Rate", "duplicate_rates", "is_duplicate", "keeping", "pairs_around", "run_epsilon"]
+__all__ = [
+    "Pair",
+    "Rate",
+    "confirmed",
+    "duplicate_rates",
+    "is_duplicate",
+    "keeping",
+    "pairs_around",
+    "run_epsilon",
+]
 
 #: What a compared row takes while duplicates are joined with the rows they duplicate.
 _ROW_BYTES = 250
@@ -51,6 +60,11 @@ def run_epsilon(context: Context) -> float | None:
     """Return the epsilon that the duplicates of a run were found with; None where nothing was compared."""
     found = context.facts(context.run.duplicates).get("epsilon")
     return None if found is None else float(found)
+
+
+def confirmed(context: Context) -> bool:
+    """Whether small pictures confirmed the duplicates of a run."""
+    return context.facts(context.run.duplicates).get("confirm") is not None
 
 
 def is_duplicate(context: Context, similarity: float, epsilon: float) -> bool:

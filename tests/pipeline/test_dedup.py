@@ -67,7 +67,9 @@ def place(tmp_path_factory):
 
 
 def decide(place, name, **dedup):
-    values = recipe_values(f"{place}/in/*.parquet", place / name, score=[], dedup={"epsilon": EPSILON} | dedup)
+    values = recipe_values(
+        f"{place}/in/*.parquet", place / name, score=[], dedup={"epsilon": EPSILON} | dedup
+    )
     values["source"] |= {"caption": "caption"}
     values["select"] = {"method": "all"}
     runner.run(parse_recipe(values))
@@ -111,5 +113,7 @@ def test_captions_that_are_to_count_must_be_there(place):
     values = recipe_values(f"{place}/in/*.parquet", place / "none", score=[], select={"method": "all"})
     values["source"] |= {"caption": None}
     values["dedup"] = {"epsilon": EPSILON, "across_captions": False}
-    with pytest.raises(UsageError, match="dedup.across_captions false needs captions: the source has no capt"):
+    with pytest.raises(
+        UsageError, match=r"dedup\.across_captions false needs captions: the source has no capt"
+    ):
         runner.run(parse_recipe(values))
