@@ -172,7 +172,10 @@ def _set_by(context: Context, found: Divided, table: Mapping[str, Any]) -> str:
 
 
 def _duplicate(context: Context, row: Mapping[str, Any], judged: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a row duplicates, and the epsilon at which its concept's dedup keeps it."""
+    """Return what a row duplicates, and the epsilon at which its concept's dedup keeps it.
+
+    Where small pictures confirmed it, no epsilon is named: their comparison is not done again.
+    """
     if row["reason"] == "exact_duplicate":
         facts: dict[str, Any] = {
             "of": row["duplicate_of"],
@@ -183,6 +186,11 @@ def _duplicate(context: Context, row: Mapping[str, Any], judged: Mapping[str, An
         others = rows_with(context, pl.col("uid") == row["duplicate_of"])
         key = None if row["occurrence"] or not others else _sample(context, others[0])["key"]
         return facts if key is None else {**facts, "of_key": key}
+    if explain_duplicates.confirmed(context):
+        return {
+            "of": row["duplicate_of"], "similarity": judged["similarity"], "exact": False, "confirmed": True,
+            "epsilon": explain_duplicates.run_epsilon(context), "kept_at": None,
+        }  # fmt: skip
     keeping = explain_duplicates.keeping(context, (judged["concept"], judged["subconcept"]), row["uid"])
     epsilon = None if keeping is None else largest_epsilon(keeping)
     facts = {"of": row["duplicate_of"], "similarity": judged["similarity"], "exact": False}

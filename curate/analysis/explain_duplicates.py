@@ -9,17 +9,27 @@ import numpy.typing as npt
 import polars as pl
 
 from curate.deduplication import thresholds as nearest
+from curate.deduplication.captions import caption_codes
 from curate.deduplication.semantic import threshold_of
 from curate.embedding.store import EmbeddingPart
 from curate.errors import RunError
 from curate.execution import exchange
-from curate.execution.context import Context, eligible
+from curate.execution.context import Context, eligible, usable
 from curate.io import storage
 from curate.linalg import load_unit
 from curate.ordering.keys import score_of, with_priority
 from curate.scores.registry import folders_for
 
-__all__ = ["Pair", "Rate", "duplicate_rates", "is_duplicate", "keeping", "pairs_around", "run_epsilon"]
+__all__ = [
+    "Pair",
+    "Rate",
+    "confirmed",
+    "duplicate_rates",
+    "is_duplicate",
+    "keeping",
+    "pairs_around",
+    "run_epsilon",
+]
 
 #: What a compared row takes while duplicates are joined with the rows they duplicate.
 _ROW_BYTES = 250
@@ -52,14 +62,22 @@ def run_epsilon(context: Context) -> float | None:
     return None if found is None else float(found)
 
 
+def confirmed(context: Context) -> bool:
+    """Whether small pictures confirmed the duplicates of a run."""
+    return context.facts(context.run.duplicates).get("confirm") is not None
+
+
 def is_duplicate(context: Context, similarity: float, epsilon: float) -> bool:
     """Whether a similarity makes a duplicate at this epsilon."""
     return bool(_over(np.array([similarity]), threshold_of(epsilon), context.recipe.dedup.inclusive)[0])
 
 
 def _compared(context: Context, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
-    """Yield columns of the compared rows, part by part, and whether each is pinned."""
-    run = context.run
+    """Yield columns of the compared rows, part by part, and whether each is pinned.
+
+    Where only rows of one caption were compared, `caption_code` is among the columns.
+    """
+    run, by_caption = context.run, not context.recipe.dedup.across_captions
     for part in context.parts:
         found = pl.DataFrame(storage.read_table(run.part(run.duplicates, part.name), ["uid", *columns]))
         judged = pl.DataFrame(storage.read_table(run.part(run.scores("filter"), part.name)))
@@ -68,6 +86,9 @@ def _compared(context: Context, columns: Sequence[str]) -> Iterator[pl.DataFrame
             raise RunError(
                 f"{run.where}: 4_duplicates is not of the rows that passed the filters; run it again"
             )
+        if by_caption:
+            rows = usable(run, part.name).filter(judged["filter_reason"].is_null())
+            found = found.with_columns(caption_codes(rows))
         yield found.with_columns(passed["pinned"])
 
 
@@ -147,7 +168,8 @@ class _Members:
     n_pinned: int
 
 
-def _members(context: Context, group: Group) -> _Members:
+def _members(context: Context, group: Group, uid: str) -> _Members:
+    """Return the rows of a group that were compared with one of them."""
     run, settings = context.run, context.recipe.dedup
     folders = folders_for(context.recipe, score_of(settings.prefer))
     frames, halves = [], []
@@ -164,15 +186,18 @@ def _members(context: Context, group: Group) -> _Members:
         frame = frame.join(found.select("uid"), on="uid", how="semi", maintain_order="left")
         frame = with_priority(frame, settings.prefer, context.recipe.seed, "dedup")
         halves.append(stored.take(context.recipe.cluster.on, frame["position"].cast(pl.Int64).to_numpy()))
-        frames.append(frame.select("uid", "pinned", "key", "tie"))
+        frames.append(frame.select("uid", "pinned", "key", "tie", caption_codes(frame)))
     every = pl.concat(frames).with_row_index("at").sort(~pl.col("pinned"), "key", "tie", "uid")
+    if not settings.across_captions:
+        own = every.filter(pl.col("uid") == uid)["caption_code"]
+        every = every.filter(pl.col("caption_code").is_in(own.implode()))
     vectors = load_unit(np.concatenate(halves)[every["at"].to_numpy()])
     return _Members(every["uid"].to_list(), vectors, int(every["pinned"].sum()))
 
 
 def keeping(context: Context, group: Group, uid: str) -> nearest.Keeping | None:
     """Return the thresholds nearest to the run's at which a near-duplicate is kept; None where there are none."""
-    members = _members(context, group)
+    members = _members(context, group, uid)
     threshold = threshold_of(run_epsilon(context) or 0)
     row = members.uid.index(uid)
     return nearest.keeping_threshold(
@@ -207,18 +232,27 @@ def pairs_around(context: Context, epsilon: float, count: int) -> list[Pair]:
     above = sides[True][:half]
     chosen = [*above, *sides[False][: count - len(above)]]
     found: list[Pair] = []
-    for group, uids, vectors in _vectors(context, sorted({row[2] for row in chosen})):
-        place = {uid: index for index, uid in enumerate(uids)}
+    for group, every in _vectors(context, sorted({row[2] for row in chosen})):
+        place = {uid: index for index, uid in enumerate(every.uids)}
         for _, uid, of, similarity in chosen:
             if of == group:
-                other = nearest.partner(vectors, place[uid], np.float32(similarity))
-                found.append(Pair(uid, uids[other] if other >= 0 else "", similarity, group))
+                alike = np.flatnonzero(every.captions == every.captions[place[uid]])
+                row = int(np.searchsorted(alike, place[uid]))
+                other = nearest.partner(every.vectors[alike], row, np.float32(similarity))
+                found.append(Pair(uid, every.uids[alike[other]] if other >= 0 else "", similarity, group))
     return sorted(found, key=lambda pair: (-pair.similarity, pair.uid))
 
 
-def _vectors(
-    context: Context, groups: Sequence[Group]
-) -> Iterator[tuple[Group, list[str], npt.NDArray[np.float32]]]:
+@dataclass(frozen=True)
+class _Compared:
+    """The compared rows of one group, in any order. captions : equal where rows were compared with each other."""
+
+    uids: list[str]
+    vectors: npt.NDArray[np.float32]
+    captions: npt.NDArray[np.uint64]
+
+
+def _vectors(context: Context, groups: Sequence[Group]) -> Iterator[tuple[Group, _Compared]]:
     """Yield the compared rows of each group and their vectors, in any order; as many groups a pass as fit."""
     run = context.run
     sizes = storage.read_table(run.concepts / "concepts.parquet", ["n_assigned"])["n_assigned"].to_numpy()
@@ -230,9 +264,7 @@ def _vectors(
         yield from _vectors_at_once(context, wanted)
 
 
-def _vectors_at_once(
-    context: Context, groups: Sequence[Group]
-) -> Iterator[tuple[Group, list[str], npt.NDArray[np.float32]]]:
+def _vectors_at_once(context: Context, groups: Sequence[Group]) -> Iterator[tuple[Group, _Compared]]:
     run = context.run
     codes = pl.DataFrame(
         groups, schema={"concept": pl.Int32, "subconcept": pl.Int32}, orient="row"
@@ -247,8 +279,10 @@ def _vectors_at_once(
         rows = rows.join(codes, on=["concept", "subconcept"], how="inner", maintain_order="left")
         stored = EmbeddingPart(run.part(run.embeddings, part.name))
         halves.append(stored.take(context.recipe.cluster.on, rows["position"].to_numpy()))
-        frames.append(rows.select("uid", "group"))
+        same = pl.col("caption_code") if "caption_code" in rows.columns else pl.lit(0, pl.UInt64)
+        frames.append(rows.select("uid", "group", caption=same))
     every, half = pl.concat(frames), np.concatenate(halves)
     for code, group in enumerate(groups):
+        rows = every.filter(pl.col("group") == code)
         here = (every["group"] == code).to_numpy()
-        yield group, every["uid"].filter(pl.Series(here)).to_list(), load_unit(half[here])
+        yield group, _Compared(rows["uid"].to_list(), load_unit(half[here]), rows["caption"].to_numpy())

@@ -81,7 +81,7 @@ def pairs(run: str | Path, count: int, epsilon: float | None = None) -> list[dic
     if own is None:
         raise UsageError(
             f"{context.run.where} compared nothing: dedup.epsilon is none; set it and run again: "
-            f"curate run {context.run.recipe} --set dedup.epsilon=0.05"
+            f"curate run {context.run.recipe} --set dedup.epsilon=auto"
         )
     around = own if epsilon is None else epsilon
     found = explain_duplicates.pairs_around(context, around, count)
@@ -210,6 +210,10 @@ def _notes(select: Selector, context: Context, own: float | None) -> list[str]:
         notes.append(
             "greedy dedup drops at most what reference mode would: an epsilon is exact where at_least is at_most, "
             "and always at the run's own"
+        )
+    if explain_duplicates.confirmed(context):
+        notes.append(
+            "small pictures had to confirm what was dropped (dedup.confirm): pairs are those of the vectors"
         )
     if own is not None:
         notes.append("an epsilon changes what reaches selection: after another one, plan again")

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from curate.api.data import given_data
 from curate.api.progress import shown
@@ -95,7 +95,7 @@ def filter(
     out: str | Path,
     keep: float | str | None = None,
     count: int | None = None,
-    dedup: float | Mapping[str, object] | None = None,
+    dedup: float | Literal["auto"] | Mapping[str, object] | None = None,
     score: str | Mapping[str, object] | Sequence[str | Mapping[str, object]] = (),
     where: str | Mapping[str, object] | Sequence[str | Mapping[str, object]] = (),
     method: str | None = None,
@@ -137,8 +137,9 @@ def filter(
         all others are kept.
     count : int, optional
         The number of samples to keep.
-    dedup : float or dict, optional
-        Drop samples whose similarity to another of their concept is above 1 - `dedup`; ``{"drop": 0.2}`` takes the
+    dedup : float, "auto" or dict, optional
+        Drop samples whose similarity to another of their concept is above 1 - `dedup`; ``"auto"`` finds a number that fits
+        the model, from altered copies of some images; ``{"drop": 0.2}`` takes the
         threshold that drops about this share. Exact copies are dropped in any case.
     score : str, dict or list
         Families of scores to compute beside clip_score, such as ``"heads"`` or ``{"heads": {"seeds": 3}}``.

@@ -82,7 +82,9 @@ def _duplicate(facts: Mapping[str, Any]) -> Iterator[str]:
         return
     beyond = f"similarity {_number(facts['similarity'])}, beyond 1 - {facts['epsilon']:g}"
     yield f"  a near-duplicate of {facts['of']}: {beyond}"
-    if facts["kept_at"] is None:
+    if facts.get("confirmed"):
+        yield "  small pictures of the two confirm it (dedup.confirm)"
+    elif facts["kept_at"] is None:
         yield "  no epsilon keeps it: it equals an earlier row of its concept, or nearly"
     else:
         more = "" if facts["nearest"] else " (and perhaps at a larger one)"

@@ -101,14 +101,14 @@ class _FilterCommand(TyperCommand):
 
 
 def with_epsilon(args: Sequence[str]) -> list[str]:
-    """Return arguments in which --dedup has a value, 0.05 unless a number or a share follows.
+    """Return arguments in which --dedup has a value, auto unless a number or a share follows.
 
     >>> with_epsilon(["--dedup", "photos"]), with_epsilon(["--dedup", "0.1"]), with_epsilon(["--dedup", "drop=0.2"])
-    (['--dedup=0.05', 'photos'], ['--dedup', '0.1'], ['--dedup', 'drop=0.2'])
+    (['--dedup=auto', 'photos'], ['--dedup', '0.1'], ['--dedup', 'drop=0.2'])
     """
-    value = re.compile(r"[-+]?[0-9.]+(e-?[0-9]+)?%?|drop=.*|none", re.IGNORECASE)
+    value = re.compile(r"[-+]?[0-9.]+(e-?[0-9]+)?%?|drop=.*|none|auto", re.IGNORECASE)
     return [
-        "--dedup=0.05" if one == "--dedup" and not value.fullmatch(after) else one
+        "--dedup=auto" if one == "--dedup" and not value.fullmatch(after) else one
         for one, after in zip(args, [*args[1:], ""], strict=True)
     ]
 
@@ -158,7 +158,7 @@ def filter_(
             "--dedup",
             "--epsilon",
             metavar="[EPSILON]",
-            help="Drop near-duplicates: similarity above 1 - EPSILON, 0.05 where none is given; or drop=0.2.",
+            help="Drop near-duplicates: similarity above 1 - EPSILON; auto, also where none is given, finds it; or drop=0.2.",
         ),
     ] = None,
     set_: flag.Set = None,

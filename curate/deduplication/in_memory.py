@@ -35,7 +35,7 @@ class Deduplicated:
     similarity: npt.NDArray[np.float32]
     uids: npt.NDArray[Any]
     _vectors: npt.NDArray[np.float32]
-    _concept: npt.NDArray[np.int32] | None
+    _groups: npt.NDArray[np.int64] | None
     _mode: Literal["greedy", "reference"]
 
     @property
@@ -72,7 +72,7 @@ class Deduplicated:
         >>> found.filtered, found.rethreshold(0.1).filtered
         (array([], dtype=int64), array([1]))
         """
-        duplicate_of, similarity = _compare(self._vectors, self._concept, epsilon, self._mode)
+        duplicate_of, similarity = _compare(self._vectors, self._groups, epsilon, self._mode)
         return replace(self, epsilon=epsilon, duplicate_of=duplicate_of, similarity=similarity)
 
     def __repr__(self) -> str:
@@ -89,6 +89,8 @@ def deduplicate(
     uids: Sequence[object] | npt.NDArray[Any] | None = None,
     groups: Groups | npt.ArrayLike | None = None,
     mode: Literal["greedy", "reference"] = "greedy",
+    captions: Sequence[str | None] | None = None,
+    across_captions: bool = True,
 ) -> Deduplicated:
     """Find near-duplicates: rows that are nearer than epsilon to an earlier row (SemDeDup, Abbas et al. 2023).
 
@@ -105,6 +107,10 @@ def deduplicate(
         compared, n squared products.
     mode : {"greedy", "reference"}
         Compare with earlier rows that are kept, or with all earlier rows (which drops chains).
+    captions : (n,) str or None, optional
+        The caption of each row, which `across_captions` looks at.
+    across_captions : bool
+        False leaves near-duplicates whose captions differ, white space at both ends aside; no caption is an empty one.
 
     Returns
     -------
@@ -117,6 +123,8 @@ def deduplicate(
         For an epsilon outside of (0, 1).
     EmbeddingError
         For vectors that are not (n, d), not finite, or zero.
+    UsageError
+        For uids, groups or captions that are not as many as vectors, and where captions are to count and none are given.
 
     Examples
     --------
@@ -131,22 +139,38 @@ def deduplicate(
     names = np.arange(len(unit)) if uids is None else np.asarray(uids)
     if names.shape != (len(unit),):
         raise UsageError(f"uids must be as many as vectors, {len(unit):,}, got shape {names.shape}")
-    duplicate_of, similarity = _compare(unit, concept, epsilon, mode)
-    return Deduplicated(epsilon, duplicate_of, similarity, names, unit, concept, mode)
+    groups_compared = concept if across_captions else _with_captions(concept, captions, len(unit))
+    duplicate_of, similarity = _compare(unit, groups_compared, epsilon, mode)
+    return Deduplicated(epsilon, duplicate_of, similarity, names, unit, groups_compared, mode)
 
 
-def _concepts(groups: "Groups | npt.ArrayLike", n_rows: int) -> npt.NDArray[np.int32]:
+def _with_captions(
+    concept: npt.NDArray[np.int64] | None, captions: Sequence[str | None] | None, n_rows: int
+) -> npt.NDArray[np.int64]:
+    """Return groups of rows with the same caption, inside concepts."""
+    if captions is None or len(captions) != n_rows:
+        got = "none" if captions is None else f"{len(captions):,}"
+        raise UsageError(
+            f"captions must be as many as vectors, {n_rows:,}, where across_captions is False, got {got}"
+        )
+    code: dict[tuple[int, str], int] = {}
+    places = np.zeros(n_rows, np.int64) if concept is None else concept
+    keys = zip(places.tolist(), ((caption or "").strip() for caption in captions), strict=True)
+    return np.array([code.setdefault(key, len(code)) for key in keys], np.int64)
+
+
+def _concepts(groups: "Groups | npt.ArrayLike", n_rows: int) -> npt.NDArray[np.int64]:
     concept = groups.concept if isinstance(groups, Groups) else np.asarray(groups)
     if concept.shape != (n_rows,) or concept.dtype.kind not in "iu":
         raise UsageError(
             f"groups must be ({n_rows:,},) integers, got {concept.dtype} of shape {concept.shape}"
         )
-    return concept.astype(np.int32)
+    return concept.astype(np.int64)
 
 
 def _compare(
     vectors: npt.NDArray[np.float32],
-    concept: npt.NDArray[np.int32] | None,
+    groups: npt.NDArray[np.int64] | None,
     epsilon: float,
     mode: Literal["greedy", "reference"],
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
@@ -154,11 +178,11 @@ def _compare(
     threshold = threshold_of(epsilon)
     duplicate_of = np.full(len(vectors), -1, np.int64)
     similarity = np.full(len(vectors), np.nan, np.float32)
-    groups = [np.arange(len(vectors))]
-    if concept is not None:
-        order = np.argsort(concept, kind="stable")
-        groups = np.split(order, np.flatnonzero(np.diff(concept[order])) + 1)
-    for rows in groups:
+    apart = [np.arange(len(vectors))]
+    if groups is not None:
+        order = np.argsort(groups, kind="stable")
+        apart = np.split(order, np.flatnonzero(np.diff(groups[order])) + 1)
+    for rows in apart:
         found = find_duplicates(vectors[rows], threshold=threshold, mode=mode)
         duplicate_of[rows] = np.where(found.keep, -1, rows[found.duplicate_of])
         similarity[rows] = found.max_similarity_earlier

@@ -5,6 +5,7 @@ two rows alone, so no result depends on tiles, threads or BLAS kernels.
 """
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
@@ -15,20 +16,33 @@ import numpy.typing as npt
 from curate.clustering.kmeans import assign, fit
 from curate.deduplication.similarity import EXCLUDED, most_similar, pair_similarities, reaching
 from curate.errors import CurateError, EmbeddingError, RecipeError
-from curate.linalg import first_equal
+from curate.linalg import first_equal, margin
 
-__all__ = ["Duplicates", "find_duplicates", "split_large", "threshold_for_share", "threshold_of"]
+__all__ = [
+    "CANDIDATES",
+    "Duplicates",
+    "find_duplicates",
+    "near_any",
+    "split_large",
+    "threshold_for_share",
+    "threshold_of",
+]
 
 log = logging.getLogger(__name__)
 
 #: A smaller epsilon cannot tell rounding of the vectors from a difference.
 MIN_EPSILON = 1e-6
 
+#: Where pairs have to be confirmed, so many of a row are put to the question, the most similar ones.
+CANDIDATES = 16
+
 _TILE = 1 << 24  # inner products held at a time: 64 MB
 _BLOCK_ROWS = 1024
 
 Vectors = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
+#: Says of a row and some others which of these pairs are duplicates beyond doubt.
+Confirm = Callable[[int, Indices], npt.NDArray[np.bool_]]
 
 
 @dataclass(frozen=True)
@@ -57,6 +71,7 @@ def find_duplicates(
     mode: Literal["greedy", "reference"] = "greedy",
     inclusive: bool = False,
     fixed: npt.NDArray[np.bool_] | None = None,
+    confirm: Confirm | None = None,
     tile: int = _TILE,
 ) -> Duplicates:
     """Return which rows of one concept duplicate an earlier row.
@@ -71,6 +86,10 @@ def find_duplicates(
     greedy mode the row that the first one duplicates, if it is dropped.
     fixed : (n,) rows that are kept whatever they are near, copies too; they must come before all others,
     which may be their duplicates.
+    confirm : which of the pairs above the threshold are duplicates, given a row and earlier ones. A row is dropped if
+    a pair with one of its `CANDIDATES` most similar earlier rows (kept ones, if greedy; the earlier where equal)
+    is confirmed; duplicate_of is the most similar of those. Rows equal by value have to be confirmed too.
+    max_similarity_earlier stays what the vectors say.
     Cost: half of the product of all pairs; memory 4 `tile` bytes beside the vectors, a few times that
     where nearly all rows are alike. `tile` (products held at a time) never changes a result.
 
@@ -86,6 +105,9 @@ def find_duplicates(
     if vectors.ndim != 2 or not np.isfinite(vectors).all():
         raise EmbeddingError(f"vectors to compare must be (n, d) and finite, got shape {vectors.shape}")
     n_fixed = _leading_rows(fixed, len(vectors))
+    if confirm is not None:
+        lowest = _lowest_over(threshold, inclusive)
+        return _compare(vectors, lowest, mode == "greedy", tile, n_fixed, confirm)
     first = first_equal(vectors)
     originals = np.flatnonzero(first == np.arange(len(first)))
     distinct = vectors if len(originals) == len(vectors) else vectors[originals]
@@ -181,7 +203,26 @@ def _leading_rows(fixed: npt.NDArray[np.bool_] | None, n: int) -> int:
     return count
 
 
-def _compare(rows: Vectors, lowest: np.float32, greedy: bool, tile: int, n_fixed: int) -> Duplicates:
+def near_any(vectors: Vectors, *, threshold: float, tile: int = _TILE) -> npt.NDArray[np.bool_]:
+    """Return which rows may be a pair with another row at a threshold, (n,): all that are, and a few a hair away.
+
+    >>> near_any(np.eye(3, dtype=np.float32)[[0, 1, 1]], threshold=0.9)
+    array([False,  True,  True])
+    """
+    n, near = len(vectors), np.zeros(len(vectors), np.bool_)
+    lowest = np.float32(threshold) - np.float32(margin(vectors.shape[1]))
+    step = max(1, min(_BLOCK_ROWS, tile // max(1, n)))
+    for start in range(0, n, step):
+        block = vectors[start : start + step]
+        products = block @ vectors.T
+        products[np.arange(len(block)), np.arange(start, start + len(block))] = EXCLUDED
+        near[start : start + step] = (products >= lowest).any(axis=1)
+    return near
+
+
+def _compare(
+    rows: Vectors, lowest: np.float32, greedy: bool, tile: int, n_fixed: int, confirm: Confirm | None = None
+) -> Duplicates:
     """Return the duplicates among distinct rows, compared block by block with all rows before."""
     n = len(rows)
     found = Duplicates(np.full(n, np.nan, np.float32), np.full(n, -1), np.full(n, np.nan, np.float32))
@@ -197,7 +238,11 @@ def _compare(rows: Vectors, lowest: np.float32, greedy: bool, tile: int, n_fixed
         nearest, largest = most_similar(rows, here, np.arange(start + len(block)), products)
         found.max_similarity_earlier[here] = largest
         lost = here[(largest >= lowest) & (here >= n_fixed)]
-        if greedy and len(lost):
+        if confirm is not None:
+            lost, nearest, largest = _confirmed(
+                rows, lost, products, found.keep if greedy else None, lowest, confirm
+            )
+        elif greedy and len(lost):
             lost, nearest, largest = _decide_greedily(rows, lost, products, found.keep, lowest)
         elif len(lost):
             nearest, largest = nearest[lost - start], largest[lost - start]
@@ -228,6 +273,42 @@ def _decide_greedily(
     kept = columns[np.concatenate([np.ones(n_before, np.bool_), kept_here])]
     nearest, similarity = most_similar(rows, lost, kept, products[np.ix_(lost - start, kept)])
     return lost, nearest, similarity
+
+
+def _confirmed(
+    rows: Vectors,
+    suspects: Indices,
+    products: Vectors,
+    keep: npt.NDArray[np.bool_] | None,
+    lowest: np.float32,
+    confirm: Confirm,
+) -> tuple[Indices, Indices, npt.NDArray[np.float32]]:
+    """Return the suspects of one block with a confirmed pair, the row each duplicates, and how similar.
+
+    products : similarity proposed of the block's rows to all rows up to the block's end. keep : decisions on the rows
+    before, of which the dropped ones do not count; None counts all.
+    """
+    stop = products.shape[1]
+    start = stop - len(products)
+    counts = np.ones(stop, np.bool_) if keep is None else keep[:stop].copy()
+    slack = np.float32(margin(rows.shape[1]))
+    lost, nearest, similarity = [], [], []
+    for row in suspects.tolist():
+        proposed = products[row - start, :row]
+        near = np.flatnonzero(counts[:row] & (proposed >= lowest - slack))
+        if len(near) > CANDIDATES:
+            bound = np.partition(proposed[near], -CANDIDATES)[-CANDIDATES]
+            near = near[proposed[near] >= bound - 2 * slack]
+        exact = pair_similarities(rows, np.full(len(near), row), near)
+        order = np.lexsort((near, -exact))[:CANDIDATES]
+        order = order[exact[order] >= lowest]
+        yes = order[confirm(row, near[order])] if len(order) else order
+        if len(yes):
+            counts[row] = keep is None
+            lost.append(row)
+            nearest.append(near[yes[0]])
+            similarity.append(exact[yes[0]])
+    return np.array(lost, np.int64), np.array(nearest, np.int64), np.array(similarity, np.float32)
 
 
 def _with_copies(

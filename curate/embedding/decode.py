@@ -18,6 +18,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
+from curate.embedding.alterations import ALTERATIONS
+
 __all__ = ["DecodeError", "Decoded", "Preprocess", "decode", "open_image", "to_array"]
 
 #: Raster formats with a signature of their own; what is listed but not built into Pillow is skipped.
@@ -137,10 +139,12 @@ def decode(
     *,
     max_pixels: int,
     reserve: Callable[[int], object] | None = None,
+    altered: str | None = None,
 ) -> Decoded:
     """Return the pixels of one row, or why there are none. Only MemoryError gets out.
 
     reserve : called with the bytes that decoding takes, before it takes them; it may wait.
+    altered : gives the pixels of a copy that is made so (`alterations.ALTERATIONS`), in place of the image's own.
     """
     if data is None:
         return Decoded("missing_image", "no image", None, None, None)
@@ -148,6 +152,8 @@ def decode(
         image = open_image(data, max_pixels=max_pixels, reserve=reserve)
     except DecodeError as error:
         return Decoded(error.outcome, error.reason, error.width, error.height, None)
+    if altered is not None:
+        image = ALTERATIONS[altered](image)
     return Decoded("ok", None, image.width, image.height, to_array(image, preprocess))
 
 

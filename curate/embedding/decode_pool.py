@@ -55,6 +55,7 @@ class DecodePool:
     what it starts with (Linux; None for no limit); it decides about rows, so it must not depend on the machine.
     timeout_s : the last net, for what no count has caught. in_flight_bytes : what encoded images, and apart from
     them decoding, may take at a time in all workers together; one image is always let through (None for no limit).
+    altered : give the pixels of copies that are made so (`alterations.ALTERATIONS`).
 
     At most two batches per worker are in flight, so memory stays bounded while decoding overlaps with
     what the caller does between two results.
@@ -69,11 +70,13 @@ class DecodePool:
         memory_limit_bytes: int | None = None,
         timeout_s: float = 300.0,
         in_flight_bytes: int | None = None,
+        altered: str | None = None,
     ) -> None:
         if workers < 0:
             raise ValueError(f"workers must be at least 0, got {workers}")
         self.preprocess, self.max_pixels, self.workers = preprocess, max_pixels, workers
-        settings = (preprocess, max_pixels, memory_limit_bytes)
+        self.altered = altered
+        settings = (preprocess, max_pixels, memory_limit_bytes, altered)
         self._in_flight = in_flight_bytes or sys.maxsize
         self._room = _Room(self._in_flight)
         self._processes: list[_Worker] = []
@@ -112,7 +115,7 @@ class DecodePool:
         """
         if self._threads is None:
             for tag, images in batches:
-                yield tag, [_decode_here(image, self.preprocess, self.max_pixels) for image in images]
+                yield tag, [self._decode_here(image) for image in images]
             return
         pending: deque[tuple[T, int, Future[list[Decoded]]]] = deque()
         held = 0
@@ -136,6 +139,12 @@ class DecodePool:
         finally:
             for _, _, future in pending:
                 future.cancel()
+
+    def _decode_here(self, image: bytes | None) -> Decoded:
+        try:
+            return decoding.decode(image, self.preprocess, max_pixels=self.max_pixels, altered=self.altered)
+        except MemoryError:
+            return Decoded("decoder_failed", "out of memory", None, None, None)
 
     def _decode(self, images: Sequence[bytes | None]) -> list[Decoded]:
         """Decode one batch in the next free worker (called in a thread; there are as many as workers)."""
@@ -341,7 +350,7 @@ def serve(fd: int) -> None:
     connection: Connection[Any, Any] = Connection(fd)
     with contextlib.suppress(EOFError, OSError):
         connection.send("ready")
-        preprocess, max_pixels, memory_limit = connection.recv()
+        preprocess, max_pixels, memory_limit, altered = connection.recv()
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libtiff and others print their warnings
         why = _limit_memory(memory_limit)
 
@@ -353,7 +362,9 @@ def serve(fd: int) -> None:
         while True:
             try:
                 for image in connection.recv() or [connection.recv_bytes()]:
-                    *row, array = decoding.decode(image, preprocess, max_pixels=max_pixels, reserve=reserve)
+                    *row, array = decoding.decode(
+                        image, preprocess, max_pixels=max_pixels, reserve=reserve, altered=altered
+                    )
                     connection.send((*row, None if array is None else array.shape))
                     if array is not None:
                         connection.send_bytes(array.data.cast("B"))
@@ -382,10 +393,3 @@ def _limit_memory(limit: int | None) -> str:
     lower = min((one for one in (soft, hard) if one != resource.RLIM_INFINITY), default=total)
     resource.setrlimit(resource.RLIMIT_AS, (min(total, lower), hard))
     return _OVER_ALLOWANCE if total <= lower else _NO_MEMORY
-
-
-def _decode_here(image: bytes | None, preprocess: Preprocess, max_pixels: int) -> Decoded:
-    try:
-        return decoding.decode(image, preprocess, max_pixels=max_pixels)
-    except MemoryError:
-        return Decoded("decoder_failed", "out of memory", None, None, None)

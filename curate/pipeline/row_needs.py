@@ -25,13 +25,13 @@ _BLOCK_ROWS = 65_536
 _BATCH_BYTES = 32 << 20
 
 #: Columns of the samples that are null where no row has a caption, or a label.
-_NULL_WITHOUT = {"caption": ("caption", "caption_length"), "label": ("label",), "text": ()}
+_NULL_WITHOUT = {"caption": ("caption", "caption_length"), "label": ("label",), "text": (), "image": ()}
 
 
 def columns_lack(recipe: Recipe, parts: Iterable[Part]) -> dict[str, str]:
     """Return what no part has columns for, and what to say of it.
 
-    It is `caption`, `label`, or `text`: vectors of captions beside those of images.
+    It is `caption`, `label`, `image`, or `text`: vectors of captions beside those of images.
     """
     columns = [part.columns for part in parts if part.rows]
     if not columns:
@@ -41,12 +41,14 @@ def columns_lack(recipe: Recipe, parts: Iterable[Part]) -> dict[str, str]:
         lack["caption"] = "the source has no captions; source.caption names their column"
     if not any(one.label for one in columns):
         lack["label"] = "the source has no labels; source.label names their column"
+    if all(one.image is None for one in columns):
+        lack["image"] = "the source has no images; source.image names their column"
     if recipe.embed.own_vectors:
         if not any(one.text_vector for one in columns):
             lack["text"] = "there are no vectors of captions (embed.text_column names their column)"
     elif "caption" in lack:
         lack["text"] = lack["caption"]
-    elif all(one.image is None for one in columns):
+    elif "image" in lack:
         lack["text"] = "there are captions without images"
     return lack
 
@@ -166,6 +168,13 @@ def _unmet(recipe: Recipe, lack: Mapping[str, str]) -> str | None:
     for setting, name in used:
         if name in lost:
             return f"{setting} {name}: no row can have this score, for {lost[name]}; or take another score"
+    if dedup.epsilon is not None and not dedup.across_captions and "caption" in lack:
+        return f"dedup.across_captions false needs captions: {lack['caption']}"
+    if dedup.epsilon is not None and "image" in lack:
+        if dedup.epsilon == "auto":
+            return f"dedup.epsilon auto alters images to see how near copies are: {lack['image']}; or give it a number"
+        if dedup.confirm == "thumbnail":
+            return f"dedup.confirm thumbnail looks at images: {lack['image']}; or set it to none"
     if select.label_quotas and "label" in lack:
         return f"select.per label needs labels: {lack['label']}"
     for one in recipe.filter:

@@ -1,10 +1,10 @@
 """Which samples are alike: concepts, copies and near-duplicates, and rows too near an evaluation set."""
 
 from collections.abc import Mapping
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import pydantic
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from curate.recipe.types import (
     KeepShare,
@@ -15,10 +15,14 @@ from curate.recipe.types import (
     count_or_auto,
     listed,
     none_word,
+    parse_share,
 )
 from curate.scores.leakage import Against
 
 __all__ = ["Cluster", "Dedup", "DropShare"]
+
+#: Settings of near-duplicates that came after there were runs.
+_NEWER = ("across_captions", "recall", "confirm")
 
 
 class Cluster(Settings):
@@ -56,6 +60,8 @@ class DropShare(Settings):
 def _epsilon(value: object) -> object:
     if value in (None, "none"):
         return None
+    if value == "auto":
+        return value
     if isinstance(value, float) and 0 < value < 1:
         return value
     if isinstance(value, Mapping) and set(value) == {"drop"}:
@@ -67,7 +73,9 @@ def _epsilon(value: object) -> object:
         if share.drop == 1:
             raise ValueError(f"is not a share: drop must be in (0, 1), got {value['drop']}")
         return share
-    raise ValueError(f"must be none, a number in (0, 1), or a share such as {{drop: 0.2}}, got {value!r}")
+    raise ValueError(
+        f"must be none, auto, a number in (0, 1), or a share such as {{drop: 0.2}}, got {value!r}"
+    )
 
 
 def _exact(value: object) -> object:
@@ -78,6 +86,19 @@ def _exact(value: object) -> object:
     raise ValueError(f"must be sample (or true), image, or false, got {value!r}")
 
 
+def _recall(value: float) -> float:
+    if not 0 < value < 1:
+        raise ValueError(f"must be in (0, 1), got {value:g}")
+    return value
+
+
+def _confirm(value: object) -> object:
+    value = "none" if value is None else value
+    if value in ("auto", "thumbnail", "none"):
+        return value
+    raise ValueError(f"must be auto, thumbnail or none, got {value!r}")
+
+
 class Dedup(Settings):
     """Copies (`exact`) and near-duplicates: similarity above 1 - epsilon within a concept.
 
@@ -85,10 +106,15 @@ class Dedup(Settings):
     what conditions and comparing leave, `cluster.concepts` of them. None: concepts are the blocks, fitted once.
     exact : `sample` (true) for rows of equal image, caption and label, `image` for those of equal image, false for none.
     Images are compared by their bytes where these are read, whatever they are called.
+    epsilon : `auto` finds it from copies that are made of some images (`deduplication.calibration`): the distance that
+    a share `recall` of them is within.
+    across_captions : false leaves near-duplicates whose captions differ, white space at both ends aside.
+    confirm : `thumbnail` drops a near-duplicate only if small grey pictures say so too (`deduplication.pictures`),
+    `auto` where an epsilon found by itself shows that the model cannot tell copies.
     """
 
     exact: Annotated[bool | Literal["image"], BeforeValidator(_exact)] = True
-    epsilon: Annotated[float | DropShare | None, BeforeValidator(_epsilon)] = None
+    epsilon: Annotated[float | DropShare | Literal["auto"] | None, BeforeValidator(_epsilon)] = None
     prefer: Preference = "hardest"
     mode: Literal["greedy", "reference"] = "greedy"
     inclusive: bool = False
@@ -97,6 +123,9 @@ class Dedup(Settings):
     blocks: Annotated[
         Annotated[Literal["auto"] | int, BeforeValidator(count_or_auto)] | None, BeforeValidator(none_word)
     ] = None
+    across_captions: bool = True
+    recall: Annotated[float, BeforeValidator(parse_share), AfterValidator(_recall)] = 0.9
+    confirm: Annotated[Literal["auto", "thumbnail", "none"], BeforeValidator(_confirm)] = "auto"
 
     @model_validator(mode="after")
     def _how_near(self) -> Self:
@@ -108,4 +137,16 @@ class Dedup(Settings):
                 raise ValueError(
                     f"needs an epsilon for what is against {one.name}: a number, here or as dedup.epsilon"
                 )
+        if self.confirm == "thumbnail" and isinstance(self.epsilon, DropShare):
+            raise ValueError(
+                "takes confirm thumbnail with a number or auto as epsilon, not with a share to drop"
+            )
         return self
+
+    def canonical(self) -> dict[str, Any]:
+        """Return the values that stand for how near-duplicates are found, in fingerprints.
+
+        Settings that are newer than runs made before count where they are set.
+        """
+        newer = {name for name in _NEWER if getattr(self, name) == type(self).model_fields[name].default}
+        return self.model_dump(exclude={"exact", "against", "blocks", *newer})

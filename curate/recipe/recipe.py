@@ -136,6 +136,22 @@ class Recipe(Settings):
         return self
 
     @model_validator(mode="after")
+    def _calibrated(self) -> Self:
+        if self.dedup.epsilon != "auto":
+            return self
+        why = None
+        if self.embed.own_vectors:
+            why = "there is no model for vectors of your own"
+        elif self.cluster.on == "text":
+            why = "captions are compared (cluster.on text)"
+        if why is not None:
+            raise ValueError(
+                f"dedup.epsilon auto embeds altered images with the model of the run, and {why}; give it a number that "
+                "fits these vectors, or {drop: 0.2} for the share to drop"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _families(self) -> Self:
         folders = [family.folder for family in self.score]
         twice = next((name for name in folders if folders.count(name) > 1), None)

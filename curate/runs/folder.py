@@ -115,6 +115,11 @@ class RunFolder:
         return self.path / ".work"
 
     @cached_property
+    def near_sample(self) -> Path:
+        """How many near-duplicates a sample has, where they are not looked for."""
+        return self.work / "near_sample.json"
+
+    @cached_property
     def logs(self) -> Path:
         """What was said while working: one file of JSON lines per invocation."""
         return self.path / "logs"

@@ -7,7 +7,13 @@ from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
 
 from curate.deduplication import similarity
-from curate.deduplication.semantic import find_duplicates, split_large, threshold_for_share, threshold_of
+from curate.deduplication.semantic import (
+    find_duplicates,
+    near_any,
+    split_large,
+    threshold_for_share,
+    threshold_of,
+)
 from curate.errors import CurateError, EmbeddingError, RecipeError
 from curate.linalg import row_dots, unit_rows
 
@@ -286,3 +292,47 @@ def test_split_keeps_equal_rows_together():
     assert split_large(x[:0], 4, seed=0).shape == (0,)
     with pytest.raises(RecipeError, match="at least 1, got 0"):
         split_large(x, 0, seed=0)
+
+
+def confirmed_by_definition(x, threshold, mode, confirms, n_fixed):
+    """One row at a time: the most similar confirmed one of the 16 most similar earlier (kept) rows."""
+    s, n = all_similarities(x).astype(np.float64), len(x)
+    of, similar = np.full(n, -1), np.full(n, np.nan)
+    for j in range(n_fixed, n):
+        pool = [i for i in range(j) if mode == "reference" or of[i] < 0]
+        near = sorted((i for i in pool if s[j, i] > threshold), key=lambda i: (-s[j, i], i))[:16]
+        if yes := [i for i in near if confirms[j, i]]:
+            of[j], similar[j] = yes[0], s[j, yes[0]]
+    return of, similar
+
+
+@pytest.mark.parametrize("mode", ["greedy", "reference"])
+@pytest.mark.parametrize(("noise", "n_fixed", "tile"), [(0.1, 0, 1 << 24), (0.02, 5, 300), (0.2, 0, 64)])
+def test_pairs_that_nothing_confirms_are_no_duplicates(mode, noise, n_fixed, tile):
+    x = alike(90, 8, noise, seed=2)
+    confirms = np.random.default_rng(7).random((90, 90)) < 0.1
+    asked = []
+
+    def confirm(row, others):
+        asked.append(len(others))
+        return confirms[row, others]
+
+    found = find_duplicates(
+        x, threshold=0.9, mode=mode, confirm=confirm, tile=tile, fixed=np.arange(90) < n_fixed
+    )
+    of, similar = confirmed_by_definition(x, 0.9, mode, confirms, n_fixed)
+    np.testing.assert_array_equal(found.duplicate_of, of)
+    np.testing.assert_array_equal(found.similarity, similar.astype(np.float32))
+    assert 0 < (of >= 0).sum() and max(asked) == 16
+    largest = [max(s[:j], default=np.nan) for j, s in enumerate(all_similarities(x))]
+    np.testing.assert_array_equal(found.max_similarity_earlier, np.array(largest, np.float32))
+
+
+def test_rows_that_may_be_in_a_pair_are_all_that_are():
+    x = alike(70, 8, 0.2, seed=3)
+    s = all_similarities(x) - 3 * np.eye(70)
+    for threshold in (0.5, 0.9, 0.99):
+        found = near_any(x, threshold=threshold, tile=500)
+        assert (
+            found[(s > threshold).any(axis=1)].all() and not found[(s < threshold - 0.01).all(axis=1)].any()
+        )

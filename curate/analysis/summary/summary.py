@@ -12,6 +12,7 @@ from curate.analysis.summary.groups import group_rows, group_warnings
 from curate.analysis.summary.scan import ReportRequest, Scan, scan_parts
 from curate.analysis.summary.score_stats import ScoreStats, score_stats
 from curate.analysis.summary.tables import facts, finished_families, missing, stage_facts
+from curate.deduplication.warnings_of import of_sample, warnings_of
 from curate.execution.context import silent
 from curate.execution.engines.base import Engine
 from curate.io import storage
@@ -199,9 +200,9 @@ def stage_warnings(run: RunFolder) -> list[str]:
         found += [f"{name.removeprefix('score/')}: {text}" for text in one.get("warnings", ())]
     empty = noted["cluster"].get("empty", 0)
     found += [f"cluster: {empty:,} concepts have no sample"] if empty else []
-    duplicates = noted["dedup"]
-    if duplicates and (recipe.get("dedup") or {}).get("epsilon") is None:
-        found.append("dedup: near-duplicates were not looked for (dedup.epsilon is none)")
+    found += [f"dedup: {text}" for text in warnings_of(noted["dedup"])]
+    if not noted["dedup"] and isinstance(sample := storage.read_json(run.near_sample), dict):
+        found.append(f"dedup: {of_sample(sample)}")
     return found + _about_selection(noted["select"], recipe)
 
 

@@ -15,6 +15,7 @@ from curate.analysis.joins import Joins
 from curate.analysis.summary.counts import group_reasons
 from curate.analysis.verify import part_invariants
 from curate.analysis.verify.stage_tables import CHAIN, Tables, read, violation
+from curate.deduplication.captions import caption_codes
 from curate.errors import CurateError
 from curate.io.remote.cache import ensure_local
 from curate.sources.base import Columns
@@ -23,16 +24,18 @@ from curate.sources.registry import format_of
 __all__ = ["violations_of"]
 
 #: Which uids there are, and which are named: `rows` with their occurrence, `named` by a decision, `compared` and
-#: `points` (a duplicate's other row) with their concept.
+#: `points` (a duplicate's other row) with their concept; `captions` of those compared and `same_captions` of those that a
+#: duplicate names, where near-duplicates with other captions stay.
 _LINKS = {
     name: pa.schema([("uid", pa.string()), ("number", pa.int32())])
-    for name in ("rows", "named", "compared", "points")
+    for name in ("rows", "named", "compared", "points", "captions", "same_captions")
 }
 
 #: Rows that break a rule about all rows at once: what is named must be there, and a row only once.
 _TWICE = "select c0 as uid from rows group by c0, c1 having count(*) > 1"
 _NOWHERE = "select c0 as uid from named anti join rows using (c0)"
 _NOT_COMPARED = "select c0 as uid from points anti join compared using (c0, c1)"
+_OTHER_CAPTION = "select c0 as uid from same_captions anti join captions using (c0, c1)"
 
 
 def violations_of(tables: Tables) -> list[str]:
@@ -87,13 +90,14 @@ def _of_part(tables: Tables, part: str, links: Joins) -> Iterator[str]:
         yield from part_invariants.of_samples(tables, part, samples)
         if "select" in tables.current:
             yield from part_invariants.same_rows(tables, part, samples, decisions)
-        usable = samples.filter((pl.col("outcome") == "ok") & pl.col("copy_of").is_null())["uid"]
+        usable = samples.filter((pl.col("outcome") == "ok") & pl.col("copy_of").is_null())
         yield from _of_usable(tables, part, usable, decisions, links)
 
 
 def _of_usable(
-    tables: Tables, part: str, usable: pl.Series, decisions: pl.DataFrame, links: Joins
+    tables: Tables, part: str, samples: pl.DataFrame, decisions: pl.DataFrame, links: Joins
 ) -> Iterator[str]:
+    usable = samples["uid"]
     yield from part_invariants.of_embeddings(tables, part, usable)
     if "cluster" in tables.current:
         yield from part_invariants.of_assignments(tables, part, usable)
@@ -106,8 +110,19 @@ def _of_usable(
                 links.add("compared", one.select("uid", "concept").to_arrow())
                 points = one.filter(pl.col("duplicate_of").is_not_null())
                 links.add("points", points.select("duplicate_of", "concept").to_arrow())
+                if not tables.recipe.dedup.across_captions:
+                    _link_captions(samples, one, links)
             else:
                 yield one
+
+
+def _link_captions(samples: pl.DataFrame, compared: pl.DataFrame, links: Joins) -> None:
+    """Note the captions of compared rows, and of the duplicates among them by the row they name."""
+    code = (caption_codes(samples) % 2**31).cast(pl.Int32)
+    known = compared.join(samples.select("uid", code), on="uid", how="left")
+    links.add("captions", known.select("uid", "caption_code").to_arrow())
+    near = known.filter(pl.col("duplicate_of").is_not_null())
+    links.add("same_captions", near.select("duplicate_of", "caption_code").to_arrow())
 
 
 def _of_uids(tables: Tables, links: Joins) -> Iterator[str]:
@@ -117,6 +132,11 @@ def _of_uids(tables: Tables, links: Joins) -> Iterator[str]:
         (decisions, "a uid and occurrence must be there once", _TWICE),
         (decisions, "duplicate_of must be a uid of the run", _NOWHERE),
         (duplicates, "duplicate_of must be a compared row of the same concept", _NOT_COMPARED),
+        (
+            duplicates,
+            "duplicate_of must be a row with the same caption (dedup.across_captions)",
+            _OTHER_CAPTION,
+        ),
     ):
         count, first = links.row(f"select count(distinct uid), min(uid) from ({wrong})")
         if count:

@@ -6,8 +6,9 @@ and are never duplicates themselves; rows that were shipped before come next, if
 Concepts whose rows are those of the last time are not compared again (`unchanged`).
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +21,10 @@ import pyarrow as pa
 from curate import schema
 from curate.clustering import kmeans
 from curate.deduplication import semantic
+from curate.deduplication.calibration import Calibration
+from curate.deduplication.captions import caption_codes
+from curate.deduplication.pictures import SIDE
+from curate.deduplication.warnings_of import of_sample, warnings_of
 from curate.embedding.store import EmbeddingPart
 from curate.errors import RunError
 from curate.execution.context import Context, eligible, log, reuse_or_remove
@@ -29,7 +34,9 @@ from curate.hashing import hash_uids
 from curate.io import storage
 from curate.linalg import load_unit
 from curate.ordering.keys import score_of, with_priority
-from curate.pipeline.stages import dedup_reuse
+from curate.pipeline.stages import dedup_reuse, near_sample
+from curate.pipeline.stages.dedup_epsilon import calibration_of
+from curate.pipeline.stages.dedup_pictures import PICTURE, Confirming, make_pictures, pictures_in
 from curate.recipe import Dedup, DropShare
 from curate.runs.folder import RunFolder
 from curate.scores.registry import folders_for
@@ -43,6 +50,7 @@ SHARE_TOLERANCE = 0.005
 SHARE_ROUNDS = 6
 
 
+INVOLVED = pa.schema([("part", pa.int32()), ("position", pa.int32())])
 ROWS = pa.schema(
     [
         ("part", pa.int32()),
@@ -55,6 +63,8 @@ ROWS = pa.schema(
         ("uid", pa.string()),
     ]
 )
+#: Behind them where only rows of one caption are compared.
+CAPTIONED = ROWS.append(pa.field("caption_code", pa.uint64()))
 FOUND = pa.schema(
     [("part", pa.int32()), ("position", pa.int32()), ("pinned", pa.bool_()), *list(schema.DUPLICATES)]
 )
@@ -77,7 +87,10 @@ class Groups:
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows of one part that are compared, and by what they go to buckets."""
+    """The rows of one part that are compared, and by what they go to buckets.
+
+    pictures : the small pictures of some of them, where pairs have to be confirmed.
+    """
 
     run: RunFolder
     part: str
@@ -87,17 +100,20 @@ class Rows:
     prefer: str
     seed: int
     shipped: Shipped | None
+    by_caption: bool
     groups: Groups
+    pictures: Path | None = None
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """How the rows of a bucket are compared."""
+    """How the rows of a bucket are compared. confirm : by small pictures, which the rows bring with them."""
 
     settings: Dedup
     epsilon: float
     mode: Literal["greedy", "reference"]
     seed: int
+    confirm: bool = False
 
 
 @dataclass(frozen=True)
@@ -120,7 +136,7 @@ class Deduplicate(Stage):
 
     def inputs(self) -> list[object]:
         """Return the settings that decide, and what passed the filters."""
-        settings = self.recipe.dedup.model_dump(exclude={"exact", "against", "blocks"})
+        settings = self.recipe.dedup.canonical()
         filtered = self.run_folder.fingerprint(self.run_folder.scores("filter"))
         return [settings, self.recipe.seed, filtered]
 
@@ -155,9 +171,15 @@ class Deduplicate(Stage):
         """Say how many near-duplicates there are."""
         if stats:
             log.info(
-                "dedup: %s compared, %s near-duplicates (%.1f %%) at epsilon %.6g",
+                "dedup: %s compared, %s near-duplicates (%.1f %%) at epsilon %.6g%s",
                 f"{stats['compared']:,}", f"{stats['dropped']:,}", 100 * stats["share"], stats["epsilon"],
+                ", confirmed by small pictures" if stats.get("confirm") else "",
             )  # fmt: skip
+        for said in warnings_of(stats):
+            log.warning("dedup: %s", said)
+        if not stats and (found := near_sample.look(self.context)) is not None:
+            storage.write_json(self.run_folder.near_sample, found)
+            log.info("dedup: %s", of_sample(found))
 
 
 def _bring_all_back(
@@ -178,17 +200,27 @@ def _compare_all(
     """Compare the concepts that changed, at the epsilon asked for (or found); write all results, return the facts."""
     recipe, settings = context.recipe, context.recipe.dedup
     families = folders_for(recipe, score_of(settings.prefer))
+    found = calibration_of(context) if settings.epsilon == "auto" else None
+    if found is not None:
+        log.info(
+            "dedup: epsilon auto is %.6g: %.0f %% of the copies made of %s images are within it, %.1f %% of the images have "
+            "another sample as near", found.epsilon, 100 * found.recall, f"{found.images:,}", 100 * found.near,
+        )  # fmt: skip
+    how = _how(context, found)
     k = storage.read_table(context.run.concepts / "concepts.parquet", ["concept"]).num_rows
     rules = storage.fingerprint(
-        "dedup", Deduplicate.version, settings.model_dump(exclude={"exact", "against"}), recipe.seed, recipe.cluster.on,
-        recipe.cluster.seed,
+        "dedup", Deduplicate.version, settings.canonical(), recipe.seed, recipe.cluster.on, recipe.cluster.seed,
+        *([how.epsilon, how.confirm] if found is not None or how.confirm else []),
     )  # fmt: skip
+    if found is not None or how.confirm:
+        fingerprint = storage.fingerprint(fingerprint, how.epsilon, how.confirm)
     members = dedup_reuse.members(context, families, before, k)
     same = dedup_reuse.unchanged(context, members, rules)
     if isinstance(settings.epsilon, DropShare):  # found anew from all similarities
         same[:] = False
-    groups = _plan(context, members.rows, ~same)
-    epsilon, files = _compare_changed(context, groups, families, before, fingerprint, scratch)
+    groups = _plan(context, members.rows, ~same, how)
+    pictures: dict[str, int] = {}
+    epsilon, files = _compare_changed(context, groups, families, before, fingerprint, scratch, how, pictures)
     # From here until all is written, only what stays as it is may be taken for known.
     dedup_reuse.remember(context, members, rules, same)
     _bring_all_back(context, files, ~same, fingerprint)
@@ -206,7 +238,20 @@ def _compare_all(
         "share": share,
         "epsilon": epsilon,
         "split_concepts": split,
+        **({} if found is None else {"calibration": asdict(found) | {"tells_copies": found.tells_copies}}),
+        **({"confirm": "thumbnail", **pictures} if how.confirm else {}),
     }
+
+
+def _how(context: Context, found: Calibration | None) -> Comparison:
+    """Return how pairs are found; epsilon is still to be found where a share is to be dropped."""
+    settings = context.recipe.dedup
+    epsilon = float(settings.epsilon) if isinstance(settings.epsilon, float) else 0.5
+    confirm = settings.confirm == "thumbnail"
+    if found is not None:
+        confirm |= settings.confirm == "auto" and not found.tells_copies
+        epsilon = found.proposing if confirm else found.epsilon
+    return Comparison(settings, epsilon, settings.mode, context.recipe.seed, confirm)
 
 
 def _count(context: Context) -> int:
@@ -223,8 +268,13 @@ def _compare_changed(
     before: Shipped | None,
     fingerprint: str,
     scratch: Path,
+    how: Comparison,
+    pictures: dict[str, int],
 ) -> tuple[float, tuple[Path, ...]]:
-    """Regroup the rows of the changed concepts and compare them; return the epsilon and the files of results."""
+    """Regroup the rows of the changed concepts and compare them; return the epsilon and the files of results.
+
+    pictures : is told how many images could not be read for a small picture, if any.
+    """
     settings = context.recipe.dedup
     # What is scratch depends on the plan, and the plan on `memory`, which may differ when a run goes on.
     plan = [groups.bucket.tolist(), groups.changed.tolist(), sorted(groups.first_split_bucket.items())]
@@ -232,26 +282,33 @@ def _compare_changed(
     items = {
         part.name: Rows(
             context.run, part.name, part.index, folders, context.recipe.cluster.on,
-            settings.prefer, context.recipe.seed, before, groups,
+            settings.prefer, context.recipe.seed, before, not settings.across_captions, groups,
         )
         for part in context.parts
     }  # fmt: skip
     exchange = Exchange(context, "dedup", scratch, fingerprint, groups.n_buckets)
     rows = exchange.spread(_rows_of_part, items)
-    how = Comparison(settings, 0.5, settings.mode, context.recipe.seed)
     if isinstance(settings.epsilon, DropShare):
         files, epsilon = _meet_share(exchange, rows, how, settings.epsilon.drop)
-    else:
-        epsilon = float(settings.epsilon or 0)
-        files, _, _ = _compare(exchange, rows, replace(how, epsilon=epsilon))
-    return epsilon, files
+        return epsilon, files
+    if how.confirm:
+        involved = exchange.bucket(partial(_involved_in_bucket, how), rows, "involved")
+        made, unreadable = make_pictures(context, involved, scratch, exchange.fingerprint)
+        pictures |= {"unreadable": unreadable} if unreadable else {}
+        seen = dict(zip(items, made, strict=True))
+        items = {name: replace(item, pictures=seen[name]) for name, item in items.items()}
+        rows = exchange.spread(_rows_of_part, items, "pictured")
+    files, _, _ = _compare(exchange, rows, how)
+    return how.epsilon, files
 
 
 def _compare(
     exchange: Exchange, rows: tuple[Path, ...], how: Comparison
 ) -> tuple[tuple[Path, ...], int, int]:
     """Compare all buckets at one epsilon; return the files, the rows dropped and the rows compared."""
-    fingerprint = storage.fingerprint(exchange.fingerprint, how.epsilon, how.mode)
+    fingerprint = storage.fingerprint(
+        exchange.fingerprint, how.epsilon, how.mode, *(["confirm"] if how.confirm else [])
+    )
     files = exchange.bucket(partial(_compare_bucket, how), rows, f"found-{fingerprint[:8]}", fingerprint)
     dropped = compared = 0
     for file in files:
@@ -295,12 +352,15 @@ def _similarities(file: Path) -> npt.NDArray[np.float32]:
     return np.concatenate(found)
 
 
-def _plan(context: Context, rows: npt.NDArray[np.int64], changed: npt.NDArray[np.bool_]) -> Groups:
+def _plan(
+    context: Context, rows: npt.NDArray[np.int64], changed: npt.NDArray[np.bool_], how: Comparison
+) -> Groups:
     """Split the large ones of the concepts that will be compared, and fill buckets; rows : (k,) of each concept."""
     run, settings = context.run, context.recipe.dedup
     sizes = rows * changed
     dim = EmbeddingPart(run.part(run.embeddings, context.parts[0].name)).dim
-    room = max(1, context.task_memory // 3 // (6 * dim + 200))
+    picture = 2 * SIDE * SIDE if how.confirm else 0
+    room = max(1, context.task_memory // 3 // (6 * dim + 200 + picture))
     large = np.flatnonzero(sizes > settings.max_concept).tolist()
     splits = {concept: _fit_split(context, concept, int(sizes[concept])) for concept in large}
     small = sizes.copy()
@@ -353,9 +413,17 @@ def _rows_of_part(task: Rows, n_buckets: int) -> Grouped:
         pl.lit(task.index, pl.Int32).alias("part"),
         pl.Series("subconcept", sub),
         pl.col("position").cast(pl.Int32),
-    ).select(ROWS.names)
-    table = columns.to_arrow().cast(ROWS)
-    kind = ROWS.append(pa.field("vector", pa.list_(pa.float16(), vectors.dim)))
+        *([caption_codes(frame)] if task.by_caption else []),
+    )
+    known = CAPTIONED if task.by_caption else ROWS
+    table = columns.select(known.names).to_arrow().cast(known)
+    if task.pictures is not None:
+        pictures = frame.select("position").cast(pl.Int32).join(
+            pictures_in(task.pictures), on="position", how="left", maintain_order="left"
+        )  # fmt: skip
+        table = table.append_column(PICTURE, pictures["picture"].to_arrow().cast(PICTURE.type))
+        known = known.append(PICTURE)
+    kind = known.append(pa.field("vector", pa.list_(pa.float16(), vectors.dim)))
 
     def take(rows: npt.NDArray[np.int64]) -> pa.Table:
         half = vectors.take(task.on, position[rows])
@@ -367,26 +435,55 @@ def _rows_of_part(task: Rows, n_buckets: int) -> Grouped:
 
 def _compare_bucket(how: Comparison, table: pa.Table) -> pa.Table:
     """Compare the rows of one bucket, concept by concept; what was found is ordered by part."""
-    rows = pl.DataFrame(table.drop_columns(["vector"])).with_row_index("at")
-    dim = table.schema.field("vector").type.list_size
-    vectors = table["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(-1, dim)
-    found = [
-        _compare_group(group, vectors, how)
-        for _, group in rows.group_by("concept", "subconcept", maintain_order=True)
-    ]
+    # Correlations are many small products, which threads only hinder.
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(1, user_api="blas") if how.confirm else contextlib.nullcontext():
+        found = [_compare_rows(group, vectors, how) for group, vectors in _groups_in(how, table)]
     empty = pl.DataFrame(FOUND.empty_table())
     return pl.concat([empty, *found]).sort("part", "position").to_arrow().cast(FOUND)
 
 
-def _compare_group(group: pl.DataFrame, vectors: npt.NDArray[np.float16], how: Comparison) -> pl.DataFrame:
-    """Compare the rows of one concept (or sub-concept; split further where it is still too large)."""
+def _involved_in_bucket(how: Comparison, table: pa.Table) -> pa.Table:
+    """Return the rows of one bucket that may be a pair with another row, by their vectors."""
+    found = [pl.DataFrame(INVOLVED.empty_table())]
+    for group, vectors in _groups_in(how, table):
+        unit = load_unit(vectors[group["at"].to_numpy()])
+        near = semantic.near_any(unit, threshold=semantic.threshold_of(how.epsilon))
+        found.append(group.select(INVOLVED.names).filter(pl.Series(near)))
+    return pl.concat(found).sort("part", "position").to_arrow().cast(INVOLVED)
+
+
+def _groups_in(how: Comparison, table: pa.Table) -> Iterator[tuple[pl.DataFrame, npt.NDArray[np.float16]]]:
+    """Yield the rows of a bucket that are compared with each other, and the vectors of the bucket."""
+    rows = pl.DataFrame(table.drop_columns(["vector"])).with_row_index("at")
+    dim = table.schema.field("vector").type.list_size
+    vectors = table["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(-1, dim)
+    for _, concept in rows.group_by("concept", "subconcept", maintain_order=True):
+        for piece in _split(concept, vectors, how):
+            if how.settings.across_captions:
+                yield piece, vectors
+                continue
+            for _, alike in piece.group_by("caption_code", maintain_order=True):
+                yield alike, vectors
+
+
+def _split(group: pl.DataFrame, vectors: npt.NDArray[np.float16], how: Comparison) -> Iterator[pl.DataFrame]:
+    """Yield the rows of one concept or sub-concept; split further where it is still too large."""
     if len(group) > how.settings.max_concept:
         group = group.sort("uid")
         unit = load_unit(vectors[group["at"].to_numpy()])
         ids = semantic.split_large(unit, how.settings.max_concept, seed=how.seed)
         inner = group.with_columns(pl.Series("subconcept", group["subconcept"].to_numpy() * 1_000 + ids))
         pieces = inner.group_by("subconcept", maintain_order=True)
-        return pl.concat([_compare_group(piece, vectors, how) for _, piece in pieces])
+        for _, piece in pieces:
+            yield from _split(piece, vectors, how)
+        return
+    yield group
+
+
+def _compare_rows(group: pl.DataFrame, vectors: npt.NDArray[np.float16], how: Comparison) -> pl.DataFrame:
+    """Compare rows with each other."""
     group = group.sort(~pl.col("pinned"), "key", "tie", "uid")
     result = semantic.find_duplicates(
         load_unit(vectors[group["at"].to_numpy()]),
@@ -394,6 +491,7 @@ def _compare_group(group: pl.DataFrame, vectors: npt.NDArray[np.float16], how: C
         mode=how.mode,
         inclusive=how.settings.inclusive,
         fixed=group["pinned"].to_numpy(),
+        confirm=Confirming(group["picture"]) if how.confirm else None,
     )
     found = pl.Series("found", result.duplicate_of)
     index = pl.select(pl.when(found >= 0).then(found)).to_series()

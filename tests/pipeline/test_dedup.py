@@ -1,0 +1,119 @@
+"""Stage `dedup`: what a run makes of its near-duplicates, against the definition."""
+
+import numpy as np
+import polars as pl
+import pytest
+
+from curate import open_run
+from curate.analysis.explain import explain
+from curate.analysis.plan import pairs, plan
+from curate.analysis.verify.verify import check_run
+from curate.deduplication.similarity import pair_similarities
+from curate.errors import UsageError
+from curate.linalg import load_unit
+from curate.pipeline import runner
+from curate.recipe.loading import parse_recipe
+from tests.fixtures.builders import planted, recipe_values, write_shards
+
+N, NEAR, EPSILON = 240, 30, 0.01
+
+
+def captions_of(n):
+    """Every other near-copy has the caption of its original, with white space around it."""
+    said = [f"picture {row % 7}" for row in range(n)]
+    for place, row in enumerate(range(N - NEAR, N)):
+        said[row] = f" {said[place]}\n" if place % 2 else f"another {place}"
+    return said
+
+
+def compared(run):
+    """Return the compared rows with caption, and their vectors."""
+    frame = run.duplicates().join(run.samples().select("uid", "caption"), on="uid", maintain_order="left")
+    stored = pl.concat(pl.read_ipc(path) for path in sorted(run.folder.embeddings.glob("part-*")))
+    stored = frame.select("uid").join(stored, on="uid", maintain_order="left")
+    return frame, load_unit(np.stack(stored["image"].to_list()).astype(np.float16))
+
+
+def check_greedy(run, epsilon, *, by_caption=False, confirmed=None):
+    """Check that kept rows are no pairs, and that every other one is a pair with the kept row it names.
+
+    A pair : of one concept, nearer than epsilon, with one caption where that counts, and confirmed.
+    """
+    frame, vectors = compared(run)
+    concept, kept = frame["concept"].to_numpy(), frame["duplicate_of"].is_null().to_numpy()
+    caption = frame["caption"].fill_null("").str.strip_chars().to_numpy()
+    place = {uid: row for row, uid in enumerate(frame["uid"])}
+
+    def is_pair(i, j):
+        near = pair_similarities(vectors, np.array([i]), np.array([j]))[0] > 1 - epsilon
+        alike = not by_caption or caption[i] == caption[j]
+        return near and alike and concept[i] == concept[j] and (confirmed is None or confirmed(i, j))
+
+    rows = np.flatnonzero(kept)
+    for i in rows:
+        for j in rows[(rows > i) & (vectors[rows] @ vectors[i] > 1 - epsilon - 1e-4)]:
+            assert not is_pair(i, j)
+    for row in np.flatnonzero(~kept):
+        other = place[frame["duplicate_of"][int(row)]]
+        assert kept[other] and is_pair(row, other)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("dedup")
+    captions = captions_of(N)
+    write_shards(folder / "in", planted(N, near=NEAR), shards=2, extra={"caption": captions})
+    return folder
+
+
+def decide(place, name, **dedup):
+    values = recipe_values(
+        f"{place}/in/*.parquet", place / name, score=[], dedup={"epsilon": EPSILON} | dedup
+    )
+    values["source"] |= {"caption": "caption"}
+    values["select"] = {"method": "all"}
+    runner.run(parse_recipe(values))
+    return open_run(place / name)
+
+
+@pytest.fixture(scope="module")
+def apart(place):
+    return decide(place, "apart", across_captions=False)
+
+
+def test_near_duplicates_with_different_captions_stay(place, apart):
+    everywhere = decide(place, "everywhere")
+    check_greedy(everywhere, EPSILON)
+    check_greedy(apart, EPSILON, by_caption=True)
+    n_apart, n_all = (run.duplicates()["duplicate_of"].count() for run in (apart, everywhere))
+    assert 0 < n_apart < n_all
+
+
+def test_what_looks_at_a_run_compares_the_same_captions(apart):
+    assert check_run(apart.folder.path).violations == []
+    row = apart.duplicates().drop_nulls("duplicate_of").row(0, named=True)
+    said = explain(apart.folder.path, row["uid"])["duplicate"]
+    assert said["of"] == row["duplicate_of"]
+    caption = dict(apart.samples().select("uid", "caption").iter_rows())
+    for pair in pairs(apart.folder.path, 20):
+        assert caption[pair["one"]["uid"]].strip() == caption[pair["other"]["uid"]].strip()
+    own = next(one for one in plan(apart.folder.path)["epsilon"] if one["epsilon"] == EPSILON)
+    assert own["at_least"] == own["at_most"] == apart.duplicates()["duplicate_of"].count()
+
+
+def test_verify_sees_a_duplicate_with_another_caption(place, apart):
+    wrong = decide(place, "wrong")
+    recipe = wrong.folder.recipe
+    recipe.write_text(recipe.read_text().replace("across_captions: true", "across_captions: false"))
+    said = "\n".join(check_run(wrong.folder.path).violations)
+    assert "duplicate_of must be a row with the same caption (dedup.across_captions)" in said
+
+
+def test_captions_that_are_to_count_must_be_there(place):
+    values = recipe_values(f"{place}/in/*.parquet", place / "none", score=[], select={"method": "all"})
+    values["source"] |= {"caption": None}
+    values["dedup"] = {"epsilon": EPSILON, "across_captions": False}
+    with pytest.raises(
+        UsageError, match=r"dedup\.across_captions false needs captions: the source has no capt"
+    ):
+        runner.run(parse_recipe(values))
