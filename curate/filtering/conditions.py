@@ -64,6 +64,9 @@ class Rule:
         score = _numbers(frame[self.condition.by])
         if self.condition.above is not None:
             passed = above(score.astype(np.float64), _as_stored(self.condition.above, score))
+        elif self.condition.below is not None:
+            limit = _as_stored(self.condition.below, score)
+            passed = np.isfinite(score) & ~above(score.astype(np.float64), limit)
         elif self.condition.quantile is not None:
             passed = self._reaches(score, frame)
         else:
@@ -119,7 +122,7 @@ def find_rules(context: Context, conditions: "Sequence[ScoreFilter]") -> list[Ru
             _refuse_nulls(context, rule)
         if condition.quantile is not None:
             rule = _with_quantiles(context, rule)
-        elif condition.above is None:
+        elif condition.above is None and condition.below is None:
             rule = _with_cuts(context, rule)
         rules.append(rule)
     return rules

@@ -17,7 +17,7 @@ from curate.scores.external.external import External
 from curate.scores.fuse import Fuse
 from curate.scores.heads.heads import Heads
 from curate.scores.leakage import Against
-from curate.scores.noise import Noise
+from curate.scores.noise.noise import Noise
 from curate.scores.normsim import NormSim
 from curate.scores.pair.pair import Pair
 from curate.scores.pixels.pixels import Pixels

@@ -103,8 +103,12 @@ else:
     ]
 
 
+#: What a condition on one score may say, one of these.
+_RULES = ("above", "below", "top", "bottom", "quantile")
+
+
 class ScoreFilter(Settings):
-    """A condition on one score: at least `above`, among the `top` (or `bottom`) share, or of a quantile.
+    """A condition on one score: at least `above`, less than `below`, among the `top` (or `bottom`) share, or of a quantile.
 
     top, bottom : share of the samples with a score (of: scored) or of all usable ones (of: usable); highest
     or lowest values. quantile : at least this quantile of the score, `per` concept or label, or of all.
@@ -112,6 +116,7 @@ class ScoreFilter(Settings):
 
     by: str
     above: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    below: Annotated[float, Field(allow_inf_nan=False)] | None = None
     top: Share | None = None
     bottom: Share | None = None
     quantile: Share | None = None
@@ -122,19 +127,20 @@ class ScoreFilter(Settings):
 
     @model_validator(mode="after")
     def _one_rule(self) -> Self:
-        given = [name for name in ("above", "top", "bottom", "quantile") if getattr(self, name) is not None]
+        given = [name for name in _RULES if getattr(self, name) is not None]
         if len(given) != 1:
             got = " and ".join(given) or "none"
-            raise ValueError(f"needs exactly one of above, top, bottom and quantile, got {got}")
+            raise ValueError(f"needs exactly one of above, below, top, bottom and quantile, got {got}")
         if self.per is not None and self.quantile is None:
             raise ValueError(f"takes per with quantile only, got {given[0]}")
         return self
 
+    def as_fingerprinted(self) -> dict[str, object]:
+        """Return the settings that decide; one that came later counts where it is set."""
+        newer = {"below"} if self.below is None else set()
+        return self.model_dump(mode="json", exclude=newer)
+
     def __str__(self) -> str:
         """Say the condition in words, as it stands in reasons: ``top 0.3 by clip_score``."""
-        rule, value = next(
-            (name, value)
-            for name in ("above", "top", "bottom", "quantile")
-            if (value := getattr(self, name)) is not None
-        )
+        rule, value = next((name, value) for name in _RULES if (value := getattr(self, name)) is not None)
         return f"{rule} {value:g} by {self.by}" + (f" per {self.per}" if self.per else "")

@@ -1,7 +1,7 @@
 """Scores of samples in memory: arrays or a frame in, a Polars frame out, no files; the numbers are those of a run."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,7 +25,8 @@ class Samples:
     """What families read in memory: n samples whose vectors are unit rows, rounded as a run stores them.
 
     image : (n, d). text : (n, d), and has_text : (n,), where there are vectors of captions. columns : (n,) each, scores
-    that are there, and statuses : why rows of some of them have none. target : (m, d) unit rows. temperature : None where the model of the vectors is not known.
+    that are there, and statuses : why rows of some of them have none. facts : what families found out beside their columns,
+    by family; they add theirs. target : (m, d) unit rows. temperature : None where the model of the vectors is not known.
     """
 
     uids: list[str]
@@ -40,6 +41,7 @@ class Samples:
     temperature: float | None
     seed: int
     device: str
+    facts: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.uids)
@@ -239,7 +241,7 @@ def _at(samples: Samples, rows: npt.NDArray[np.int64]) -> Samples:
         None if samples.captions is None else [samples.captions[row] for row in rows],
         None if samples.labels is None else [samples.labels[row] for row in rows],
         {name: column[rows] for name, column in samples.columns.items()}, {},
-        samples.target, samples.temperature, samples.seed, samples.device,
+        samples.target, samples.temperature, samples.seed, samples.device, samples.facts,
     )  # fmt: skip
 
 

@@ -264,7 +264,7 @@ def test_what_a_killed_process_held_is_not_brought_back(run):
         (["score", "run", "{a: 1, b: 2}"], "score must list families (clip_score, pair"),
         (["score", "run", "{a: 1"], "score: '{a: 1' is not YAML"),
         (["score", "run", "7"], "score takes a family (clip_score, pair"),
-        (["score", "run", "noise"], "score: noise needs the column 'loss'"),
+        (["score", "run", "noise"], "score: noise needs the column 'neg_aum'"),
         (["score", "run", "--on", "uid"], "--on goes with --file FILE"),
         (["score", "run", "--higher-is", "harder"], "--higher-is goes with --file FILE"),
     ],

@@ -152,6 +152,8 @@ def by_definition(rule, concept=None):
     null = {UIDS[i] for i in set(range(N)) - set(rows)} if rule.get("on_null") == "keep" else set()
     if "above" in rule:
         return {UIDS[i] for i in rows if SCORE[i] >= rule["above"]} | null
+    if "below" in rule:
+        return {UIDS[i] for i in rows if SCORE[i] < rule["below"]} | null
     if "quantile" in rule:
         group = {None: [0] * N, "label": LABELS, "concept": concept}[rule.get("per")]
         kept = set()
@@ -175,6 +177,7 @@ def by_definition(rule, concept=None):
 
 RULES = [
     {"above": 11}, {"above": 22.5}, {"above": -1, "on_null": "keep"},
+    {"below": 11}, {"below": 22.5, "on_null": "keep"}, {"below": -1},
     {"top": 0.3}, {"bottom": 0.3}, {"top": 0}, {"top": 1}, {"top": 0.305, "on_null": "keep"},
     {"top": 0.3, "of": "usable"}, {"bottom": 0.25, "ties": "all"}, {"top": 0.5, "ties": "all"},
     {"quantile": 0.5}, {"quantile": 0}, {"quantile": 1}, {"quantile": 0.73, "per": "label"},
@@ -225,6 +228,8 @@ def test_a_threshold_is_rounded_like_the_scores(tmp_path):
     for condition in ("s >= 0.7", {"by": "s", "above": 0.7}):
         assert len(passing(data, tmp_path / "run", condition, **plain)) == N
     assert passing(data, tmp_path / "run", {"by": "s", "above": 1e300}, **plain) == set()
+    assert passing(data, tmp_path / "run", {"by": "s", "below": 0.7}, **plain) == set()
+    assert len(passing(data, tmp_path / "run", {"by": "s", "below": 1e300}, **plain)) == N
 
 
 def test_on_null_error_counts_by_status(data, out):
@@ -247,6 +252,8 @@ NULL_RULES = [
     ("s IS NOT NULL", None, {}),
     ({"by": "s", "above": -1}, "s", {"missing": 9, "nonfinite": 1}),
     ({"by": "s", "above": -1, "on_null": "keep"}, None, {}),
+    ({"by": "s", "below": 1000}, "s", {"missing": 9, "nonfinite": 1}),
+    ({"by": "s", "below": 1000, "on_null": "keep"}, None, {}),
     ({"by": "t", "quantile": 0, "per": "label"}, "label", {None: 7}),
 ]
 

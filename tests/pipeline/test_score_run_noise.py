@@ -8,57 +8,47 @@ import pytest
 
 from curate.embedding.store import EmbeddingPart
 from curate.errors import UsageError
-from curate.hashing import hash_uids
-from curate.linalg import load_unit, unit_rows
 from curate.pipeline.runner import run
 from curate.recipe.loading import parse_recipe
 from curate.runs.folder import RunFolder
-from curate.scores import noise
 from curate.scores.heads.heads import Heads
-from curate.scores.noise import small_loss_noise
-from tests.fixtures.builders import planted, recipe_values, write_shards
+from curate.scores.noise import noise
+from tests.fixtures.builders import recipe_values, write_shards
 from tests.fixtures.folders import again, tables
-from tests.reference.noise import linear_noise
+from tests.scores.test_family_noise import N, by_definition, mixed
 
-N = 200
+#: Slope and intercept that heads note for their margins.
+CURVE = (1.5, -0.5)
 
 
 def names(n=N):
     return [f"s{i:06d}" for i in range(n)]
 
 
-def two_groups(n=N, seed=0):
-    """Losses of which the first fifth is large, and vectors that lean to one side there."""
-    rng = np.random.default_rng(seed)
-    noisy = np.arange(n) < n // 5
-    vectors = planted(n, seed=seed).astype(np.float64)
-    vectors[noisy, 0] += 0.3
-    return np.where(noisy, rng.normal(3, 0.3, n), rng.uniform(0, 0.5, n)).astype(np.float32), vectors
-
-
 @pytest.fixture(scope="module")
 def given():
-    """Let the family `heads` write losses by uid (and a status, `ok` by default), without training."""
-    losses, statuses = {}, {}
+    """Let the family `heads` write margins by uid (and a status, `ok` by default), and a curve, without training."""
+    losses, statuses, curves = {}, {}, {"neg_aum": list(CURVE)}
 
     def compute(self, context, output):
         for part in context.parts:
             uids = EmbeddingPart(context.run.part(context.run.embeddings, part.name)).uids()
             values = {name: np.full(len(uids), np.nan) for name in output.schema.names[1:-1]}
             values |= {"pred_label": [None] * len(uids), "n_obs": np.ones(len(uids), np.int32)}
-            values["loss"] = np.array([losses[uid] for uid in uids])
+            values["neg_aum"] = np.array([losses[uid] for uid in uids])
             output.write(part, values | {"heads_status": [statuses.get(uid, "ok") for uid in uids]})
-        return {"scored": len(losses)}
+        return {"scored": len(losses), "label_errors": {"calibration": dict(curves)}}
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Heads, "compute", compute)
-        yield losses, statuses
+        yield losses, statuses, curves
 
 
 @pytest.fixture(autouse=True)
-def no_statuses(given):
-    """Let every sample have a loss, unless a test says otherwise."""
+def as_before(given):
+    """Let every sample have a margin, and heads a curve, unless a test says otherwise."""
     given[1].clear()
+    given[2]["neg_aum"] = list(CURVE)
 
 
 class Made:
@@ -91,110 +81,94 @@ class Made:
 
 @pytest.fixture(scope="module")
 def base(given, tmp_path_factory):
-    return Made(tmp_path_factory.mktemp("base"), given, *two_groups())
+    return Made(tmp_path_factory.mktemp("base"), given, *mixed()[:2])
 
 
-def stored(vectors):
-    return load_unit(unit_rows(vectors.astype(np.float16))[0].astype(np.float16))
-
-
-@pytest.mark.parametrize("fit_rows", [noise.FIT_ROWS, 60])
-def test_columns_are_those_of_the_library(tmp_path, base, given, monkeypatch, fit_rows):
+@pytest.mark.parametrize("fit_rows", [noise.FIT_ROWS, 400])
+def test_columns_are_those_of_the_definition(tmp_path, base, given, monkeypatch, fit_rows):
     monkeypatch.setattr(noise, "FIT_ROWS", fit_rows)
-    loss, vectors = two_groups()
-    got = base.again(tmp_path, given, loss)
-    small, _ = small_loss_noise(loss)
-    chosen = np.zeros(N, bool)
-    chosen[np.argsort(hash_uids(names(), 0, "noise"))[:fit_rows]] = True
-    linear = linear_noise(stored(vectors), small, fit=chosen)
-    np.testing.assert_array_equal(got.table["noise_small_loss"].to_numpy(), small.astype(np.float32))
-    np.testing.assert_allclose(got.table["noise_linear"].to_numpy(), linear, atol=1e-6)
-    np.testing.assert_allclose(got.table["noise_prob"].to_numpy(), (small + linear) / 2, atol=1e-6)
-    assert set(got.table["noise_status"]) == {"ok"} and got.facts["scored"] == N
-    assert got.facts["warnings"] == []
-    assert (got.table["noise_small_loss"].to_numpy() > 0.95).tolist() == [i < N // 5 for i in range(N)]
-    whole = linear_noise(stored(vectors), small)
-    assert np.allclose(linear, whole, atol=1e-6) == (fit_rows >= N), "the sample decides"
-
-
-def test_the_sample_is_bounded_by_numbers_too(tmp_path, base, given, monkeypatch):
-    monkeypatch.setattr(noise, "FIT_CELLS", 60 * 16)
-    loss, vectors = two_groups()
-    got = base.again(tmp_path, given, loss)
-    monkeypatch.undo()
-    small, _ = small_loss_noise(loss)
-    chosen = np.zeros(N, bool)
-    chosen[np.argsort(hash_uids(names(), 0, "noise"))[:60]] = True
-    linear = linear_noise(stored(vectors), small, fit=chosen)
-    np.testing.assert_allclose(got.table["noise_linear"].to_numpy(), linear, atol=1e-6)
+    values, vectors, _ = mixed()
+    got = base.again(tmp_path, given, values)
+    label, foreign, both = (got.table[f"noise_{name}"].to_numpy() for name in ("label", "ood", "prob"))
+    np.testing.assert_allclose(label, 1 / (1 + np.exp(-CURVE[0] * values - CURVE[1])), atol=1e-6)
+    np.testing.assert_allclose(foreign, by_definition(values, vectors, fit_rows), atol=1e-5)
+    np.testing.assert_allclose(both, 1 - (1 - label) * (1 - foreign), atol=1e-6)
+    assert set(got.table["noise_status"]) == {"ok"}
+    facts = got.facts
+    assert (facts["scored"], facts["calibrated"], facts["warnings"]) == (N, True, [])
+    assert facts["expected"]["noise_prob"] == pytest.approx(both.sum(), abs=0.1)
+    assert facts["flagged"]["noise_ood"] == (foreign > 0.5).sum()
 
 
 @pytest.mark.long
 def test_any_split_order_and_machine_give_the_same(tmp_path, given):
-    loss, vectors = two_groups()
-    base = Made(tmp_path / "base", given, loss, vectors)
+    values, vectors, _ = mixed()
+    base = Made(tmp_path / "base", given, values, vectors)
     order = np.random.default_rng(1).permutation(N)
-    other = Made(tmp_path / "other", given, loss, vectors, shards=5, order=order)
+    other = Made(tmp_path / "other", given, values, vectors, shards=5, order=order)
     assert other.table.equals(base.table)
     for name, changes in {"two": {"workers": 2}, "little": {"memory": "1GB"}}.items():
         # the first two stand for a run of the same place: names of parts hang on the source alone
-        assert Made(tmp_path / name, given, loss, vectors, **changes).bytes == base.bytes, name
+        assert Made(tmp_path / name, given, values, vectors, **changes).bytes == base.bytes, name
 
 
-def test_one_group_of_losses_is_no_noise(tmp_path, base, given):
-    loss = np.random.default_rng(0).normal(5, 1, N).astype(np.float32)
-    got = base.again(tmp_path, given, loss)
+def test_a_score_of_one_group_has_no_null_where_heads_counted(tmp_path, base, given):
+    values = np.random.default_rng(0).normal(0, 1, N).astype(np.float32)
+    got = base.again(tmp_path, given, values)
+    assert got.table["noise_prob"].null_count() == 0 and got.facts["scored"] == N
+
+
+def test_one_group_is_no_noise_where_nothing_was_counted(tmp_path, base, given):
+    del given[2]["neg_aum"]
+    values = np.random.default_rng(0).normal(5, 1, N).astype(np.float32)
+    got = base.again(tmp_path, given, values)
     assert set(got.table["noise_status"]) == {"unimodal"} and got.facts["scored"] == 0
-    for name in ("noise_small_loss", "noise_linear", "noise_prob"):
+    for name in ("noise_label", "noise_ood", "noise_prob"):
         assert got.table[name].is_null().all()
     (text,) = got.facts["warnings"]
-    assert "the 200 values of loss are not two groups" in text and "noise.loss: neg_aum" in text
+    assert f"its {N} values are not two groups" in text and "after 3_scores/heads was removed" in text
+
+
+def test_noise_is_made_again_once_heads_have_counted(tmp_path, base, given):
+    del given[2]["neg_aum"]
+    values, _, _ = mixed()
+    before = base.again(tmp_path, given, values)
+    assert before.facts["calibrated"] is False and len(before.facts["warnings"]) == 1
+    given[2]["neg_aum"] = [2.0, -1.0]
+    (RunFolder(before.run).scores("heads") / "_done.json").unlink()
+    before._run(before.glob, before.run, given, values, None, {})
+    assert before.facts["calibrated"] is True
+    np.testing.assert_allclose(before.table["noise_label"], 1 / (1 + np.exp(-2 * values + 1)), atol=1e-6)
 
 
 def test_samples_without_a_loss_say_why(tmp_path, base, given):
-    loss, _ = two_groups()
-    loss[[0, 50, 100]] = np.nan
+    values, _, _ = mixed()
+    values[[0, 50, 100]] = np.nan
     given[1].update({"s000000": "no_label", "s000050": "class_too_small"})
-    got = base.again(tmp_path, given, loss)
+    got = base.again(tmp_path, given, values)
     status = got.table["noise_status"].to_list()
     assert [status[row] for row in (0, 50, 100, 1)] == ["no_label", "class_too_small", "nonfinite", "ok"]
-    assert got.table["noise_prob"].is_null().to_numpy().nonzero()[0].tolist() == [0, 50, 100]
-    assert got.table["noise_linear"].null_count() == 3 and got.facts["scored"] == N - 3
-    np.testing.assert_array_equal(
-        got.table["noise_small_loss"].fill_null(np.nan).to_numpy(),
-        small_loss_noise(loss)[0].astype(np.float32),
-    )
+    for name in ("noise_label", "noise_ood", "noise_prob"):
+        assert got.table[name].is_null().to_numpy().nonzero()[0].tolist() == [0, 50, 100]
+    assert got.facts["scored"] == N - 3
 
 
-def test_without_the_linear_detector(tmp_path, base, given):
-    loss, _ = two_groups()
-    got = base.again(tmp_path, given, loss, settings={"linear": False})
-    assert got.table.columns == ["uid", "noise_small_loss", "noise_prob", "noise_status"]
-    assert got.table["noise_prob"].equals(got.table["noise_small_loss"])
-
-
-def test_one_detector_is_left_where_the_other_learns_nothing(tmp_path, base, given, monkeypatch):
-    monkeypatch.setattr(noise, "FIT_ROWS", 1)
-    loss, _ = two_groups()
-    got = base.again(tmp_path, given, loss)
-    assert got.table["noise_linear"].is_null().all()
-    assert got.table["noise_prob"].to_list() == got.table["noise_small_loss"].to_list()
-    assert got.facts["warnings"] == [
-        "the linear detector has one class only to learn from; noise_prob is noise_small_loss"
-    ]
+def test_without_the_picture_detector(tmp_path, base, given):
+    got = base.again(tmp_path, given, mixed()[0], settings={"linear": False})
+    assert got.table.columns == ["uid", "noise_label", "noise_prob", "noise_status"]
+    assert got.table["noise_prob"].to_list() == got.table["noise_label"].to_list()
 
 
 @pytest.mark.parametrize("n", [0, 1])
 def test_no_sample_and_one(tmp_path, given, n):
-    loss, vectors = two_groups()
-    got = Made(tmp_path, given, loss[:n], vectors[:n], shards=1)
-    assert got.table["noise_status"].to_list() == ["unimodal"] * n
-    assert got.table.schema["noise_prob"] == pl.Float32 and got.facts["scored"] == 0
+    values, vectors, _ = mixed()
+    got = Made(tmp_path, given, values[:n], vectors[:n], shards=1)
+    assert got.table["noise_status"].to_list() == ["ok"] * n
+    assert got.table.schema["noise_prob"] == pl.Float32 and got.facts["scored"] == n
 
 
 def test_noise_is_made_again_where_the_losses_change(tmp_path, base, given):
-    loss, _ = two_groups()
-    after = base.again(tmp_path, given, loss[::-1], seed=1)
+    after = base.again(tmp_path, given, mixed()[0][::-1], seed=1)
     assert after.table["noise_prob"].to_list() != base.table["noise_prob"].to_list()
 
 
@@ -204,11 +178,11 @@ def test_noise_is_made_again_where_the_losses_change(tmp_path, base, given):
         (["heads", {"noise": {"loss": "p_label"}}], "'p_label' is easier where it is higher"),
         (["heads", {"noise": {"loss": "distance"}}], "'distance' is a distance"),
         (["heads", {"noise": {"loss": "pred_label"}}], "score: noise.loss: 'pred_label' is no score"),
-        (["noise"], "noise needs the column 'loss', which no family in score gives .heads has it"),
+        (["noise"], "noise needs the column 'neg_aum', which no family in score gives .heads has it"),
     ],
 )
 def test_what_is_no_loss_is_refused(tmp_path, score, said):
-    _, vectors = two_groups()
+    _, vectors, _ = mixed()
     glob = write_shards(tmp_path / "in", vectors.astype(np.float16), extra={"label": ["a"] * N})
     with pytest.raises(UsageError, match=said):
         run(parse_recipe(recipe_values(glob, tmp_path / "run", score=score)), until="score")

@@ -212,7 +212,7 @@ def test_shares():
         ("score", {"normsim": {"target": {"path": "x", "lable": 1}}},
          "score.normsim.target.lable is not a setting; did you mean 'label'?"),
         ("filter", {"by": "x", "topp": 1}, "filter.topp is not a setting; did you mean 'top'?"),
-        ("filter", {"by": "x"}, "filter needs exactly one of above, top, bottom and quantile, got none"),
+        ("filter", {"by": "x"}, "filter needs exactly one of above, below, top, bottom and quantile, got none"),
         ("filter", ["x > 1", {"by": "x", "top": 2}], "filter.1.top must be in [0, 1], got 2"),
         ("filter", [3], "filter must be text or settings, got 3"),
         ("weight", "concep", ("weight.method must be 'concept', 'linupper', 'quadratic', 'extremes', 'focal' or "

@@ -1,74 +1,51 @@
-"""The two detectors of wrong labels on whole arrays: what the noise scores of a run are compared with."""
-
-from typing import Any, NamedTuple
+"""Noise scores from the definition: the calibrated curve and the two detectors in turn, by scikit-learn on whole arrays."""
 
 import numpy as np
-import numpy.typing as npt
 
-from curate.errors import CurateError
-from curate.scores.noise import fit_linear, small_loss_noise
-from curate.scores.status import Codes
-
-__all__ = ["NoiseScores", "linear_noise", "noise_scores"]
-
-Floats = npt.NDArray[np.float64]
+__all__ = ["alternated", "cross_fitted", "platt"]
 
 
-class NoiseScores(NamedTuple):
-    """Columns (n,) float64, NaN where the status is not ok; noise_linear is None where not asked for.
+def platt(values, yes):
+    """Return slope and intercept of the curve, by scikit-learn: every row once as yes and once as no, with shares as weights."""
+    from sklearn.linear_model import LogisticRegression
 
-    noise_prob : mean of the two posteriors, or noise_small_loss alone where there is no other.
-    status : `ok`, `nonfinite`, or `unimodal` for all rows: there are no two groups of losses.
-    """
-
-    noise_small_loss: Floats
-    noise_linear: Floats | None
-    noise_prob: Floats
-    status: Codes
-
-
-def noise_scores(
-    loss: npt.NDArray[np.floating[Any]],
-    features: npt.NDArray[np.floating[Any]] | None = None,
-    *,
-    fit: npt.NDArray[np.bool_] | None = None,
-) -> NoiseScores:
-    """Return how probable it is that each label is wrong.
-
-    loss : (n,) out-of-fold losses. features : (n, d) unit rows; None leaves out the linear detector.
-    fit : (n,) rows the linear detector is fitted on (a hash sample, say); all by default. The mixture
-    does not depend on the order of rows; the linear fit does in its last bits, so pass rows by uid.
-
-    >>> loss = np.concatenate([np.linspace(0, 0.1, 90), np.linspace(2, 2.1, 10)])
-    >>> noise_scores(loss).noise_prob.round(3)[[0, 89, 90]]
-    array([0., 0., 1.])
-    """
-    small, status = small_loss_noise(loss)
-    if features is None:
-        return NoiseScores(small, None, small.copy(), status)
-    linear = linear_noise(features, small, fit=fit)
-    both = np.where(np.isfinite(linear), (small + linear) / 2, small)
-    return NoiseScores(small, linear, both, status)
+    values, yes = np.asarray(values, float), np.asarray(yes, float)
+    n_yes = yes.sum()
+    high, low = (n_yes + 1) / (n_yes + 2), 1 / (len(yes) - n_yes + 2)
+    share = low + yes * (high - low)
+    model = LogisticRegression(C=np.inf, tol=1e-12, max_iter=10_000)
+    middle, spread = values.mean(), values.std()
+    x = (values - middle)[:, None] / spread
+    model.fit(np.r_[x, x], np.r_[np.ones(len(x)), np.zeros(len(x))], sample_weight=np.r_[share, 1 - share])
+    slope = model.coef_[0, 0] / spread
+    return slope, model.intercept_[0] - slope * middle
 
 
-def linear_noise(
-    features: npt.NDArray[np.floating[Any]],
-    noise: Floats,
-    *,
-    fit: npt.NDArray[np.bool_] | None = None,
-) -> Floats:
-    """Return the probability of being noisy by a linear classifier of the features, (n,) in [0, 1].
+def cross_fitted(features, yes, fold, judged=None, judged_fold=None):
+    """Return the probability of yes by a ridge fitted to the rows of the other folds."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
 
-    features : (n, d). noise : (n,) posterior of the first detector; above .95 is noisy, NaN takes no
-    part. fit : (n,) rows that `fit_linear` is given. NaN where the features are not finite or `noise` is
-    NaN, and for all where the rows hold one class only.
-    """
-    if features.ndim != 2 or noise.shape != (len(features),):
-        raise CurateError(f"features (n, d) and noise (n,) must agree, got {features.shape}, {noise.shape}")
-    posterior = np.full(len(noise), np.nan)
-    usable = np.isfinite(noise) & np.isfinite(features).all(axis=1)
-    chosen = usable if fit is None else usable & fit
-    detector = fit_linear(features[chosen], noise[chosen])
-    if detector is not None:
-        posterior[usable] = detector.posterior(features[usable])
-    return posterior
+    judged, judged_fold = (features, fold) if judged is None else (judged, judged_fold)
+    found = np.full(len(judged), np.nan)
+    for one in range(3):
+        model = make_pipeline(StandardScaler(), LogisticRegression(C=20 / (fold != one).sum(), max_iter=1000))
+        model.fit(features[fold != one].astype(np.float64), yes[fold != one])
+        if (judged_fold == one).any():
+            found[judged_fold == one] = model.predict_proba(judged[judged_fold == one].astype(np.float64))[
+                :, 1
+            ]
+    return found
+
+
+def alternated(features, doubtful, fold, judged=None, judged_fold=None):
+    """Return how probable it is that each image is foreign: what is doubtful first, then what was found to be foreign."""
+    odds = cross_fitted(features, doubtful, fold)
+    foreign = odds > (1 + np.median(odds)) / 2
+    for _ in range(5):
+        found = cross_fitted(features, foreign, fold)
+        before, foreign, learnt = foreign, found > 0.5, foreign
+        if (foreign == before).all():
+            break
+    return cross_fitted(features, learnt, fold, judged, judged_fold)

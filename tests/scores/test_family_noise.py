@@ -1,4 +1,4 @@
-"""Noise scores in memory: against the detectors on arrays, which rows the linear one is fitted to, then the edges."""
+"""Noise scores in memory: against the definition, which rows the picture detector is fitted to, then the edges."""
 
 import numpy as np
 import polars as pl
@@ -6,110 +6,128 @@ import pytest
 
 from curate.hashing import hash_uids
 from curate.linalg import load_unit, unit_rows
-from curate.recipe import Noise
-from curate.scores import noise
+from curate.recipe import Heads, Noise
 from curate.scores.in_memory import score
-from curate.scores.noise import small_loss_noise
-from tests.fixtures.builders import planted
-from tests.reference.noise import linear_noise
+from curate.scores.noise import noise
+from tests.reference.noise import alternated, platt
 
-N = 200
+N = 600
 UIDS = [f"s{i:06d}" for i in range(N)]
 
 
-def two_groups(n=N, seed=0):
-    """Losses of which the first fifth is large, and vectors that lean to one side there."""
+def mixed(n=N, seed=0, foreign=0.15, flipped=0.2):
+    """Margins, vectors, and which rows are of no class (the first): their labels and some others do not fit."""
     rng = np.random.default_rng(seed)
-    noisy = np.arange(n) < n // 5
-    vectors = planted(n, seed=seed).astype(np.float64)
-    vectors[noisy, 0] += 0.3
-    return np.where(noisy, rng.normal(3, 0.3, n), rng.uniform(0, 0.5, n)).astype(np.float32), vectors
-
-
-def scored(loss, vectors, **settings):
-    return score(
-        vectors.astype(np.float16), Noise(**settings), columns={"loss": loss}, uids=UIDS[: len(loss)]
+    strange = np.arange(n) < foreign * n
+    vectors = rng.standard_normal((n, 16)) + 3 * np.eye(4, 16)[rng.integers(0, 4, n)]
+    vectors[strange] = rng.standard_normal((strange.sum(), 16)) * 0.5 + 4 * np.eye(16)[15]
+    fits_not = np.where(strange, rng.random(n) < 0.95, rng.random(n) < flipped)
+    return (
+        np.where(fits_not, rng.normal(2, 0.5, n), rng.normal(-3, 0.8, n)).astype(np.float32),
+        vectors,
+        strange,
     )
 
 
-def linear_of(vectors, small, rows):
-    """The linear detector fitted to the first rows by their hashes."""
-    chosen = np.zeros(N, bool)
-    chosen[np.argsort(hash_uids(UIDS, 0, "noise"))[:rows]] = True
-    stored = load_unit(unit_rows(vectors.astype(np.float16))[0].astype(np.float16))
-    return linear_noise(stored, small, fit=chosen)
+def scored(values, vectors, uids=UIDS, **settings):
+    given = {settings.get("loss", "neg_aum"): values}
+    return score(vectors.astype(np.float16), Noise(**settings), columns=given, uids=uids[: len(values)])
 
 
-@pytest.mark.parametrize("fit_rows", [noise.FIT_ROWS, 60])
+def stored(vectors):
+    return load_unit(unit_rows(vectors.astype(np.float16))[0].astype(np.float16))
+
+
+def by_definition(values, vectors, rows=N):
+    """Return how probably images are foreign, by detectors fitted to the first rows by their hashes."""
+    hashes = hash_uids(UIDS, 0, "noise")
+    chosen = np.sort(np.argsort(hashes)[:rows])
+    fold, unit = (hashes % np.uint64(3)).astype(int), stored(vectors)
+    return alternated(unit[chosen], values[chosen] > 0, fold[chosen], unit, fold)
+
+
+@pytest.mark.parametrize("fit_rows", [noise.FIT_ROWS, 400])
 def test_columns_are_those_of_the_detectors(monkeypatch, fit_rows):
     monkeypatch.setattr(noise, "FIT_ROWS", fit_rows)
-    loss, vectors = two_groups()
-    got = scored(loss, vectors)
-    small, _ = small_loss_noise(loss)
-    linear = linear_of(vectors, small, fit_rows)
-    np.testing.assert_array_equal(got["noise_small_loss"].to_numpy(), small.astype(np.float32))
-    np.testing.assert_allclose(got["noise_linear"].to_numpy(), linear, atol=1e-6)
-    np.testing.assert_allclose(got["noise_prob"].to_numpy(), (small + linear) / 2, atol=1e-6)
+    values, vectors, strange = mixed()
+    got = scored(values, vectors)
+    label, foreign, both = (got[f"noise_{name}"].to_numpy() for name in ("label", "ood", "prob"))
+    np.testing.assert_allclose(foreign, by_definition(values, vectors, fit_rows), atol=1e-5)
+    assert np.allclose(foreign, by_definition(values, vectors), atol=1e-5) == (fit_rows >= N), (
+        "the sample decides"
+    )
+    np.testing.assert_allclose(both, 1 - (1 - label) * (1 - foreign), atol=1e-6)
+    assert (foreign > 0.5)[strange].mean() > 0.9 and (foreign > 0.5)[~strange].mean() < 0.02
     assert set(got["noise_status"]) == {"ok"}
-    assert (got["noise_small_loss"].to_numpy() > 0.95).tolist() == [i < N // 5 for i in range(N)]
-    whole = linear_of(vectors, small, N)
-    assert np.allclose(linear, whole, atol=1e-6) == (fit_rows >= N), "the sample decides"
 
 
 def test_the_sample_is_bounded_by_numbers_too(monkeypatch):
-    monkeypatch.setattr(noise, "FIT_CELLS", 60 * 16)
-    loss, vectors = two_groups()
-    small, _ = small_loss_noise(loss)
-    got = scored(loss, vectors)["noise_linear"].to_numpy()
-    np.testing.assert_allclose(got, linear_of(vectors, small, 60), atol=1e-6)
+    monkeypatch.setattr(noise, "FIT_CELLS", 400 * 16)
+    values, vectors, _ = mixed()
+    got = scored(values, vectors)["noise_ood"].to_numpy()
+    np.testing.assert_allclose(got, by_definition(values, vectors, 400), atol=1e-5)
 
 
 def test_any_order_gives_the_same():
-    loss, vectors = two_groups()
+    values, vectors, _ = mixed()
     order = np.random.default_rng(1).permutation(N)
-    moved = score(
-        vectors[order].astype(np.float16), Noise(), columns={"loss": loss[order]},
-        uids=[UIDS[i] for i in order],
-    )  # fmt: skip
-    assert moved.sort("uid").equals(scored(loss, vectors))
+    moved = scored(values[order], vectors[order], [UIDS[i] for i in order])
+    assert moved.sort("uid").equals(scored(values, vectors))
 
 
-def test_one_group_of_losses_is_no_noise():
-    loss = np.random.default_rng(0).normal(5, 1, N).astype(np.float32)
-    got = scored(loss, two_groups()[1])
+def labelled(n=1200, share=0.2, seed=0):
+    rng = np.random.default_rng(seed)
+    true = rng.integers(0, 4, n)
+    vectors = rng.standard_normal((n, 12)) + 3.5 * np.eye(4, 12)[true]
+    wrong = rng.random(n) < share
+    return np.where(wrong, (true + rng.integers(1, 4, n)) % 4, true), vectors, wrong
+
+
+def test_heads_say_how_many_labels_are_wrong():
+    label, vectors, wrong = labelled()
+    heads = Heads(seeds=2, folds=3, hidden=32, epochs=8)
+    got = score(vectors, [Noise(), heads], labels=[str(one) for one in label])
+    found = got["noise_prob"].to_numpy()
+    assert (got["noise_ood"] == 0).all(), "labels swapped by chance are no group of images"
+    assert got["noise_prob"].equals(got["noise_label"].rename("noise_prob"))
+    assert found.sum() == pytest.approx(wrong.sum(), rel=0.15)
+    assert wrong[found > 0.5].mean() > 0.8 and (found > 0.5)[wrong].mean() > 0.8
+    assert (
+        np.corrcoef(got["neg_aum"].to_numpy().argsort().argsort(), found.argsort().argsort())[0, 1] > 0.9999
+    )
+
+
+def test_one_group_of_losses_is_no_noise_where_nothing_was_counted():
+    values = np.random.default_rng(0).normal(5, 1, N).astype(np.float32)
+    got = scored(values, mixed()[1])
     assert set(got["noise_status"]) == {"unimodal"}
-    for name in ("noise_small_loss", "noise_linear", "noise_prob"):
+    for name in ("noise_label", "noise_ood", "noise_prob"):
         assert got[name].is_null().all()
 
 
 def test_samples_without_a_loss_say_why():
-    loss, vectors = two_groups()
-    loss[[0, 50, 100]] = np.nan
-    got = scored(loss, vectors)
+    values, vectors, _ = mixed()
+    values[[0, 50, 100]] = np.nan
+    got = scored(values, vectors)
     assert [got["noise_status"][row] for row in (0, 50, 100, 1)] == ["nonfinite"] * 3 + ["ok"]
-    assert got["noise_prob"].is_null().to_numpy().nonzero()[0].tolist() == [0, 50, 100]
-    assert got["noise_linear"].null_count() == 3
-    np.testing.assert_array_equal(
-        got["noise_small_loss"].fill_null(np.nan).to_numpy(), small_loss_noise(loss)[0].astype(np.float32)
-    )
+    for name in ("noise_label", "noise_ood", "noise_prob"):
+        assert got[name].is_null().to_numpy().nonzero()[0].tolist() == [0, 50, 100]
 
 
-def test_without_the_linear_detector():
-    got = scored(*two_groups(), linear=False)
-    assert got.columns == ["uid", "noise_small_loss", "noise_prob", "noise_status"]
-    assert got["noise_prob"].to_list() == got["noise_small_loss"].to_list()
+def test_without_the_picture_detector():
+    values, vectors, _ = mixed()
+    got = scored(values, vectors, linear=False, loss="own")
+    assert got.columns == ["uid", "noise_label", "noise_prob", "noise_status"]
+    assert got["noise_prob"].to_list() == got["noise_label"].to_list()
+    from curate.scores.noise.mixture import small_loss_noise
 
-
-def test_one_detector_is_left_where_the_other_learns_nothing(monkeypatch):
-    monkeypatch.setattr(noise, "FIT_ROWS", 1)
-    got = scored(*two_groups())
-    assert got["noise_linear"].is_null().all()
-    assert got["noise_prob"].to_list() == got["noise_small_loss"].to_list()
+    slope, intercept = platt(values, small_loss_noise(values)[0])
+    np.testing.assert_allclose(got["noise_prob"], 1 / (1 + np.exp(-slope * values - intercept)), atol=1e-4)
 
 
 @pytest.mark.parametrize("n", [0, 1])
 def test_no_sample_and_one(n):
-    loss, vectors = two_groups()
-    got = scored(loss[:n], vectors[:n])
+    values, vectors, _ = mixed()
+    got = scored(values[:n], vectors[:n])
     assert got["noise_status"].to_list() == ["unimodal"] * n
     assert got.schema["noise_prob"] == pl.Float32

@@ -8,8 +8,9 @@ from scipy import stats
 
 from curate.scores.heads.folds import row_hashes
 from curate.scores.heads.in_memory import UnitRows
-from curate.scores.heads.label_errors import GATE, confident_classes, count_errors, thresholds
+from curate.scores.heads.label_errors import GATE, confident_classes, count_errors, errors_of, thresholds
 from curate.scores.heads.training import HeadSettings, train_heads
+from tests.reference.noise import platt
 
 
 def some(n, n_classes, seed, share=0.2):
@@ -107,6 +108,15 @@ def test_trained_heads_count_the_labels_that_are_wrong(kind):
     flagged = (suspect >= 0) & (suspect != label)
     assert flagged[wrong].mean() > 0.85
     assert wrong[flagged].mean() > 0.85
+    flagged &= np.array([names[one] for one in scores.pred_label]) != label
+    found = errors_of(scores, [str(one) for one in label])
+    assert (found.rows, found.count) == (len(label), flagged.sum())
+    for name, curve in found.calibration.items():
+        values = getattr(scores, name).astype(np.float64)
+        np.testing.assert_allclose(curve, platt(values, flagged), rtol=1e-2, err_msg=name)
+    assert set(found.as_facts()["calibration"]) == {"neg_aum", "loss", "el2n"}
+    some = errors_of(scores, [str(one) if row % 2 else None for row, one in enumerate(label)])
+    assert (some.rows, some.count) == (len(label) // 2, flagged[1::2].sum())
 
 
 def test_confident_classes_of_heads_do_not_depend_on_batches_or_workers():

@@ -6,6 +6,7 @@ import pytest
 from curate.hashing import hash_uids
 from curate.scores.fuse import normalise
 from curate.scores.heads.dynamics import Moments
+from curate.scores.noise.noise import label_noise
 from curate.scores.pair.formula import batches, pair_scores
 from curate.scores.reliability import mean_spearman, spearman_brown
 from curate.scores.status import label_status, status_names
@@ -13,7 +14,6 @@ from tests.reference.dynamics import forgetting, neg_aum
 from tests.reference.el2n import el2n, errors
 from tests.reference.grand import grand_linear, grand_mlp
 from tests.reference.losses import loss, margin_logit, p_label
-from tests.reference.noise import noise_scores
 from tests.reference.status import value_status
 
 
@@ -72,7 +72,7 @@ def logits_that_are_not_finite():
     assert moments.n_obs.tolist() == [2, 1, 0]
     assert status_names(value_status(moments.means())).tolist() == ["ok", "ok", "nonfinite"]
     assert el2n(logits, labels, of="logits")[1] == el2n(logits[1], labels, of="logits")[1]
-    assert set(status_names(noise_scores(np.full(60, np.nan)).status)) == {"nonfinite"}
+    assert set(status_names(label_noise(np.full(60, np.nan), "loss", None)[1])) == {"nonfinite"}
 
 
 def batch_of_one_and_short_last_batch():
@@ -130,7 +130,7 @@ def fewer_than_a_batch_and_none():
     assert values.shape == (0,) and status == []
     columns, status = supervised(np.empty((0, 3)), np.empty(0, int))
     assert all(column.shape == (0,) for column in columns.values()) and len(status) == 0
-    assert forgetting(np.empty((2, 0), bool)).shape == noise_scores(np.empty(0)).noise_prob.shape == (0,)
+    assert forgetting(np.empty((2, 0), bool)).shape == label_noise(np.empty(0), "loss", None)[0].shape == (0,)
 
 
 def zero_is_an_ordinary_number():

@@ -1,14 +1,16 @@
-import warnings
+"""Noise from the definition: two groups of losses, the curve of the heads, and the detectors that take turns."""
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curate.errors import CurateError
-from curate.scores.noise import Mixture, fit_mixture, small_loss_noise
+from curate.scores.calibration import Logistic
+from curate.scores.noise.foreign import find_foreign, fit_pictures
+from curate.scores.noise.mixture import Mixture, fit_mixture, small_loss_noise
+from curate.scores.noise.noise import doubtful, label_noise
 from curate.scores.status import status_names
-from tests.reference.noise import linear_noise, noise_scores
+from tests.reference.noise import alternated, cross_fitted, platt
 
 
 def planted(n=1000, share=0.2, seed=0, gap=3.0):
@@ -86,9 +88,9 @@ def test_smallest_losses_are_clean_even_beside_a_wide_component():
     ids=["normal", "exponential", "gamma", "constant", "empty", "49 rows", "half a percent"],
 )
 def test_one_group_of_losses_is_no_noise(losses):
-    got = noise_scores(losses, np.ones((len(losses), 2)))
-    assert set(status_names(got.status)) <= {"unimodal"}
-    assert np.isnan(got.noise_prob).all() and np.isnan(got.noise_linear).all()
+    probability, status = label_noise(losses, "own", None)
+    assert set(status_names(status)) <= {"unimodal"}
+    assert np.isnan(probability).all()
 
 
 def test_bimodality_rule():
@@ -103,45 +105,89 @@ def test_bimodality_rule():
 def test_losses_that_are_not_finite():
     loss = planted()[0]
     loss[[0, 5]] = np.nan, np.inf
-    got = noise_scores(loss)
-    assert status_names(got.status[[0, 5]]).tolist() == ["nonfinite"] * 2
-    assert np.flatnonzero(np.isnan(got.noise_prob)).tolist() == [0, 5] and got.noise_linear is None
-    np.testing.assert_array_equal(
-        np.delete(got.noise_prob, [0, 5]), noise_scores(np.delete(loss, [0, 5])).noise_prob
+    posterior, status = small_loss_noise(loss)
+    assert status_names(status[[0, 5]]).tolist() == ["nonfinite"] * 2
+    assert np.flatnonzero(np.isnan(posterior)).tolist() == [0, 5]
+    np.testing.assert_array_equal(np.delete(posterior, [0, 5]), small_loss_noise(np.delete(loss, [0, 5]))[0])
+    for curve in (None, (1.0, -2.0)):
+        probability, status = label_noise(loss, "own", curve)
+        assert np.flatnonzero(np.isnan(probability)).tolist() == [0, 5], curve
+        assert status_names(status[[0, 5, 7]]).tolist() == ["nonfinite", "nonfinite", "ok"], curve
+
+
+# --- labels ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_curve_of_the_heads_decides_where_there_is_one():
+    loss = np.random.default_rng(0).normal(5, 1, 500)
+    probability, status = label_noise(loss, "neg_aum", (2.0, -11.0))
+    assert set(status_names(status)) == {"ok"}, "one group of losses has a score too"
+    np.testing.assert_array_equal(probability, Logistic(2.0, -11.0).probability(loss))
+
+
+@pytest.mark.parametrize("name", ["own", "pixels_neg_aum"])
+def test_without_a_curve_two_groups_say_how_many(name):
+    loss, _, noisy = planted()
+    loss = loss - 1.0  # then margins: another class fits better where they are above 0
+    probability, _ = label_noise(loss, name, None)
+    posterior, _ = small_loss_noise(loss)
+    share = posterior * (loss > 0) if name == "pixels_neg_aum" else posterior
+    slope, intercept = platt(loss, share)
+    np.testing.assert_allclose(probability, 1 / (1 + np.exp(-slope * loss - intercept)), atol=1e-4)
+    assert (np.diff(probability[loss.argsort()]) > 0).all(), "ranks are those of the losses, without ties"
+    assert (probability[noisy] > 0.5).mean() > 0.95
+
+
+def test_doubtful_rows_are_those_that_another_class_fits_better():
+    values, label = np.array([-1.0, 0.5, 0.8, np.nan]), np.array([0.9, 0.2, 0.6, np.nan])
+    assert doubtful(values, "neg_aum", label).tolist() == [False, True, True, False]
+    assert doubtful(values, "pixels_loss", label).tolist() == [False, False, True, False]
+    assert doubtful(values, "own", label).tolist() == [True, False, True, False]
+
+
+# --- pictures --------------------------------------------------------------------------------------------------------
+
+
+def pictures(n=1500, foreign=0.15, flipped=0.2, seed=0, d=16):
+    """Vectors of which the first share is of no class, and rows whose label does not fit: those, and some by chance."""
+    rng = np.random.default_rng(seed)
+    strange = np.arange(n) < foreign * n
+    vectors = rng.standard_normal((n, d)) + 3 * np.eye(4, d)[rng.integers(0, 4, n)]
+    vectors[strange] = rng.standard_normal((strange.sum(), d)) * 0.5 + 4 * np.eye(d)[d - 1]
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    fits_not = np.where(strange, rng.random(n) < 0.95, rng.random(n) < flipped)
+    return unit.astype(np.float32), strange, fits_not, rng.integers(0, 3, n)
+
+
+def test_pictures_by_definition():
+    vectors, _, fits_not, fold = pictures()
+    got = fit_pictures(vectors, fits_not, fold).posterior(vectors, fold)
+    np.testing.assert_allclose(got, cross_fitted(vectors, fits_not, fold), atol=1e-6)
+    found = find_foreign(vectors, fits_not, fold)
+    np.testing.assert_allclose(found.posterior(vectors, fold), alternated(vectors, fits_not, fold), atol=1e-6)
+    others, _, _, their_fold = pictures(50, seed=3)
+    np.testing.assert_allclose(
+        found.posterior(others, their_fold),
+        alternated(vectors, fits_not, fold, others, their_fold),
+        atol=1e-6,
     )
 
 
-def test_linear_by_definition():
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.metrics import roc_auc_score
-
-    loss, features, noisy = planted()
-    small, _ = small_loss_noise(loss)
-    got = linear_noise(features, small)
-    scaled = (features - features.mean(axis=0)) / features.std(axis=0)
-    model = LogisticRegression(class_weight="balanced", max_iter=1000).fit(scaled, small > 0.95)
-    np.testing.assert_allclose(got, model.predict_proba(scaled)[:, 1], atol=1e-6)
-    both = noise_scores(loss, features)
-    np.testing.assert_allclose(both.noise_prob, (both.noise_small_loss + both.noise_linear) / 2)
-    assert roc_auc_score(noisy, got) > 0.85
-    some = np.arange(1000) % 2 == 0
-    half = linear_noise(features, small, fit=some)
-    np.testing.assert_allclose(half[some], linear_noise(features[some], small[some]), atol=1e-6)
-    assert np.isfinite(half).all()
+@pytest.mark.parametrize("flipped", [0.0, 0.2, 0.4])
+def test_images_of_no_class_are_found_and_flipped_labels_are_not(flipped):
+    vectors, strange, fits_not, fold = pictures(flipped=flipped)
+    foreign = find_foreign(vectors, fits_not, fold).posterior(vectors, fold) > 0.5
+    assert foreign[strange].mean() > 0.9
+    assert foreign[~strange].mean() < 0.01
 
 
-def test_linear_needs_both_classes_and_finite_features():
-    features = np.random.default_rng(0).standard_normal((60, 3))
-    for noise in (np.zeros(60), np.ones(60), np.full(60, np.nan)):
-        assert np.isnan(linear_noise(features, noise)).all()
-    noise = (np.arange(60) < 20).astype(float)
-    features[0] = np.nan
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        got = linear_noise(features, noise)
-    assert np.flatnonzero(np.isnan(got)).tolist() == [0]
-    loss = np.r_[np.full(20, 3.0), np.zeros(40)] + np.linspace(0, 0.1, 60)
-    mixed = noise_scores(loss, features)
-    assert mixed.noise_prob[0] == mixed.noise_small_loss[0], "one detector is left"
-    with pytest.raises(CurateError, match=r"must agree, got \(60, 3\), \(59,\)"):
-        linear_noise(features, noise[1:])
+@pytest.mark.parametrize("flipped", [0.0, 0.2, 0.5, 1.0])
+def test_chance_makes_no_group(flipped):
+    vectors, _, fits_not, fold = pictures(foreign=0.0, flipped=flipped)
+    assert find_foreign(vectors, fits_not, fold) is None
+
+
+@pytest.mark.parametrize("n", [0, 1, 5])
+def test_few_rows_are_no_group(n):
+    vectors, _, _, fold = pictures(n)
+    assert find_foreign(vectors, np.ones(n, bool), fold) is None

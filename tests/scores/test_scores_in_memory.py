@@ -1,16 +1,13 @@
-"""Scores in memory: by both detectors, rows without one, what they lack (tests/pipeline compares them with a run)."""
+"""Scores in memory: rows without one, what they lack (tests/pipeline compares them with a run)."""
 
 import numpy as np
 import polars as pl
 import pytest
 
 from curate.errors import UsageError
-from curate.linalg import load_unit, unit_rows
-from curate.recipe import ClipScore, Heads, Noise
+from curate.recipe import ClipScore, Heads
 from curate.scores.in_memory import score
-from curate.scores.noise import small_loss_noise
 from tests.fixtures.builders import planted
-from tests.reference.noise import linear_noise
 
 N = 120
 
@@ -24,21 +21,6 @@ def data():
     text[[caption is None for caption in captions]] = np.nan
     labels = [None if n % 17 == 16 else "abc"[n % 3] for n in range(N)]
     return image, text, captions, labels
-
-
-def test_noise_by_both_detectors(data):
-    """The run's own test compares it with the same two functions."""
-    rng = np.random.default_rng(1)
-    noisy = np.arange(N) < N // 5
-    losses = np.where(noisy, rng.normal(3, 0.3, N), rng.uniform(0, 0.5, N)).astype(np.float32)
-    vectors = data[0].astype(np.float64)
-    vectors[noisy, 0] += 0.3
-    small, _ = small_loss_noise(losses)
-    linear = linear_noise(load_unit(unit_rows(vectors)[0].astype(np.float16)), small)
-    got = score(vectors, Noise(), columns={"loss": losses})
-    np.testing.assert_array_equal(got["noise_small_loss"], small.astype(np.float32))
-    np.testing.assert_allclose(got["noise_linear"], linear, atol=1e-6)
-    np.testing.assert_allclose(got["noise_prob"], (small + linear) / 2, atol=1e-6)
 
 
 def test_rows_without_a_direction_have_no_score(data):
@@ -64,7 +46,7 @@ def test_columns_of_a_frame(data):
         ("heads", "heads needs labels"),
         (Heads(kind="concepts"), "heads of kind concepts are computed in a run only"),
         ("pixels", "pixels is computed in a run only"),
-        ("noise", "noise needs the column 'loss'; there are none"),
+        ("noise", "noise needs the column 'neg_aum'; there are none"),
         ("hedas", "'hedas' is no family of scores; there are clip_score, pair"),
     ],
 )

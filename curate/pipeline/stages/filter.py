@@ -75,7 +75,7 @@ class Filter(Stage):
     def inputs(self) -> list[object]:
         """Return what the verdicts depend on: of the scores only those that are read."""
         recipe, run = self.recipe, self.run_folder
-        conditions = [one if isinstance(one, str) else one.model_dump(mode="json") for one in recipe.filter]
+        conditions = [one if isinstance(one, str) else one.as_fingerprinted() for one in recipe.filter]
         scored = [run.fingerprint(run.scores(family)) for family in self._families]
         return [
             conditions, self._needed, self._leaks, lists.version(recipe), recipe.seed,

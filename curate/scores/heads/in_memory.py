@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from curate.errors import UsageError
 from curate.scores.heads.folds import Ints
+from curate.scores.heads.label_errors import errors_of
 from curate.scores.heads.labels import columns
 from curate.scores.heads.training import HeadSettings, train_heads
 from curate.scores.status import status_names
@@ -57,4 +58,6 @@ def score_samples(
         first_seed=score.first_seed, device=samples.device,
     )  # fmt: skip
     scores = train_heads(UnitRows(image), samples.uids, named, settings)
+    if score.folds and len(scores.classes):
+        samples.facts["heads"] = {"label_errors": errors_of(scores, named).as_facts()}
     return columns(scores), status_names(scores.status)

@@ -5,19 +5,30 @@ with that label have. The numbers say how many, not how sure each one is; for th
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from curate.errors import UsageError
+from curate.scores.calibration import fit_logistic
+from curate.scores.status import OK
 
 if TYPE_CHECKING:
     from curate.execution.context import Context
+    from curate.scores.heads.result import HeadScores
 
-__all__ = ["GATE", "LabelErrors", "confident_classes", "count_errors", "estimated_errors", "thresholds"]
+__all__ = [
+    "GATE",
+    "LabelErrors",
+    "confident_classes",
+    "count_errors",
+    "errors_of",
+    "estimated_errors",
+    "thresholds",
+]
 
 #: The estimated rate from which errors are believed: on clean sets some 2 to 4 % of rows are counted, being hard.
 GATE = 0.06
@@ -25,6 +36,8 @@ GATE = 0.06
 _TOLERANCE = 1e-6
 #: Pairs of classes that are named.
 _NAMED = 20
+#: Scores that are larger where labels are more doubtful.
+_RANKED = ("neg_aum", "loss", "el2n")
 
 Ints = npt.NDArray[np.integer[Any]]
 Floats = npt.NDArray[np.floating[Any]]
@@ -35,7 +48,8 @@ class LabelErrors:
     """Rows whose label is counted as wrong.
 
     count : of `rows`. rate : their share; low, high : its 95 % interval as a share of a sample of rows (Wilson), which does
-    not cover what the heads get wrong. pairs : the most frequent (label, class of the heads, rows).
+    not cover what the heads get wrong. pairs : the most frequent (label, class of the heads, rows). calibration : by the name
+    of a score, slope and intercept of the curve that makes it the probability that a row is counted (`scores/calibration.py`).
     """
 
     rows: int
@@ -44,6 +58,7 @@ class LabelErrors:
     low: float
     high: float
     pairs: tuple[tuple[str, str, int], ...]
+    calibration: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     @property
     def to_drop(self) -> int:
@@ -52,7 +67,12 @@ class LabelErrors:
 
     def as_facts(self) -> dict[str, Any]:
         """Return the numbers as JSON says them."""
-        return asdict(self) | {"pairs": [list(pair) for pair in self.pairs], "gate": GATE}
+        curves = {name: list(curve) for name, curve in self.calibration.items()}
+        return asdict(self) | {
+            "pairs": [list(pair) for pair in self.pairs],
+            "gate": GATE,
+            "calibration": curves,
+        }
 
 
 def thresholds(confidence: Floats, label: Ints, n_classes: int) -> Floats:
@@ -86,7 +106,7 @@ def count_errors(label: Ints, confident: Ints, predicted: Ints, names: Sequence[
 
     label, confident (-1: none), predicted : (n,) codes of `names`.
     """
-    wrong = (confident >= 0) & (confident != label) & (predicted != label)
+    wrong = _counted(label, confident, predicted)
     n, count = len(label), int(wrong.sum())
     codes, sizes = np.unique(
         label[wrong].astype(np.int64) * len(names) + confident[wrong], return_counts=True
@@ -98,6 +118,23 @@ def count_errors(label: Ints, confident: Ints, predicted: Ints, names: Sequence[
     )
     low, high = _wilson(count, n)
     return LabelErrors(n, count, count / max(1, n), low, high, pairs)
+
+
+def _counted(label: Ints, confident: Ints, predicted: Ints) -> npt.NDArray[np.bool_]:
+    """Return which rows are counted, (n,)."""
+    return np.asarray((confident >= 0) & (confident != label) & (predicted != label), np.bool_)
+
+
+def errors_of(scores: "HeadScores", names: Sequence[str | int | None]) -> LabelErrors:
+    """Return how many of some labels heads count as wrong. names : (n,), the label of each row, None where it has none."""
+    code: dict[str | int | None, int] = {name: number for number, name in enumerate(scores.classes)}
+    label = np.fromiter((code.get(name, -1) for name in names), np.int64, len(names))
+    rows = np.flatnonzero((scores.status == OK) & (label >= 0))
+    given = label[rows], scores.confident_label[rows], scores.pred_label[rows]
+    ranked = {name: np.asarray(getattr(scores, name), np.float64)[rows] for name in _RANKED}
+    curves = {name: fit_logistic(values, _counted(*given)) for name, values in ranked.items()}
+    calibration = {name: (curve.slope, curve.intercept) for name, curve in curves.items()}
+    return replace(count_errors(*given, scores.classes), calibration=calibration)
 
 
 def _wilson(count: int, n: int, z: float = 1.959963984540054) -> tuple[float, float]:

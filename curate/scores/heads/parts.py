@@ -14,7 +14,7 @@ from curate.errors import RunError, UsageError
 from curate.execution.context import PROCESS_BASE, Context, log
 from curate.execution.engines.local import cpu_count
 from curate.scores.base import embedding_parts, require_memory
-from curate.scores.heads.label_errors import count_errors
+from curate.scores.heads.label_errors import errors_of
 from curate.scores.heads.labels import (
     Labels,
     check_labels,
@@ -23,7 +23,6 @@ from curate.scores.heads.labels import (
     label_stats,
     read_labels,
 )
-from curate.scores.status import OK
 from curate.scores.tables.output import Output
 
 if TYPE_CHECKING:
@@ -75,18 +74,8 @@ def compute(context: Context, settings: "Heads", output: Output) -> dict[str, An
     known = label_stats(scores, labels, settings, trained=trained)
     known["warnings"] += _unused_names(settings, labels)
     if trained and settings.folds and labels.source == "label" and len(scores.classes):
-        known["label_errors"] = _label_errors(scores, labels)
+        known["label_errors"] = errors_of(scores, labels).as_facts()
     return {"kind": settings.kind, **known}
-
-
-def _label_errors(scores: "HeadScores", labels: Labels) -> dict[str, Any]:
-    """Return how many labels the heads count as wrong."""
-    place = {name: code for code, name in enumerate(scores.classes)}
-    own = np.array([place.get(name, -1) for name in labels.names], np.int64)
-    code = np.where(labels.codes >= 0, own[labels.codes], -1)
-    rows = np.flatnonzero((scores.status == OK) & (code >= 0))
-    found = count_errors(code[rows], scores.confident_label[rows], scores.pred_label[rows], scores.classes)
-    return found.as_facts()
 
 
 # --- trained heads ----------------------------------------------------------------------------------
