@@ -140,6 +140,9 @@ def main() -> None:
     parser.add_argument("--recipes", nargs="+", metavar="NAME", help="some recipes")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--table", action="store_true", help="only print the tables of what is there")
+    parser.add_argument(
+        "--results", type=Path, help="a page whose tables are to be these, such as RESULTS.md"
+    )
     parser.add_argument("--plots", type=Path, help="a folder for a picture of each pool")
     parser.add_argument("--fresh", action="store_true", help="forget what is there")
     options = parser.parse_args()
@@ -154,6 +157,8 @@ def main() -> None:
                 print(line, file=sys.stderr, flush=True)
     found = [cell for path in sorted((options.out / "cells").glob("*.jsonl")) for cell in tables.read(path)]
     print(tables.markdown(found))
+    if options.results:
+        tables.into(options.results, found)
     if options.plots:
         tables.plots(found, options.plots)
 

@@ -10,9 +10,11 @@ import numpy as np
 
 from curate.evaluation import intervals
 
-__all__ = ["difference", "markdown", "plots", "read"]
+__all__ = ["MARK", "difference", "into", "markdown", "plots", "read"]
 
 Cell = Mapping[str, Any]
+#: Behind this line of a page stand the tables.
+MARK = "<!-- tables -->"
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -89,6 +91,15 @@ def markdown(cells: Sequence[Cell]) -> str:
             lines += [f"| {name} | " + " | ".join(row) + " |"]
         lines += [""]
     return "\n".join(lines)
+
+
+def into(page: Path, cells: Sequence[Cell]) -> None:
+    """Put the tables of cells into a page, in the place of those that are behind its mark."""
+    text = page.read_text(encoding="utf-8")
+    head, mark, _ = text.partition(MARK)
+    if not mark:
+        raise ValueError(f"{page} must have a line {MARK} behind which the tables stand")
+    page.write_text(f"{head}{mark}\n\n{markdown(cells).rstrip()}\n", encoding="utf-8")
 
 
 def _draws(group: Sequence[Cell], share: float) -> str:

@@ -76,3 +76,16 @@ def test_pools_have_the_faults_that_they_say(shared_data):
     sizes = sorted(np.unique(tail.labels, return_counts=True)[1])
     assert sizes[-1] == 2000
     assert sizes[0] == 20
+
+
+def test_a_page_gets_the_tables_behind_its_mark(tmp_path):
+    page = tmp_path / "RESULTS.md"
+    page.write_text(f"# Head\n\n{tables.MARK}\n\nold\n")
+    cells = [{"judge": "heads", "pool": "p", "seed": 0, "share": 0.1, "name": f"draw {i}", "rows": 9, "value": 0.5 + i / 100}
+             for i in range(3)]  # fmt: skip
+    tables.into(page, cells)
+    assert page.read_text().startswith(f"# Head\n\n{tables.MARK}\n\n### p, judged by heads")
+    assert "old" not in page.read_text()
+    page.write_text("no mark")
+    with pytest.raises(ValueError, match="must have a line"):
+        tables.into(page, cells)
