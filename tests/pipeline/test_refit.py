@@ -95,9 +95,13 @@ def test_another_share_fits_nothing_and_other_rows_do(place, monkeypatch):
         (["select.keep=0.2"], 0), (["select.method=random"], 0), (["filter=['good < 340']"], 1),
         (["filter=['good < 340']"], 1), (["cluster.seed=4"], 2),
     ):  # fmt: skip
-        runner.run(load_recipe(place / "more" / "recipe.yaml", [f"run={place}/more", *changes]), until="select")
+        runner.run(
+            load_recipe(place / "more" / "recipe.yaml", [f"run={place}/more", *changes]), until="select"
+        )
         assert len(fits) == wanted, changes
-    recipe = load_recipe(place / "more" / "recipe.yaml", [f"run={place}/more", "dedup.blocks=none", "cluster.concepts=5"])
+    recipe = load_recipe(
+        place / "more" / "recipe.yaml", [f"run={place}/more", "dedup.blocks=none", "cluster.concepts=5"]
+    )
     runner.run(recipe)
     assert not (place / "more" / "4_concepts").exists()
     assert len(curate.open_run(place / "more").concepts()) == 5
