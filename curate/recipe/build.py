@@ -5,6 +5,7 @@ from typing import Any
 
 from curate.recipe import Recipe
 from curate.recipe.loading import override, parse_recipe
+from curate.selection.auto import Auto
 
 #: Ends of files of vectors (`embedding/vector_files.py`, which takes longer to load).
 ENDINGS = (".npy", ".npz", ".pt", ".pth", ".parquet", ".pq")
@@ -53,6 +54,16 @@ def _takes_out(base: Mapping[str, Any], *given: object, names: Sequence[str]) ->
     )
 
 
+def _names_no_method(base: Mapping[str, Any], *given: object, names: Sequence[str]) -> bool:
+    """Whether nothing says which method chooses: neither its name nor a setting that only some methods have."""
+    said = {
+        *(base.get("select") or {}),
+        *(name.removeprefix("select.") for name in names if name.startswith("select.")),
+    }
+    said = {name.partition("=")[0] for name in said}
+    return not any(given) and said <= Auto.model_fields.keys() - {"method"}
+
+
 def filter_recipe(
     base: Mapping[str, Any],
     *,
@@ -76,7 +87,8 @@ def filter_recipe(
 ) -> Recipe:
     """Return the recipe that filters one source.
 
-    Without `keep`, `count` and `method`, but with something that takes rows out, all others are kept (method all).
+    Without `keep`, `count` and `method`, but with something that takes rows out, all others are kept (method all). Without
+    a method the one for people who do not know is taken (auto), unless settings of another method are given.
 
     base : settings to start from, with a `source`. score : families beside those there are (clip_score by default).
     vectors : a column of the source, or files of vectors. overrides, settings : as in `load_recipe`; they go last.
@@ -103,6 +115,8 @@ def filter_recipe(
         and _takes_out(base, where, epsilon, against, exclude, only, names=[*(settings or {}), *overrides])
     ):
         asked["select.method"] = "all"
+    elif _names_no_method(base, method, by, names=[*(settings or {}), *overrides]):
+        asked["select.method"] = "auto"
     values = {"select": {}, **base} | ({"filter": list(where)} if where else {})
     values = override(values, (), given(asked | weight_settings(weight)))
     return parse_recipe(override(values, overrides, settings))

@@ -55,13 +55,13 @@ class Density(Selector):
 
     keeps = "of every concept what its complexity deserves; `prefer: score:<column>` ranks inside"
     paper = "Abbas et al. 2024, arXiv:2401.04578"
-    avoid = "when there are no more than a few concepts: their complexities then say little"
+    avoid = "when there are no more than a few concepts; `prefer: hardest` (the paper's) at small shares: it loses to a draw"
     by_complexity = True
     place = 0
     later = ("subtract_mean",)
 
     method: Literal["density"] = "density"
-    prefer: Preference = "hardest"
+    prefer: Preference = "random"
     temperature: Temperature = 0.1
     neighbours: Annotated[int, Field(ge=1)] = 20
     min_per_concept: Annotated[int, Field(ge=0)] = 1

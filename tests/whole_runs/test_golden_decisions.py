@@ -195,7 +195,7 @@ class Bench:
             "cluster": {"concepts": 8},
             "score": ["clip_score", {"pair": {"repeats": 2}}, HEADS, own, good],
             "dedup": {"epsilon": 0.001},
-            "select": {"method": "density", "keep": 0.3, "temperature": 0.025},
+            "select": {"method": "density", "prefer": "hardest", "keep": 0.3, "temperature": 0.025},
             "memory": "2GB",
             "workers": 1,
         }
@@ -228,7 +228,7 @@ def filters_and_lists(bench, name):
 def shipped(bench, name):
     run = bench.select(name, "--method", "random", "--keep", "0.25")
     again = ("--set", "select.temperature=0.025", "--set", "select.shipped=true")  # random has no temperature
-    call("select", run, "--quiet", "--method", "density", "--keep", "0.3", *again)
+    call("select", run, "--quiet", "--method", "density", "--prefer", "hardest", "--keep", "0.3", *again)
     return run
 
 
@@ -281,7 +281,13 @@ def grow(bench, name, *flags, until):
         name,
         source={"path": f"{source}/*.parquet", "uid": "id"},
         score=["clip_score"],
-        select={"method": "density", "keep": 0.3, "temperature": 0.025, "shipped": True},
+        select={
+            "method": "density",
+            "prefer": "hardest",
+            "keep": 0.3,
+            "temperature": 0.025,
+            "shipped": True,
+        },  # fmt: skip
     )
     for shard in ("0.parquet", "1.parquet"):
         shutil.copy(bench.folder / "in" / shard, source)
