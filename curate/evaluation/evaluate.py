@@ -26,6 +26,7 @@ from curate.report.evaluation_figure import EVALUATION_VERSION
 from curate.runs.run import StoredRun, open_run
 from curate.runs.scratch import scratch_copy
 from curate.scores.heads.evaluation import fixed_threads
+from curate.scores.heads.labels import device_of
 
 __all__ = ["Evaluation", "evaluate_run"]
 
@@ -149,7 +150,8 @@ def _train(ground: Ground, subsets: Subsets, request: Request, progress: Progres
     ]  # fmt: skip
     found: dict[int, Cell] = {}
     progress("evaluate", 0, len(jobs), "models")
-    pool = ThreadPoolExecutor(request.workers or cpu_count())
+    many = cpu_count() if device_of(request.device, "--device") == "cpu" else 1
+    pool = ThreadPoolExecutor(request.workers or many)
     try:
         todo = {pool.submit(_cell, ground, *job): place for place, job in enumerate(jobs)}
         for future in as_completed(todo):

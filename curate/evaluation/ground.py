@@ -52,7 +52,8 @@ class Ground:
 
 
 def check_judge(recipe: Recipe, request: Request) -> None:
-    """Raise UsageError for a judge that a run can have no rows for."""
+    """Raise UsageError for a judge that a run can have no rows for, ModelError for a device that there is not."""
+    device_of(request.device, "--device")
     if request.judge != "pixels" or not recipe.embed.own_vectors:
         return
     for source in recipe.source:

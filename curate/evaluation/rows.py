@@ -139,7 +139,7 @@ def read_images(context: Context, wanted: Mask, size: int, sources: Sources) -> 
     n = int(wanted.sum())
     require_memory(context, "evaluate: images", 2 * n, 3 * size * size)
     images, decoded = np.zeros((n, size, size, 3), np.uint8), np.zeros(n, np.bool_)
-    for place, row in enumerate(decoded_images(context, wanted, size, sources, stage="evaluate")):
+    for place, row in enumerate(decoded_images(context, wanted, size, sources, stage="images")):
         if row.outcome in PASSING:
             raise RunError(f"evaluate: image {place:,} of {n:,}: {row.reason}; run again")
         if row.array is not None:

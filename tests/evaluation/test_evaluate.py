@@ -281,7 +281,8 @@ def test_pairs_are_judged_by_their_captions_and_weights_count(tmp_path):
     assert weights.n_unique() > 1
 
 
-def test_small_pictures_are_judged_by_a_network_on_pixels(tmp_path, decoding_here):
+def pictures(folder, names):
+    """Write pictures of two classes into files of these names, with vectors that say nothing; return the glob."""
     rng = np.random.default_rng(0)
 
     def drawn(label):
@@ -291,18 +292,39 @@ def test_small_pictures_are_judged_by_a_network_on_pixels(tmp_path, decoding_her
         Image.fromarray(pixels).save(packed, "PNG")
         return packed.getvalue()
 
-    labels = [one % 2 for one in range(160)]
-    (tmp_path / "in").mkdir()
-    table = pa.table(
-        {"id": [f"s{one}" for one in range(160)], "image": [drawn(one) for one in labels], "label": labels}
-    )
-    pq.write_table(table, tmp_path / "in" / "a.parquet")
-    values = {
-        "run": str(tmp_path / "run"), "source": {"path": str(tmp_path / "in" / "*.parquet"), "uid": "id"},
-        "embed": {"model": "tiny"}, "cluster": {"concepts": 4}, "select": {"method": "random", "keep": 0.4},
-        "workers": 1, "memory": "2GB",
-    }  # fmt: skip
+    folder.mkdir()
+    for number, name in enumerate(names):
+        labels = [one % 2 for one in range(80)]
+        vectors = pa.FixedSizeListArray.from_arrays(
+            pa.array(rng.standard_normal(80 * 8).astype(np.float16)), 8
+        )
+        columns = {
+            "id": [f"s{number}-{one}" for one in range(80)], "image": [drawn(one) for one in labels], "label": labels,
+            "embedding": vectors,
+        }  # fmt: skip
+        if number:
+            columns["image"][0] = b"no picture %d" % number
+        pq.write_table(pa.table(columns), folder / name)
+    return str(folder / "*.parquet")
+
+
+def test_a_network_on_pixels_is_judged_by_the_split_of_the_files(tmp_path, decoding_here):
+    names = ("test-00000-of-00001.parquet", "train-00000-of-00002.parquet", "train-00001-of-00002.parquet")
+    glob = pictures(tmp_path / "in", names)
+    values = recipe_values(glob, tmp_path / "run", cluster={"concepts": 2}, dedup={})
     run = curate.run(values, until="select", progress=False)
-    found = run.evaluate(holdout=0.2, steps=12, seeds=2, near=1e-9, progress=False)
-    assert found.summary["judge"] == "pixels"
+    found = run.evaluate(split="test", judge="pixels", steps=12, seeds=2, progress=False)
     assert found.summary["all"]["metrics"]["accuracy"]["value"] > 0.9
+    assert set(found.rows.filter(pl.col("subset") == "held out")["uid"]) == {f"s0-{one}" for one in range(80)}
+    assert found.summary["all"]["rows"] == 160 - 2
+    assert "2 images cannot be decoded, and are left out" in found.summary["notes"]
+    heads = run.evaluate(split="test", judge="heads", steps=12, seeds=2, progress=False)
+    assert heads.summary["all"]["metrics"]["accuracy"]["value"] < 0.8
+
+
+@pytest.mark.long
+def test_small_pictures_are_judged_by_pixels_unless_told_otherwise(tmp_path, decoding_here):
+    glob = pictures(tmp_path / "in", ["a.parquet"])
+    values = recipe_values(glob, tmp_path / "run", embed={"model": "tiny"}, cluster={"concepts": 2}, dedup={})
+    run = curate.run(values, until="select", progress=False)
+    assert run.evaluate(holdout=0.4, steps=2, seeds=2, near=1e-9, progress=False).summary["judge"] == "pixels"
