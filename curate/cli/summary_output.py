@@ -131,6 +131,11 @@ def _duplicates(facts: Facts | None) -> None:
     noted = {name: facts.get(name) for name in ("compared", "dropped", "epsilon")}
     rows = [[name, value] for name, value in noted.items() if value is not None]
     rows += [["share", _percent(facts["share"])]] if facts.get("share") is not None else []
+    if calibrated := facts.get("calibration"):
+        rows.append([f"epsilon of copies of {calibrated['images']:,} images", calibrated["epsilon"]])
+        rows.append(["images with another as near", _percent(calibrated["near"])])
+        rows.append(["images with another just beyond", _percent(calibrated["beyond"])])
+    rows += [["confirmed by", "small pictures"]] if facts.get("confirm") else []
     similarity = facts["similarity"]
     rows += [
         [f"{name} similarity of the dropped", value]

@@ -141,7 +141,7 @@ class ReportData:
     reasons : rows of every reason as `5_decisions` has it, `kept` among them; they add up to `rows_in`.
     concepts : the columns of DECISION_CONCEPTS, and `example` (a caption) where there is one. layout : concept, x, y.
     typical : samples nearest to the centre of a concept. correlation : names, and a square of them.
-    mislabelled : samples whose label is doubtful. sampled : one of how many rows scores are drawn from.
+    dedup : how near-duplicates were found, in a sentence. mislabelled : samples whose label is doubtful. sampled : one of how many rows scores are drawn from.
     weights : what was noted of the weights, and `edges`, `counts`. reliability : one row per trained family.
     versions : anything that says where the page comes from, name to value.
     """
@@ -166,6 +166,7 @@ class ReportData:
     galleries: Sequence[Gallery] = ()
     hardness: str = "distance"
     duplicates: Sequence[Pair] = ()
+    dedup: str = ""
     mislabelled: Sequence[Shown] = ()
     what_if: WhatIf | None = None
     weights: Mapping[str, object] = field(default_factory=dict)

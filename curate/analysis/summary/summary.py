@@ -12,7 +12,7 @@ from curate.analysis.summary.groups import group_rows, group_warnings
 from curate.analysis.summary.scan import ReportRequest, Scan, scan_parts
 from curate.analysis.summary.score_stats import ScoreStats, score_stats
 from curate.analysis.summary.tables import facts, finished_families, missing, stage_facts
-from curate.deduplication.warnings_of import of_sample, warnings_of
+from curate.deduplication.findings import of_sample, warnings_of
 from curate.execution.context import silent
 from curate.execution.engines.base import Engine
 from curate.io import storage

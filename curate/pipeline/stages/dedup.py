@@ -23,8 +23,8 @@ from curate.clustering import kmeans
 from curate.deduplication import semantic
 from curate.deduplication.calibration import Calibration
 from curate.deduplication.captions import caption_codes
+from curate.deduplication.findings import of_sample, warnings_of
 from curate.deduplication.pictures import SIDE
-from curate.deduplication.warnings_of import of_sample, warnings_of
 from curate.embedding.store import EmbeddingPart
 from curate.errors import RunError
 from curate.execution.context import Context, eligible, log, reuse_or_remove
@@ -196,7 +196,7 @@ def _bring_all_back(
 
 def _compare_all(
     context: Context, before: Shipped | None, fingerprint: str, scratch: Path
-) -> dict[str, float]:
+) -> dict[str, object]:
     """Compare the concepts that changed, at the epsilon asked for (or found); write all results, return the facts."""
     recipe, settings = context.recipe, context.recipe.dedup
     families = folders_for(recipe, score_of(settings.prefer))
