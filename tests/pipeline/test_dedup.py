@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 
 from curate import open_run
+from curate.analysis import near_sample
 from curate.analysis.explain import explain, opened
 from curate.analysis.plan import pairs, plan
 from curate.analysis.summary.summary import summarize
@@ -16,7 +17,6 @@ from curate.errors import UsageError
 from curate.hashing import tie
 from curate.linalg import load_unit
 from curate.pipeline import runner
-from curate.pipeline.stages import near_sample
 from curate.recipe.loading import parse_recipe
 from tests.fixtures.builders import planted, recipe_values, write_shards
 

@@ -19,6 +19,7 @@ import polars as pl
 import pyarrow as pa
 
 from curate import schema
+from curate.analysis import near_sample
 from curate.clustering import kmeans
 from curate.deduplication import semantic
 from curate.deduplication.calibration import Calibration
@@ -34,7 +35,7 @@ from curate.hashing import hash_uids
 from curate.io import storage
 from curate.linalg import load_unit
 from curate.ordering.keys import score_of, with_priority
-from curate.pipeline.stages import dedup_reuse, near_sample
+from curate.pipeline.stages import dedup_reuse
 from curate.pipeline.stages.dedup_epsilon import calibration_of
 from curate.pipeline.stages.dedup_pictures import PICTURE, Confirming, make_pictures, pictures_in
 from curate.recipe import Dedup, DropShare
