@@ -33,6 +33,7 @@ def show(facts: Facts) -> None:
         _concepts(title, facts.get(name), facts["n_concepts"])
     _scores(facts["scores"])
     _duplicates(facts["duplicates"])
+    _near_sample(facts.get("near_sample"))
     _groups(facts["groups"])
     _weights(facts["weights"])
     _reliability(facts["reliability"])
@@ -143,6 +144,13 @@ def _duplicates(facts: Facts | None) -> None:
         if value is not None
     ]
     _section("near-duplicates", ["value"], rows)
+
+
+def _near_sample(found: Facts | None) -> None:
+    if found is None:
+        return
+    rows = [[f"within {epsilon}", _percent(share)] for epsilon, share in found["within"].items()]
+    _section(f"near-duplicates stay; of {found['rows']:,} sampled rows", ["have another"], rows)
 
 
 def _groups(groups: Mapping[str, Sequence[Facts]]) -> None:

@@ -146,8 +146,9 @@ def test_a_run_without_dedup_says_what_a_sample_has(place, caplog):
         assert share == np.mean([one > 1 - float(epsilon) for one in nearest])
     assert "dedup: near-duplicates stay; of 240 rows" in caplog.text
     assert json.loads((run.folder.duplicates / "_done.json").read_text())["facts"] == {}
-    said = summarize(run.folder).warnings
-    assert any(one.startswith("dedup: near-duplicates stay; of 240 rows") for one in said)
+    summary = summarize(run.folder)
+    assert summary.near_sample == summary.as_dict()["near_sample"] == found
+    assert "Near-duplicates stay; of 240 rows" in (run.folder.report / "report.html").read_text()
 
 
 def test_a_sample_is_of_whole_concepts(place, monkeypatch):

@@ -13,7 +13,7 @@ from curate.analysis.summary.counts import check_counts, versions
 from curate.analysis.summary.scan import LIMITS, ReportRequest, Scan
 from curate.analysis.summary.summary import RunSummary, summarize
 from curate.analysis.summary.what_if import what_if
-from curate.deduplication.findings import in_words
+from curate.deduplication.findings import in_words, of_sample
 from curate.execution.context import Context
 from curate.ordering.keys import score_of
 from curate.recipe import Recipe
@@ -93,7 +93,7 @@ def report_data(context: Context, summary: RunSummary, asked: ReportRequest) -> 
         name=recipe.run, rows_in=counts["rows"], kept=counts["kept"], reasons=_reasons(recipe, counts),
         concepts=table, layout=layout(context.run, asked.listed), samples=shelf.samples, typical=typical,
         galleries=galleries.galleries(scan.picks, shelf, notable_concepts(table), hardness), hardness=hardness,
-        duplicates=_pairs(scan, shelf), dedup=in_words(summary.duplicates or {}), groups=groups.shown_groups(scan.groups, table, cut=scan.cut),
+        duplicates=_pairs(scan, shelf), dedup=_dedup(summary), groups=groups.shown_groups(scan.groups, table, cut=scan.cut),
         mislabelled=galleries.mislabelled(scan.picks, shelf, doubt[1] if doubt else ""),
         what_if=what_if(context, table, scan.first), sampled=scan.step,
         scores=score_stats.shown_scores(summary.scores, scan.step, recipe, scan.ends, means),
@@ -104,6 +104,14 @@ def report_data(context: Context, summary: RunSummary, asked: ReportRequest) -> 
         recipe=recipe.to_yaml(), versions=_origin(context) | versions(),
         pictures=any(part.columns.image for part in context.parts), created=_now(),
     )  # fmt: skip
+
+
+def _dedup(summary: RunSummary) -> str:
+    """Say how near-duplicates were found, or how many a sample has where none were looked for."""
+    if summary.duplicates is None and summary.near_sample is not None:
+        said = of_sample(summary.near_sample)
+        return f"{said[0].upper()}{said[1:]}."
+    return in_words(summary.duplicates or {})
 
 
 def _concepts(table: pl.DataFrame | None) -> pl.DataFrame:
