@@ -167,3 +167,11 @@ def test_a_dedup_that_takes_much_says_so(place, caplog):
     assert any(one.startswith(share) for one in summarize(run.folder).warnings)
     page = (run.folder.report / "report.html").read_text()
     assert f"240 rows were compared, {noted['dropped']} dropped at epsilon 0.6." in page and share in page
+
+
+def test_the_report_says_what_other_epsilons_drop(place, apart):
+    page = (apart.folder.report / "report.html").read_text()
+    for one in plan(apart.folder.path)["epsilon"]:
+        if one["epsilon"] in (0.001, 0.05):
+            least = f"{one['at_least']} to " if one["at_least"] != one["at_most"] else ""
+            assert f'<th scope="row">{one["epsilon"]}</th><td class="n">{least}{one["at_most"]}</td>' in page

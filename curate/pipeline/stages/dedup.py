@@ -33,6 +33,7 @@ from curate.execution.exchange import Exchange, Grouped, plan_buckets
 from curate.execution.stage import Stage
 from curate.hashing import hash_uids
 from curate.io import storage
+from curate.io.remote.cache import store_of
 from curate.linalg import load_unit
 from curate.ordering.keys import score_of, with_priority
 from curate.pipeline.stages import dedup_reuse
@@ -178,7 +179,11 @@ class Deduplicate(Stage):
             )  # fmt: skip
         for said in warnings_of(stats):
             log.warning("dedup: %s", said)
-        if not stats and (found := near_sample.look(self.context)) is not None:
+        if (
+            stats or store_of(self.run_folder.path) is not None
+        ):  # vectors at a URL are not fetched for a sample
+            return
+        if (found := near_sample.look(self.context)) is not None:
             storage.write_json(self.run_folder.near_sample, found)
             log.info("dedup: %s", of_sample(found))
 
