@@ -55,6 +55,11 @@ class Pair:
     similarity: float
     group: Group
 
+    @property
+    def concept(self) -> int:
+        """The concept of both."""
+        return self.group[0]
+
 
 def run_epsilon(context: Context) -> float | None:
     """Return the epsilon that the duplicates of a run were found with; None where nothing was compared."""

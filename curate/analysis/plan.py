@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from curate.analysis import explain_duplicates
+from curate.analysis import explain_duplicates, near_sample
 from curate.analysis.explain import opened
 from curate.errors import BudgetError, UsageError
 from curate.execution.context import Context
@@ -18,7 +18,7 @@ from curate.selection.rows.budget_inputs import Divided, divided
 from curate.selection.rows.whatif import counts_of
 from curate.selection.spread import spread
 
-__all__ = ["EPSILONS", "SHARES", "TEMPERATURES", "draw", "pairs", "plan"]
+__all__ = ["EPSILONS", "SHARES", "TEMPERATURES", "draw", "pairs", "plan", "rates_of"]
 
 #: What is looked at where nothing is named; what the run has is looked at besides.
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -49,7 +49,7 @@ def plan(
     own, settings = explain_duplicates.run_epsilon(context), context.recipe.select
     shares = list(keep) or _with(SHARES, settings.keep)
     kept = [_kept(context, found, share) for share in shares]
-    rates = [] if own is None else _rates(context, list(epsilon) or _with(EPSILONS, own))
+    rates = rates_of(context, list(epsilon) or _with(EPSILONS, own))
     temperatures = list(temperature) or _with(TEMPERATURES, found.density.temperature)
     facts = context.facts(context.run.decisions)
     weights = facts.get("weights") or {}
@@ -72,24 +72,28 @@ def plan(
 def pairs(run: str | Path, count: int, epsilon: float | None = None) -> list[dict[str, Any]]:
     """Return `count` pairs around an epsilon (that of the run) to look at, the most similar first.
 
-    Each with both uids, captions and places, the similarity, and whether the epsilon makes it a duplicate.
-    Raises UsageError where the run compared nothing.
+    Each with both uids, captions and places, the similarity, and whether the epsilon makes it a duplicate. Where the run
+    compared nothing, they are those of a sample of 2,000 rows, and UsageError is raised where no epsilon is named.
     """
     _check((), () if epsilon is None else (epsilon,), (), 1.0, None)
     context = opened(run)
     own = explain_duplicates.run_epsilon(context)
-    if own is None:
-        raise UsageError(
-            f"{context.run.where} compared nothing: dedup.epsilon is none; set it and run again: "
-            f"curate run {context.run.recipe} --set dedup.epsilon=auto"
-        )
     around = own if epsilon is None else epsilon
-    found = explain_duplicates.pairs_around(context, around, count)
+    if around is None:
+        raise UsageError(
+            f"{context.run.where} compared nothing: dedup.epsilon is none; name an epsilon for pairs of a sample "
+            f"(--epsilon 0.05), or look for duplicates: curate run {context.run.recipe} --set dedup.epsilon=auto"
+        )
+    found: list[explain_duplicates.Pair] | list[near_sample.NearPair]
+    if own is None:
+        found = near_sample.pairs_around(context, around, count)
+    else:
+        found = explain_duplicates.pairs_around(context, around, count)
     known = _samples(context, [uid for pair in found for uid in (pair.uid, pair.other)])
     return [
         {
             "similarity": pair.similarity, "duplicate": explain_duplicates.is_duplicate(context, pair.similarity, around),
-            "concept": pair.group[0], "one": known.get(pair.uid), "other": known.get(pair.other),
+            "concept": pair.concept, "one": known.get(pair.uid), "other": known.get(pair.other),
         }
         for pair in found
     ]  # fmt: skip
@@ -148,7 +152,17 @@ def _budgets(found: Divided, select: Selector, count: int) -> npt.NDArray[np.int
     return found.density.at(count).budget if budgets is None else budgets
 
 
-def _rates(context: Context, epsilons: Sequence[float]) -> list[dict[str, Any]]:
+def rates_of(context: Context, epsilons: Sequence[float] = EPSILONS) -> list[dict[str, Any]]:
+    """Return what each epsilon drops of the rows compared; of a sample (`sampled`) where the run compared nothing."""
+    if explain_duplicates.run_epsilon(context) is None:
+        rows, dropped = near_sample.rates(context, epsilons)
+        return [
+            {
+                "epsilon": epsilon, "compared": rows, "at_least": count, "at_most": count, "exact": True,
+                "share": count / max(rows, 1), "sampled": True,
+            }
+            for epsilon, count in zip(epsilons, dropped, strict=True)
+        ]  # fmt: skip
     compared = int(context.facts(context.run.duplicates)["compared"])
     return [
         {
@@ -205,7 +219,9 @@ def _notes(select: Selector, context: Context, own: float | None) -> list[str]:
             "floors are left out here: what each group keeps for sure may move rows between concepts"
         )
     if own is None:
-        notes.append("dedup.epsilon is none: nothing was compared, so no epsilon can be looked at")
+        notes.append(
+            f"dedup.epsilon is none: nothing was compared; what epsilons drop is of a sample of up to {near_sample.ROWS:,} rows"
+        )
     elif context.recipe.dedup.mode == "greedy":
         notes.append(
             "greedy dedup drops at most what reference mode would: an epsilon is exact where at_least is at_most, "

@@ -36,6 +36,7 @@ def show(facts: Facts) -> None:
         write(f"\n{said_of(facts['complexity'])}\n")
     _scores(facts["scores"])
     _duplicates(facts["duplicates"])
+    _near_sample(facts.get("near_sample"))
     _groups(facts["groups"])
     _weights(facts["weights"])
     _reliability(facts["reliability"])
@@ -134,6 +135,11 @@ def _duplicates(facts: Facts | None) -> None:
     noted = {name: facts.get(name) for name in ("compared", "dropped", "epsilon")}
     rows = [[name, value] for name, value in noted.items() if value is not None]
     rows += [["share", _percent(facts["share"])]] if facts.get("share") is not None else []
+    if calibrated := facts.get("calibration"):
+        rows.append([f"epsilon of copies of {calibrated['images']:,} images", calibrated["epsilon"]])
+        rows.append(["images with another as near", _percent(calibrated["near"])])
+        rows.append(["images with another just beyond", _percent(calibrated["beyond"])])
+    rows += [["confirmed by", "small pictures"]] if facts.get("confirm") else []
     similarity = facts["similarity"]
     rows += [
         [f"{name} similarity of the dropped", value]
@@ -141,6 +147,13 @@ def _duplicates(facts: Facts | None) -> None:
         if value is not None
     ]
     _section("near-duplicates", ["value"], rows)
+
+
+def _near_sample(found: Facts | None) -> None:
+    if found is None:
+        return
+    rows = [[f"within {epsilon}", _percent(share)] for epsilon, share in found["within"].items()]
+    _section(f"near-duplicates stay; of {found['rows']:,} sampled rows", ["have another"], rows)
 
 
 def _groups(groups: Mapping[str, Sequence[Facts]]) -> None:

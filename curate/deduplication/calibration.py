@@ -88,5 +88,5 @@ def epsilon_for(distances: npt.NDArray[np.float64], recall: float) -> float:
     quantile = float(np.quantile(distances, recall)) if distances.size else 0.0
     if quantile <= MIN_EPSILON:
         return MIN_EPSILON
-    digits = _DIGITS - 1 - math.floor(math.log10(quantile))
-    return min(math.ceil(round(quantile * 10**digits, 6)) / 10**digits, _LARGEST)
+    scale: float = 10.0 ** (_DIGITS - 1 - math.floor(math.log10(quantile)))
+    return min(math.ceil(round(quantile * scale, 6)) / scale, _LARGEST)

@@ -135,6 +135,16 @@ class WhatIf:
     command: str
 
 
+@dataclass(frozen=True)
+class EpsilonRate:
+    """Rows that an epsilon drops of those compared, at least and at most."""
+
+    epsilon: float
+    compared: int
+    at_least: int
+    at_most: int
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ReportData:
     """All the page says. Frames may be empty, with or without columns; nulls show as a dash.
@@ -142,7 +152,9 @@ class ReportData:
     reasons : rows of every reason as `5_decisions` has it, `kept` among them; they add up to `rows_in`.
     concepts : the columns of DECISION_CONCEPTS, and `example` (a caption) where there is one. layout : concept, x, y.
     typical : samples nearest to the centre of a concept. correlation : names, and a square of them.
-    complexity : how unevenly it divides rows over concepts, in words. mislabelled : samples whose label is doubtful. sampled : one of how many rows scores are drawn from.
+    dedup : how near-duplicates were found, in a sentence. epsilons : what others drop. complexity : how unevenly it divides
+    rows over concepts, in words. mislabelled : samples whose label is doubtful. sampled : one of how many rows scores are
+    drawn from.
     weights : what was noted of the weights, and `edges`, `counts`. reliability : one row per trained family.
     versions : anything that says where the page comes from, name to value. evaluation : what `curate evaluate` found,
     and `stale`, whether that was of another decision; empty where it was not called.
@@ -168,6 +180,8 @@ class ReportData:
     galleries: Sequence[Gallery] = ()
     hardness: str = "distance"
     duplicates: Sequence[Pair] = ()
+    dedup: str = ""
+    epsilons: Sequence[EpsilonRate] = ()
     mislabelled: Sequence[Shown] = ()
     what_if: WhatIf | None = None
     complexity: str = ""

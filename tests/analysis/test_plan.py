@@ -254,6 +254,20 @@ def test_a_run_that_compared_nothing_says_so(place):
     dedup.Deduplicate(context).run()
     select.run(context)
     found = plan(place / "never")
-    assert found["epsilon"] == []
     assert "nothing was compared" in " ".join(found["notes"])
     assert "dedup.epsilon is none" in curate("plan", place / "never", "--pairs", "3").error
+    dropped = {}
+    for epsilon in (0.001, 0.05):
+        whole = again(place, f"at {epsilon}", dedup={"epsilon": epsilon, "prefer": "random"})
+        dedup.Deduplicate(whole).run()
+        dropped[epsilon] = whole.facts(whole.run.duplicates)["dropped"]
+    rates = {one["epsilon"]: one for one in found["epsilon"]}
+    for epsilon, count in dropped.items():  # a sample of all 240 rows, in another order
+        assert rates[epsilon]["sampled"] and rates[epsilon]["compared"] == N
+        assert abs(rates[epsilon]["at_most"] - count) <= 5
+    near = pairs(place / "never", 20, 0.005)
+    assert len(near) == 20 and {pair["duplicate"] for pair in near} == {True, False}
+    for pair in near:
+        assert (
+            pair["duplicate"] == (pair["similarity"] > 0.995) and pair["one"]["uid"] != pair["other"]["uid"]
+        )

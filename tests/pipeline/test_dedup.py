@@ -1,15 +1,20 @@
 """Stage `dedup`: what a run makes of its near-duplicates, against the definition."""
 
+import json
+
 import numpy as np
 import polars as pl
 import pytest
 
 from curate import open_run
-from curate.analysis.explain import explain
+from curate.analysis import near_sample
+from curate.analysis.explain import explain, opened
 from curate.analysis.plan import pairs, plan
+from curate.analysis.summary.summary import summarize
 from curate.analysis.verify.verify import check_run
 from curate.deduplication.similarity import pair_similarities
 from curate.errors import UsageError
+from curate.hashing import tie
 from curate.linalg import load_unit
 from curate.pipeline import runner
 from curate.recipe.loading import parse_recipe
@@ -117,3 +122,56 @@ def test_captions_that_are_to_count_must_be_there(place):
         UsageError, match=r"dedup\.across_captions false needs captions: the source has no capt"
     ):
         runner.run(parse_recipe(values))
+
+
+def test_a_run_without_dedup_says_what_a_sample_has(place, caplog):
+    caplog.set_level("INFO", logger="curate")
+    run = decide(place, "none looked for", epsilon="none")
+    found = json.loads(run.folder.near_sample.read_text())
+    stored = pl.concat(pl.read_ipc(path) for path in sorted(run.folder.embeddings.glob("part-*")))
+    vectors = load_unit(np.stack(stored["image"].to_list()).astype(np.float16))
+    concept = dict(
+        pl.read_parquet(f"{run.folder.assignments}/part-*.parquet").select("uid", "concept").iter_rows()
+    )
+    concepts = np.array([concept[uid] for uid in stored["uid"]])
+    order = np.lexsort((stored["uid"].to_list(), tie(stored["uid"].to_list(), 0)))
+    nearest = [-1.0] * N
+    for place_, row in enumerate(order):
+        others = [other for other in order[:place_] if concepts[other] == concepts[row]]
+        if others:
+            pairs_of = pair_similarities(vectors, np.full(len(others), row), np.array(others))
+            nearest[row] = float(pairs_of.max())
+    assert found["rows"] == N
+    for epsilon, share in found["within"].items():
+        assert share == np.mean([one > 1 - float(epsilon) for one in nearest])
+    assert "dedup: near-duplicates stay; of 240 rows" in caplog.text
+    assert json.loads((run.folder.duplicates / "_done.json").read_text())["facts"] == {}
+    summary = summarize(run.folder)
+    assert summary.near_sample == summary.as_dict()["near_sample"] == found
+    assert "Near-duplicates stay; of 240 rows" in (run.folder.report / "report.html").read_text()
+
+
+def test_a_sample_is_of_whole_concepts(place, monkeypatch):
+    run = open_run(place / "everywhere") if (place / "everywhere").exists() else decide(place, "everywhere")
+    monkeypatch.setattr(near_sample, "ROWS", 50)
+    found = near_sample.look(opened(run.folder.path))
+    assert found["rows"] == 50
+
+
+def test_a_dedup_that_takes_much_says_so(place, caplog):
+    run = decide(place, "much", epsilon=0.6)
+    noted = run.folder.marker(run.folder.duplicates)["facts"]
+    assert noted["share"] > 1 / 3
+    share = f"dedup: {100 * noted['share']:.1f} % of the rows compared are near-duplicates at epsilon 0.6"
+    assert share in caplog.text
+    assert any(one.startswith(share) for one in summarize(run.folder).warnings)
+    page = (run.folder.report / "report.html").read_text()
+    assert f"240 rows were compared, {noted['dropped']} dropped at epsilon 0.6." in page and share in page
+
+
+def test_the_report_says_what_other_epsilons_drop(place, apart):
+    page = (apart.folder.report / "report.html").read_text()
+    for one in plan(apart.folder.path)["epsilon"]:
+        if one["epsilon"] in (0.001, 0.05):
+            least = f"{one['at_least']} to " if one["at_least"] != one["at_most"] else ""
+            assert f'<th scope="row">{one["epsilon"]}</th><td class="n">{least}{one["at_most"]}</td>' in page

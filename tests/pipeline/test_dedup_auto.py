@@ -13,7 +13,6 @@ from PIL import Image
 
 from curate import open_run
 from curate.analysis.explain import explain, opened
-from curate.analysis.verify.verify import check_run
 from curate.deduplication.calibration import epsilon_for
 from curate.deduplication.pictures import MIN_CORRELATION, SIDE, best_correlations, grey
 from curate.deduplication.similarity import pair_similarities
@@ -197,13 +196,13 @@ def test_where_the_model_cannot_tell_copies_small_pictures_decide(place, first, 
 
 def test_epsilon_stays_while_data_grow_until_a_refit(place):
     write(place / "grown", range(60), "a")
-    before = run(place, "grown", source="grown")
+    before = run(place, "growing", source="grown")
     epsilon = facts(before)["calibration"]
     write(place / "grown", range(60, N), "b")
-    after = run(place, "grown", source="grown")
+    after = run(place, "growing", source="grown")
     assert facts(after)["calibration"] == epsilon and facts(after)["compared"] == N
     check_greedy(after, epsilon["epsilon"])
-    anew = run(place, "grown", source="grown", refit=True)
+    anew = run(place, "growing", source="grown", refit=True)
     assert facts(anew)["calibration"] == facts(run(place, "whole", source="grown"))["calibration"] != epsilon
 
 

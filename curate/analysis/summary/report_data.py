@@ -7,19 +7,21 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from curate.analysis.plan import rates_of
 from curate.analysis.summary import galleries, groups, score_stats
 from curate.analysis.summary.concepts import concept_table, layout
 from curate.analysis.summary.counts import check_counts, versions
 from curate.analysis.summary.scan import LIMITS, ReportRequest, Scan
 from curate.analysis.summary.summary import RunSummary, summarize
 from curate.analysis.summary.what_if import what_if
+from curate.deduplication.findings import in_words, of_sample
 from curate.execution.context import Context
 from curate.io import storage
 from curate.ordering.keys import score_of
 from curate.recipe import Recipe
 from curate.report import page
 from curate.report.evaluation_figure import EVALUATION_VERSION
-from curate.report.model import BadShard, Pair, ReportData, StageStats
+from curate.report.model import BadShard, EpsilonRate, Pair, ReportData, StageStats
 from curate.report.notable import notable_concepts
 from curate.scores.columns import hardest_is_largest
 from curate.scores.registry import score_columns
@@ -95,7 +97,7 @@ def report_data(context: Context, summary: RunSummary, asked: ReportRequest) -> 
         name=recipe.run, rows_in=counts["rows"], kept=counts["kept"], reasons=_reasons(recipe, counts),
         concepts=table, layout=layout(context.run, asked.listed), samples=shelf.samples, typical=typical,
         galleries=galleries.galleries(scan.picks, shelf, notable_concepts(table), hardness), hardness=hardness,
-        duplicates=_pairs(scan, shelf), groups=groups.shown_groups(scan.groups, table, cut=scan.cut),
+        duplicates=_pairs(scan, shelf), dedup=_dedup(summary), epsilons=_epsilons(context, summary), groups=groups.shown_groups(scan.groups, table, cut=scan.cut),
         mislabelled=galleries.mislabelled(scan.picks, shelf, doubt[1] if doubt else ""),
         what_if=what_if(context, table, scan.first), sampled=scan.step,
         scores=score_stats.shown_scores(summary.scores, scan.step, recipe, scan.ends, means),
@@ -107,6 +109,22 @@ def report_data(context: Context, summary: RunSummary, asked: ReportRequest) -> 
         recipe=recipe.to_yaml(), versions=_origin(context) | versions(),
         pictures=any(part.columns.image for part in context.parts), created=_now(), evaluation=_evaluation(context),
     )  # fmt: skip
+
+
+def _epsilons(context: Context, summary: RunSummary) -> list[EpsilonRate]:
+    """Return what other epsilons drop; none where no rows were compared (`curate plan` looks at a sample)."""
+    if summary.duplicates is None:
+        return []
+    names = ("epsilon", "compared", "at_least", "at_most")
+    return [EpsilonRate(*(rate[name] for name in names)) for rate in rates_of(context) if rate["compared"]]
+
+
+def _dedup(summary: RunSummary) -> str:
+    """Say how near-duplicates were found, or how many a sample has where none were looked for."""
+    if summary.duplicates is None and summary.near_sample is not None:
+        said = of_sample(summary.near_sample)
+        return f"{said[0].upper()}{said[1:]}."
+    return in_words(summary.duplicates or {})
 
 
 def _concepts(table: pl.DataFrame | None) -> pl.DataFrame:

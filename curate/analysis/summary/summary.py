@@ -12,7 +12,7 @@ from curate.analysis.summary.groups import group_rows, group_warnings
 from curate.analysis.summary.scan import ReportRequest, Scan, scan_parts
 from curate.analysis.summary.score_stats import ScoreStats, score_stats
 from curate.analysis.summary.tables import facts, finished_families, missing, stage_facts
-from curate.deduplication.warnings_of import of_sample, warnings_of
+from curate.deduplication.findings import warnings_of
 from curate.execution.context import silent
 from curate.execution.engines.base import Engine
 from curate.io import storage
@@ -35,9 +35,11 @@ class RunSummary:
     before there are decisions. outcomes : rows by outcome, empty before they are embedded. concepts : one row per
     concept, None before there are any. listed : the largest, most complex and most pruned concepts. typical : the
     sample nearest to the centre of each of these. scores : in the order of the tables, the distance first.
-    duplicates : compared, dropped, share, epsilon, similarity. groups : by label, source and split. weights : rows,
-    effective sample size, least, mean, most; None where all rows count the same. complexity : how unevenly it
-    divides the rows over concepts (`Spread.facts`); None where it does not. reliability : of families with several seeds. times : per stage. scan : the frames these numbers were made from.
+    duplicates : compared, dropped, share, epsilon, similarity. near_sample : the shares of a sample's rows with another
+    one within some distances, where none were looked for. groups : by label, source and split. weights : rows,
+    effective sample size, least, mean, most; None where all rows count the same. complexity : how unevenly it divides the
+    rows over concepts (`Spread.facts`); None where it does not. reliability : of families with several seeds. times : per
+    stage. scan : the frames these numbers were made from.
     """
 
     missing: list[str]
@@ -49,6 +51,7 @@ class RunSummary:
     typical: pl.DataFrame
     scores: list[ScoreStats]
     duplicates: dict[str, Any] | None
+    near_sample: dict[str, Any] | None
     groups: dict[str, list[dict[str, Any]]]
     weights: dict[str, Any] | None
     complexity: dict[str, Any] | None
@@ -74,6 +77,7 @@ class RunSummary:
             **lists,
             "scores": [one.as_dict() for one in self.scores],
             "duplicates": self.duplicates,
+            **({} if self.near_sample is None else {"near_sample": self.near_sample}),
             "groups": self.groups,
             "weights": self.weights,
             "complexity": self.complexity,
@@ -127,6 +131,7 @@ def summarize(
         typical=typical_samples(run, scan.nearest, numbers),
         scores=score_stats(scan.sample, scan.totals),
         duplicates=_duplicates(run, scan),
+        near_sample=_near_sample(run) if whole else None,
         groups=groups,
         weights=_weights(run, scan),
         complexity=facts(run, run.decisions).get("complexity"),
@@ -146,6 +151,13 @@ def _duplicates(run: RunFolder, scan: Scan) -> dict[str, Any] | None:
     n, total, _, least, most = _sums(scan, "similarity")
     similarity = {"least": least, "mean": total / n if n else None, "most": most}
     return {**noted, "similarity": similarity}
+
+
+def _near_sample(run: RunFolder) -> dict[str, Any] | None:
+    """Return how many near-duplicates a sample has, where the run did not look for them."""
+    looked = run.marker(run.duplicates) is None or facts(run, run.duplicates)
+    found = None if looked else storage.read_json(run.near_sample)
+    return found if isinstance(found, dict) else None
 
 
 def _weights(run: RunFolder, scan: Scan) -> dict[str, Any] | None:
@@ -201,8 +213,6 @@ def stage_warnings(run: RunFolder) -> list[str]:
     empty = noted["cluster"].get("empty", 0)
     found += [f"cluster: {empty:,} concepts have no sample"] if empty else []
     found += [f"dedup: {text}" for text in warnings_of(noted["dedup"])]
-    if not noted["dedup"] and isinstance(sample := storage.read_json(run.near_sample), dict):
-        found.append(f"dedup: {of_sample(sample)}")
     return found + _about_selection(noted["select"], recipe)
 
 

@@ -19,12 +19,13 @@ import polars as pl
 import pyarrow as pa
 
 from curate import schema
+from curate.analysis import near_sample
 from curate.clustering import kmeans
 from curate.deduplication import semantic
 from curate.deduplication.calibration import Calibration
 from curate.deduplication.captions import caption_codes
+from curate.deduplication.findings import of_sample, warnings_of
 from curate.deduplication.pictures import SIDE
-from curate.deduplication.warnings_of import of_sample, warnings_of
 from curate.embedding.store import EmbeddingPart
 from curate.errors import RunError
 from curate.execution.context import Context, eligible, log, reuse_or_remove
@@ -32,9 +33,10 @@ from curate.execution.exchange import Exchange, Grouped, plan_buckets
 from curate.execution.stage import Stage
 from curate.hashing import hash_uids
 from curate.io import storage
+from curate.io.remote.cache import store_of
 from curate.linalg import load_unit
 from curate.ordering.keys import score_of, with_priority
-from curate.pipeline.stages import dedup_reuse, near_sample
+from curate.pipeline.stages import dedup_reuse
 from curate.pipeline.stages.dedup_epsilon import calibration_of
 from curate.pipeline.stages.dedup_pictures import PICTURE, Confirming, make_pictures, pictures_in
 from curate.recipe import Dedup, DropShare
@@ -177,7 +179,11 @@ class Deduplicate(Stage):
             )  # fmt: skip
         for said in warnings_of(stats):
             log.warning("dedup: %s", said)
-        if not stats and (found := near_sample.look(self.context)) is not None:
+        if (
+            stats or store_of(self.run_folder.path) is not None
+        ):  # vectors at a URL are not fetched for a sample
+            return
+        if (found := near_sample.look(self.context)) is not None:
             storage.write_json(self.run_folder.near_sample, found)
             log.info("dedup: %s", of_sample(found))
 
@@ -196,7 +202,7 @@ def _bring_all_back(
 
 def _compare_all(
     context: Context, before: Shipped | None, fingerprint: str, scratch: Path
-) -> dict[str, float]:
+) -> dict[str, object]:
     """Compare the concepts that changed, at the epsilon asked for (or found); write all results, return the facts."""
     recipe, settings = context.recipe, context.recipe.dedup
     families = folders_for(recipe, score_of(settings.prefer))

@@ -151,7 +151,8 @@ def _of_chosen(context: Context, chosen: Sequence[_Chosen]) -> tuple[Half, npt.N
 def _embed_copies(context: Context, chosen: Sequence[_Chosen]) -> dict[str, Half]:
     """Return the vectors of the copies of each image, (copies, d) by uid; those are left out that cannot be had."""
     sources = {source.name: source for source in context.recipe.source}
-    wanted, uids = [], {}
+    wanted: list[RowImages] = []
+    uids: dict[tuple[int, int], str] = {}
     for index, here in _by_part(chosen).items():
         part = context.parts[index]
         rows = np.array([one.row for one in here], np.int64)
@@ -170,9 +171,10 @@ def _embed_copies(context: Context, chosen: Sequence[_Chosen]) -> dict[str, Half
         if not whole:
             return {}
         vectors = clip.encode_images(np.stack([array for arrays in whole.values() for array in arrays]))
-    sound = np.isfinite(vectors).all(axis=1).reshape(len(whole), -1).all(axis=1)
+    sound = np.isfinite(vectors).reshape(len(whole), -1).all(axis=1)
     halves = vectors.astype(np.float16).reshape(len(whole), len(ALTERATIONS), -1)
-    return {uid: half for uid, half, good in zip(whole, halves, sound, strict=True) if good}
+    names = list(whole)
+    return {names[place]: halves[place] for place in np.flatnonzero(sound).tolist()}
 
 
 def _to_nearest(

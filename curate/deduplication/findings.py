@@ -1,9 +1,9 @@
-"""What people should know before they trust the near-duplicates of a run, from what its stage noted."""
+"""What a dedup found, in words: how it was done, what to know before one trusts it, what a sample has."""
 
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["of_sample", "warnings_of"]
+__all__ = ["in_words", "of_sample", "warnings_of"]
 
 #: A larger share of dropped rows is said aloud.
 MANY = 1 / 3
@@ -39,6 +39,24 @@ def warnings_of(noted: Mapping[str, Any]) -> list[str]:
             "dedup.epsilon: auto"
         )
     return found
+
+
+def in_words(noted: Mapping[str, Any]) -> str:
+    """Return how near-duplicates were found, in a sentence or two; empty where nothing was compared.
+
+    >>> in_words({"compared": 60, "dropped": 3, "epsilon": 0.05})
+    '60 rows were compared, 3 dropped at epsilon 0.05.'
+    """
+    if "epsilon" not in noted:
+        return ""
+    text = f"{noted['compared']:,} rows were compared, {noted['dropped']:,} dropped at epsilon {noted['epsilon']:.6g}"
+    text += ", where small pictures confirmed it." if noted.get("confirm") else "."
+    if calibrated := noted.get("calibration"):
+        text += (
+            f" {calibrated['recall']:.0%} of the copies made of {calibrated['images']:,} images are within epsilon "
+            f"{calibrated['epsilon']:.6g}, and {calibrated['near']:.1%} of these images have another sample as near."
+        )
+    return text
 
 
 def of_sample(found: Mapping[str, Any]) -> str:
