@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -143,7 +144,8 @@ class ReportData:
     typical : samples nearest to the centre of a concept. correlation : names, and a square of them.
     mislabelled : samples whose label is doubtful. sampled : one of how many rows scores are drawn from.
     weights : what was noted of the weights, and `edges`, `counts`. reliability : one row per trained family.
-    versions : anything that says where the page comes from, name to value.
+    said : sentences on wrong labels and on what came before the method. label_errors : rows, count, rate, low, high, pairs.
+    chosen : the recipe that method auto chose. versions : anything that says where the page comes from, name to value.
     """
 
     name: str
@@ -170,5 +172,8 @@ class ReportData:
     what_if: WhatIf | None = None
     weights: Mapping[str, object] = field(default_factory=dict)
     reliability: Sequence[Mapping[str, object]] = ()
+    said: Sequence[str] = ()
+    label_errors: Mapping[str, Any] = field(default_factory=dict)
+    chosen: str = ""
     pictures: bool = True
     created: str = ""
