@@ -89,6 +89,7 @@ def publish(run: RunFolder, manifest: Mapping[str, Any]) -> None:
     found = summarize(run, concepts=LARGEST, whole=False)
     with _optional(COUNTS):
         warnings = [f"- {text}" for text in manifest["stages"]["cluster"].get("warnings", ())]
+        warnings += [f"- {text}" for text in found.said]
         counts = counts_table(str(run.path), found.counts or manifest["counts"])
         create_markdown_artifact("\n".join([counts, *(["", *warnings] if warnings else [])]), key=COUNTS)
     with _optional(CONCEPTS):

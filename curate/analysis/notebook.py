@@ -50,6 +50,7 @@ def _body(run: RunFolder) -> str:
     lacks = ", ".join(found.missing)
     text = f"<p>not there yet: {escape(lacks)}</p>" if lacks else ""
     text += _counts(found.reasons or found.outcomes)
+    text += "".join(f"<p>{escape(line)}</p>" for line in found.said)
     return text if found.concepts is None else text + _concepts(run, found, found.concepts)
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from curate.analysis.summary.said import say_first, say_labels
 from curate.cli.output import bytes_text, duration_text, note, print_table, write
 from curate.cli.sparkline import sparkline, unicode_stdout
 from curate.selection.spread import said_of
@@ -38,6 +39,8 @@ def show(facts: Facts) -> None:
     _duplicates(facts["duplicates"])
     _near_sample(facts.get("near_sample"))
     _groups(facts["groups"])
+    _labels(facts)
+    _first(facts)
     _weights(facts["weights"])
     _reliability(facts["reliability"])
     _times(facts["times"])
@@ -178,6 +181,25 @@ def _weights(facts: Facts | None) -> None:
     names = {"rows": "kept rows", "effective": "worth (effective sample size)"}
     order = ["method", "rows", "effective", "least", "mean", "most"]
     _section("weights", ["value"], [[names.get(n, n), facts[n]] for n in order if facts.get(n) is not None])
+
+
+def _labels(facts: Facts) -> None:
+    """Print how many labels look wrong, and the pairs of classes that are most often mixed up."""
+    errors = facts["label_errors"]
+    if not errors:
+        return
+    if not facts["auto"]:  # which says the same
+        write("".join(f"\n{text}\n" for text in say_labels({**errors, "pairs": []})))
+    rows = [[str(a)[:MAX_TEXT], str(b)[:MAX_TEXT], n] for a, b, n in errors["pairs"][:MAX_GROUPS]]
+    _section("label", ["looks like", "rows"], rows)
+
+
+def _first(facts: Facts) -> None:
+    """Print what came before the method; of method auto why, and the recipe that does the same."""
+    auto = facts["auto"]
+    said = auto["why"] if auto else say_first(facts["first"])
+    if said:
+        write("\n" + "".join(f"{text}\n" for text in said) + (f"\n{auto['recipe']}" if auto else ""))
 
 
 def _reliability(families: Sequence[Facts]) -> None:

@@ -156,8 +156,10 @@ class ReportData:
     rows over concepts, in words. mislabelled : samples whose label is doubtful. sampled : one of how many rows scores are
     drawn from.
     weights : what was noted of the weights, and `edges`, `counts`. reliability : one row per trained family.
-    versions : anything that says where the page comes from, name to value. evaluation : what `curate evaluate` found,
-    and `stale`, whether that was of another decision; empty where it was not called.
+    said : sentences on wrong labels and on what came before the method. label_errors : rows, count, rate, low, high, pairs.
+    chosen : the recipe that method auto chose. versions : anything that says where the page comes from, name to value.
+    evaluation : what `curate evaluate` found, and `stale`, whether that was of another decision; empty where it was not
+    called.
     """
 
     name: str
@@ -187,6 +189,9 @@ class ReportData:
     complexity: str = ""
     weights: Mapping[str, object] = field(default_factory=dict)
     reliability: Sequence[Mapping[str, object]] = ()
+    said: Sequence[str] = ()
+    label_errors: Mapping[str, Any] = field(default_factory=dict)
+    chosen: str = ""
     pictures: bool = True
     created: str = ""
     evaluation: Mapping[str, Any] = field(default_factory=dict)

@@ -1,6 +1,7 @@
 """`curate inspect`: facts against counts made by hand, SQL against Polars, and what it says where it cannot."""
 
 import csv
+import html
 import io
 import json
 import os
@@ -19,6 +20,7 @@ from curate.analysis.sql import connect, table_files, view
 from curate.analysis.summary import scan
 from curate.analysis.summary.concepts import typical_samples
 from curate.analysis.summary.report_data import report_data, summarize_for_report
+from curate.analysis.summary.said import say_labels
 from curate.analysis.summary.score_stats import BINS
 from curate.analysis.summary.summary import stage_warnings, summarize
 from curate.cli.sparkline import ASCII, sparkline
@@ -184,6 +186,8 @@ def test_every_section_is_shown(made, facts):
         "least",
         "score",
         "near-duplicates",
+        "label",
+        "labels:",
         "label",
         "weights",
         "seeds",
@@ -437,7 +441,7 @@ from curate.analysis.summary.summary import summarize
 from curate.flows import artifacts
 from curate.runs.folder import RunFolder
 found = summarize(RunFolder(Path(sys.argv[1])), concepts=artifacts.LARGEST, whole=False)
-print(json.dumps([artifacts.counts_table("run", found.counts), artifacts.concept_rows(found)]))
+print(json.dumps([artifacts.counts_table("run", found.counts), artifacts.concept_rows(found), list(found.said)]))
 """
 
 
@@ -449,7 +453,12 @@ def test_inspect_and_report_agree(made, facts):
         summary, asked = summarize_for_report(context)
         report = report_data(context, summary, asked)
     counts = facts["counts"]
-    assert json.loads((run.folder.report / "summary.json").read_text()) == counts
+    errors = facts["label_errors"]
+    noted = json.loads((run.folder.scores("heads") / "_done.json").read_text())["facts"]["label_errors"]
+    assert errors == {name: value for name, value in noted.items() if name != "calibration"}
+    said = say_labels(errors)
+    assert f"{errors['count']} of {N}" in said[0] and report.label_errors == errors
+    assert json.loads((run.folder.report / "summary.json").read_text()) == {**counts, "label_errors": errors}
     assert (report.rows_in, report.kept) == (counts["rows"], counts["kept"])
     assert report.reasons == {**counts["dropped"], "kept": counts["kept"]}
     assert report.warnings == facts["warnings"]
@@ -475,8 +484,10 @@ def test_inspect_and_report_agree(made, facts):
     done = subprocess.run(
         [sys.executable, "-c", ARTIFACTS, str(run.folder.path)], capture_output=True, check=True, text=True
     )
-    table, concepts = json.loads(done.stdout)
+    table, concepts, lines = json.loads(done.stdout)
+    assert list(report.said) == lines == said
     notebook = " ".join(run._repr_html_().replace("</td>", " ").split())
+    assert all(html.escape(line) in notebook for line in said)
     for page, plain, artifact in zip(largest, facts["concepts"], concepts, strict=False):
         for name in ("concept", "n_eligible", "budget", "kept"):
             assert page[name] == plain[name] == artifact[name]

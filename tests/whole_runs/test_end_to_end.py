@@ -63,7 +63,7 @@ def test_rows_add_up_and_the_number_kept_is_exact(sample_run, truth):
     unusable = sum(counts["unusable"].values())
     assert counts["rows"] == len(truth) == counts["kept"] + sum(counts["dropped"].values()) + unusable
     assert counts["kept"] == round(0.3 * (len(truth) - unusable))
-    assert json.loads((sample_run[0] / "7_report" / "summary.json").read_text()) == counts
+    assert json.loads((sample_run[0] / "7_report" / "summary.json").read_text()).items() >= counts.items()
     assert verify_run(sample_run[0])["rows"] == len(truth)
 
 

@@ -104,6 +104,7 @@ def report_data(context: Context, summary: RunSummary, asked: ReportRequest) -> 
         correlation=score_stats.correlation(scan.sample) if len(scan.sample) else ((), ()),
         complexity=said_of(summary.complexity) if summary.complexity else "",
         weights=_weights(summary), reliability=[_reliability(row) for row in summary.reliability],
+        said=summary.said, label_errors=summary.label_errors or {}, chosen=(summary.auto or {}).get("recipe", ""),
         stages=_stages(summary), warnings=summary.warnings,
         bad_shards=[BadShard(shard=one["name"], rows=one["rows"], message=one["error"]) for one in summary.bad_shards],
         recipe=recipe.to_yaml(), versions=_origin(context) | versions(),

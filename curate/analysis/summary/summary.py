@@ -1,6 +1,6 @@
 """What a run says of itself: one `RunSummary`, which every page, table and file that sums up a run is made from."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +9,7 @@ import polars as pl
 from curate.analysis.summary.concepts import concept_table, first_concepts, typical_samples
 from curate.analysis.summary.counts import group_reasons
 from curate.analysis.summary.groups import group_rows, group_warnings
+from curate.analysis.summary.said import lines, named_errors
 from curate.analysis.summary.scan import ReportRequest, Scan, scan_parts
 from curate.analysis.summary.score_stats import ScoreStats, score_stats
 from curate.analysis.summary.tables import facts, finished_families, missing, stage_facts
@@ -38,8 +39,10 @@ class RunSummary:
     duplicates : compared, dropped, share, epsilon, similarity. near_sample : the shares of a sample's rows with another
     one within some distances, where none were looked for. groups : by label, source and split. weights : rows,
     effective sample size, least, mean, most; None where all rows count the same. complexity : how unevenly it divides the
-    rows over concepts (`Spread.facts`); None where it does not. reliability : of families with several seeds. times : per
-    stage. scan : the frames these numbers were made from.
+    rows over concepts (`Spread.facts`); None where it does not. reliability : of families with several seeds. label_errors :
+    how many labels heads count as wrong, and which pairs of classes. first : rows that went as noise and that a floor keeps,
+    before the method chose. auto : why method auto did what, and the recipe it chose. times : per stage. scan : the frames
+    these numbers were made from.
     """
 
     missing: list[str]
@@ -56,10 +59,23 @@ class RunSummary:
     weights: dict[str, Any] | None
     complexity: dict[str, Any] | None
     reliability: list[dict[str, Any]]
+    label_errors: dict[str, Any] | None
+    first: dict[str, Any] | None
+    auto: dict[str, Any] | None
     times: dict[str, Any]
     bad_shards: list[dict[str, Any]]
     warnings: list[str]
     scan: Scan
+
+    @property
+    def said(self) -> Sequence[str]:
+        """The sentences on wrong labels and on what came before the method."""
+        return lines(self.label_errors, self.first, self.auto)
+
+    def totals(self) -> dict[str, Any]:
+        """Return the counts, with what is known of wrong labels and of what came before the method, where it is."""
+        more = {"label_errors": self.label_errors, "first": self.first, "auto": self.auto}
+        return {**(self.counts or {}), **{name: value for name, value in more.items() if value}}
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values that JSON can hold; a section that is not there yet is left out, None or empty."""
@@ -82,6 +98,9 @@ class RunSummary:
             "weights": self.weights,
             "complexity": self.complexity,
             "reliability": self.reliability,
+            "label_errors": self.label_errors,
+            "first": self.first,
+            "auto": self.auto,
             "times": self.times,
             "bad_shards": self.bad_shards,
             "warnings": self.warnings,
@@ -121,6 +140,7 @@ def summarize(
     numbers = {number for frame in listed.values() for number in frame["concept"].to_list()}
     decided, groups = run.marker(run.decisions) is not None, group_rows(scan.groups)
     reasons = dict(sorted(scan.reasons.items())) if decided else None
+    decisions = facts(run, run.decisions)
     return RunSummary(
         missing=missing(run),
         reasons=reasons,
@@ -136,6 +156,9 @@ def summarize(
         weights=_weights(run, scan),
         complexity=facts(run, run.decisions).get("complexity"),
         reliability=_reliability(run),
+        label_errors=_label_errors(run),
+        first=decisions.get("first"),
+        auto=decisions.get("auto"),
         times=_times(run),
         bad_shards=facts(run, run.work / "keys").get("bad_shards", []),
         warnings=[*stage_warnings(run), *group_warnings(groups)],
@@ -189,6 +212,13 @@ def _reliability(run: RunFolder) -> list[dict[str, Any]]:
         for name, found in noted
         if "reliability" in found
     ]
+
+
+def _label_errors(run: RunFolder) -> dict[str, Any] | None:
+    """Return how many labels heads count as wrong, classes by their names; None where they were not counted."""
+    if "heads" not in finished_families(run):
+        return None
+    return named_errors(facts(run, run.scores("heads")).get("label_errors"), run.class_names())
 
 
 def _short(value: Any) -> Any:  # noqa: ANN401  (whatever a family notes)

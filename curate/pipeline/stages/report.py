@@ -31,7 +31,7 @@ class Report(Stage):
         for old in folder.glob("_concept-*.html"):  # of decisions before
             storage.remove(old)
         summary, asked = summarize_for_report(self.context)
-        storage.write_json(folder / "summary.json", summary.counts)
+        storage.write_json(folder / "summary.json", summary.totals())
         with storage.atomic(folder / "report.html") as partial:
             partial.write_text(page.render(report_data(self.context, summary, asked)), encoding="utf-8")
         return {}

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import polars as pl
 
 from curate import schema
+from curate.analysis.summary.said import say_first
 from curate.errors import BudgetError, UsageError
 from curate.execution.context import Context, eligible, log, reuse_or_remove
 from curate.execution.stage import Stage
@@ -21,6 +22,7 @@ from curate.filtering.nulls import say_nulls
 from curate.io import storage
 from curate.ordering.shares import n_keep
 from curate.ordering.span import Cuts, rows_of
+from curate.pipeline.auto_recipe import explain_auto
 from curate.pipeline.stages import refit
 from curate.pipeline.stages import representatives as stand_ins
 from curate.recipe import Recipe, canonical
@@ -33,7 +35,7 @@ from curate.selection.rows import previous, ranks, unscored
 from curate.selection.rows.first import First, find_first
 from curate.selection.rows.order import Order, noise_column, order_of, read_columns
 from curate.selection.rows.ranks import Ranked
-from curate.selection.rows.run_rows import RunRows, classes_of, floor_classes_of
+from curate.selection.rows.run_rows import RunRows, classes_of, floor_classes_of, labels_of
 from curate.selection.rules import Choice
 from curate.selection.spread import DECIDES_NOTHING, Spread, said_of
 from curate.weighting import stage_weights
@@ -144,6 +146,8 @@ def run(context: Context) -> bool:
         facts |= {"complexity": divided.facts, "warnings": _even(recipe.select, divided)}
     if recipe.select.composed:
         facts["first"] = _first_facts(context, first)
+    if recipe.select.takes_what_is_there:
+        facts["auto"] = explain_auto(context, first, n_eligible, len(labels_of(context)))
     if chosen.n_null:
         facts["without_score"] = {"rows": chosen.n_null, "kept": chosen.kept_null, "statuses": nulls}
     if before is not None:
@@ -172,21 +176,15 @@ def _say(recipe: Recipe, facts: Mapping[str, Any], n_kept: int, n_concepts: int)
     """Log what was decided. n_kept : concepts of which some rows are."""
     log.info("select: %s eligible, %s kept (%.1f %% of usable), %s of %s concepts",
              f"{facts['eligible']:,}", f"{facts['kept']:,}", 100 * facts["of_usable"], n_kept, n_concepts)  # fmt: skip
-    first, select = facts.get("first", {}), recipe.select
     if "complexity" in facts:
         log.info("select: %s", said_of(facts["complexity"]))
     for warning in facts.get("warnings", ()):
         log.warning("select: %s", warning)
-    if first.get("noise_by"):
-        log.info(
-            "select: %s rows with the worst %s are dropped as noise", f"{first['noise']:,}", first["noise_by"]
-        )
-    if first.get("groups"):
-        log.info("select: each of %s groups by %s keeps at least %s rows if it has them (%s rows)",
-                 f"{first['groups']:,}", select.floor_per, f"{first['floor']:,}", f"{first['floor_rows']:,}")  # fmt: skip
+    for text in facts["auto"]["why"] if "auto" in facts else say_first(facts.get("first")):
+        log.info("%s", text)
     if null := facts.get("without_score"):
         log.info("select: %s rows have no %s, %s of them are kept",
-                 f"{null['rows']:,}", select.score_column, f"{null['kept']:,}")  # fmt: skip
+                 f"{null['rows']:,}", recipe.select.score_column, f"{null['kept']:,}")  # fmt: skip
     if "shipped" in facts and facts["shipped_before"] and facts["shipped"]["rows"]:
         log.info("select: of %s rows shipped before, %s are kept, %s dropped now (%s by the budget), %s gone",
                  *(f"{n:,}" for n in facts["shipped"].values()))  # fmt: skip

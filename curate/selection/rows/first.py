@@ -33,7 +33,8 @@ class First:
     """The cut of the noisiest rows, and those of the groups that have a floor; None where a method alone decides.
 
     by : the column that orders rows inside a group. n_cut, n_floor : rows that go, and rows that a floor keeps. each : the
-    rows that a group keeps for sure, as far as it has them. groups : how many have rows.
+    rows that a group keeps for sure, as far as it has them. groups : how many have rows. sizes : rows of the smallest of them and of the
+    largest.
     """
 
     noisiest: Cuts | None = None
@@ -43,6 +44,7 @@ class First:
     n_floor: int = 0
     each: int = 0
     groups: int = 0
+    sizes: tuple[int, int] = (0, 0)
 
     def cut(self, rows: Arrays) -> Mask:
         """Return which rows are among the noisiest, (n,); pinned ones never are."""
@@ -159,7 +161,9 @@ def _with_floors(read: Read, floor: int | Literal["half"], wanted: int, n_groups
             yield block["floor_group"][free], block[first.by][free], block["tie"][free]
 
     cuts = nth_smallest_by_group(grouped, needs) if len(needs) else None
-    return replace(first, floors=cuts, n_floor=int(needs.sum()), each=each, groups=int((sizes > 0).sum()))
+    there_are = sizes[sizes > 0]
+    span = (int(there_are.min()), int(there_are.max())) if len(there_are) else (0, 0)
+    return replace(first, floors=cuts, n_floor=int(needs.sum()), each=each, groups=len(there_are), sizes=span)
 
 
 def floor_of(floor: int | Literal["half"], wanted: int, groups: int) -> int:

@@ -22,7 +22,7 @@ from curate.selection.rows.measure import geometry_of
 from curate.selection.rows.order import Order
 from curate.selection.rows.ranks import ROW_BYTES, VECTOR_BYTES, Ranked, RankTask, scatter_back
 
-__all__ = ["RunRows", "classes_of", "diverse_ranks", "diversified", "floor_classes_of"]
+__all__ = ["RunRows", "classes_of", "diverse_ranks", "diversified", "floor_classes_of", "labels_of"]
 
 #: Keys of rows that do not go ahead (`select.ranking.ahead`) begin here.
 _BEHIND = np.uint64(1 << 63)
@@ -208,8 +208,16 @@ def floor_classes_of(context: Context) -> tuple[str, ...]:
     return _values(context, select.floor_column, f"floor (select.floor_per {select.floor_per})")
 
 
-def _values(context: Context, column: str, setting: str) -> tuple[str, ...]:
-    """Return the different values of a column of 0_samples. Raises CurateError where no sample has one."""
+def labels_of(context: Context) -> tuple[str, ...]:
+    """Return all labels of the run in order; none where no sample has one."""
+    return _values(context, "label")
+
+
+def _values(context: Context, column: str, setting: str = "") -> tuple[str, ...]:
+    """Return the different values of a column of 0_samples, in order.
+
+    setting : what needs them, for the CurateError where no sample has one; empty where that is none.
+    """
     found: set[str] = set()
     for part in context.parts:
         table = storage.read_table(context.run.part(context.run.samples, part.name), [column])

@@ -1,0 +1,76 @@
+"""What is said of wrong labels, and of what came before the method chose: the same words wherever a run is shown."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+__all__ = ["FEW_PAIRS", "lines", "named_errors", "say_first", "say_labels"]
+
+#: Pairs of classes that a sentence names.
+FEW_PAIRS = 3
+
+Facts = Mapping[str, Any]
+
+
+def named_errors(found: Facts | None, names: Mapping[str, str]) -> dict[str, Any] | None:
+    """Return what heads noted of wrong labels, classes by their names; None where they noted nothing.
+
+    found : `label_errors` of their facts. names : what labels are called, where they are numbers.
+    """
+    if not found:
+        return None
+    kept = {name: value for name, value in found.items() if name not in ("calibration", "pairs")}
+    pairs = [[names.get(a, a), names.get(b, b), rows] for a, b, rows in found["pairs"]]
+    return {**kept, "pairs": pairs}
+
+
+def say_labels(errors: Facts | None) -> list[str]:
+    """Return a sentence on how many labels look wrong, and one on which; none where nothing was counted.
+
+    >>> found = {"rows": 200, "count": 30, "rate": 0.15, "low": 0.107, "high": 0.206, "pairs": [["cat", "dog", 20]]}
+    >>> print(*say_labels(found), sep=chr(10))
+    labels: 30 of 200 (15.0 %, between 10.7 and 20.6 %) look wrong to heads that never saw them
+    labels: most often cat looks like dog (20)
+    >>> say_labels({**found, "believed": False, "sure": 1, "gate": 0.06, "sure_gate": 0.02})[0].partition(": so")[2]
+    ' few are believed (1 are sure, 0.5 %) that hard samples explain them'
+    """
+    if not errors:
+        return []
+    share, low, high = (100 * errors[name] for name in ("rate", "low", "high"))
+    text = (
+        f"labels: {errors['count']:,} of {errors['rows']:,} ({share:.1f} %, between {low:.1f} and {high:.1f} %) "
+        "look wrong to heads that never saw them"
+    )
+    if errors.get("believed") is False:
+        sure = errors.get("sure")
+        how = "" if sure is None else f" ({sure:,} are sure, {100 * sure / max(1, errors['rows']):.1f} %)"
+        text += f": so few are believed{how} that hard samples explain them"
+    pairs = ", ".join(f"{a} looks like {b} ({rows:,})" for a, b, rows in errors["pairs"][:FEW_PAIRS])
+    return [text, *([f"labels: most often {pairs}"] if pairs else [])]
+
+
+def say_first(first: Facts | None) -> list[str]:
+    """Return what went and what stayed before the method chose. first : what the stage `select` noted.
+
+    >>> for line in say_first({"noise_by": "neg_aum", "noise": 30, "floor_per": "label", "floor": 9, "groups": 4, "floor_rows": 12}):
+    ...     print(line)
+    select: 30 rows with the worst neg_aum are dropped as noise
+    select: each of 4 groups by label keeps at least 9 rows if it has them (12 rows)
+    """
+    found, first = [], first or {}
+    if first.get("noise_by"):
+        found.append(
+            f"select: {first['noise']:,} rows with the worst {first['noise_by']} are dropped as noise"
+        )
+    if first.get("groups"):
+        found.append(
+            f"select: each of {first['groups']:,} groups by {first['floor_per']} keeps at least "
+            f"{first['floor']:,} rows if it has them ({first['floor_rows']:,} rows)"
+        )
+    return found
+
+
+def lines(errors: Facts | None, first: Facts | None, auto: Facts | None) -> Sequence[str]:
+    """Return all that is said: what method auto said of itself, or the sentences on labels and on what came first."""
+    if auto:
+        return list(auto["why"])
+    return [*say_labels(errors), *say_first(first)]

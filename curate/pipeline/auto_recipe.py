@@ -1,0 +1,102 @@
+"""What method auto did and why, in words and numbers, and the recipe that does the same by name."""
+
+from typing import Any
+
+import yaml
+
+from curate.analysis.summary.said import named_errors, say_labels
+from curate.execution.context import Context
+from curate.recipe import Recipe
+from curate.scores.registry import score_columns
+from curate.selection.rows.first import First
+from curate.selection.rows.order import noise_column
+
+__all__ = ["explain_auto"]
+
+
+def explain_auto(context: Context, first: First, eligible: int, n_classes: int) -> dict[str, Any]:
+    """Return the sentences (`why`) and the settings of the selection as YAML (`recipe`).
+
+    eligible : rows that reached the selection. n_classes : classes there are, 0 where no row has a label.
+    """
+    why = [
+        *_noise(context, first, eligible, n_classes),
+        _floor(context, first, n_classes),
+        *_left_out(context),
+    ]
+    return {"why": why, "recipe": _explicit(context.recipe, first, eligible)}
+
+
+def _noise(context: Context, first: First, eligible: int, n_classes: int) -> list[str]:
+    """Say what was found of wrong labels or captions, and what was dropped for it."""
+    run, recipe = context.run, context.recipe
+    if recipe.select.drop_noise is None:
+        return ["auto: select.drop_noise is none: no row is dropped as noise"]
+    column = noise_column(recipe)
+    if column is None:
+        what = "heads" if n_classes else "pair" if _captions(context) else ""
+        if not what:
+            return [
+                "auto: there are no labels and no captions: nothing says which rows are noise, none are dropped"
+            ]
+        found = f"{n_classes:,} classes" if n_classes else "captions"
+        return [f"auto: {found} found, but no score that says which are wrong: add {what} to score"]
+    share = first.n_cut / max(1, eligible)
+    if score_columns(recipe)[column].folder == "pair":
+        pairs = (
+            f"auto: {first.n_cut:,} of {eligible:,} pairs ({share:.1%}) with the worst {column} are dropped"
+        )
+        return [f"{pairs}; how many captions are wrong is not known"]
+    errors = named_errors(context.facts(run.scores("heads")).get("label_errors"), run.class_names())
+    if errors is None:
+        return [f"auto: heads did not count wrong labels, none are dropped by {column}"]
+    cut = f"auto: {first.n_cut:,} of {eligible:,} rows ({share:.1%}) with the worst {column} are dropped as noise"
+    if errors.get("believed", True) and first.n_cut < errors["count"]:
+        cut += "; more would leave too few, or other conditions took them"
+    return [*say_labels(errors), cut]
+
+
+def _floor(context: Context, first: First, n_classes: int) -> str:
+    """Say how uneven the groups are, and what each keeps for sure."""
+    select = context.recipe.select
+    if select.floor is None:
+        return "auto: select.floor is none: no class is kept from vanishing"
+    if not first.groups:
+        return "auto: no row has a label, so there are no floors"
+    small, large = first.sizes
+    each = f"{first.groups:,} groups by {select.floor_per}, of {small:,} to {large:,} rows ({large / max(1, small):.1f} : 1)"
+    what = f"keeps at least {first.each:,} rows if it has them, half of an equal share" if select.floor == "half" else (
+        f"keeps at least {first.each:,} rows if it has them"
+    )  # fmt: skip
+    return f"auto: {each}: each {what} ({first.n_floor:,} rows); the others are drawn"
+
+
+def _left_out(context: Context) -> list[str]:
+    """Say what was not looked at, and how to have it."""
+    recipe = context.recipe
+    if recipe.dedup.epsilon is None:
+        return [
+            "auto: near-duplicates were not looked for: add dedup: {epsilon: 0.02} (smaller: only nearer ones)"
+        ]
+    return []
+
+
+def _captions(context: Context) -> bool:
+    return any(part.columns.caption is not None for part in context.parts)
+
+
+def _explicit(recipe: Recipe, first: First, eligible: int) -> str:
+    """Return the settings of a selection that keeps the same rows of the same data."""
+    select = recipe.select
+    said = select.model_dump(mode="json", exclude_defaults=True)
+    named: dict[str, Any] = {"method": "random"}
+    named |= {
+        name: value
+        for name, value in said.items()
+        if name not in ("method", "drop_noise", "noise_by", "floor")
+    }
+    if first.n_cut:
+        named |= {"drop_noise": first.n_cut / eligible, "noise_by": noise_column(recipe)}
+    if first.each and first.groups:
+        named |= {"floor": first.each, "floor_per": select.floor_per}
+    return yaml.safe_dump({"select": named}, sort_keys=False, allow_unicode=True)
