@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyarrow.types import is_integer
 
 from curate.errors import RecipeError, SourceError, UsageError
@@ -17,6 +18,7 @@ from curate.execution.context import PART_ROWS, Context, Part, log
 from curate.execution.stage import Stage
 from curate.io import storage
 from curate.io.found import Found, counting, hint
+from curate.pipeline import wider_access
 from curate.pipeline.row_needs import check_needs, columns_lack, rows_lack, warn_of_needs
 from curate.pipeline.source_schemas import SourceSchemas
 from curate.pipeline.stages import given_vectors, read_notes, repeated_keys
@@ -256,6 +258,7 @@ class Read(Stage):
         self._saved = storage.read_json(self._table)
         self._since = ""
         self._failed: list[BadShard] = []
+        self._refused: frozenset[str] = frozenset()
 
     @property
     def parts(self) -> Sequence[Part]:
@@ -267,7 +270,13 @@ class Read(Stage):
         return [[p.fingerprint for p in self._found], self._versions, vars_of(self._bad)]
 
     def is_done(self) -> bool:
-        """Whether the same content was read before, but for shards that failed then and still do."""
+        """Whether the same content was read before, but for shards that failed then and still do.
+
+        Parts with paths that were refused are read again where their source may lead to more places now.
+        """
+        self._refused = self._with_refused(wider_access.pending(self.run_folder))
+        if self._refused:
+            return False
         noted = self.context.facts(self.run_folder.stage(self.name)).get("bad_shards", [])
         self._failed = [BadShard(**one) for one in noted if one not in vars_of(self._bad)]
         failed = {one.name for one in self._failed}
@@ -276,6 +285,19 @@ class Read(Stage):
             return True
         self._failed = []
         return False
+
+    def _with_refused(self, sources: Collection[str]) -> frozenset[str]:
+        """Return the names of the parts of these sources with refused paths, as they were read."""
+        parts = [part for part in self._found if part.shard.source in sources]
+        return frozenset(
+            part.name for part in parts
+            if (path := keys_path(self.context, part)).exists()
+            and pc.any(pc.equal(storage.read_table(path, ["outcome"])["outcome"], "refused_path")).as_py()
+        )  # fmt: skip
+
+    def is_made(self, task: ReadTask) -> bool:
+        """Whether the rows of a part are known, and none of them is to be judged again."""
+        return task.part.name not in self._refused and super().is_made(task)
 
     def _tasks_of(self, shards: Collection[str]) -> list[list[ReadTask]]:
         """Return the tasks of these shards, shard by shard."""
