@@ -17,7 +17,7 @@ import xxhash
 
 from curate.embedding.store import BATCH_ROWS
 from curate.embedding.user_vectors import open_vectors
-from curate.errors import CurateError, EmbeddingError, RunError, UsageError
+from curate.errors import CurateError, EmbeddingError, RunError, SourceError, UsageError
 from curate.execution.context import Context, log
 from curate.execution.parts import with_parts
 from curate.io import checksums, paths, storage
@@ -93,7 +93,8 @@ def vectors(context: Context, source: Source, what: str, on: str = "image") -> P
     """
     folder = _folder(context, source, on)
     with _about(what):
-        path = folder / f"{_made_from(context, source, what, on)}.npy"
+        made = _made_from(context, source, what, on)
+        path = folder / f"{made}.npy"
         if not checksums.verify_or_remove(path):
             for stale in folder.glob("*.npy"):
                 storage.remove(stale)
@@ -101,6 +102,10 @@ def vectors(context: Context, source: Source, what: str, on: str = "image") -> P
             rows = _given(context, source) if _is_npy(source) else _embedded(context, source, what, on)
             if len(rows) == 0:
                 raise EmbeddingError(f"{_named(source)} must hold at least one usable {on}, got none")
+            if _made_from(context, source, what, on) != made:
+                raise SourceError(
+                    f"{_named(source)}: written to or replaced while it was being read; run again"
+                )
             _write(path, rows)
     return path
 
