@@ -31,6 +31,7 @@ from curate.sources import registry
 from curate.sources.base import Columns, Shard
 from curate.sources.columns import AUTO, check_columns, class_names, not_taken
 from curate.sources.settings import Captions
+from curate.sources.unknown import inner_list
 
 __all__ = [
     "Read",
@@ -197,7 +198,7 @@ def _columns(source: Source, recipe: Recipe, shard: Shard, present: pa.Schema) -
         for line in not_taken(present, off):
             hint(line)
     except UsageError as error:
-        raise UsageError(f"{shard.url}: {error}") from None
+        raise UsageError(f"{shard.url}: {error}{_of_wrong_shape(shard)}") from None
     if recipe.embed.text_column is not None:
         columns = replace(columns, text_vector=recipe.embed.text_column)
         check_columns(present, columns, shard.url)
@@ -215,6 +216,20 @@ def _columns(source: Source, recipe: Recipe, shard: Shard, present: pa.Schema) -
             f"captions alone (there are {have})"
         )
     return columns
+
+
+def _of_wrong_shape(shard: Shard) -> str:
+    """Say what to do with a JSON file that is one object around a list of objects; empty for any other."""
+    one = (
+        shard.format in ("json", "jsonl")
+        and registry.format_of(shard.format).reader(Columns(), False).count(shard) == 1
+    )
+    key = inner_list(shard.url, shard.storage_options) if one else None
+    return (
+        ""
+        if key is None
+        else f"; its {key!r} is a list of objects: save that alone (json.dump(data[{key!r}], file))"
+    )
 
 
 def _off(setting: object) -> str | None:
