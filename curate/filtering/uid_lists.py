@@ -30,7 +30,17 @@ from curate.sources.columns import uids_of
 if TYPE_CHECKING:
     from curate.recipe import Recipe
 
-__all__ = ["Lists", "check_recipe", "hashes", "left_out", "listed", "prepare", "read_uids", "version"]
+__all__ = [
+    "Lists",
+    "check_recipe",
+    "check_unchanged",
+    "hashes",
+    "left_out",
+    "listed",
+    "prepare",
+    "read_uids",
+    "version",
+]
 
 #: The settings that are lists.
 SETTINGS = ("pin", "exclude", "only")
@@ -72,6 +82,15 @@ def version(recipe: "Recipe") -> list[list[str]]:
         for setting in SETTINGS
         if setting != "only" or recipe.only  # runs made before there was one keep their fingerprints
     ]
+
+
+def check_unchanged(recipe: "Recipe", before: list[list[str]]) -> None:
+    """Raise SourceError unless the lists are what they were when `version` returned this."""
+    if version(recipe) != before:
+        named = [name for name in SETTINGS if getattr(recipe, name)]
+        raise SourceError(
+            f"{', '.join(named)}: a list of uids was written to or replaced while it was being read; run again"
+        )
 
 
 def prepare(context: Context, scratch: Path) -> tuple[Lists, dict[str, int]]:

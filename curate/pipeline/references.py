@@ -17,7 +17,7 @@ import xxhash
 
 from curate.embedding.store import BATCH_ROWS
 from curate.embedding.user_vectors import open_vectors
-from curate.errors import CurateError, EmbeddingError, RunError, UsageError
+from curate.errors import CurateError, EmbeddingError, RunError, SourceError, UsageError
 from curate.execution.context import Context, log
 from curate.execution.parts import with_parts
 from curate.io import checksums, paths, storage
@@ -28,6 +28,8 @@ from curate.recipe import Cluster, Dedup, Recipe, Write
 from curate.runs.folder import RunFolder, folder_of
 from curate.scores.base import embedding_parts
 from curate.selection.everything import All
+from curate.sources.base import Shard
+from curate.sources.registry import ShardReader
 from curate.sources.settings import Source
 from curate.sources.vector_columns import why_unusable
 
@@ -49,8 +51,32 @@ def check(recipe: Recipe, source: Source, what: str, on: str = "image") -> None:
         elif recipe.embed.files is not None:
             raise UsageError(f"must be .npy files where embed.files gives the vectors, got {_named(source)}")
         else:
+            _check_columns(recipe, source, on)
             work = folder_of(recipe).work
             read.find_parts(_recipe(recipe, source, on, work), work / "none.json", hashed=False)
+
+
+def _check_columns(recipe: Recipe, source: Source, on: str) -> None:
+    """Raise UsageError for a set without the vectors that are compared, saying which and what to do."""
+    column, words = recipe.embed.column, recipe.embed.text_column
+    kinds = {"embed.column": column} | ({"embed.text_column": words} if on == "text" else {})
+    for setting, name in kinds.items():
+        if name is not None and (shard := _lacking(source, name)) is not None:
+            what = "captions" if setting == "embed.text_column" else "images"
+            why = ", which are compared because cluster.on is text" if what == "captions" else ""
+            raise UsageError(
+                f"{shard.url} has no column {name!r} ({setting}): a reference set needs vectors of {what} as the run has "
+                f"them{why}; add that column, or give the vectors as a .npy file"
+            )
+
+
+def _lacking(source: Source, name: str) -> Shard | None:
+    """Return the first shard of a set without a column of this name; one that cannot be read says so later."""
+    for shard in read.find_shards(source):
+        with contextlib.suppress(SourceError):
+            if name not in ShardReader().schema(shard).names:
+                return shard
+    return None
 
 
 def fingerprint(context: Context, source: Source, what: str, on: str = "image") -> str:
@@ -93,7 +119,8 @@ def vectors(context: Context, source: Source, what: str, on: str = "image") -> P
     """
     folder = _folder(context, source, on)
     with _about(what):
-        path = folder / f"{_made_from(context, source, what, on)}.npy"
+        made = _made_from(context, source, what, on)
+        path = folder / f"{made}.npy"
         if not checksums.verify_or_remove(path):
             for stale in folder.glob("*.npy"):
                 storage.remove(stale)
@@ -101,6 +128,10 @@ def vectors(context: Context, source: Source, what: str, on: str = "image") -> P
             rows = _given(context, source) if _is_npy(source) else _embedded(context, source, what, on)
             if len(rows) == 0:
                 raise EmbeddingError(f"{_named(source)} must hold at least one usable {on}, got none")
+            if _made_from(context, source, what, on) != made:
+                raise SourceError(
+                    f"{_named(source)}: written to or replaced while it was being read; run again"
+                )
             _write(path, rows)
     return path
 
@@ -150,6 +181,9 @@ def _recipe(recipe: Recipe, source: Source, on: str, folder: Path) -> Recipe:
         "write": Write(schemas="apart"),  # it is never written: its shards may differ
         "score": (), "select": All(), "weight": None,  # nothing of it is chosen: it may be small, or lack captions
     }  # fmt: skip
+    words = recipe.embed.text_column
+    if on == "image" and words is not None and _lacking(plain, words) is not None:
+        changes["embed"] = recipe.embed.model_copy(update={"text_column": None})
     return recipe.model_copy(update=changes)
 
 

@@ -4,7 +4,7 @@ import contextlib
 import resource
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,6 +21,7 @@ from curate.execution.parts import with_parts
 from curate.io import storage
 from curate.io.remote.working_copy import COPY_FOLDER
 from curate.io.yaml import read_yaml
+from curate.pipeline import wider_access
 from curate.pipeline.failed_rows import embed_again
 from curate.pipeline.order import STAGES
 from curate.pipeline.stages import filter, read, score, select, write
@@ -113,6 +114,10 @@ def opened(
         _check_format(run)
         _check_same(run, recipe, force=force)
         storage.clear_partials(run.path)
+        if _has_work(run) and (made := _made_with(run)):
+            wider_access.note(
+                run, _sections(made[0], "source"), _sections(read_yaml(recipe.to_yaml()), "source")
+            )
         _note_recipe(run, recipe)
         try:
             with log_to(run.logs), make_engine(recipe) as engine:
@@ -153,6 +158,8 @@ def _check_same(run: RunFolder, recipe: Recipe, *, force: bool) -> None:
     now = read_yaml(recipe.to_yaml())
     differs = min(([line for part in ("source", "embed") for line in _differences(before, now, part)]
                    for before in told), key=len)  # fmt: skip
+    if not differs and _has_work(run):
+        differs = wider_access.other_images(run, recipe, _sections(told[0], "source"))
     if not differs and _paths(now) not in map(_paths, told):
         differs = _other_data(run, recipe)
     if differs and not force and _has_work(run):
@@ -252,6 +259,8 @@ def _differing(old: Mapping[str, Any], new: Mapping[str, Any], part: str, prefix
             return key == "files" and (old.get(key) is None) != (new.get(key) is None)
         if key == "limit" and old.get(key) is not None:
             return new.get(key) is not None and new[key] < old[key]
+        if wider_access.are_more(key, old.get(key), new.get(key)):
+            return False
         default = None if key not in fields else fields[key].get_default(call_default_factory=True)
         default = list(default) if isinstance(default, tuple) else default  # as YAML has it
         return not ((key not in old and new[key] == default) or (key not in new and old[key] == default))
@@ -274,7 +283,10 @@ def run_stage(context: Context, stage: str) -> tuple[Context, bool]:
     else:
         did = run_limited(context, stage, seconds)
     if passing:
-        did = _try_passing_again(context) or did
+        did = _try_again(context, PASSING) or did
+    if earlier and wider_access.pending(context.run):
+        did = _try_again(context, wider_access.OUTCOMES) or did
+        wider_access.settled(context.run)
     if stage == "read":
         context = with_parts(context)
     if did:
@@ -284,9 +296,9 @@ def run_stage(context: Context, stage: str) -> tuple[Context, bool]:
     return context, did
 
 
-def _try_passing_again(context: Context) -> bool:
-    """Embed the rows again that an earlier run could not decode in time or memory; return whether any is another now."""
-    embed_again(context, PASSING)
+def _try_again(context: Context, outcomes: Sequence[str]) -> bool:
+    """Embed rows with these outcomes again, which may be others now; return whether any is."""
+    embed_again(context, outcomes)
     return STAGES["embed"](context).run()
 
 

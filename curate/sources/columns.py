@@ -100,7 +100,7 @@ def guess_columns(
     if not ids_only and columns.image is None and columns.caption is None and columns.vector is None:
         raise UsageError(
             "no image, caption or vector column found; name one with source.image, source.caption or "
-            f"embed.column; columns: {_present(schema)}"
+            f"embed.column (--set source.image=NAME, --vectors NAME); columns: {_present(schema)}"
         )
     return columns
 

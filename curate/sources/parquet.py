@@ -24,6 +24,7 @@ from curate.sources.base import RULES, Columns, Rows, Shard
 from curate.sources.columns import check_columns, declared_features
 from curate.sources.format import Format
 from curate.sources.rows import rows_of, with_images
+from curate.sources.unknown import what_it_is
 
 __all__ = ["EXTENSIONS", "FORMAT", "ParquetReader", "find", "scan", "take"]
 
@@ -243,7 +244,7 @@ def _explanation(shard: Shard, error: BaseException) -> str:
         if "encrypted" in text or "decrypt" in text or head == b"PARE":
             return "the Parquet file is encrypted, which curate cannot read"
         if head != b"PAR1":
-            return "not a Parquet file"
+            return f"not a Parquet file{what_it_is(shard.url, shard.storage_options)}"
         if "magic bytes" in text or "smaller than the minimum" in text:
             return "the Parquet file is cut short: it has no footer"
     return f"the Parquet file is damaged: {text}"

@@ -8,45 +8,66 @@ from curate.errors import SourceError, UsageError
 from curate.io import filesystem
 from curate.io.filesystem import StorageOptions
 
-__all__ = ["COCO", "advice", "format_by_content", "refusal"]
+__all__ = ["COCO", "advice", "format_by_content", "inner_list", "refusal", "what_it_is"]
 
 _PASS = "and pass that to curate.filter in Python"
-#: What to do with files that end so.
-_WAYS = {
-    ".zip": "unzip it, and name the folder (a folder of images is read)",
-    ".7z": "unpack it, and name the folder (a folder of images is read)",
-    ".rar": "unpack it, and name the folder (a folder of images is read)",
-    ".zst": "unpack it (zstd -d), and name what comes out",
-    ".npy": "vectors in .npy files are given with embed.files (--vectors); the source then names the rows, or pass "
-    "numpy.load(path) to curate.filter in Python",
-    ".npz": f"load its arrays (numpy.load), make a list of PIL images of those that are images {_PASS}",
-    ".h5": f"load it (h5py), make a list of PIL images of its images, or an array of its vectors, {_PASS}",
-    ".hdf5": f"load it (h5py), make a list of PIL images of its images, or an array of its vectors, {_PASS}",
-    ".mat": f"load it (scipy.io.loadmat), make a list of PIL images of its images {_PASS}",
-    ".pkl": f"load it where you trust it (pickle), {_PASS}: it takes frames, arrays, Arrow tables and lists of images",
-    ".pickle": f"load it where you trust it (pickle), {_PASS}: it takes frames, arrays, Arrow tables and lists of images",
-    ".pt": f"load it (torch.load), make an array of its vectors {_PASS}",
-    ".json": "a JSON file is read where the path names it: a list of objects, JSON lines, or COCO",
-    ".docx": "save what is data in it as a table (CSV)", ".doc": "save what is data in it as a table (CSV)",
-    ".pdf": "save what is data in it as a table (CSV), or its images as files",
-    ".txt": "a list of images or captions is read as CSV, with the names of the columns in the first line",
-    ".xlsx": "save it as CSV",
-    ".xls": "save it as CSV",
-    ".tfrecord": f"load it with datasets or tensorflow {_PASS}",
-    ".mdb": f"load it with lmdb {_PASS}",
-    ".sqlite": f"load the table with polars or pandas {_PASS}",
-    ".db": f"load the table with polars or pandas {_PASS}",
-    ".avro": f"load it with polars.read_avro {_PASS}",
-    ".lance": f"load it with lance.dataset(path).to_table() {_PASS}",
+_VECTORS = (
+    "vectors in .npy files are given with embed.files (--vectors); the source then names the rows, or pass numpy.load(path) to "
+    "curate.filter in Python"
+)
+_PDF = "save what is data in it as a table (CSV), or its images as files (pdfimages -all FILE.pdf images/x), and name their folder"
+_PAGE = (
+    "the address or download is that of a page, not of data (of a login, an error, or about the file): take that of the file itself "
+    "(on a hub /resolve/ in place of /blob/, or hf://datasets/NAME/FILE)"
+)
+_FRAMES = "take frames out of it (ffmpeg -i FILE -vf fps=1 frames/%05d.jpg), and name their folder"
+_SOUND = "curate works on images and captions; its transcripts can be given as CSV, with source.image=null"
+_HDF = f"load it (h5py), make a list of PIL images of its images, or an array of its vectors, {_PASS}"
+_UNPICKLE = (
+    f"load it where you trust it (pickle), {_PASS}: it takes frames, arrays, Arrow tables and lists of images"
+)
+_TABLE = f"load the table with polars or pandas {_PASS}"
+#: What files that end so are, and what to do with them.
+_KINDS = {
+    ".zip": ("a ZIP archive", "unzip it, and name the folder (a folder of images is read)"),
+    ".7z": ("a 7z archive", "unpack it, and name the folder (a folder of images is read)"),
+    ".rar": ("a RAR archive", "unpack it, and name the folder (a folder of images is read)"),
+    ".zst": ("a Zstandard file", "unpack it (zstd -d), and name what comes out"),
+    ".npy": ("a NumPy array", _VECTORS),
+    ".npz": (
+        "arrays of NumPy", f"load its arrays (numpy.load), make a list of PIL images of those that are images {_PASS}",
+    ),
+    ".h5": ("an HDF5 file", _HDF), ".hdf5": ("an HDF5 file", _HDF),
+    ".mat": ("a MATLAB file", f"load it (scipy.io.loadmat), make a list of PIL images of its images {_PASS}"),
+    ".pkl": ("a pickle", _UNPICKLE), ".pickle": ("a pickle", _UNPICKLE),
+    ".pt": ("tensors of PyTorch", f"load it (torch.load), make an array of its vectors {_PASS}"),
+    ".json": ("JSON", "a JSON file is read where the path names it: a list of objects, JSON lines, or COCO"),
+    ".docx": ("a Word document", "save what is data in it as a table (CSV)"),
+    ".doc": ("a Word document", "save what is data in it as a table (CSV)"),
+    ".pdf": ("a PDF", _PDF),
+    ".txt": ("text", "a list of images or captions is read as CSV, with the names of the columns in the first line"),
+    ".xlsx": ("an Excel workbook", "save it as CSV (Excel: Save As; pandas: pandas.read_excel(file).to_csv('table.csv'))"),
+    ".xls": ("an Excel workbook", "save it as CSV (Excel: Save As; pandas: pandas.read_excel(file).to_csv('table.csv'))"),
+    ".tfrecord": ("TensorFlow records", f"load it with datasets or tensorflow {_PASS}"),
+    ".mdb": ("an LMDB file", f"load it with lmdb {_PASS}"),
+    ".sqlite": ("an SQLite database", _TABLE), ".db": ("a database", _TABLE),
+    ".avro": ("Avro", f"load it with polars.read_avro {_PASS}"),
+    ".lance": ("a Lance data set", f"load it with lance.dataset(path).to_table() {_PASS}"),
+    ".mp4": ("video", _FRAMES), ".mov": ("video", _FRAMES), ".mkv": ("video", _FRAMES), ".avi": ("video", _FRAMES),
+    ".webm": ("video", _FRAMES), ".wav": ("sound", _SOUND), ".mp3": ("sound", _SOUND), ".flac": ("sound", _SOUND),
+    ".html": ("a web page", _PAGE),
+    ".lfs": ("a Git LFS pointer, not the file", "fetch the file itself (git lfs pull)"),
 }  # fmt: skip
 _OTHERWISE = f"convert it to one of them, or load it (with datasets, pandas or polars) {_PASS}"
 #: How files of formats that are read begin, and of others: (bytes, format or the end that stands for it).
 _BEGINS = (
     (b"PAR1", "parquet"), (b"ARROW1", "arrow"), (b"ORC", "orc"), (b"\x89HDF", ".h5"), (b"PK\3\4", ".zip"),
     (b"\x93NUMPY", ".npy"), (b"SQLite format 3", ".sqlite"), (b"(\xb5/\xfd", ".zst"), (b"7z\xbc\xaf", ".7z"),
-    (b"Rar!", ".rar"), (b"Obj\1", ".avro"), (b"\xff\xff\xff\xff", "arrow"),
+    (b"Rar!", ".rar"), (b"Obj\1", ".avro"), (b"\xff\xff\xff\xff", "arrow"), (b"%PDF", ".pdf"),
+    (b"version https://git-lfs", ".lfs"),
 )  # fmt: skip
 _HEAD_BYTES = 4096
+_INNER = re.compile(rb'"([^"\\]+)"\s*:\s*\[\s*\{')
 #: How a file in the form of COCO begins.
 COCO = re.compile(rb'\{\s*"(info|images|annotations|licenses|categories|type)"\s*:')
 IMAGE_COLUMNS = ("image", "image_name", "filepath", "file_name", "filename", "path", "image_path", "url")
@@ -65,6 +86,10 @@ def format_by_content(url: str, options: StorageOptions = None) -> str | None:
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     if text.startswith((b"[", b"{")):
         return "jsonl" if text.startswith(b"{") and _one_line(text) else "json"
+    if re.match(rb"<!doctype html|<html", text, re.IGNORECASE):
+        return ".html"
+    if head[4:8] == b"ftyp" and head[8:12] in (b"isom", b"iso2", b"mp41", b"mp42", b"avc1", b"qt  ", b"M4V "):
+        return ".mp4"
     if _is_header(text):
         return "csv"
     return next((what for begin, what in _BEGINS if head.startswith(begin)), None)
@@ -88,20 +113,47 @@ def _is_header(text: bytes) -> bool:
 
 
 def refusal(name: str, formats: Sequence[str], looks_like: str | None = None) -> UsageError:
-    """Return the error for a file of no format: what is read, and the nearest way."""
-    known = name.lower().endswith(tuple(_WAYS))
+    """Return the error for a file of no format: what it is, what is read, and the nearest way."""
+    known = name.lower().endswith(tuple(_KINDS))
     what = f"looks like {looks_like}, " if looks_like and not known else ""
-    nearest = way(name if known else looks_like or name)
-    return UsageError(f"{name}: {what}not a format that curate reads ({', '.join(formats)}); {nearest}")
+    kind = _kind(name if known else looks_like or name)
+    said = f"{what}{kind[0]}, " if kind else what
+    nearest = kind[1] if kind else _OTHERWISE
+    return UsageError(f"{name}: {said}not a format that curate reads ({', '.join(formats)}); {nearest}")
 
 
-def way(name: str) -> str:
-    """Return the nearest way to read a file that ends so."""
-    return next((way for end, way in _WAYS.items() if name.lower().endswith(end)), _OTHERWISE)
+def _kind(name: str) -> tuple[str, str] | None:
+    """Return what a file that ends so is, and the nearest way to read it."""
+    return next((kind for end, kind in _KINDS.items() if name.lower().endswith(end)), None)
+
+
+def what_it_is(url: str, options: StorageOptions = None) -> str:
+    """Return what a file is that is not what its name says, and what to do, to follow a sentence; empty if nobody knows."""
+    like = format_by_content(url, options)
+    if like is None:
+        return ""
+    kind = _kind(like)
+    if kind is None:
+        return f": it looks like {like}; give it that ending, or name it with source.format"
+    return f": it is {kind[0]}; {kind[1]}"
+
+
+def inner_list(url: str, options: StorageOptions = None) -> str | None:
+    """Return the key under which a JSON object holds a list of objects, by how the file begins; None if none is seen."""
+    try:
+        with filesystem.open_binary(url, options) as file:
+            found = _INNER.search(file.read(_HEAD_BYTES))
+    except SourceError:
+        return None
+    return None if found is None else found[1].decode("utf-8", "replace")
 
 
 def advice(said: str, formats: Sequence[str]) -> UsageError:
     """Return the error for a folder without a file of any format; said : what it holds."""
-    held = [end for end in _WAYS if f" {end}," in f"{said},"]
-    nearest = "" if said.endswith("no files") else f"; {way(held[0]) if held else _OTHERWISE}"
-    return UsageError(f"{said}; curate reads {', '.join(formats)}{nearest}")
+    held = [end for end in _KINDS if f" {end}," in f"{said},"]
+    nearest = (
+        "put images or data files into it, or name another folder"
+        if said.endswith("no files")
+        else _OTHERWISE
+    )
+    return UsageError(f"{said}; curate reads {', '.join(formats)}; {_KINDS[held[0]][1] if held else nearest}")

@@ -106,3 +106,34 @@ def test_errors_name_the_set(tmp_path):
     empty = write_shards(tmp_path / "held", planted(5)[:0], shards=1)
     with pytest.raises(EmbeddingError, match=r"^dedup\.against held: .* at least one usable image, got none"):
         run(glob, tmp_path / "run", {"path": empty, "name": "held"})
+
+
+@pytest.mark.parametrize(
+    ("on", "words", "has", "said"),
+    [
+        ("image", False, ["emb"], None),
+        ("image", True, ["emb"], None),  # captions are not compared, so the set needs none
+        ("image", True, ["emb", "txt"], None),
+        ("image", True, ["txt"], r"no column 'emb' \(embed\.column\): .* needs vectors of images"),
+        ("text", True, ["emb", "txt"], None),
+        ("text", True, ["emb"], r"no column 'txt' \(embed\.text_column\): .* cluster\.on is text; add that column, or .*\.npy"),
+    ],
+)  # fmt: skip
+def test_a_set_needs_the_vectors_that_are_compared(tmp_path, on, words, has, said):
+    columns = {"emb": planted(40).tolist(), "txt": planted(40, seed=1).tolist()}
+    glob = write_shards(tmp_path / "in", planted(40), extra=columns)
+    held = {name: [columns[name][row] for row in range(5)] for name in has}
+    path = write_shards(tmp_path / "held", planted(5), shards=1, extra=held)
+    embed = {"column": "emb"} | ({"text_column": "txt"} if words else {})
+    values = recipe_values(
+        glob, tmp_path / "run", embed=embed, cluster={"concepts": 2, "on": on},
+        source={"path": glob, "uid": "id", "image": None}, dedup={"epsilon": 0.01, "against": {"path": path, "name": "held"}},
+    )  # fmt: skip
+    if said is None:
+        runner.run(parse_recipe(values), until="score")
+        found = pl.read_parquet(tmp_path / "run/3_scores/against-held/part-*.parquet").sort("uid")
+        assert (found["similarity_to_held"][:5] > 1 - 1e-6).all()
+        return
+    with pytest.raises(UsageError, match=rf"dedup\.against held: .*{said}") as error:
+        runner.run(parse_recipe(values), until="score")
+    assert "\n" not in str(error.value) and not (tmp_path / "run").exists()

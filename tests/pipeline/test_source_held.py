@@ -1,7 +1,9 @@
 """What a run says of a shard is bound to the bytes that were read: of another file under its name nothing stays."""
 
+import importlib
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -196,3 +198,58 @@ def test_a_source_copied_to_another_place_is_that_source(source, tmp_path):
         file.replace(shard.parent / file.name)  # other times, the same bytes
     assert runner.run(recipe, until="embed").worked == ()
     assert runner.run(recipe, until="cluster").worked == ("cluster",)
+
+
+def numbers(folder, value):
+    """Write what a run takes beside its source, all of a value: scores, a list, clusters, a reference set."""
+    ids = [f"s{number:06d}" for number in range(40)]
+    pl.DataFrame({"uid": ids, "mine": [float(value + n) for n in range(40)]}).write_parquet(
+        folder / "mine.parquet"
+    )
+    (folder / "only.txt").write_text("\n".join(ids[value:]) + "\n")
+    rows = np.array([[name, "0", "0.5", str((n + value) % 3)] for n, name in enumerate(ids)])
+    np.save(folder / "clusters.npy", rows)
+    np.save(folder / "reference.npy", planted(8 + value, seed=value))
+
+
+@pytest.mark.parametrize(
+    ("what", "module", "read"),
+    [
+        ({"score": [{"file": "mine.parquet"}]}, "curate.scores.external.parts", "join"),
+        ({"only": ["only.txt"]}, "curate.filtering.uid_lists", "_sorted"),
+        ({"cluster": {"given": ["clusters.npy"]}}, "curate.pipeline.stages.user_clusters", "_read"),
+        ({"score": [{"normsim": {"target": "reference.npy"}}]}, "curate.pipeline.references", "_given"),
+    ],
+    ids=["scores", "list", "clusters", "reference"],
+)
+def test_what_lies_beside_a_source_and_changes_while_it_is_read_is_said(
+    tmp_path, monkeypatch, what, module, read
+):
+    """Nothing that was made of either is trusted: the next run is what a new one is."""
+    monkeypatch.chdir(tmp_path)
+    numbers(tmp_path, 0)
+    glob = write_shards(tmp_path / "in", planted(40), shards=2)
+    recipe = parse_recipe(recipe_values(glob, tmp_path / "run", **what))
+    real = getattr(importlib.import_module(module), read)
+
+    def and_then_changed(*arguments, **more):
+        found = real(*arguments, **more)
+        numbers(tmp_path, 1)
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(f"{module}.{read}", and_then_changed)
+        with pytest.raises(
+            SourceError, match=r"replaced while (it was|they were) being read; run again"
+        ) as error:
+            runner.run(recipe, until="select")
+    assert "\n" not in str(error.value)
+    fresh = parse_recipe(recipe_values(glob, tmp_path / "fresh", **what))
+    for one in (recipe, fresh):
+        runner.run(one, until="select")
+    for table in ("2_concepts/assignments", "3_scores/*", "5_decisions"):
+        found, expected = (
+            [pl.read_parquet(path) for path in sorted(Path(one.run).glob(f"{table}/part-*.parquet"))]
+            for one in (recipe, fresh)
+        )
+        assert len(found) == len(expected) and all(a.equals(b) for a, b in zip(found, expected, strict=True))

@@ -287,7 +287,7 @@ def grow(bench, name, *flags, until):
             "keep": 0.3,
             "temperature": 0.025,
             "shipped": True,
-        },  # fmt: skip
+        },
     )
     for shard in ("0.parquet", "1.parquet"):
         shutil.copy(bench.folder / "in" / shard, source)

@@ -76,9 +76,10 @@ class Filter(Stage):
         """Return what the verdicts depend on: of the scores only those that are read."""
         recipe, run = self.recipe, self.run_folder
         conditions = [one if isinstance(one, str) else one.as_fingerprinted() for one in recipe.filter]
+        self._version = lists.version(recipe)
         scored = [run.fingerprint(run.scores(family)) for family in self._families]
         return [
-            conditions, self._needed, self._leaks, lists.version(recipe), recipe.seed,
+            conditions, self._needed, self._leaks, self._version, recipe.seed,
             run.fingerprint(run.concepts), scored, *(["image"] if recipe.dedup.exact == "image" else []),
         ]  # fmt: skip
 
@@ -91,6 +92,7 @@ class Filter(Stage):
         """Read the lists of uids, and find where conditions on the order of a score cut."""
         recipe = self.recipe
         self._lists, self._listed = lists.prepare(self.context, self.scratch)
+        lists.check_unchanged(recipe, self._version)
         self._copies = content_copies.find(self.context, self._lists, self.scratch, self.fingerprint)
         rules = iter(find_rules(self.context, [one for one in recipe.filter if isinstance(one, ScoreFilter)]))
         self._conditions = tuple(one if isinstance(one, str) else next(rules) for one in recipe.filter)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyarrow.types import is_integer
 
 from curate.errors import RecipeError, SourceError, UsageError
@@ -17,6 +18,7 @@ from curate.execution.context import PART_ROWS, Context, Part, log
 from curate.execution.stage import Stage
 from curate.io import storage
 from curate.io.found import Found, counting, hint
+from curate.pipeline import wider_access
 from curate.pipeline.row_needs import check_needs, columns_lack, rows_lack, warn_of_needs
 from curate.pipeline.source_schemas import SourceSchemas
 from curate.pipeline.stages import given_vectors, read_notes, repeated_keys
@@ -29,6 +31,7 @@ from curate.sources import registry
 from curate.sources.base import Columns, Shard
 from curate.sources.columns import AUTO, check_columns, class_names, not_taken
 from curate.sources.settings import Captions
+from curate.sources.unknown import inner_list
 
 __all__ = [
     "Read",
@@ -195,7 +198,7 @@ def _columns(source: Source, recipe: Recipe, shard: Shard, present: pa.Schema) -
         for line in not_taken(present, off):
             hint(line)
     except UsageError as error:
-        raise UsageError(f"{shard.url}: {error}") from None
+        raise UsageError(f"{shard.url}: {error}{_of_wrong_shape(shard)}") from None
     if recipe.embed.text_column is not None:
         columns = replace(columns, text_vector=recipe.embed.text_column)
         check_columns(present, columns, shard.url)
@@ -213,6 +216,20 @@ def _columns(source: Source, recipe: Recipe, shard: Shard, present: pa.Schema) -
             f"captions alone (there are {have})"
         )
     return columns
+
+
+def _of_wrong_shape(shard: Shard) -> str:
+    """Say what to do with a JSON file that is one object around a list of objects; empty for any other."""
+    one = (
+        shard.format in ("json", "jsonl")
+        and registry.format_of(shard.format).reader(Columns(), False).count(shard) == 1
+    )
+    key = inner_list(shard.url, shard.storage_options) if one else None
+    return (
+        ""
+        if key is None
+        else f"; its {key!r} is a list of objects: save that alone (json.dump(data[{key!r}], file))"
+    )
 
 
 def _off(setting: object) -> str | None:
@@ -256,6 +273,7 @@ class Read(Stage):
         self._saved = storage.read_json(self._table)
         self._since = ""
         self._failed: list[BadShard] = []
+        self._refused: frozenset[str] = frozenset()
 
     @property
     def parts(self) -> Sequence[Part]:
@@ -267,7 +285,13 @@ class Read(Stage):
         return [[p.fingerprint for p in self._found], self._versions, vars_of(self._bad)]
 
     def is_done(self) -> bool:
-        """Whether the same content was read before, but for shards that failed then and still do."""
+        """Whether the same content was read before, but for shards that failed then and still do.
+
+        Parts with paths that were refused are read again where their source may lead to more places now.
+        """
+        self._refused = self._with_refused(wider_access.pending(self.run_folder))
+        if self._refused:
+            return False
         noted = self.context.facts(self.run_folder.stage(self.name)).get("bad_shards", [])
         self._failed = [BadShard(**one) for one in noted if one not in vars_of(self._bad)]
         failed = {one.name for one in self._failed}
@@ -276,6 +300,19 @@ class Read(Stage):
             return True
         self._failed = []
         return False
+
+    def _with_refused(self, sources: Collection[str]) -> frozenset[str]:
+        """Return the names of the parts of these sources with refused paths, as they were read."""
+        parts = [part for part in self._found if part.shard.source in sources]
+        return frozenset(
+            part.name for part in parts
+            if (path := keys_path(self.context, part)).exists()
+            and pc.any(pc.equal(storage.read_table(path, ["outcome"])["outcome"], "refused_path")).as_py()
+        )  # fmt: skip
+
+    def is_made(self, task: ReadTask) -> bool:
+        """Whether the rows of a part are known, and none of them is to be judged again."""
+        return task.part.name not in self._refused and super().is_made(task)
 
     def _tasks_of(self, shards: Collection[str]) -> list[list[ReadTask]]:
         """Return the tasks of these shards, shard by shard."""

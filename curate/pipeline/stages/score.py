@@ -43,14 +43,15 @@ def _run_family(context: Context, score: Score) -> bool:
     folder = context.run.scores(score.folder)
     known = score_columns(context.recipe)
     columns = {name: known[name] for name in score.needs}
+    inputs = score.inputs(context, columns, SOURCES)
     fingerprint = storage.fingerprint(
         "score", VERSION, score.version, score.family, score.fingerprinted(), context.recipe.seed,
-        context.run.fingerprint(context.run.embeddings), score.inputs(context, columns, SOURCES),
+        context.run.fingerprint(context.run.embeddings), inputs,
     )  # fmt: skip
     if context.run.is_done(folder, fingerprint):
         return False
     context.run.unmark(folder)
-    output = Output(context, folder, score.table(), fingerprint, columns, SOURCES)
+    output = Output(context, folder, score.table(), fingerprint, columns, SOURCES, inputs)
     stats = score.compute(context, output)
     context.run.keep_only(folder, [part.name for part in context.parts])
     context.run.mark(folder, fingerprint, {**stats, "parts": len(context.parts)})

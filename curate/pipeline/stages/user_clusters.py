@@ -47,6 +47,9 @@ class UserClusters(Stage):
     @cached_property
     def files(self) -> list[FoundFile]:
         """The files of the clusters."""
+        return self._find()
+
+    def _find(self) -> list[FoundFile]:
         return paths.expand(list(self.recipe.cluster.given or ()), {}, extensions=(".npy",))
 
     @property
@@ -62,7 +65,12 @@ class UserClusters(Stage):
     def finish(self, results: Sequence[object]) -> dict[str, object]:
         """Make the given clusters the concepts."""
         context, fingerprint = self.context, self.fingerprint
-        labels, found = _concepts(_labels(context, _read(context, self.files)))
+        given = _read(context, self.files)
+        if self._find() != self.files:
+            raise SourceError(
+                f"cluster.given {self.files[0].url}, ...: written to or replaced while it was being read; run again"
+            )
+        labels, found = _concepts(_labels(context, given))
         sums = _sums(context, labels, len(found))
         centroids, sizes = sums.centroids(), sums.sizes
         p99 = _assign(context, labels, centroids, fingerprint)

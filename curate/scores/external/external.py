@@ -66,10 +66,9 @@ class External(Score):
         self, context: "Context", columns: Mapping[str, ScoreColumn], sources: Sources
     ) -> list[object]:
         """Return the hashes of the files."""
-        from curate.io import storage
-        from curate.scores.external.parts import score_files
+        from curate.scores.external import parts
 
-        return [storage.hash_file(file) for file in score_files(self)]
+        return parts.hashes(self)
 
     def compute(self, context: "Context", output: "Output") -> dict[str, Any]:
         """Write the tables of all parts."""

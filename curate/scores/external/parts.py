@@ -20,7 +20,7 @@ from curate.sources.arrow_types import is_text, plain_type
 if TYPE_CHECKING:
     from curate.scores.external.external import External
 
-__all__ = ["check", "columns_of_file", "compute", "score_files"]
+__all__ = ["check", "columns_of_file", "compute", "hashes", "score_files"]
 
 
 # --- what the files hold ----------------------------------------------------------------------------------
@@ -106,6 +106,10 @@ def compute(context: Context, settings: "External", output: Output) -> dict[str,
     storage.remove(scratch)  # what an interruption left was made for other buckets, perhaps
     columns = tuple(output.schema.names[1:-1])
     files, found = join(context, score_files(settings), settings.on, columns, output.fingerprint, scratch)
+    if hashes(settings) != list(output.inputs):  # before anything that was read gets a final name
+        raise SourceError(
+            f"{settings.file}: the scores were written to or replaced while they were being read; run again"
+        )
     _refuse(settings, found)
     bring_back(context, files, output)
     storage.remove(scratch)
@@ -121,6 +125,11 @@ def compute(context: Context, settings: "External", output: Output) -> dict[str,
             if count
         ],
     }
+
+
+def hashes(settings: "External") -> list[object]:
+    """Return what the files hold, as hashes."""
+    return [storage.hash_file(file) for file in score_files(settings)]
 
 
 def _refuse(settings: "External", found: Sequence[Joined]) -> None:

@@ -1,6 +1,6 @@
 """Where the tables of a family of scores go."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +26,8 @@ class Output:
     """Where the tables of one family go: one per part, rows in the order of the part's embeddings.
 
     fingerprint : what the family was computed from and how; a table that carries it is not written again.
-    columns : the columns of other families that it is computed from. sources : how references are read.
+    columns : the columns of other families that it is computed from. sources : how references are read. inputs : what
+    `Score.inputs` returned when the fingerprint was made.
     """
 
     context: Context
@@ -35,6 +36,7 @@ class Output:
     fingerprint: str
     columns: "Mapping[str, ScoreColumn]"
     sources: "Sources"
+    inputs: Sequence[object] = ()
 
     def path(self, part: Part) -> Path:
         """Return the table of a part."""

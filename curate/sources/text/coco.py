@@ -14,6 +14,7 @@ from typing import Any
 from curate.errors import SourceError
 from curate.sources.base import Shard
 from curate.sources.text.json_stream import opened
+from curate.sources.unknown import inner_list
 
 __all__ = ["Kept", "is_coco", "kept", "rows"]
 
@@ -38,13 +39,23 @@ def rows(shard: Shard) -> Iterator[Iterator[dict[str, Any]]]:
                 there.setdefault(_key(one, "image_id"), set()).add(_key(one, "category_id"))
     if not files:
         raise SourceError(
-            f"{shard.url}: neither a list of objects nor in the form of COCO (images, annotations); write JSON lines: one "
-            "object per line"
+            f"{shard.url}: neither a list of objects nor in the form of COCO (images, annotations){_inner(shard)}; write JSON "
+            "lines: one object per line"
         )
     if captions:
         yield (_of_caption(one, files) for _, one in _objects(shard, ("annotations",)))
     else:
         yield (_of_image(one, there, names, annotated) for _, one in _objects(shard, ("images",)))
+
+
+def _inner(shard: Shard) -> str:
+    """Say which list of objects a file holds, if one is seen."""
+    key = inner_list(shard.url, shard.storage_options)
+    return (
+        ""
+        if key is None
+        else f"; its {key!r} is a list of objects: save that alone (json.dump(data[{key!r}], file))"
+    )
 
 
 def _objects(shard: Shard, wanted: Sequence[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:

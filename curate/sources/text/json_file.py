@@ -6,7 +6,7 @@ The file is parsed element by element. An element that is no object is a `bad_ro
 import contextlib
 import json
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from curate.io.filesystem import StorageOptions
 from curate.sources.base import Shard
@@ -35,6 +35,8 @@ def find(
 
 class JsonReader(LinesReader):
     """Reads JSON files; see `base.Reader`."""
+
+    records: ClassVar[str] = "elements"
 
     @contextlib.contextmanager
     def _opened(self, shard: Shard) -> Iterator[tuple[list[str] | None, Iterator[Record]]]:

@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, ClassVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -129,6 +129,8 @@ class LinesReader:
     parse : makes records of lines. columns : which column holds what. allow_url : http(s) addresses of images
     are fetched; otherwise such rows are `refused_path`.
     """
+
+    records: ClassVar[str] = "lines"
 
     parse: Parse
     columns: Columns
@@ -276,7 +278,9 @@ class LinesReader:
                     if len(kinds) > MAX_COLUMNS:
                         raise SourceError(f"{shard.url}: has more than {MAX_COLUMNS:,} different keys")
         if header is None and not n_good:
-            what = f"none of its {n_rows:,} lines is a JSON object" if n_rows else "the file is empty"
+            what = (
+                f"none of its {n_rows:,} {self.records} is a JSON object" if n_rows else "the file is empty"
+            )
             raise SourceError(f"{shard.url}: {what}")
         names = header if header is not None else kinds
         schema = pa.schema([(name, _type(kinds[name]) if name in kinds else pa.string()) for name in names])
