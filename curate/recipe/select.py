@@ -73,7 +73,16 @@ def _without_idle(
     if own is None:
         return dict(values)
     others = [name for name in values if name in every and name not in own.model_fields]
-    idle = [name for name in others if _same(values[name], every[name])]
+    defaults = [
+        (name, one.model_fields[name].default)
+        for one in methods.values()
+        for name in others
+        if name in one.model_fields
+    ]
+    known = [*defaults, *((name, every[name]) for name in others)]
+    idle = [
+        name for name in others if any(_same(values[name], value) for other, value in known if other == name)
+    ]
     if idle:
         log.warning(
             "recipe: %d idle settings of other methods are ignored: %s", len(idle),

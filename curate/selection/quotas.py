@@ -34,7 +34,7 @@ class Quotas(Selector):
     place = 9
 
     method: Literal["quotas"] = "quotas"
-    prefer: Preference = "hardest"
+    prefer: Preference = "random"
     per: Literal["concept", "label"] = "concept"
     min_per_group: Annotated[Count, Field(ge=0)] = 1
 

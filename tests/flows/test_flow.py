@@ -235,7 +235,7 @@ def test_no_flow_file_shadows_the_package():
 def test_flow_gives_what_a_plain_run_gives(flows, served, shards, plain, tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(recipe_values(shards, tmp_path / "run", select={"keep": 0.9})))
-    asked = {"overrides": ["select.keep=0.3", "select.method=density"]}
+    asked = {"overrides": ["select.keep=0.3", "select.method=density", "select.prefer=hardest"]}
 
     state = flows.curate(recipe, **asked, return_state=True)
 

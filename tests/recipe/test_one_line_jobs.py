@@ -25,8 +25,9 @@ def test_what_takes_rows_out_keeps_the_rest(asked):
 @pytest.mark.parametrize(
     ("asked", "method", "keep"),
     [
-        ({"epsilon": 0.05, "keep": 0.5}, "density", 0.5),
-        ({"where": ["width > 3"], "overrides": ["select.keep=0.5"]}, "density", 0.5),
+        ({"epsilon": 0.05, "keep": 0.5}, "auto", 0.5),
+        ({"where": ["width > 3"], "overrides": ["select.keep=0.5"]}, "auto", 0.5),
+        ({"keep": 0.5, "overrides": ["select.prefer=easiest"]}, "density", 0.5),
         ({"where": ["width > 3"], "base": {"select": {"keep": 0.5, "method": "random"}}}, "random", 0.5),
         ({"method": "all"}, "all", 1.0),
     ],

@@ -409,7 +409,8 @@ def test_prototypes_take_floors_and_then_the_best_of_all(frame, balance, prefer)
 @pytest.mark.parametrize("method", ["density", "random", "prototypes"])
 @pytest.mark.parametrize("count", [0, 1, 57, N])
 def test_each_concept_is_kept_from_the_front(frame, method, count):
-    decided = decide(frame, method=method, count=count)
+    more = {"prefer": "hardest"} if method == "density" else {}
+    decided = decide(frame, method=method, count=count, **more)
     assert decided["keep"].sum() == count
     assert set(decided["reason"]) <= {"kept", "over_budget"}
     assert (decided["keep"] == (decided["reason"] == "kept")).all()

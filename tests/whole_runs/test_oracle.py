@@ -102,7 +102,9 @@ def allocate(complexity, sizes, total, temperature, smallest):
 @pytest.mark.parametrize(("n", "keep", "seed"), [(900, 0.3, 1), (400, 0.55, 2), (1500, 0.1, 3)])
 def test_a_run_is_what_the_oracle_says(tmp_path, n, keep, seed):
     glob = write_shards(tmp_path / "in", planted(n, seed=seed, near=40))
-    values = recipe_values(glob, tmp_path / "run", select={"keep": keep}, dedup={"epsilon": 0.01})
+    values = recipe_values(
+        glob, tmp_path / "run", select={"keep": keep, "prefer": "hardest"}, dedup={"epsilon": 0.01}
+    )
     runner.run(parse_recipe(values))
     expected = oracle(tmp_path / "run", epsilon=0.01, keep=keep, base=n)
     run = open_run(tmp_path / "run")
