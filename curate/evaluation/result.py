@@ -151,12 +151,11 @@ def _share_said(one: Mapping[str, Any], main: str) -> Iterator[str]:
         verdict = "no difference that chance does not explain"
         if facts["beyond"]:
             verdict = "better than random" if points > 0 else "worse than random"
+        other = "" if subset["rows"] == one["rows"] else f" of {size}, which are not as many"
         yield (
-            f"{subset['name']}, {size}: {points:+.1f} points of {spoken(main)} against random draws, where chance gives up "
-            f"to {chance:.1f}: {verdict}"
+            f"{subset['name']}, {subset['rows']:,} rows: {points:+.1f} points of {spoken(main)} against random draws{other}, "
+            f"where chance gives up to {chance:.1f}: {verdict}"
         )
-        if subset["rows"] != one["rows"]:
-            yield f"{subset['name']} kept {subset['rows']:,} rows where {one['rows']:,} were asked for: random draws have those"
     yield f"headroom, {size}: all rows are {100 * one['headroom'][main]:+.1f} points from random draws"
 
 

@@ -247,6 +247,36 @@ def test_there_must_be_a_decision_and_something_to_learn(tmp_path):
         run.evaluate(out=tmp_path / "file")
 
 
+def test_what_keeps_fewer_than_asked_for_and_rows_without_a_label_are_said(tmp_path):
+    rows, labels, _ = noisy()
+    names = [None if one % 10 == 0 else f"class {label}" for one, label in enumerate(labels)]
+    glob = write_shards(tmp_path / "in", rows, extra={"label": names})
+    (tmp_path / "pin.txt").write_text("".join(f"s{one:06d}\n" for one in range(1, 300)))
+    values = recipe_values(
+        glob,
+        tmp_path / "run",
+        select={"method": "all"},
+        filter=["distance <= 0.5"],
+        pin=[str(tmp_path / "pin.txt")],
+    )
+    run = curate.run(values, until="select", progress=False)
+    found = run.evaluate(steps=2, seeds=2, keep=[0.9], methods=["random"], progress=False)
+    held = {int(uid[1:]) for uid in found.rows.filter(pl.col("subset") == "held out")["uid"]}
+    assert held
+    assert all(one >= 300 and one % 10 for one in held)
+    share = found.summary["shares"][0]
+    assert share["subsets"][1]["rows"] < share["rows"] == round(0.9 * found.summary["all"]["rows"])
+    assert any("which are not as many" in line for line in found.summary["says"])
+    assert any(
+        note.startswith("60 rows of the pool have nothing to train on") for note in found.summary["notes"]
+    )
+    with pytest.raises(UsageError, match="keeps all that passes"):
+        run.evaluate(keep=[0.5], progress=False)
+    own = run.evaluate(steps=2, seeds=2, progress=False).summary["shares"][0]
+    assert own["subsets"][1]["name"] == "all (this run)"
+    assert own["subsets"][1]["rows"] == own["rows"]
+
+
 def test_an_error_names_the_run_and_not_its_copy(tmp_path):
     rows, labels, _ = noisy()
     glob = write_shards(tmp_path / "in", rows[:120], extra={"label": [f"class {one}" for one in labels]})
