@@ -152,9 +152,13 @@ def decode(
         image = open_image(data, max_pixels=max_pixels, reserve=reserve)
     except DecodeError as error:
         return Decoded(error.outcome, error.reason, error.width, error.height, None)
+    width, height = image.size
     if altered is not None:
-        image = ALTERATIONS[altered](image)
-    return Decoded("ok", None, image.width, image.height, to_array(image, preprocess))
+        try:
+            image = ALTERATIONS[altered](image)
+        except (OSError, ValueError) as error:  # a JPEG has at most 65,500 pixels on a side
+            return Decoded("broken_image", f"cannot be {altered}: {error}", width, height, None)
+    return Decoded("ok", None, width, height, to_array(image, preprocess))
 
 
 def open_image(

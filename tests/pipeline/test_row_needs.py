@@ -101,7 +101,7 @@ def test_what_no_row_has_is_refused_by_columns_and_by_values(sources, tmp_path, 
 def test_what_does_not_hang_on_them_is_served(sources, tmp_path, changes):
     made = recipe(sources, "bare", **changes)
     lack = lack_of(made, tmp_path, values_lack)
-    assert {"caption", "label", "text"} >= lack.keys() >= {"caption", "label"}
+    assert {"caption", "label", "image", "text"} >= lack.keys() >= {"caption", "label"}
     check_needs(made, lack)
 
 

@@ -12,7 +12,7 @@ BASE = {"run": "r", "source": {"path": "a.parquet"}}
 @pytest.mark.parametrize(
     "asked",
     [
-        {"epsilon": 0.05}, {"where": ["width > 3"]}, {"exclude": ["a.txt"]}, {"only": ["a.txt"]},
+        {"epsilon": 0.05}, {"epsilon": "auto"}, {"where": ["width > 3"]}, {"exclude": ["a.txt"]}, {"only": ["a.txt"]},
         {"overrides": ["dedup.epsilon=0.1"]}, {"settings": {"filter": ["width > 3"]}},
         {"base": {"dedup": {"epsilon": 0.1}}}, {"base": {"filter": ["width > 3"]}},
     ],
@@ -41,6 +41,11 @@ def test_a_selection_that_is_asked_for_stands(asked, method, keep):
 def test_nothing_to_do_is_refused(asked):
     with pytest.raises(RecipeError, match="method all keeps all that pass"):
         filter_recipe(BASE, **asked)
+
+
+def test_epsilon_auto_is_refused_beside_vectors_of_ones_own():
+    with pytest.raises(RecipeError, match=r"there is no model for vectors of your own; give it a number"):
+        filter_recipe(BASE, epsilon="auto", vectors="vectors.npy")
 
 
 def test_a_budget_and_method_all_replace_each_other():

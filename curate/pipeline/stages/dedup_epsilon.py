@@ -24,7 +24,7 @@ from curate.hashing import hash_uids
 from curate.io import storage
 from curate.linalg import load_unit
 from curate.pipeline.stages.embed_model import model_of, open_clip
-from curate.pipeline.stages.row_images import RowImages, decoded
+from curate.pipeline.stages.row_images import RowImages, altered_copies
 from curate.runs.folder import RunFolder
 
 __all__ = ["calibration_of"]
@@ -160,21 +160,21 @@ def _embed_copies(context: Context, chosen: Sequence[_Chosen]) -> dict[str, Half
         uids |= {(index, one.row): one.uid for one in here}
     if not wanted:
         return {}
-    model = model_of(context)
-    with open_clip(model, Place()) as clip:
-        pixels: dict[str, list[npt.NDArray[np.uint8]]] = {uid: [] for uid in uids.values()}
-        for altered in ALTERATIONS:
-            for one, found in decoded(context, wanted, clip.preprocess, altered):
-                for row, array in found.items():
-                    pixels[uids[one.part.index, row]].append(array)
-        whole = {uid: arrays for uid, arrays in pixels.items() if len(arrays) == len(ALTERATIONS)}
-        if not whole:
-            return {}
-        vectors = clip.encode_images(np.stack([array for arrays in whole.values() for array in arrays]))
-    sound = np.isfinite(vectors).reshape(len(whole), -1).all(axis=1)
-    halves = vectors.astype(np.float16).reshape(len(whole), len(ALTERATIONS), -1)
-    names = list(whole)
-    return {names[place]: halves[place] for place in np.flatnonzero(sound).tolist()}
+    found: dict[str, dict[str, Half]] = {}
+    with open_clip(model_of(context), Place()) as clip:
+        for one, copies in altered_copies(context, wanted, clip.preprocess):
+            for kind, arrays in copies.items():
+                vectors = (
+                    clip.encode_images(np.stack(list(arrays.values()))) if arrays else np.empty((0, clip.dim))
+                )
+                for row, vector in zip(arrays, vectors.astype(np.float16), strict=True):
+                    if np.isfinite(vector).all():
+                        found.setdefault(uids[one.part.index, row], {})[kind] = vector
+    return {
+        uid: np.stack([kinds[kind] for kind in ALTERATIONS])
+        for uid, kinds in found.items()
+        if len(kinds) == len(ALTERATIONS)
+    }
 
 
 def _to_nearest(

@@ -1,12 +1,14 @@
 """Images of a few rows, read once more from the source: for copies that are made of them, and for small pictures."""
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from curate.embedding.decode import Preprocess
+from curate.embedding.alterations import ALTERATIONS
+from curate.embedding.decode import Decoded, Preprocess
 from curate.embedding.decode_pool import DecodePool
 from curate.errors import CurateError, UsageError
 from curate.execution.context import Context, Part
@@ -17,9 +19,12 @@ from curate.sources.addresses import url_access
 from curate.sources.base import Columns
 from curate.sources.rows import rows_of, with_images
 
-__all__ = ["RowImages", "decoded"]
+__all__ = ["RowImages", "altered_copies", "decoded"]
 
 _BATCH_BYTES = 16_000_000
+
+#: Pixels of images, (height, width, 3) uint8, by the row of each.
+Arrays = Mapping[int, npt.NDArray[np.uint8]]
 
 
 @dataclass(frozen=True)
@@ -70,21 +75,42 @@ class RowImages:
 
 
 def decoded(
-    context: Context, wanted: Sequence[RowImages], preprocess: Preprocess, altered: str | None = None
-) -> Iterator[tuple[RowImages, Mapping[int, npt.NDArray[np.uint8]]]]:
+    context: Context, wanted: Sequence[RowImages], preprocess: Preprocess
+) -> Iterator[tuple[RowImages, Arrays]]:
     """Yield for each of `wanted` the pixels of its rows, by row; a row is left out where its image cannot be had.
 
-    altered : of copies that are made so, see `curate.embedding.alterations`. Decoding runs in processes of its own,
-    as for the stage `embed`, with the same limits.
+    Decoding runs in processes of its own, as for the stage `embed`, with the same limits.
     """
-    embed = context.recipe.embed
-    with DecodePool(
-        preprocess, workers=max(1, context.engine.here), max_pixels=embed.max_pixels, altered=altered,
-        memory_limit_bytes=embed.decode_memory, in_flight_bytes=context.image_memory,
-    ) as pool:  # fmt: skip
+    with _pool(context, preprocess, None) as pool:
         for one in wanted:
             found: dict[int, npt.NDArray[np.uint8]] = {}
             for rows, images in pool.map(one.encoded()):
-                arrays = zip(rows, images, strict=True)
-                found |= {row: image.array for row, image in arrays if image.array is not None}
+                found |= _arrays(rows, images)
             yield one, found
+
+
+def altered_copies(
+    context: Context, wanted: Sequence[RowImages], preprocess: Preprocess
+) -> Iterator[tuple[RowImages, Mapping[str, Arrays]]]:
+    """Yield for each of `wanted` the pixels of copies of its rows, by kind of copy and row; each image is read once."""
+    with contextlib.ExitStack() as stack:
+        pools = {kind: stack.enter_context(_pool(context, preprocess, kind)) for kind in ALTERATIONS}
+        for one in wanted:
+            found: dict[str, dict[int, npt.NDArray[np.uint8]]] = {kind: {} for kind in pools}
+            for batch in one.encoded():
+                for kind, pool in pools.items():
+                    for rows, images in pool.map([batch]):
+                        found[kind] |= _arrays(rows, images)
+            yield one, found
+
+
+def _pool(context: Context, preprocess: Preprocess, altered: str | None) -> DecodePool:
+    embed = context.recipe.embed
+    return DecodePool(
+        preprocess, workers=max(1, context.engine.here), max_pixels=embed.max_pixels, altered=altered,
+        memory_limit_bytes=embed.decode_memory, in_flight_bytes=context.image_memory,
+    )  # fmt: skip
+
+
+def _arrays(rows: Sequence[int], images: Sequence[Decoded]) -> Arrays:
+    return {row: image.array for row, image in zip(rows, images, strict=True) if image.array is not None}
