@@ -22,7 +22,7 @@ def explain_auto(context: Context, first: First, eligible: int, n_classes: int) 
     why = [
         *_noise(context, first, eligible, n_classes),
         _floor(context, first, n_classes),
-        *_left_out(context),
+        *_near_duplicates(context),
     ]
     return {"why": why, "recipe": _explicit(context.recipe, first, eligible)}
 
@@ -41,16 +41,14 @@ def _noise(context: Context, first: First, eligible: int, n_classes: int) -> lis
             ]
         found = f"{n_classes:,} classes" if n_classes else "captions"
         return [f"auto: {found} found, but no score that says which are wrong: add {what} to score"]
-    share = first.n_cut / max(1, eligible)
+    share = f"{100 * first.n_cut / max(1, eligible):.1f} %"
     if score_columns(recipe)[column].folder == "pair":
-        pairs = (
-            f"auto: {first.n_cut:,} of {eligible:,} pairs ({share:.1%}) with the worst {column} are dropped"
-        )
+        pairs = f"auto: {first.n_cut:,} of {eligible:,} pairs ({share}) with the worst {column} are dropped"
         return [f"{pairs}; how many captions are wrong is not known"]
     errors = named_errors(context.facts(run.scores("heads")).get("label_errors"), run.class_names())
     if errors is None:
         return [f"auto: heads did not count wrong labels, none are dropped by {column}"]
-    cut = f"auto: {first.n_cut:,} of {eligible:,} rows ({share:.1%}) with the worst {column} are dropped as noise"
+    cut = f"auto: {first.n_cut:,} of {eligible:,} rows ({share}) with the worst {column} are dropped as noise"
     if errors.get("believed", True) and first.n_cut < errors["count"]:
         cut += "; more would leave too few, or other conditions took them"
     return [*say_labels(errors), cut]
@@ -71,14 +69,12 @@ def _floor(context: Context, first: First, n_classes: int) -> str:
     return f"auto: {each}: each {what} ({first.n_floor:,} rows); the others are drawn"
 
 
-def _left_out(context: Context) -> list[str]:
-    """Say what was not looked at, and how to have it."""
-    recipe = context.recipe
-    if recipe.dedup.epsilon is None:
-        return [
-            "auto: near-duplicates were not looked for: add dedup: {epsilon: 0.02} (smaller: only nearer ones)"
-        ]
-    return []
+def _near_duplicates(context: Context) -> list[str]:
+    """Say whether near-duplicates were looked for."""
+    if context.recipe.dedup.epsilon is None:
+        return ["auto: near-duplicates were not looked for: dedup.epsilon is none"]
+    dropped = context.facts(context.run.duplicates).get("dropped", 0)
+    return [f"auto: {dropped:,} near-duplicates went before (dedup.epsilon)"]
 
 
 def _captions(context: Context) -> bool:

@@ -60,7 +60,7 @@ def test_the_numbers_are_those_of_the_tables(noisy):
     assert why[2].startswith(f"auto: {errors['count']} of 600 rows (")
     assert f"of {left.min()} to {left.max()} rows ({left.max() / left.min():.1f} : 1)" in why[3]
     assert "keeps at least 30 rows" in why[3] and f"({first['floor_rows']} rows)" in why[3]
-    assert "add dedup: {epsilon" in why[4] and len(why) == 5
+    assert why[4] == "auto: near-duplicates were not looked for: dedup.epsilon is none" and len(why) == 5
 
 
 def test_the_recipe_it_names_keeps_the_same_rows(noisy, tmp_path):
@@ -117,4 +117,4 @@ def test_clean_labels_are_left_alone_with_a_reason(tmp_path):
     opened, _ = made(tmp_path, share=0.0, until="select")
     why = opened.summary()["auto"]["why"]
     assert "so few are believed" in why[0] and "that hard samples explain them" in why[0]
-    assert "auto: 0 of 600 rows (0.0%) with the worst neg_aum are dropped as noise" in why
+    assert "auto: 0 of 600 rows (0.0 %) with the worst neg_aum are dropped as noise" in why

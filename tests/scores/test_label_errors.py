@@ -1,14 +1,24 @@
 """Counts of wrong labels by confident learning."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from curate.scores.calibration import Logistic
 from curate.scores.heads.folds import row_hashes
 from curate.scores.heads.in_memory import UnitRows
-from curate.scores.heads.label_errors import GATE, confident_classes, count_errors, errors_of, thresholds
+from curate.scores.heads.label_errors import (
+    GATE,
+    SURE,
+    confident_classes,
+    count_errors,
+    errors_of,
+    thresholds,
+)
 from curate.scores.heads.training import HeadSettings, train_heads
 from tests.reference.noise import platt
 
@@ -76,6 +86,14 @@ def test_few_errors_are_hard_rows_and_none_is_dropped():
     assert GATE == 0.06
 
 
+@pytest.mark.parametrize(("sure", "drop"), [(None, 90), (20, 0), (21, 90), (0, 0)])
+def test_many_errors_of_which_few_are_sure_come_from_heads_that_know_little(sure, drop):
+    label, found = np.zeros(1000, int), np.where(np.arange(1000) < 90, 1, 0)
+    got = replace(count_errors(label, found, found, "ab"), sure=sure)
+    assert (got.to_drop, got.believed, got.as_facts()["believed"]) == (drop, bool(drop), bool(drop))
+    assert SURE == 0.02
+
+
 def test_of_nothing():
     none = np.zeros(0, int)
     got = count_errors(none, none, none, [])
@@ -114,6 +132,8 @@ def test_trained_heads_count_the_labels_that_are_wrong(kind):
     for name, curve in found.calibration.items():
         values = getattr(scores, name).astype(np.float64)
         np.testing.assert_allclose(curve, platt(values, flagged), rtol=1e-2, err_msg=name)
+    curve = Logistic(*found.calibration["neg_aum"])
+    assert found.sure == (curve.probability(scores.neg_aum) > 0.9).sum() > 0.02 * len(label)
     assert set(found.as_facts()["calibration"]) == {"neg_aum", "loss", "el2n"}
     some = errors_of(scores, [str(one) if row % 2 else None for row, one in enumerate(label)])
     assert (some.rows, some.count) == (len(label) // 2, flagged[1::2].sum())
