@@ -530,7 +530,12 @@ def test_filter_takes_the_files_that_a_shell_makes_of_a_glob(made, run):
     files = sorted((made / "in").glob("*.parquet"))
     small = ["--vectors", "embedding", "--workers", "1", "--set", "memory=2GB", "--set", "source.uid=id"]
     small += ["--set", "cluster.concepts=8"]
-    assert curate("filter", *files, "--out", "several", "--keep", "0.3", "--method", "density", "-q", *small).code == 0
+    assert (
+        curate(
+            "filter", *files, "--out", "several", "--keep", "0.3", "--method", "density", "-q", *small
+        ).code
+        == 0
+    )
     assert kept("several") == kept(run)
     assert len(kept(run)) == 45
 
