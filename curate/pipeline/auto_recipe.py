@@ -49,7 +49,7 @@ def _noise(context: Context, first: First, eligible: int, n_classes: int) -> lis
     if errors is None:
         return [f"auto: heads did not count wrong labels, none are dropped by {column}"]
     cut = f"auto: {first.n_cut:,} of {eligible:,} rows ({share}) with the worst {column} are dropped as noise"
-    if errors.get("believed", True) and first.n_cut < errors["count"]:
+    if errors["rate"] > errors["gate"] and first.n_cut < errors["count"]:
         cut += "; more would leave too few, or other conditions took them"
     return [*say_labels(errors), cut]
 

@@ -86,12 +86,12 @@ def test_few_errors_are_hard_rows_and_none_is_dropped():
     assert GATE == 0.06
 
 
-@pytest.mark.parametrize(("sure", "drop"), [(None, 90), (20, 0), (21, 90), (0, 0)])
-def test_many_errors_of_which_few_are_sure_come_from_heads_that_know_little(sure, drop):
+@pytest.mark.parametrize(("sure", "few"), [(None, False), (20, True), (21, False), (0, True)])
+def test_many_errors_of_which_few_are_sure_are_told_apart(sure, few):
     label, found = np.zeros(1000, int), np.where(np.arange(1000) < 90, 1, 0)
     got = replace(count_errors(label, found, found, "ab"), sure=sure)
-    assert (got.to_drop, got.believed, got.as_facts()["believed"]) == (drop, bool(drop), bool(drop))
-    assert SURE == 0.02
+    assert (got.to_drop, got.few_sure, got.as_facts()["few_sure"]) == (90, few, few)
+    assert not replace(got, rate=0.06).few_sure and SURE == 0.02
 
 
 def test_of_nothing():

@@ -30,8 +30,10 @@ def say_labels(errors: Facts | None) -> list[str]:
     >>> print(*say_labels(found), sep=chr(10))
     labels: 30 of 200 (15.0 %, between 10.7 and 20.6 %) look wrong to heads that never saw them
     labels: most often cat looks like dog (20)
-    >>> say_labels({**found, "believed": False, "sure": 1, "gate": 0.06, "sure_gate": 0.02})[0].partition(": so")[2]
-    ' few are believed (1 are sure, 0.5 %) that hard samples explain them'
+    >>> say_labels({**found, "few_sure": True, "sure": 1})[0].partition("them; ")[2]
+    '1 (0.5 %) for sure: hard samples, or heads that know little, may explain the others'
+    >>> say_labels({**found, "rate": 0.05, "gate": 0.06})[0].partition("them; ")[2]
+    'so few (up to 6 %) are taken for hard samples'
     """
     if not errors:
         return []
@@ -40,10 +42,11 @@ def say_labels(errors: Facts | None) -> list[str]:
         f"labels: {errors['count']:,} of {errors['rows']:,} ({share:.1f} %, between {low:.1f} and {high:.1f} %) "
         "look wrong to heads that never saw them"
     )
-    if errors.get("believed") is False:
-        sure = errors.get("sure")
-        how = "" if sure is None else f" ({sure:,} are sure, {100 * sure / max(1, errors['rows']):.1f} %)"
-        text += f": so few are believed{how} that hard samples explain them"
+    if errors["rate"] <= errors.get("gate", 0):
+        text += f"; so few (up to {100 * errors['gate']:g} %) are taken for hard samples"
+    elif errors.get("few_sure"):
+        sure = f"{errors['sure']:,} ({100 * errors['sure'] / max(1, errors['rows']):.1f} %)"
+        text += f"; {sure} for sure: hard samples, or heads that know little, may explain the others"
     pairs = ", ".join(f"{a} looks like {b} ({rows:,})" for a, b, rows in errors["pairs"][:FEW_PAIRS])
     return [text, *([f"labels: most often {pairs}"] if pairs else [])]
 

@@ -33,8 +33,8 @@ __all__ = [
 
 #: The estimated rate from which errors are believed: on clean sets some 2 to 4 % of rows are counted, being hard.
 GATE = 0.06
-#: The share of rows that must be wrong for sure, with a probability above .9: heads that know little count many rows, and
-#: are sure of few. Measured: at most 1.5 % where no label was wrong, at least 3 % where 5 % or more were swapped.
+#: The share of rows that are wrong for sure, with a probability above .9, up to which a count says little: heads that know little
+#: count many rows, and are sure of few. It is said, and drops nothing less: see CONTRIBUTING.
 SURE = 0.02
 _SURELY = 0.9
 #: What a probability may lack and still reach a threshold.
@@ -68,14 +68,14 @@ class LabelErrors:
     sure: int | None = None
 
     @property
-    def believed(self) -> bool:
-        """Whether the labels are wrong, and not hard rows or heads that know little the cause of the count."""
-        return self.rate > GATE and (self.sure is None or self.sure > SURE * self.rows)
+    def to_drop(self) -> int:
+        """The rows to drop: all that are counted, none where so few are that hard rows explain them."""
+        return self.count if self.rate > GATE else 0
 
     @property
-    def to_drop(self) -> int:
-        """The rows to drop: all that are counted, none where hard rows explain them."""
-        return self.count if self.believed else 0
+    def few_sure(self) -> bool:
+        """Whether many rows are counted and few of them for sure, so that heads that know little may be the cause."""
+        return self.rate > GATE and self.sure is not None and self.sure <= SURE * self.rows
 
     def as_facts(self) -> dict[str, Any]:
         """Return the numbers as JSON says them."""
@@ -84,7 +84,7 @@ class LabelErrors:
             "pairs": [list(pair) for pair in self.pairs],
             "gate": GATE,
             "sure_gate": SURE,
-            "believed": self.believed,
+            "few_sure": self.few_sure,
             "calibration": curves,
         }
 
