@@ -182,7 +182,7 @@ def _recipe(recipe: Recipe, source: Source, on: str, folder: Path) -> Recipe:
         "score": (), "select": All(), "weight": None,  # nothing of it is chosen: it may be small, or lack captions
     }  # fmt: skip
     words = recipe.embed.text_column
-    if on == "image" and words is not None and _lacking(plain, words) is not None:
+    if on == "image" and words is not None and not _is_npy(plain) and _lacking(plain, words) is not None:
         changes["embed"] = recipe.embed.model_copy(update={"text_column": None})
     return recipe.model_copy(update=changes)
 

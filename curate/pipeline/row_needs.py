@@ -24,14 +24,17 @@ __all__ = ["check_needs", "columns_lack", "rows_lack", "values_lack", "warn_of_n
 _BLOCK_ROWS = 65_536
 _BATCH_BYTES = 32 << 20
 
-#: Columns of the samples that are null where no row has a caption, or a label.
-_NULL_WITHOUT = {"caption": ("caption", "caption_length"), "label": ("label",), "text": (), "image": ()}
+#: Columns of the samples that are null where no row has a caption, a label, or an image that is decoded.
+_NULL_WITHOUT = {
+    "caption": ("caption", "caption_length"), "label": ("label",), "text": (), "image": (), "size": ("width", "height"),
+}  # fmt: skip
 
 
 def columns_lack(recipe: Recipe, parts: Iterable[Part]) -> dict[str, str]:
     """Return what no part has columns for, and what to say of it.
 
-    It is `caption`, `label`, `image`, or `text`: vectors of captions beside those of images.
+    It is `caption`, `label`, `image`, `text` (vectors of captions beside those of images), or `size` (of images that are
+    decoded).
     """
     columns = [part.columns for part in parts if part.rows]
     if not columns:
@@ -44,6 +47,9 @@ def columns_lack(recipe: Recipe, parts: Iterable[Part]) -> dict[str, str]:
     if all(one.image is None for one in columns):
         lack["image"] = "the source has no images; source.image names their column"
     if recipe.embed.own_vectors:
+        lack["size"] = (
+            "no image is read where vectors are given; source.width and source.height are columns of the source"
+        )
         if not any(one.text_vector for one in columns):
             lack["text"] = "there are no vectors of captions (embed.text_column names their column)"
     elif "caption" in lack:

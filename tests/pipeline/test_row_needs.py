@@ -101,7 +101,7 @@ def test_what_no_row_has_is_refused_by_columns_and_by_values(sources, tmp_path, 
 def test_what_does_not_hang_on_them_is_served(sources, tmp_path, changes):
     made = recipe(sources, "bare", **changes)
     lack = lack_of(made, tmp_path, values_lack)
-    assert {"caption", "label", "image", "text"} >= lack.keys() >= {"caption", "label"}
+    assert {"caption", "label", "image", "text", "size"} >= lack.keys() >= {"caption", "label", "size"}
     check_needs(made, lack)
 
 
@@ -137,3 +137,19 @@ def test_a_reference_may_be_smaller_than_what_is_kept(tmp_path):
     asked = recipe_values(write_shards(tmp_path / "in", planted(ROWS)), tmp_path / "run", dedup=against)
     runner.run(parse_recipe(asked | {"select": {"count": 8}}), until="filter")
     assert (tmp_path / "run" / "3_scores" / "against-other" / "_done.json").exists()
+
+
+def test_the_size_of_images_is_not_known_where_vectors_are_given_but_that_of_the_source_is(tmp_path):
+    glob = write_shards(tmp_path / "in", planted(ROWS), extra={"width": list(range(ROWS))})
+    for condition in ("width > 10", "row > 3 and height > 2"):
+        recipe = parse_recipe(recipe_values(glob, tmp_path / "run", filter=[condition]))
+        with pytest.raises(
+            UsageError, match=r"no row can pass, for (width|height) is null in each: .*source\.width"
+        ):
+            runner.run(recipe, until="select")
+    assert not (tmp_path / "run/1_embeddings").exists()
+    select = {"method": "random", "keep": 1.0, "at_most": True}
+    recipe = recipe_values(glob, tmp_path / "run", filter=["source.width > 10"], select=select)
+    runner.run(parse_recipe(recipe), until="select")
+    decisions = pl.read_parquet(tmp_path / "run/5_decisions/part-*.parquet").sort("uid")
+    assert decisions["keep"].to_list() == [row > 10 for row in range(ROWS)]

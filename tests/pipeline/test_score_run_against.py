@@ -130,7 +130,14 @@ def test_a_set_needs_the_vectors_that_are_compared(tmp_path, on, words, has, sai
         source={"path": glob, "uid": "id", "image": None}, dedup={"epsilon": 0.01, "against": {"path": path, "name": "held"}},
     )  # fmt: skip
     if said is None:
+        np.save(tmp_path / "held.npy", np.array(columns["emb" if on == "image" else "txt"][:5], np.float32))
+        values["dedup"]["against"] = [
+            values["dedup"]["against"],
+            {"path": str(tmp_path / "held.npy"), "name": "array"},
+        ]
         runner.run(parse_recipe(values), until="score")
+        array = pl.read_parquet(tmp_path / "run/3_scores/against-array/part-*.parquet").sort("uid")
+        assert (array["similarity_to_array"][:5] > 1 - 1e-6).all()
         found = pl.read_parquet(tmp_path / "run/3_scores/against-held/part-*.parquet").sort("uid")
         assert (found["similarity_to_held"][:5] > 1 - 1e-6).all()
         return
