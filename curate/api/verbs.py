@@ -146,7 +146,7 @@ def filter(
     where : str, dict or list
         Conditions that kept samples meet, such as ``"clip_score >= 0.2"`` or ``{"by": "el2n", "bottom": 0.9}``.
     method : str, optional
-        How to choose; density by default.
+        How to choose; by default auto, or density where a setting of it is given.
     by : str, optional
         The score column that a method such as hardest goes by.
     weight : str or dict, optional

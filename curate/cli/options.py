@@ -71,7 +71,9 @@ Floor = Annotated[
         help="What every class keeps for sure: a number, or half of an equal share.",
     ),
 ]
-Method = Annotated[Text, Option("--method", help=f"{', '.join(selectors())}; density by default.")]
+Method = Annotated[
+    Text, Option("--method", help=f"{', '.join(selectors())}; by default auto, of a run its own.")
+]
 By = Annotated[Text, Option("--by", help="The score column that a method such as hardest goes by.")]
 WeightBy = Annotated[
     Text, Option("--weight", metavar="METHOD", help=f"Weigh what is kept: {', '.join(weighers())}, or none.")
