@@ -224,6 +224,7 @@ def is_number(value):
     return value is not None and not math.isnan(value)
 
 
+@pytest.mark.long
 @settings(max_examples=40, deadline=None)
 @given(SIDE, SIDE, st.booleans())
 def test_counting_against_the_definition(before, after, comparable):

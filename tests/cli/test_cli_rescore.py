@@ -126,6 +126,7 @@ def test_nothing_to_do_says_so(run):
     assert [name for name in changed(before, after) if name[0] in "0123456"] == []
 
 
+@pytest.mark.long
 def test_verify_and_inspect_tell_of_shards_of_an_earlier_decision(made, run):
     warning = "warning: select changed after the shards and the report were written; "
     assert warning not in curate("verify", "run").err + curate("inspect", "run").err

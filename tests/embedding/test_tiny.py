@@ -80,6 +80,7 @@ def test_captions_find_their_own_picture_among_scenes_of_one_concept(tiny):
     assert (similarity.argmax(1) == np.arange(40)).mean() >= 0.5  # by chance: 0.025
 
 
+@pytest.mark.long
 def test_near_copies_are_nearest_to_their_original(tiny):
     share, _, _ = tiny_quality.near_copies(tiny, ROOT / "data/sample")
     assert share >= 0.95

@@ -338,6 +338,7 @@ def pictures(folder, names):
     return str(folder / "*.parquet")
 
 
+@pytest.mark.long
 def test_a_network_on_pixels_is_judged_by_the_split_of_the_files(tmp_path, decoding_here):
     names = ("test-00000-of-00001.parquet", "train-00000-of-00002.parquet", "train-00001-of-00002.parquet")
     glob = pictures(tmp_path / "in", names)

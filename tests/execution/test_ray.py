@@ -174,6 +174,7 @@ def test_a_worker_that_dies_is_replaced_but_not_for_ever(engine, tmp_path):
     assert list(engine.map(square, range(3))) == [0, 1, 4]
 
 
+@pytest.mark.long
 @needs_ray
 def test_what_is_held_is_made_once_and_again_where_its_process_dies(engine, tmp_path):
     make = partial(holding, tmp_path)

@@ -363,6 +363,7 @@ def test_other_things_are_not_touched(local, options, lake, url):
     assert list(objects(lake, url[5:])) == ["photos/cat.jpg"]
 
 
+@pytest.mark.long
 def test_a_bounded_cache_gives_the_same_tables(local, options, lake, url, monkeypatch):
     monkeypatch.setattr(working_copy, "GRACE_S", 0.0)
     calls = itertools.count()

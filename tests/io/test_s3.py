@@ -83,6 +83,7 @@ def test_a_run_on_a_bucket_decides_as_on_local_files(local, options, tmp_path, p
     no_secret_below(out)
 
 
+@pytest.mark.long
 def test_tars_in_a_bucket(lake, options, tmp_path):
     np.save(tmp_path / "v.npy", planted(40))
     samples = pairs(40)

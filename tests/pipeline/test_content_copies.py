@@ -211,6 +211,7 @@ def test_copies_by_path_in_tables_over_shards_and_beside_bytes(in_folder):
     assert again.equals(reasons)
 
 
+@pytest.mark.long
 def test_images_read_before_content_was_noted_are_said(in_folder, monkeypatch):
     """A part made before keeps its vectors: what its images hold is unknown, which the run says."""
     folder_of_images("in", {"a": 1, "b": 1})

@@ -135,6 +135,7 @@ def test_epsilon_is_the_quantile_of_the_distances_to_altered_copies(place, first
     assert found["beyond"] == ((np.array(nearest) < 1.5 * found["epsilon"]) & ~near).mean()
 
 
+@pytest.mark.long
 def test_the_same_rows_go_whatever_the_shards_and_workers(place, first):
     other = run(place, "other", source="one")
     assert facts(other) == facts(first)

@@ -481,6 +481,7 @@ def test_a_run_with_floors_and_without_noise_is_whole_and_can_be_asked(place, me
     assert "act before the method" in explain(run.path, kept)["flip"]["why"]
 
 
+@pytest.mark.long
 def test_rows_are_the_same_for_any_number_of_workers(place):
     rows = [
         decide(place, name=f"workers{n}", method="diversity", count=60, floor="half", drop_noise=0.2, noise_by="good",

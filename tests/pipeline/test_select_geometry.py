@@ -102,6 +102,7 @@ def test_by_dimension(place):
     assert facts["effective_share"] == pytest.approx(0.7, abs=0.01)
 
 
+@pytest.mark.long
 def test_the_same_on_any_number_of_workers(place, tmp_path):
     settings = {
         "count": 90,
