@@ -42,7 +42,8 @@ class PoolRun:
             source["caption"] = "caption"
         if pool.labels:
             source["label"] = "label"
-        settings = {"source": source, "score": scores, "workers": 1}
+        # Copies that are equal to the byte stay, so that every row of a pool has a vector.
+        settings = {"source": source, "score": scores, "workers": 1, "dedup": {"exact": False}}
         if pool.vectors is not None:
             settings["embed"] = {"files": str(self.folder / "rows" / "*.npy")}
         else:
