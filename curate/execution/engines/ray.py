@@ -37,6 +37,8 @@ log = logging.getLogger("curate")
 
 #: How long the head of a cluster may not answer before the run ends.
 SILENT_S = 20.0
+#: Seconds that tasks which run get to end by themselves, before they are cancelled.
+GRACE = 1.0
 AGAIN = "run again to go on where it stopped"
 
 
@@ -103,10 +105,22 @@ class RayEngine:
             while waiting:
                 yield self._result(waiting.popleft())
         finally:
-            for reference in waiting:
+            for reference in self._unfinished(list(waiting)):
                 with contextlib.suppress(Exception):
                     there.ray.cancel(reference, force=True)
             self._follow()
+
+    def _unfinished(self, waiting: list[Any]) -> list[Any]:
+        """Return the tasks that are not done a moment later.
+
+        A task that ends in the instant in which it is cancelled makes Ray abort the process that asked for it ("Tried to
+        complete task that was not pending"; one such case is ray-project/ray#54798). So those about to end may do so.
+        """
+        if not waiting:
+            return []
+        with contextlib.suppress(Exception):
+            return list(self._connect().ray.wait(waiting, num_returns=len(waiting), timeout=GRACE)[1])
+        return waiting
 
     def hold(
         self,
