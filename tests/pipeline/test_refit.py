@@ -145,6 +145,22 @@ def test_a_run_that_grows(place, tmp_path):
     assert run.concepts()["n_eligible"].sum() == run.decisions()["rank"].is_not_null().sum()
 
 
+def test_other_vectors_under_the_same_names_fit_anew(tmp_path):
+    """Concepts are those of what is there: not of vectors that were."""
+    rows = planted(200, seed=1)
+    for folder, vectors in (("run", planted(200, seed=2)), ("run", rows), ("fresh", rows)):
+        shutil.rmtree(tmp_path / "in", ignore_errors=True)
+        write_shards(tmp_path / "in", vectors, shards=2, extra={"good": list(range(200))})
+        recipe = parse_recipe(values(tmp_path, folder, dedup={"blocks": 5}, filter=[]))
+        runner.run(recipe, until="select", force=True, refit=True)
+    assert decisions_digest(tmp_path / "run") == decisions_digest(tmp_path / "fresh")
+    assert centroids_of(tmp_path / "run") == centroids_of(tmp_path / "fresh")
+
+
+def centroids_of(run):
+    return pl.read_parquet(run / "4_concepts" / "centroids.parquet")["centroid"].to_list()
+
+
 def test_damage_is_found(place):
     shutil.copytree(place / "run", place / "damaged")
     path = min((place / "damaged" / "4_concepts" / "assignments").glob("part-*"))

@@ -129,6 +129,8 @@ def test_a_run_says_when_complexity_decides_nothing(place, caplog):
     assert said.startswith("select: complexity decides nothing here: all concepts get about the same share")
     assert said in caplog.text
     assert "complexity gives the largest concept 1" in caplog.text
+    even = decided(place, complexity="inter*intra", temperature="{effective_share: 0.99}")
+    assert summarize(even.folder).warnings[-1].endswith("because all are as complex")
     assert not [
         one
         for one in summarize(decided(place, complexity="uniform").folder).warnings

@@ -2,7 +2,7 @@
 
 The blocks of `2_concepts` serve to compare samples, and for scores that go by concept. Where `dedup.blocks` is set, the
 selection goes by concepts of its own, in `4_concepts`: the same tables, of all samples, fitted on the eligible ones
-alone. They stay as long as the eligible rows, the model and the settings are the same: another share to keep fits nothing.
+alone. They stay as long as the eligible rows, their vectors and the settings are the same: another share to keep fits nothing.
 """
 
 import hashlib
@@ -49,9 +49,9 @@ def run(context: Context) -> bool:
     embedded = context.run.fingerprint(context.run.embeddings)
     rows = hashlib.sha256("".join(sorted(digest for _, digest in left.values())).encode()).hexdigest()
     wanted = storage.fingerprint(
-        "refit", VERSION, recipe.cluster.model_dump(exclude=NOT_FITTED), model_of(context), rows
+        "refit", VERSION, recipe.cluster.model_dump(exclude=NOT_FITTED), model_of(context), rows, embedded
     )
-    if context.run.is_done(folder, storage.fingerprint(wanted, embedded)):
+    if context.run.is_done(folder, wanted):
         return False
     context.run.unmark(folder)
     centroids = folder / "centroids.parquet"
@@ -65,7 +65,7 @@ def run(context: Context) -> bool:
         "concepts": len(sizes), "samples": int(sizes.sum()), "fitted_on": n_left, "empty": int((sizes == 0).sum()),
         "largest": int(sizes.max(initial=0)), "fit": fit_facts(centroids),
     }  # fmt: skip
-    context.run.mark(folder, storage.fingerprint(wanted, embedded), facts)
+    context.run.mark(folder, wanted, facts)
     log.info("select: concepts fitted on the %s samples that are left: %s", f"{n_left:,}", f"{len(sizes):,}")
     return True
 

@@ -37,7 +37,7 @@ from curate.selection.rows.order import Order, noise_column, order_of, read_colu
 from curate.selection.rows.ranks import Ranked
 from curate.selection.rows.run_rows import RunRows, classes_of, floor_classes_of, labels_of
 from curate.selection.rules import Choice
-from curate.selection.spread import DECIDES_NOTHING, Spread, said_of
+from curate.selection.spread import DECIDES_NOTHING, Solved, Spread, said_of
 from curate.weighting import stage_weights
 
 __all__ = ["VERSION", "Funnel", "Selection", "check_recipe", "run"]
@@ -165,9 +165,15 @@ def _even(select: Selector, divided: Spread) -> list[str]:
         return []
     if divided.effective_share <= DECIDES_NOTHING:
         return []
+    solved = isinstance(select.density.temperature, Solved)
+    cure = (
+        "as select.temperature asks, or because all are as complex"
+        if solved
+        else "select.temperature: auto makes it count, select.subtract_mean: true too"
+    )
     said = (
         f"complexity decides nothing here: all concepts get about the same share ({divided.effective:,.1f} effective "
-        f"concepts of {divided.concepts:,}); select.temperature: auto makes it count, select.subtract_mean: true too"
+        f"concepts of {divided.concepts:,}); {cure}"
     )
     return [said]
 
