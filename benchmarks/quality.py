@@ -23,9 +23,10 @@ sys.path[:0] = [str(Path(__file__).resolve().parent)]
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # one worker per core
 
 import numpy as np
-from subsets import judges, methods, pools, runs, tables
+from subsets import judges, methods, pools, runs, tables, verdict
 
 DRAWS = 10
+PLACEBO = 999
 HEAD_SHARES = (0.1, 0.2, 0.3, 0.5, 0.7)
 PIXEL_SHARES = (0.1, 0.3)
 PIXEL_POOLS = ("clean", "noise 20 %", "human-like 20 %", "copies 30 %", "tail 100:1", "all three")
@@ -57,21 +58,25 @@ class Job:
 def jobs(options: argparse.Namespace) -> list[Job]:
     """Return what is to do, the long ones first."""
     names = FAST_POOLS if options.fast else tuple(pools.POOLS)
-    seeds = (0,) if options.fast else (0, 1)
+    seeds = tuple(options.seeds) if options.seeds else (0,) if options.fast else (0, 1)
+    pixel_seeds = tuple(options.seeds) if options.seeds else (0, 1, 2)
     chosen = []
     if not options.fast:
         chosen = [
             Job(name, seed, "pixels", PIXEL_SHARES, 5, options.data, options.out)
-            for seed in (0, 1, 2) for name in PIXEL_POOLS
+            for seed in pixel_seeds for name in PIXEL_POOLS
         ]  # fmt: skip
-    shares = (0.1, 0.3) if options.fast else HEAD_SHARES
+    shares = tuple(options.shares or ((0.1, 0.3) if options.fast else HEAD_SHARES))
     chosen += [
-        Job(name, seed, "pairs" if name.startswith("emoji") else "heads", shares, DRAWS, options.data, options.out)
+        Job(name, seed, "pairs" if name.startswith("emoji") else "heads", shares, options.draws, options.data, options.out)
         for seed in seeds for name in names
     ]  # fmt: skip
     recipes = None if options.recipes is None else tuple(options.recipes)
     return [
-        replace(job, recipes=recipes) for job in chosen if options.only is None or job.pool in options.only
+        replace(job, recipes=recipes)
+        for job in chosen
+        if (options.only is None or job.pool in options.only)
+        and (options.judges is None or job.judge in options.judges)
     ]
 
 
@@ -82,7 +87,9 @@ def subsets(
     n_keep = round(share * len(pool))
     for draw in range(job.draws + 1):
         name = "placebo" if draw == job.draws else f"draw {draw}"
-        rng = np.random.default_rng([job.seed, 9, round(share * 1000), draw])
+        # The number of the placebo is its own, so that more draws later do not repeat it.
+        number = PLACEBO if draw == job.draws else draw
+        rng = np.random.default_rng([job.seed, 9, round(share * 1000), number])
         if name not in done:
             yield name, np.sort(rng.choice(len(pool), n_keep, replace=False))
     recipes = methods.by_labels() if pool.labels else methods.by_pairs()
@@ -138,6 +145,12 @@ def main() -> None:
     parser.add_argument("--fast", action="store_true", help="three pools, two shares, heads only")
     parser.add_argument("--only", nargs="+", metavar="POOL", help="some pools")
     parser.add_argument("--recipes", nargs="+", metavar="NAME", help="some recipes")
+    parser.add_argument("--judges", nargs="+", choices=("heads", "pixels", "pairs"), help="some judges")
+    parser.add_argument("--seeds", nargs="+", type=int, metavar="SEED", help="some pools of each kind")
+    parser.add_argument(
+        "--shares", nargs="+", type=float, metavar="SHARE", help="some shares, for heads and pairs"
+    )
+    parser.add_argument("--draws", type=int, default=DRAWS, help="random draws, for heads and pairs")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--table", action="store_true", help="only print the tables of what is there")
     parser.add_argument(
@@ -157,8 +170,9 @@ def main() -> None:
                 print(line, file=sys.stderr, flush=True)
     found = [cell for path in sorted((options.out / "cells").glob("*.jsonl")) for cell in tables.read(path)]
     print(tables.markdown(found))
+    print(verdict.markdown(found))
     if options.results:
-        tables.into(options.results, found)
+        tables.into(options.results, found, verdict.markdown(found) + "\n")
     if options.plots:
         tables.plots(found, options.plots)
 

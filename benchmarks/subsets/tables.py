@@ -93,13 +93,13 @@ def markdown(cells: Sequence[Cell]) -> str:
     return "\n".join(lines)
 
 
-def into(page: Path, cells: Sequence[Cell]) -> None:
-    """Put the tables of cells into a page, in the place of those that are behind its mark."""
+def into(page: Path, cells: Sequence[Cell], before: str = "") -> None:
+    """Put the tables of cells into a page, behind `before`, in the place of what is behind its mark."""
     text = page.read_text(encoding="utf-8")
     head, mark, _ = text.partition(MARK)
     if not mark:
         raise ValueError(f"{page} must have a line {MARK} behind which the tables stand")
-    page.write_text(f"{head}{mark}\n\n{markdown(cells).rstrip()}\n", encoding="utf-8")
+    page.write_text(f"{head}{mark}\n\n{before}{markdown(cells).rstrip()}\n", encoding="utf-8")
 
 
 def _draws(group: Sequence[Cell], share: float) -> str:

@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[2] / "benchmarks")]
-from subsets import methods, pools, tables
+from subsets import methods, pools, tables, verdict
 
 
 def test_a_difference_is_beyond_chance_as_a_t_test_says():
@@ -89,3 +89,44 @@ def test_a_page_gets_the_tables_behind_its_mark(tmp_path):
     page.write_text("no mark")
     with pytest.raises(ValueError, match="must have a line"):
         tables.into(page, cells)
+
+
+def _cells(gains, pool="p", share=0.1, judge="heads"):
+    draws = {"draw 0": 0.0, "draw 1": 0.1, "draw 2": -0.1}
+    return [
+        {
+            "judge": judge,
+            "pool": pool,
+            "seed": 0,
+            "share": share,
+            "name": name,
+            "rows": 9,
+            "value": 0.5 + gain / 100,
+        }
+        for name, gain in (draws | gains).items()
+    ]
+
+
+def test_what_is_said_of_auto_as_a_whole():
+    cells = _cells({"placebo": 0.0, "auto": 3.0, "oracle: both": 4.0, "oracle: right labels": 2.0})
+    cells += _cells({"placebo": -5.0, "auto": -2.0, "oracle: both": 0.5}, pool="q")
+    cells += _cells({"placebo": 0.0, "auto": 1.0, "oracle: both": 2.0}, share=0.3)
+    found = verdict.places(cells)
+    assert [round(part, 6) for _, part in verdict.share_of_oracle(found, "auto")] == [0.75, 0.5]
+    text = verdict.markdown(cells)
+    assert "`auto` is below random beyond chance in 1 of 3 cells; its worst cell is -2.0 points" in text
+    assert "over a point (2 cells), `auto` gains 62% of that" in text
+    assert "least in p at 30% judged by heads: 50%" in text
+
+
+def test_what_is_chosen_without_a_pool_is_judged_on_it():
+    parts = dict.fromkeys(verdict.PARTS, 0.0)
+    cells = [
+        *_cells(parts | {"auto": 1.0, "floor half, then random": 5.0}, pool="tail"),
+        *_cells(parts | {"auto": 2.0, "noise out (auto), then random": 3.0}, pool="noise"),
+    ]
+    found = verdict.left_out(verdict.places(cells))
+    assert found["tail"][0] == "noise out (auto), then random"
+    assert [round(one, 6) for one in found["tail"][1:]] == [0.0, 1.0]
+    assert found["noise"][0] == "floor half, then random"
+    assert verdict.left_out(verdict.places(_cells(parts))) == {}
