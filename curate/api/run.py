@@ -216,13 +216,13 @@ class Run(StoredRun):
         *,
         split: str | None = None,
         holdout: float | str | None = None,
-        seed: int = 0,
-        judge: Literal["auto", "heads", "pixels", "pairs"] = "auto",
+        seed: int | None = None,
+        judge: Literal["auto", "heads", "pixels", "pairs"] | None = None,
         keep: Sequence[float | str] = (),
         methods: Sequence[str] = (),
-        draws: int = 5,
-        seeds: int = 3,
-        steps: int = 500,
+        draws: int | None = None,
+        seeds: int | None = None,
+        steps: int | None = None,
         near: float | None = None,
         device: str = "auto",
         workers: int | None = None,
@@ -232,7 +232,7 @@ class Run(StoredRun):
         """Train one model on what the run keeps, on random draws of that size and on everything, and compare them.
 
         Rows are held out first, and the selection is repeated without them in a scratch copy; the run stays as it is,
-        but for the folder ``evaluation``.
+        but for the folder ``evaluation``. What is not given is as the section ``evaluate`` of the run's recipe has it.
 
         Parameters
         ----------
@@ -240,21 +240,21 @@ class Run(StoredRun):
             Judge by the rows of this split: of the files, or of the column ``split``, or ``COLUMN=VALUE``.
         holdout : float, optional
             Judge by a random share of the rows, 0.1 by default.
-        seed : int
-            Of the rows held out, the random draws and the models.
-        judge : str
+        seed : int, optional
+            Of the rows held out, the random draws and the models; 0 by default.
+        judge : str, optional
             What is trained: "heads" (a network on the vectors), "pixels" (a network on the images, from scratch), "pairs"
-            (maps of the vectors of images and captions), or "auto".
+            (maps of the vectors of images and captions), or "auto", the default.
         keep : list of float
             Shares to compare at; that of the run by default.
         methods : list of str
             Methods to compare, such as ``"density"`` or ``"hardest:el2n"``; ``"run"``, the default, selects as the run does.
-        draws : int
-            Random draws of the same size, at least 5.
-        seeds : int
-            Models per subset, at least 2.
-        steps : int
-            Steps that every model is trained for.
+        draws : int, optional
+            Random draws of the same size, at least 5, the default.
+        seeds : int, optional
+            Models per subset, at least 2; 3 by default.
+        steps : int, optional
+            Steps that every model is trained for; 500 by default.
         near : float, optional
             Held-out rows more similar than 1 - `near` to a row of the pool judge nothing; the epsilon of the run's dedup
             by default, else 0.002.
@@ -281,9 +281,10 @@ class Run(StoredRun):
         from curate.evaluation.evaluate import evaluate_run
         from curate.evaluation.files import check_out, out_folder, write_evaluation
         from curate.evaluation.request import make_request
+        from curate.pipeline.rescore import chosen_recipe
 
         request = make_request(
-            judge=judge, split=split, holdout=holdout, seed=seed, keep=keep, methods=methods, draws=draws, seeds=seeds,
+            chosen_recipe(self.path).evaluate, judge=judge, split=split, holdout=holdout, seed=seed, keep=keep, methods=methods, draws=draws, seeds=seeds,
             steps=steps, near=near, device=device, workers=workers,
         )  # fmt: skip
         check_out(self.folder, out)

@@ -23,16 +23,17 @@ def evaluate(
         Option("--holdout", help="Judge by a random share that leaves the pool first; 10% by default."),
     ] = None,
     seed: Annotated[
-        int, Option("--seed", min=0, help="Of the rows held out, the random draws and the models.")
-    ] = 0,
+        int | None,
+        Option("--seed", min=0, help="Of the rows held out, the random draws and the models; 0 by default."),
+    ] = None,
     judge: Annotated[
-        str,
+        flag.Text,
         Option(
             "--judge",
             help="heads (on the vectors, a quick look), pixels (a network from scratch), pairs (of images and captions), or "
-            "auto: pixels where small images have labels.",
+            "auto (the default): pixels where small images have labels.",
         ),
-    ] = "auto",
+    ] = None,
     keep: Annotated[
         flag.Text, Option("--keep", help="Shares to compare at: 0.1,0.2,0.5; that of the run by default.")
     ] = None,
@@ -43,9 +44,15 @@ def evaluate(
             help="Methods to compare: density,random,hardest:el2n; run (the default) selects as the run does.",
         ),
     ] = None,
-    draws: Annotated[int, Option("--draws", help="Random draws of the same size, at least 5.")] = 5,
-    seeds: Annotated[int, Option("--seeds", help="Models per subset, at least 2.")] = 3,
-    steps: Annotated[int, Option("--steps", help="Steps that every model is trained for.")] = 500,
+    draws: Annotated[
+        int | None, Option("--draws", help="Random draws of the same size, at least 5 (the default).")
+    ] = None,
+    seeds: Annotated[
+        int | None, Option("--seeds", help="Models per subset, at least 2; 3 by default.")
+    ] = None,
+    steps: Annotated[
+        int | None, Option("--steps", help="Steps that every model is trained for; 500 by default.")
+    ] = None,
     near: Annotated[
         float | None,
         Option("--near", help="Held-out rows more similar than 1 - NEAR to a row of the pool judge nothing."),
@@ -60,17 +67,21 @@ def evaluate(
     json_: flag.Json = False,
     quiet: flag.Quiet = False,
 ) -> None:
-    """Train one model on what a run keeps, on random draws of that size and on everything, and compare them."""
+    """Train one model on what a run keeps, on random draws of that size and on everything, and compare them.
+
+    What no flag says is as the section evaluate of the run's recipe has it.
+    """
     from curate.evaluation.evaluate import evaluate_run
     from curate.evaluation.files import check_out, out_folder, write_evaluation
     from curate.evaluation.request import make_request
+    from curate.pipeline.rescore import chosen_recipe
     from curate.runs.run import open_run
 
+    folder = open_run(run).folder
     request = make_request(
-        judge=judge, split=split, holdout=holdout, seed=seed, keep=_listed(keep), methods=_listed(methods), draws=draws,
+        chosen_recipe(run).evaluate, judge=judge, split=split, holdout=holdout, seed=seed, keep=_listed(keep), methods=_listed(methods), draws=draws,
         seeds=seeds, steps=steps, near=near, device=device, workers=workers,
     )  # fmt: skip
-    folder = open_run(run).folder
     check_out(folder, out)
     with progress(quiet=quiet) as show, logged(quiet=True):
         found = evaluate_run(run, request, progress=show)

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from curate.errors import UsageError
-from curate.evaluation.judges import STEPS
+from curate.recipe import Evaluate
 from curate.selection.registry import selectors
 from curate.settings import parse_share
 
@@ -59,25 +59,38 @@ class Request:
 
 
 def make_request(
+    recipe: Evaluate | None = None,
     *,
-    judge: str = "auto",
+    judge: str | None = None,
     split: str | None = None,
     holdout: float | str | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     keep: Sequence[float | str] = (),
     methods: Sequence[str] = (),
-    draws: int = LEAST_DRAWS,
-    seeds: int = 3,
-    steps: int = STEPS,
+    draws: int | None = None,
+    seeds: int | None = None,
+    steps: int | None = None,
     near: float | None = None,
     device: str = "auto",
     workers: int | None = None,
 ) -> Request:
     """Return a request; raises UsageError for what cannot be.
 
+    recipe : the section `evaluate` of a recipe, which holds for what is not given.
+
     >>> make_request(keep=["10%"], methods=["random", "hardest:el2n"]).methods[1]
     Method(name='hardest:el2n', settings={'select.method': 'hardest', 'select.by': 'el2n'})
     """
+    own = Evaluate() if recipe is None else recipe
+    if split is None and holdout is None:
+        split, holdout = own.split, own.holdout
+    judge, seed, draws, seeds, steps, near = (
+        getattr(own, name) if given is None else given
+        for name, given in {
+            "judge": judge, "seed": seed, "draws": draws, "seeds": seeds, "steps": steps, "near": near
+        }.items()
+    )  # fmt: skip
+    keep, methods = keep or own.keep, methods or own.methods
     if judge not in ("auto", *JUDGES):
         raise UsageError(f"--judge must be auto, {', '.join(JUDGES)}, got {judge!r}")
     if split is not None and holdout is not None:

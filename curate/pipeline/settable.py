@@ -12,7 +12,7 @@ from curate.runs.folder import folder_of
 __all__ = ["require_settable"]
 
 #: Where and how work is done: every command takes these.
-_HOW = ("workers", "memory", "engine", "ray", "remote", "limits", "notify", "run")
+_HOW = ("workers", "memory", "engine", "ray", "remote", "limits", "notify", "evaluate", "run")
 _DECIDED = ("filter", "pin", "exclude", "only", "dedup", "select", "weight")
 #: Settings that change nothing of what was read or embedded, wherever they stand.
 _ACCESS = ("device", "storage_options")

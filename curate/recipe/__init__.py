@@ -6,6 +6,7 @@ recipe as ``${ENV}``; one that stands there literally works, and is written nowh
 
 from curate.recipe.dedup import Cluster, Dedup, DropShare
 from curate.recipe.embed import Embed
+from curate.recipe.evaluate import Evaluate
 from curate.recipe.notify import Notify
 from curate.recipe.recipe import Card, Limits, Ray, Recipe, Remote, Write
 from curate.recipe.scores import FAMILIES, Family
@@ -33,6 +34,7 @@ __all__ = [
     "Dedup",
     "DropShare",
     "Embed",
+    "Evaluate",
     "External",
     "Family",
     "Fuse",

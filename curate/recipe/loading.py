@@ -25,6 +25,7 @@ from curate.recipe import (
     Dedup,
     DropShare,
     Embed,
+    Evaluate,
     Limits,
     Notify,
     Ray,
@@ -382,6 +383,7 @@ _NESTED: dict[str, type[BaseModel]] = {
     "source": Source, "embed": Embed, "cluster": Cluster, "dedup": Dedup, "epsilon": DropShare,
     "write": Write, "limits": Limits, "filter": ScoreFilter,
     "card": Card, "caption": Captions, "against": Against, "target": Source, "notify": Notify, "ray": Ray, "remote": Remote,
+    "evaluate": Evaluate,
 }  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, field_serializer, m
 from curate.io.remote.cache import DEFAULT_BYTES
 from curate.recipe.dedup import Cluster, Dedup
 from curate.recipe.embed import Embed
+from curate.recipe.evaluate import Evaluate
 from curate.recipe.limits import StageTimes
 from curate.recipe.notify import Notify
 from curate.recipe.scores import Family, dumped, tagged
@@ -119,6 +120,7 @@ class Recipe(Settings):
     select: Select
     weight: Weight = None
     write: Write = Write()
+    evaluate: Evaluate | None = None
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     remote: Remote = Field(default_factory=Remote)
     memory: Annotated[Bytes, AfterValidator(enough_memory)] = Field(default_factory=default_memory)

@@ -15,9 +15,10 @@ import pytest
 from PIL import Image
 
 import curate
-from curate.errors import RunError, UsageError
+from curate.errors import RecipeError, RunError, UsageError
 from curate.evaluation.evaluate import evaluate_run
 from curate.evaluation.request import make_request
+from curate.recipe.loading import parse_recipe
 from tests.fixtures.builders import recipe_values, write_shards
 from tests.fixtures.calls import curate as call
 from tests.fixtures.folders import files_below
@@ -199,6 +200,61 @@ def test_a_curve_of_methods_needs_one_command_and_leaves_the_run_alone(made, tmp
     page = (tmp_path / "out" / "evaluation.html").read_text()
     assert "easiest:el2n" in page
     assert "where chance alone puts a random draw" in page
+
+
+def test_what_flags_do_not_say_is_as_the_recipe_has_it(made, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "curate.evaluation.evaluate.evaluate_run", lambda run, request, progress: asked.append(request)
+    )
+    monkeypatch.setattr("curate.evaluation.files.write_evaluation", lambda *_: None)
+    monkeypatch.setattr(
+        "curate.pipeline.rescore.chosen_recipe", lambda run: parse_recipe(values), raising=True
+    )
+    section = {
+        "split": "fold=test",
+        "judge": "heads",
+        "methods": ["random", "hardest:el2n"],
+        "keep": [0.1],
+        "draws": 7,
+    }
+    values = recipe_values("x.parquet", tmp_path / "run", evaluate=section)
+    made.evaluate(progress=False)
+    made.evaluate(holdout="20%", judge="pixels", methods=["run"], seeds=5, progress=False)
+    first, second = asked
+    assert (first.split, first.holdout, first.judge, first.draws, first.seeds) == (
+        "fold=test",
+        None,
+        "heads",
+        7,
+        3,
+    )
+    assert [one.name for one in first.methods] == ["random", "hardest:el2n"]
+    assert (second.split, second.holdout, second.judge, second.draws, second.seeds) == (
+        None,
+        0.2,
+        "pixels",
+        7,
+        5,
+    )
+    assert [one.name for one in second.methods] == ["run"]
+
+
+@pytest.mark.parametrize(
+    ("section", "match"),
+    [
+        ({"split": "test", "holdout": 0.1}, "takes split or holdout, not both"),
+        ({"methods": ["harder"]}, r"must name methods to compare \(run, .*got 'harder'"),
+        ({"methods": ["all"]}, "must name methods to compare"),
+        ({"draws": 2}, "draws"),
+        ({"steps": 0}, "steps"),
+        ({"holdout": 1.0}, "holdout"),
+        ({"jugde": "heads"}, "did you mean 'judge'"),
+    ],
+)
+def test_a_section_that_cannot_be_is_refused_when_the_recipe_is_read(section, match):
+    with pytest.raises(RecipeError, match=match):
+        parse_recipe(recipe_values("x.parquet", "run", evaluate=section))
 
 
 @pytest.mark.parametrize(
