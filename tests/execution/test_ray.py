@@ -354,6 +354,7 @@ def fresh():
         yield run, folder
 
 
+@pytest.mark.long
 @needs_ray
 def test_a_fresh_machine_runs_a_recipe(fresh, source, tmp_path):
     run, folder = fresh

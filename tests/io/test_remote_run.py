@@ -383,6 +383,7 @@ def test_a_bounded_cache_gives_the_same_tables(local, options, lake, url, monkey
         assert known.path(name).stat().st_size == states[name].size and known.path(name).stat().st_blocks == 0
 
 
+@pytest.mark.long
 def test_an_error_of_a_selection_puts_the_recipe_back(local, options, again):
     runner.run(recipe_at(again, local[0], options))
     recipe = rescore.chosen_recipe(again, settings={"select.keep": 0.99, "filter": ["uid > 's000050'"]})

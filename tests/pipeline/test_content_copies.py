@@ -194,6 +194,7 @@ def test_copies_in_a_folder_grow_are_retried_and_explained(in_folder):
     assert curate("verify", "run").code == 0
 
 
+@pytest.mark.long
 def test_copies_by_path_in_tables_over_shards_and_beside_bytes(in_folder):
     """Images by path in two Parquet files and inline in a third: one content, whatever it is called."""
     folder_of_images("in", {"a": 1, "b": 2, "c": 1})

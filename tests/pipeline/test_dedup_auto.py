@@ -195,6 +195,7 @@ def test_where_the_model_cannot_tell_copies_small_pictures_decide(place, first, 
     check_greedy(found, noted["epsilon"], confirmed=confirmed_by_pictures(frame))
 
 
+@pytest.mark.long
 def test_epsilon_stays_while_data_grow_until_a_refit(place):
     write(place / "grown", range(60), "a")
     before = run(place, "growing", source="grown")

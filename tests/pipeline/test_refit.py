@@ -108,6 +108,7 @@ def test_another_share_fits_nothing_and_other_rows_do(place, monkeypatch):
     assert check_run(place / "more").violations == []
 
 
+@pytest.mark.long
 def test_the_same_bytes_after_an_interruption_and_on_two_workers(place, tmp_path, monkeypatch):
     digest = decisions_digest(place / "run")
     runner.run(parse_recipe(values(place, "two", workers=2, memory="3GB")), until="select")
