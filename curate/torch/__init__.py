@@ -4,7 +4,9 @@ Not imported by `import curate`, so that torch is loaded only where it is used. 
 in the processes of a distributed training (`torch.distributed`); docs/training.md has a loop to copy.
 """
 
+from curate.torch.infobatch import Indexed, InfoBatch
 from curate.torch.reweighter import LossReweighter
 from curate.torch.run_sampler import RunSampler, sampler
+from curate.torch.soft_cap_sampler import SoftCapSampler
 
-__all__ = ["LossReweighter", "RunSampler", "sampler"]
+__all__ = ["Indexed", "InfoBatch", "LossReweighter", "RunSampler", "SoftCapSampler", "sampler"]

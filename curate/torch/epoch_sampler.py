@@ -1,15 +1,18 @@
 """What every sampler here does: epochs by number, shares of the processes, checkpoints in the middle of an epoch."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch.utils.data import Sampler
 
 from curate.errors import UsageError
+from curate.hashing import hash_uids
 from curate.torch.ranks import world
 
-__all__ = ["EpochSampler"]
+__all__ = ["EpochSampler", "item_hashes"]
 
 #: Indices that become Python numbers at a time.
 _BLOCK = 65_536
@@ -124,3 +127,15 @@ class EpochSampler(Sampler[int]):
     def _draw(self, epoch: int, size: int) -> torch.Tensor:
         """Return the indices that all processes get in an epoch, (size,)."""
         raise NotImplementedError
+
+
+def item_hashes(uids: Sequence[str] | None, n: int, purpose: str, seed: int) -> npt.NDArray[np.uint64]:
+    """Return one uniform number per item, fixed by its uid (or its place) and the seed; (n,).
+
+    Raises UsageError unless there are n different uids.
+    """
+    if uids is not None and (len(uids) != n or len(set(uids)) != n):
+        raise UsageError(
+            f"uids must be {n:,} different ones, one per item, got {len(uids):,} ({len(set(uids)):,} different)"
+        )
+    return hash_uids((str(place) for place in range(n)) if uids is None else uids, seed, purpose)

@@ -216,7 +216,7 @@ def test_shares():
         ("filter", ["x > 1", {"by": "x", "top": 2}], "filter.1.top must be in [0, 1], got 2"),
         ("filter", [3], "filter must be text or settings, got 3"),
         ("weight", "concep", ("weight.method must be 'concept', 'linupper', 'quadratic', 'extremes', 'upper', "
-         "'focal' or 'inverse', got 'concep'")),
+         "'focal', 'inverse' or 'soft_cap', got 'concep'")),
         ("weight", {"method": "focal", "gama": 1}, "weight.gama is not a setting; did you mean 'gamma'?"),
         ("dedup", {"epsilon": 0.1, "against": {"path": "x", "nme": 1}},
          "dedup.against.0.nme is not a setting; did you mean 'name'?"),
