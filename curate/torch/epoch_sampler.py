@@ -24,7 +24,7 @@ class EpochSampler(Sampler[int]):
     All processes draw the same indices for an epoch, from seed and epoch alone, and each takes every `num_replicas`-th of
     them, so that no two get the same place. `num_samples` is the number for one process, `total_size` that for all.
     Where the indices of an epoch are no multiple of the processes, some more are drawn, so that all have as many;
-    with `drop_last` the ones too many are left out.
+    with `drop_last` some fewer.
 
     A subclass says how many indices an epoch has (`_n_indices`) and which they are (`_draw`).
     """
@@ -82,9 +82,8 @@ class EpochSampler(Sampler[int]):
         if given is not None and given < 0:
             raise UsageError(f"given must be at least 0, got {given}")
         size, epoch, used = self.total_size, self.epoch, self._given
-        if given is not None:
-            over = given >= self.num_samples
-            epoch, used = (self._begun + 1, 0) if over else (self._begun, int(given))
+        if given is not None:  # where all was used, the epoch is still this one, and goes on with nothing
+            epoch, used = self._begun, min(int(given), self.num_samples)
         return {
             "seed": self.seed, "epoch": epoch, "given": used, "num_replicas": self.num_replicas, "total_size": size,
         }  # fmt: skip
@@ -107,11 +106,15 @@ class EpochSampler(Sampler[int]):
         self._begun = self.epoch
 
     def __iter__(self) -> Iterator[int]:
-        """Yield the indices of one epoch."""
+        """Yield the indices of one epoch; raises UsageError where `drop_last` leaves none."""
         if self._given and not self._resumed:  # the iteration before was broken off
             self.epoch += 1
         start, epoch = self._given if self._resumed else 0, self.epoch
         self._begun, self._given, self._resumed = epoch, start, False
+        if not self.total_size:
+            raise UsageError(
+                f"an epoch has {self._n_indices():,} indices, and drop_last leaves none for {self.num_replicas:,} processes"
+            )
         indices = self._draw(epoch, self.total_size)[self.rank :: self.num_replicas]
         for first in range(start, len(indices), _BLOCK):
             for index in indices[first : first + _BLOCK].tolist():

@@ -78,7 +78,8 @@ class LossReweighter:
             else:
                 weight = self._to_mean_one(self._raw(loss, known), known)
             if self.over_ranks:  # exactly 1 where all processes have as many losses
-                weight = weight * (known[mine].sum() * world(self.group)[0] / known.sum())
+                own, every = (one.sum(dtype=weight.dtype) for one in (known[mine], known))
+                weight = weight * (own * world(self.group)[0] / every)
             return torch.where(known, weight, torch.nan)[mine].to(losses.dtype)
 
     def _raw(self, loss: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
@@ -100,7 +101,7 @@ class LossReweighter:
         return torch.where(known, torch.exp(value - value.max()), 0)
 
     def _to_mean_one(self, raw: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
-        n, total = known.sum(), raw.sum()
+        n, total = known.sum(dtype=raw.dtype), raw.sum()
         weight = torch.where(total > 0, raw * (n / total), known.to(raw.dtype))
         return weight if self.max_weight is None else self._capped(weight, n, self.max_weight)
 
@@ -108,7 +109,7 @@ class LossReweighter:
     def _capped(weight: torch.Tensor, n: torch.Tensor, cap: float) -> torch.Tensor:
         """Return `cap_weights` of the rows that have a weight; the others, with 0, stay below the cap."""
         descending = weight.sort(descending=True).values
-        place = torch.arange(len(weight), device=weight.device)
+        place = torch.arange(len(weight), device=weight.device, dtype=weight.dtype)
         rest, left = descending.flip(0).cumsum(0).flip(0), n - cap * place
         scale = left / rest
         fits = (rest == 0) | (descending * scale <= cap)

@@ -22,8 +22,8 @@ class RunSampler(EpochSampler):
     """Draws indices by their weights, for one process or for the processes of a distributed training.
 
     weights : (n,), of all items; rows of weight 0 never come up. num_samples : indices per epoch, of all processes. Where that
-    is no multiple of the processes, more are drawn; without replacement the first of the epoch come once more, and
-    `drop_last` leaves out the last instead.
+    is no multiple of the processes, some more are drawn, with `drop_last` some fewer; where all items are drawn already
+    (without replacement), the first of the epoch come once more.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ def sampler(
     num_replicas, rank
         How many processes there are, and which this is; by default as `torch.distributed` says, once it is initialised.
     drop_last
-        Where the processes cannot share `num_samples` evenly, leave out what is too many; by default some more are drawn.
+        Where the processes cannot share `num_samples` evenly, draw fewer; by default some more are drawn.
 
     Returns
     -------
