@@ -32,12 +32,12 @@ class SoftCap(Weigher):
     a row has 86 % of the odds after one draw. draws : how many there are, of all kept rows; null: as many as rows.
     """
 
-    weighs = "how often it is drawn with odds softmax(`by` / `temperature`), which fall by `penalty` with every draw"
+    weighs = "how often it is drawn: odds are softmax(`by` / `temperature`), and each draw takes `penalty` off that"
     needs = "a score (`by`), larger is better"
     direction = "samples of a high score, several times"
     paper = "Shechter and Carmon 2025, arXiv:2503.08805"
     cost = "one number per row, and one per draw"
-    avoid = "when the score is on another scale than logits and `temperature` is not set, or whole repeats do not matter"
+    avoid = "when samples are to come once each, or scores are far from the scale of logits and `temperature` is not set"
     needs_draws: ClassVar[bool] = True
     place = 7
 

@@ -5,10 +5,11 @@ All jobs run once, in both processes, when the first test asks; each returns wha
 
 import itertools
 import os
+import runpy
+import socket
 import subprocess
 import sys
 from datetime import timedelta
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,8 +21,8 @@ from torch.utils.data import DataLoader
 from curate.torch import Indexed, InfoBatch, LossReweighter, RunSampler, SoftCapSampler
 from curate.torch.ranks import gather, world
 from curate.weighting.loss import METHODS, loss_weights
+from tests.fixtures.training import ROOT, training_place
 
-ROOT = Path(__file__).resolve().parents[2]
 NAN = float("nan")
 #: Losses of a batch in each process: as many, fewer, none, only broken ones, one empty.
 BATCHES = {
@@ -134,29 +135,60 @@ def pruned_epoch(prune, epoch):
 JOBS = [weigh, gathered, gradients, draws, pruned]
 
 
-def work(store, rank):
+def example(rank, port, folder, shards, run):
+    """Run the loop in docs/training.md, with what torchrun tells a process."""
+    told = {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    call = [
+        "train.py", run, shards, "--checkpoint", f"{folder}/two.pt", "--samples", "45", "--batch-size", "4",
+        "--epochs", "2", "--workers", "0",
+    ]  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in told.items():
+            patch.setenv(name, value)
+        for steps in ("8", "99"):  # stops in the second epoch, and goes on
+            patch.setattr(sys, "argv", [*call, "--steps", steps])
+            runpy.run_path(f"{folder}/train.py", run_name="__main__")
+
+
+def free_port():
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+def work(rank, folder, shards, run):
     """Do all jobs in one of two processes; return what they gave in both, by job."""
+    store = f"{folder}/store"
     distributed.init_process_group(
         "gloo", init_method=f"file://{store}", rank=rank, world_size=2, timeout=timedelta(seconds=60)
     )
     try:
         every = [None, None]
-        distributed.all_gather_object(every, {job.__name__: job(rank) for job in JOBS})
+        distributed.all_gather_object(
+            every, {job.__name__: job(rank) for job in JOBS} | {"port": free_port()}
+        )
     finally:
         distributed.destroy_process_group()
+    example(rank, every[0]["port"], folder, shards, run)
     return {job.__name__: [one[job.__name__] for one in every] for job in JOBS}
 
 
 @pytest.fixture(scope="module")
-def both(tmp_path_factory):
-    store = tmp_path_factory.mktemp("ranks") / "store"
-    code = "import sys; from tests.weighting.test_torch_ranks import work; work(sys.argv[1], 1)"
+def place(tmp_path_factory, no_flush):
+    folder = tmp_path_factory.mktemp("ranks")
+    shards, run = training_place(folder)
+    return str(folder), shards, str(run.path)
+
+
+@pytest.fixture(scope="module")
+def both(place):
+    code = "import sys; from tests.weighting.test_torch_ranks import work; work(1, *sys.argv[1:])"
     other = subprocess.Popen(
-        [sys.executable, "-c", code, store], cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"},
+        [sys.executable, "-c", code, *place], cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:
-        found = work(store, 0)
+        found = work(0, *place)
     finally:
         told = other.communicate(timeout=90)  # without this process, the other one gives up after a minute
     assert other.returncode == 0, told
@@ -240,3 +272,10 @@ def test_infobatch_makes_the_epochs_of_one_process(both):
         assert first[epoch][1] == second[epoch][1] == alone.scores.tolist()
     sizes = [sum(len(rows) for rows, _ in epoch[0]) for epoch in first]
     assert sizes[0] == sizes[4] == 12 and max(sizes[1:4]) < 12, "some are left out, and none at the end"
+
+
+def test_the_example_trains_in_two_processes(both, place):
+    state = torch.load(f"{place[0]}/two.pt")
+    assert state["draws"] == {"seed": 0, "epoch": 1, "given": 23, "num_replicas": 2, "total_size": 46}
+    assert state["reweight"] == {"steps": 12}
+    assert all(torch.isfinite(value).all() for value in state["model"].values())
