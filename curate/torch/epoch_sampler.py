@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import distributed
 from torch.utils.data import Sampler
 
 from curate.errors import UsageError
@@ -29,12 +30,20 @@ class EpochSampler(Sampler[int]):
     A subclass says how many indices an epoch has (`_n_indices`) and which they are (`_draw`).
     """
 
-    def __init__(self, seed: int, num_replicas: int | None, rank: int | None, *, drop_last: bool) -> None:
+    def __init__(
+        self,
+        seed: int,
+        num_replicas: int | None,
+        rank: int | None,
+        *,
+        drop_last: bool,
+        group: distributed.ProcessGroup | None = None,
+    ) -> None:
         if (num_replicas is None) != (rank is None):
             raise UsageError("num_replicas and rank must be given together, or neither")
         if num_replicas is not None and rank is not None and not 0 <= rank < num_replicas:
             raise UsageError(f"rank must be from 0 to num_replicas - 1, got {rank} of {num_replicas}")
-        self.seed, self.drop_last, self._place = seed, drop_last, (num_replicas, rank)
+        self.seed, self.drop_last, self.group, self._place = seed, drop_last, group, (num_replicas, rank)
         #: The epoch that comes next (or goes on), the one that was begun last, and what was given of it.
         self.epoch, self._begun, self._given, self._resumed = 0, 0, 0, False
 
@@ -42,13 +51,13 @@ class EpochSampler(Sampler[int]):
     def num_replicas(self) -> int:
         """The number of processes: as given, else as torch.distributed says when it is asked."""
         given = self._place[0]
-        return world()[0] if given is None else given
+        return world(self.group)[0] if given is None else given
 
     @property
     def rank(self) -> int:
         """The number of this process."""
         given = self._place[1]
-        return world()[1] if given is None else given
+        return world(self.group)[1] if given is None else given
 
     @property
     def num_samples(self) -> int:

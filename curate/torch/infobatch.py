@@ -103,7 +103,7 @@ class InfoBatch(EpochSampler):
         drop_last: bool = False,
         group: distributed.ProcessGroup | None = None,
     ) -> None:
-        super().__init__(seed, num_replicas, rank, drop_last=drop_last)
+        super().__init__(seed, num_replicas, rank, drop_last=drop_last, group=group)
         for name, number in (("n", n), ("epochs", epochs)):
             if number < 1:
                 raise UsageError(f"{name} must be at least 1, got {number}")
@@ -111,7 +111,7 @@ class InfoBatch(EpochSampler):
         for name, share, value in (("r", self._r, r), ("delta", self._delta, delta)):
             if not 0 <= share <= 1:
                 raise UsageError(f"{name} must be in [0, 1], got {value}")
-        self.epochs, self.group = epochs, group
+        self.epochs = epochs
         #: The last finite loss of each item, (n,); NaN where none was noted.
         self.scores = np.full(n, np.nan)
         self._hashes = item_hashes(uids, n, "infobatch", seed)
@@ -120,12 +120,18 @@ class InfoBatch(EpochSampler):
     def __call__(self, index: torch.Tensor, losses: torch.Tensor) -> torch.Tensor:
         """Note the losses of a batch, and return the weights of its samples in this epoch, (n,), without gradient.
 
-        index, losses : (n,). Raises UsageError for items that this epoch does not have.
+        index, losses : (n,). Raises UsageError for items that this epoch does not have, and where the losses of the other
+        processes cannot be had.
         """
         if losses.ndim != 1 or index.shape != losses.shape:
             raise UsageError(
                 "index and losses must have one number per sample (reduction='none'), got "
                 f"{tuple(index.shape)} and {tuple(losses.shape)}"
+            )
+        if world(self.group)[0] != self.num_replicas:
+            raise UsageError(
+                f"an epoch is shared by {self.num_replicas} processes, and losses are gathered from "
+                f"{world(self.group)[0]}; initialise torch.distributed first"
             )
         rows = index.cpu().numpy()
         weight = self._planned(self._begun).weight

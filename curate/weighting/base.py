@@ -68,6 +68,10 @@ class Weigher(Settings):
         """The score column that the method reads."""
         return None
 
+    def extra_rows(self, n_kept: int) -> int:
+        """Return how many rows more would take the memory that `weigh` needs besides that of the kept rows."""
+        return 0
+
     def weigh(self, kept: Kept) -> Floats:
         """Return the weight of each kept row, (n,) with mean 1; NaN where it has none. There is at least one row."""
         raise NotImplementedError

@@ -58,6 +58,10 @@ class SoftCap(Weigher):
         """The score."""
         return self.by
 
+    def extra_rows(self, n_kept: int) -> int:
+        """Return the number of draws: each takes less than a row does."""
+        return n_kept if self.draws is None else self.draws
+
     def weigh(self, kept: Kept) -> Floats:
         """Return how often each row is drawn, divided by the mean; NaN for rows without a score."""
         valid = np.isfinite(kept.score)

@@ -44,7 +44,7 @@ def run(
     folder: Path,
 ) -> Weights:
     """Weigh the `n_kept` kept rows of decided tables, and write the decisions with their weights into `folder`."""
-    require_memory(context, "weight", n_kept, ROW_BYTES)
+    require_memory(context, "weight", n_kept + settings.extra_rows(n_kept), ROW_BYTES)
     kept = _kept(context, tables, settings, concepts)
     weight = settings.weigh(kept) if len(kept.concept) else np.empty(0)
     starts = np.concatenate([[0], kept.ends[:-1]]).astype(np.int64)

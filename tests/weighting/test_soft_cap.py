@@ -159,3 +159,4 @@ def test_weights_of_no_rows_and_of_rows_without_a_score():
     assert np.isnan(SoftCap(by="x").weigh(kept(np.full(2, np.nan)))).all()
     assert SoftCap(by="x").counts(np.full(2, np.nan, np.float32)).tolist() == [0, 0]
     assert SoftCap(by="x").weigh(kept(np.array([0.3]))).tolist() == [1]
+    assert SoftCap(by="x").extra_rows(5) == 5 and SoftCap(by="x", draws=9).extra_rows(5) == 9

@@ -8,12 +8,14 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.utils.data import DataLoader, Sampler
 
 import curate
 from curate.errors import RecipeError, UsageError
 from curate.runs.folder import RunFolder
-from curate.torch import LossReweighter, RunSampler, sampler
+from curate.torch import InfoBatch, LossReweighter, RunSampler, SoftCapSampler, sampler
 from curate.weighting.loss import METHODS, loss_weights
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -286,6 +288,47 @@ def test_a_checkpoint_tells_what_was_used_and_not_what_a_loader_fetched(n_batche
     other.set_epoch(0)
     assert used + list(other) == whole[0], "nothing is left of an epoch that was used up"
     assert list(other) == whole[1]
+
+
+SAMPLERS = {
+    "replacement": lambda size, **who: RunSampler(WEIGHTS, size, **who),
+    "none twice": lambda size, **who: RunSampler(WEIGHTS, min(size, 5), replacement=False, **who),
+    "soft cap": lambda size, **who: SoftCapSampler(WEIGHTS, size, **who),
+    "infobatch": lambda size, **who: InfoBatch(size, 9, **who),
+}
+
+
+@given(
+    st.sampled_from(sorted(SAMPLERS)), st.integers(1, 5), st.integers(5, 30), st.integers(0, 3), st.booleans(),
+    st.integers(0, 30),
+)  # fmt: skip
+@settings(max_examples=120, deadline=None)
+def test_shares_are_disjoint_places_of_one_draw_and_go_on_anywhere(kind, n, size, epoch, drop_last, stop):
+    """The places of one draw, as long as all shares, go round; and a share goes on after any of its indices."""
+
+    def of(rank, n):
+        one = SAMPLERS[kind](size, seed=size, num_replicas=n, rank=rank, drop_last=drop_last)
+        one.set_epoch(epoch)
+        return one
+
+    samplers = [of(rank, n) for rank in range(n)]
+    shares = [list(one) for one in samplers]
+    whole = [index for places in zip(*shares, strict=True) for index in places]
+    assert len(whole) == samplers[0].total_size and len(shares[0]) == len(samplers[0])
+    if kind in ("replacement", "soft cap"):
+        alone = SAMPLERS[kind](len(whole), seed=size)
+        alone.set_epoch(epoch)
+        assert whole == list(alone)
+    else:
+        distinct = whole[: min(5, size) if kind == "none twice" else size]
+        assert (
+            len(set(distinct)) == len(distinct)
+            and whole[len(distinct) :] == distinct[: len(whole) - len(distinct)]
+        )
+    for rank, share in enumerate(shares):
+        other = of(rank, n)
+        other.load_state_dict(samplers[rank].state_dict(given=stop))
+        assert list(other) == share[stop:]
 
 
 def test_a_checkpoint_of_another_epoch_is_refused():

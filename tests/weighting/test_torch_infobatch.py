@@ -169,5 +169,7 @@ def test_what_is_wrong_is_said():
     for index in (gone, 4, -1):
         with pytest.raises(UsageError, match="has items that epoch 1 does not have"):
             prune(torch.tensor([index]), torch.zeros(1))
+    with pytest.raises(UsageError, match="shared by 2 processes, and losses are gathered from 1; initialise"):
+        InfoBatch(4, 9, num_replicas=2, rank=0)(torch.arange(2), torch.zeros(2))
     with pytest.raises(UsageError, match="the state is of 4 items, and there are 5"):
         InfoBatch(5, 9, 1).load_state_dict(prune.state_dict())
