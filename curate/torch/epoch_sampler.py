@@ -98,21 +98,28 @@ class EpochSampler(Sampler[int]):
         }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint; raises UsageError for that of another seed, or an epoch begun by other processes."""
+        """Go on from a checkpoint.
+
+        Raises UsageError for that of a sampler with another seed, and in the middle of an epoch for that of another length,
+        or begun by another number of processes. At the end of an epoch, another number begins the next one.
+        """
+        epoch, given, n_ranks = (int(state[name]) for name in ("epoch", "given", "num_replicas"))
+        size = int(state.get("total_size", self.total_size))
         if int(state["seed"]) != self.seed:
             raise UsageError(f"the state is of a sampler with seed {state['seed']}, this one has {self.seed}")
-        if state["given"] and int(state["num_replicas"]) != self.num_replicas:
+        if n_ranks != self.num_replicas and given * n_ranks >= size:
+            epoch, given = epoch + 1, 0
+        if given and n_ranks != self.num_replicas:
             raise UsageError(
-                f"the state is of an epoch begun by {state['num_replicas']} processes, and there are "
-                f"{self.num_replicas}; go on with as many, or begin an epoch with set_epoch"
+                f"the state is of an epoch begun by {n_ranks} processes, and there are {self.num_replicas}; "
+                "go on with as many, or load the state of the end of an epoch"
             )
-        if state["given"] and state.get("total_size", self.total_size) != self.total_size:
+        if given and size != self.total_size:
             raise UsageError(
-                f"the state is of an epoch of {state['total_size']:,} indices, and this one has {self.total_size:,}; "
-                "go on with the same sampler, or begin an epoch with set_epoch"
+                f"the state is of an epoch of {size:,} indices, and this one has {self.total_size:,}; "
+                "go on with the same sampler, or load the state of the end of an epoch"
             )
-        self.epoch, self._given, self._resumed = int(state["epoch"]), int(state["given"]), True
-        self._begun = self.epoch
+        self.epoch, self._begun, self._given, self._resumed = epoch, epoch, given, True
 
     def __iter__(self) -> Iterator[int]:
         """Yield the indices of one epoch; raises UsageError where `drop_last` leaves none."""

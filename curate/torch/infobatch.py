@@ -170,10 +170,10 @@ class InfoBatch(EpochSampler):
                 f"the state is of {len(state['scores']):,} items, and there are {len(self.scores):,}"
             )
         weight = state["weight"]
+        self.scores = state["scores"].cpu().numpy().copy()  # before anything asks how long an epoch is
         self._plan = None if weight is None else _Plan(int(state["epoch"]), weight.cpu().numpy().copy())
         self._begun = int(state["epoch"])
         super().load_state_dict(state)
-        self.scores = state["scores"].cpu().numpy().copy()
 
     def _planned(self, epoch: int) -> _Plan:
         """Return what an epoch has, made when it is first asked for."""

@@ -339,6 +339,15 @@ def test_a_checkpoint_of_another_epoch_is_refused():
         RunSampler(WEIGHTS, 41).load_state_dict(state)
     RunSampler(WEIGHTS, 40).load_state_dict({name: state[name] for name in state if name != "total_size"})
     RunSampler(WEIGHTS, 41).load_state_dict(state | {"given": 0})
+    two = RunSampler(WEIGHTS, 41, num_replicas=2, rank=1)
+    list(two)
+    whole = RunSampler(WEIGHTS, 41)
+    whole.load_state_dict(two.state_dict(given=21))
+    assert (whole.epoch, whole.state_dict()["given"]) == (1, 0), (
+        "at the end of an epoch, with any number of processes"
+    )
+    with pytest.raises(UsageError, match="an epoch begun by 2 processes, and there are 1"):
+        whole.load_state_dict(two.state_dict(given=20))
     with pytest.raises(UsageError, match="given must be at least 0, got -1"):
         one.state_dict(given=-1)
 

@@ -148,6 +148,15 @@ def test_training_goes_on_from_a_checkpoint_where_it_stood(tmp_path, stop):
     np.testing.assert_array_equal(other.scores, whole.scores)
 
 
+def test_at_the_end_of_an_epoch_any_number_of_processes_goes_on():
+    one, losses = InfoBatch(9, 9, seed=1), np.arange(9.0)
+    for epoch in range(2):
+        rows = epoch_of(one, epoch, losses)
+    other = InfoBatch(9, 9, seed=1, num_replicas=2, rank=0)
+    other.load_state_dict(one.state_dict(given=len(rows)))
+    assert other.epoch == 2 and list(other) == epoch_of(one, 2)[::2]
+
+
 def test_what_is_wrong_is_said():
     for how, said in (
         ({"n": 0, "epochs": 1}, "n must be at least 1, got 0"),
