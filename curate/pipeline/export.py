@@ -203,7 +203,8 @@ def _tell_missing(images: KeptImages, found: int) -> None:
 def _file(context: Context, form: str, rows_of: Choice | None, path: Path) -> Exported:
     kept = Kept(context).uids()
     if form == "npy":
-        rows = subsets.write_npy(path, kept, context.recipe.seed)
+        weight = context.recipe.weight
+        rows = subsets.write_npy(path, kept, context.recipe.seed, None if weight is None else weight.counts)
     elif form == "txt":
         rows = subsets.write_text(path, _texts(context, form, rows_of))
     elif form == "names":

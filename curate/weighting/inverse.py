@@ -44,7 +44,7 @@ class Inverse(Weigher):
     cost = "one pass over the kept rows"
     avoid = "when rows were ranked: each was certain to be kept, and all weights are 1"
     needs_odds = True
-    place = 5
+    place = 6
 
     method: Literal["inverse"] = "inverse"
 

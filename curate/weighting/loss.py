@@ -24,6 +24,7 @@ __all__ = [
     "LinUpper",
     "LossWeights",
     "Quadratic",
+    "Upper",
     "cap_weights",
     "check_settings",
     "focal_weights",
@@ -31,8 +32,8 @@ __all__ = [
     "shape",
 ]
 
-Method = Literal["linupper", "quadratic", "extremes", "focal"]
-METHODS = ("linupper", "quadratic", "extremes", "focal")
+Method = Literal["linupper", "quadratic", "extremes", "upper", "focal"]
+METHODS = ("linupper", "quadratic", "extremes", "upper", "focal")
 Floats = npt.NDArray[np.float64]
 
 
@@ -127,6 +128,18 @@ class Extremes(_Shaped):
     method: Literal["extremes"] = "extremes"
 
 
+class Upper(_Shaped):
+    """Weights that grow with the loss over its whole range (in the authors' code, as (h + delta) / 2)."""
+
+    weighs = "grows with the loss over its whole range, up to the largest"
+    direction = "hard samples, the hardest most"
+    avoid = "when labels are noisy or some losses are outliers: those weigh most"
+    shape = "upper"
+    place = 4
+
+    method: Literal["upper"] = "upper"
+
+
 class Focal(ByLoss):
     """(1 - p)^gamma, where p = exp(-loss) is the probability of the own label."""
 
@@ -134,7 +147,7 @@ class Focal(ByLoss):
     direction = "samples the model is unsure of"
     paper = "Lin et al. 2017, arXiv:1708.02002"
     avoid = "when labels are noisy, or the loss is no cross entropy"
-    place = 4
+    place = 5
 
     method: Literal["focal"] = "focal"
     gamma: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 2.0
@@ -158,8 +171,8 @@ def loss_weights(
     """Return one weight per sample from its loss, with mean 1.
 
     loss : (n,), larger is harder. method: linupper grows up to the middle of the range and is flat above
-    (outliers get no more than the middle), quadratic prefers the middle, extremes both ends; focal is
-    (1 - p)^gamma with p = exp(-loss), the probability of the own label under cross entropy, and uses
+    (outliers get no more than the middle), quadratic prefers the middle, extremes both ends, upper grows up to
+    the largest; focal is (1 - p)^gamma with p = exp(-loss), the probability of the own label under cross entropy, and uses
     neither r, delta nor clip. Rows whose loss is NaN or infinite get no weight and count nowhere; equal
     losses and a single row get weight 1. Cost: one sort.
 
@@ -198,7 +211,8 @@ def focal_weights(p_label: Floats, gamma: float = 2.0, max_weight: float | None 
 def shape(loss: Floats, method: Method, lower: float, upper: float, delta: float = 1.0) -> Floats:
     """Return f(h) for losses in [lower, upper], h = 2 delta (loss - lower) / (upper - lower) - delta.
 
-    linupper min(h + delta, delta), quadratic 1 - h^2 / delta^2, extremes |h|; all 0 where lower = upper.
+    linupper min(h + delta, delta), quadratic 1 - h^2 / delta^2, extremes |h|, upper (h + delta) / 2; all 0 where
+    lower = upper.
 
     >>> shape(np.array([0.0, 1.0, 2.0, 4.0]), "linupper", 0.0, 4.0)
     array([0. , 0.5, 1. , 1. ])
@@ -213,6 +227,8 @@ def shape(loss: Floats, method: Method, lower: float, upper: float, delta: float
         value = np.minimum(h + delta, delta)
     elif method == "extremes":
         value = np.abs(h)
+    elif method == "upper":
+        value = (h + delta) / 2
     return value
 
 

@@ -12,6 +12,7 @@ import polars as pl
 from curate import schema
 from curate.clustering.complexity import complexity
 from curate.execution.context import Context, log
+from curate.hashing import hash_uids
 from curate.io import storage
 from curate.scores.base import require_memory
 from curate.scores.registry import folders_for
@@ -43,7 +44,7 @@ def run(
     folder: Path,
 ) -> Weights:
     """Weigh the `n_kept` kept rows of decided tables, and write the decisions with their weights into `folder`."""
-    require_memory(context, "weight", n_kept, ROW_BYTES)
+    require_memory(context, "weight", n_kept + settings.extra_rows(n_kept), ROW_BYTES)
     kept = _kept(context, tables, settings, concepts)
     weight = settings.weigh(kept) if len(kept.concept) else np.empty(0)
     starts = np.concatenate([[0], kept.ends[:-1]]).astype(np.int64)
@@ -70,7 +71,8 @@ def _end(weight: Floats, which: Any) -> float | None:  # noqa: ANN401  (a NumPy 
 def _kept(context: Context, tables: Sequence[Path], settings: Weigher, concepts: pl.DataFrame) -> Kept:
     """Read what weights are made of, of the kept rows only."""
     column = settings.column
-    parts = [_kept_part(context, part.name, table, column)
+    seed = context.recipe.seed if settings.needs_draws else None
+    parts = [_kept_part(context, part.name, table, column, seed)
              for part, table in zip(context.parts, tables, strict=True)]  # fmt: skip
     ends = np.cumsum([len(part) for part in parts], dtype=np.int64)
     frame = pl.concat([_EMPTY, *parts])
@@ -84,16 +86,24 @@ def _kept(context: Context, tables: Sequence[Path], settings: Weigher, concepts:
 
     return Kept(
         frame["concept"].to_numpy(), frame["distance"].to_numpy(), frame["inclusion_prob"].to_numpy(),
-        frame["score"].to_numpy(), ends, len(concepts), select.method, density,
+        frame["score"].to_numpy(), ends, len(concepts), select.method, density, frame["hash"].to_numpy(),
     )  # fmt: skip
 
 
 _EMPTY = pl.DataFrame(
-    schema={"concept": pl.Int32, "distance": pl.Float32, "inclusion_prob": pl.Float64, "score": pl.Float64}
+    schema={
+        "concept": pl.Int32,
+        "distance": pl.Float32,
+        "inclusion_prob": pl.Float64,
+        "score": pl.Float64,
+        "hash": pl.UInt64,
+    }
 )
 
 
-def _kept_part(context: Context, part: str, table: Path, column: str | None) -> pl.DataFrame:
+def _kept_part(
+    context: Context, part: str, table: Path, column: str | None, seed: int | None
+) -> pl.DataFrame:
     names = ["uid", "keep", "concept", "distance", "inclusion_prob"]
     frame = pl.DataFrame(storage.read_table(table, names)).filter("keep")
     score = pl.lit(None, pl.Float64)
@@ -105,8 +115,13 @@ def _kept_part(context: Context, part: str, table: Path, column: str | None) -> 
         scores = pl.DataFrame(storage.read_table(path, ["uid", column])).rename({column: "by"})
         frame = frame.join(scores, on="uid", how="left", maintain_order="left", validate="m:1")
         score = pl.col("by").cast(pl.Float64)
+    hashes = np.zeros(len(frame), np.uint64) if seed is None else hash_uids(frame["uid"], seed, "weight")
     kept = frame.select(
-        "concept", "distance", pl.col("inclusion_prob").cast(pl.Float64), score.alias("score")
+        "concept",
+        "distance",
+        pl.col("inclusion_prob").cast(pl.Float64),
+        score.alias("score"),
+        pl.Series("hash", hashes),
     )
     return kept.with_columns(pl.col("inclusion_prob", "score").fill_null(float("nan")))
 

@@ -1,7 +1,7 @@
 """Write which samples are kept as a list: DataComp subset files, plain text (of uids or names), Parquet."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,13 +22,15 @@ _HALVES = np.dtype("u8,u8")
 _HEX = re.compile(r"[0-9a-f]{32}")
 
 Kept = Iterable[tuple[Sequence[str], npt.NDArray[np.float32]]]
+Counts = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.int64] | None]
 
 
-def write_npy(path: Path, kept: Kept, seed: int) -> int:
+def write_npy(path: Path, kept: Kept, seed: int, counts: Counts | None = None) -> int:
     """Write a DataComp subset file: the sorted uids, each as often as its weight says; return its length.
 
-    kept : (uids, (n,) weights), block by block. Weights become whole repeats by systematic resampling in
-    the order of the uids (`weighting.concept.repeats`, its offset from `seed`), so that the list is as long as
+    kept : (uids, (n,) weights), block by block. counts : returns how often each row is named, given the weights, where these
+    are whole numbers (`Weigher.counts`). Other weights become repeats by systematic resampling in the order
+    of the uids (`weighting.concept.repeats`, its offset from `seed`), so that the list is as long as
     there are kept rows with a weight. Raises UsageError for uids that are not 32 hexadecimal digits.
     """
     halves, weights = [np.empty(0, _HALVES)], [np.empty(0, np.float32)]
@@ -46,8 +48,8 @@ def write_npy(path: Path, kept: Kept, seed: int) -> int:
         )
     found, weight = np.concatenate(halves), np.concatenate(weights)
     order = np.lexsort((found["f1"], found["f0"]))
-    times = repeats(weight[order], offset(seed))
-    listed = np.repeat(found[order], times)
+    times = counts and counts(weight[order])
+    listed = np.repeat(found[order], repeats(weight[order], offset(seed)) if times is None else times)
     with atomic(path) as partial, partial.open("wb") as file:
         np.save(file, listed)
     return len(listed)

@@ -231,12 +231,20 @@ def test_export_leaves_the_run_as_it_is_and_follows_its_decisions(tmp_path):
     values = recipe_values(glob, tmp_path / "run", select={"method": "random", "count": 20})
     values |= {"source": {"path": glob, "uid": "id"}, "embed": {"column": "emb"}}
     runner.run(parse_recipe(values))
-    runner.run(parse_recipe(values | {"select": {"method": "random", "count": 7}}), until="select")
+    repeats = {"method": "soft_cap", "by": "distance", "temperature": 0.1, "draws": 40}
+    runner.run(
+        parse_recipe(values | {"select": {"method": "random", "count": 7}, "weight": repeats}), until="select"
+    )
     before = tables(tmp_path / "run")
     out = tmp_path / "out"
     done = export_run(export_recipe(tmp_path / "run"), "parquet", out)
     assert (done.rows, done.files, done.target) == (7, 2, out)
     assert set(pl.read_parquet(out / "*.parquet")["id"]) == set(kept_of(tmp_path / "run")["uid"])
+    assert export_run(export_recipe(tmp_path / "run"), "npy", tmp_path / "list.npy").rows == 40
+    listed, times = np.unique(np.load(tmp_path / "list.npy"), return_counts=True)
+    drawn = {f"{a:016x}{b:016x}": n for (a, b), n in zip(listed.tolist(), times.tolist(), strict=True)}
+    for uid, weight in kept_of(tmp_path / "run").select("uid", "weight").rows():
+        assert drawn.get(uid, 0) == pytest.approx(weight * 40 / 7), "as often as it was drawn"
     assert changed(before, tables(tmp_path / "run")) == [] and leftovers(tmp_path) == []
     assert "7 of 90 rows" in (out / "README.md").read_text()
 

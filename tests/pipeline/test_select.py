@@ -17,6 +17,7 @@ from curate.recipe.loading import load_recipe, parse_recipe
 from curate.selection.registry import selectors
 from curate.weighting.effective_size import effective_sample_size
 from curate.weighting.loss import loss_weights
+from curate.weighting.soft_cap import soft_cap_counts
 from tests.fixtures.builders import planted, recipe_values, write_shards
 
 N, SEED = 260, 3
@@ -405,6 +406,19 @@ def test_concept_weights_are_what_pruning_would_keep(place, temperature):
             far = np.exp(group["distance"].to_numpy().astype(float) / temperature)
             np.testing.assert_allclose(group["weight"], far / far.mean() * each, rtol=1e-4)
     assert rows["weight"].mean() == pytest.approx(1, rel=1e-6)
+
+
+def test_weights_by_draws_with_a_soft_cap(place):
+    """A row's draws depend on its uid and score, and on no order of rows or parts."""
+    settings = {"method": "soft_cap", "by": "score", "penalty": 0.3, "temperature": 0.5, "draws": 500}
+    run = decide(place, pin=False, method="random", keep=0.5, weight=settings)
+    rows = run.kept().join(run.scores().select("uid", by="score"), on="uid", maintain_order="left")
+    rows = rows.sort("uid", descending=True)
+    by = rows["by"].cast(pl.Float64).fill_null(np.nan).to_numpy() / 0.5
+    want = soft_cap_counts(by, 500, 0.3, hash_uids(rows["uid"], SEED, "weight"))
+    assert rows["weight"].is_null().to_list() == np.isnan(by).tolist() and np.isnan(by).any()
+    np.testing.assert_allclose(rows["weight"].fill_null(0) / np.isfinite(by).sum() * 500, want, rtol=1e-6)
+    assert want.max() > 3 and facts_of(run)["weights"]["nonfinite"] == np.isnan(by).sum()
 
 
 @pytest.mark.parametrize("count", [0, 1, 2])

@@ -170,7 +170,7 @@ def test_shares():
         ("select.balance", 2, "select.balance is not a setting of method density; it belongs to prototypes"),
         ("select.beta", 0.1, "select.beta is not a setting of method density; it belongs to stratified"),
         ("weight", {"method": "concept", "r": 2}, ("weight.r is not a setting of method concept; it belongs to linupper, "
-         "quadratic, extremes")),
+         "quadratic, extremes, upper")),
         ("weight", {"budget": 0.3}, "weight.method is missing"),
         ("cluster.concepts", 0, "cluster.concepts must be auto or a whole number of at least 1, got 0"),
         ("cluster.concepts", True, "cluster.concepts must be auto or a whole number of at least 1, got True"),
@@ -215,8 +215,8 @@ def test_shares():
         ("filter", {"by": "x"}, "filter needs exactly one of above, below, top, bottom and quantile, got none"),
         ("filter", ["x > 1", {"by": "x", "top": 2}], "filter.1.top must be in [0, 1], got 2"),
         ("filter", [3], "filter must be text or settings, got 3"),
-        ("weight", "concep", ("weight.method must be 'concept', 'linupper', 'quadratic', 'extremes', 'focal' or "
-         "'inverse', got 'concep'")),
+        ("weight", "concep", ("weight.method must be 'concept', 'linupper', 'quadratic', 'extremes', 'upper', "
+         "'focal', 'inverse' or 'soft_cap', got 'concep'")),
         ("weight", {"method": "focal", "gama": 1}, "weight.gama is not a setting; did you mean 'gamma'?"),
         ("dedup", {"epsilon": 0.1, "against": {"path": "x", "nme": 1}},
          "dedup.against.0.nme is not a setting; did you mean 'name'?"),

@@ -3,23 +3,21 @@ import json
 import subprocess
 import sys
 from collections import Counter
-from datetime import timedelta
-from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 import torch
-from torch import distributed
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.utils.data import DataLoader, Sampler
 
 import curate
 from curate.errors import RecipeError, UsageError
 from curate.runs.folder import RunFolder
-from curate.torch import LossReweighter, RunSampler, sampler
+from curate.torch import InfoBatch, LossReweighter, RunSampler, SoftCapSampler, sampler
 from curate.weighting.loss import METHODS, loss_weights
 
-ROOT = Path(__file__).resolve().parents[2]
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
 
@@ -269,46 +267,105 @@ def test_settings_of_a_sampler_are_checked():
             RunSampler(WEIGHTS, **how)
 
 
-def drawn_together(folder, store, rank):
-    """Return what each of two processes draws in two epochs, in one of them."""
-    drawn = sampler(
-        folder, list("abcdefgh"), replacement=False, seed=1
-    )  # before the processes know of each other
-    distributed.init_process_group(
-        "gloo", init_method=f"file://{store}", rank=rank, world_size=2, timeout=timedelta(seconds=120)
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("n_batches", [0, 1, 3, 5, 9, 10])
+def test_a_checkpoint_tells_what_was_used_and_not_what_a_loader_fetched(n_batches, workers):
+    """Two workers fetch four batches ahead: from the sixth of ten on, the sampler has given the whole epoch."""
+
+    def new():
+        return RunSampler(WEIGHTS, 40, seed=3)
+
+    whole = [list(epoch) for one in [new()] for epoch in (one, one)]
+    first, used = new(), []
+    first.set_epoch(0)
+    loader = DataLoader(range(7), batch_size=4, sampler=first, num_workers=workers)
+    for place, batch in enumerate(loader):
+        if place == n_batches:
+            break
+        used += batch.tolist()
+    other = new()
+    other.load_state_dict(first.state_dict(given=len(used)))
+    other.set_epoch(0)
+    assert used + list(other) == whole[0], "nothing is left of an epoch that was used up"
+    assert list(other) == whole[1]
+
+
+SAMPLERS = {
+    "replacement": lambda size, **who: RunSampler(WEIGHTS, size, **who),
+    "none twice": lambda size, **who: RunSampler(WEIGHTS, min(size, 5), replacement=False, **who),
+    "soft cap": lambda size, **who: SoftCapSampler(WEIGHTS, size, **who),
+    "infobatch": lambda size, **who: InfoBatch(size, 9, **who),
+}
+
+
+@given(
+    st.sampled_from(sorted(SAMPLERS)), st.integers(1, 5), st.integers(5, 30), st.integers(0, 3), st.booleans(),
+    st.integers(0, 30),
+)  # fmt: skip
+@settings(max_examples=120, deadline=None)
+def test_shares_are_disjoint_places_of_one_draw_and_go_on_anywhere(kind, n, size, epoch, drop_last, stop):
+    """The places of one draw, as long as all shares, go round; and a share goes on after any of its indices."""
+
+    def of(rank, n):
+        one = SAMPLERS[kind](size, seed=size, num_replicas=n, rank=rank, drop_last=drop_last)
+        one.set_epoch(epoch)
+        return one
+
+    samplers = [of(rank, n) for rank in range(n)]
+    shares = [list(one) for one in samplers]
+    whole = [index for places in zip(*shares, strict=True) for index in places]
+    assert len(whole) == samplers[0].total_size and len(shares[0]) == len(samplers[0])
+    if kind in ("replacement", "soft cap"):
+        alone = SAMPLERS[kind](len(whole), seed=size)
+        alone.set_epoch(epoch)
+        assert whole == list(alone)
+    else:
+        distinct = whole[: min(5, size) if kind == "none twice" else size]
+        assert (
+            len(set(distinct)) == len(distinct)
+            and whole[len(distinct) :] == distinct[: len(whole) - len(distinct)]
+        )
+    for rank, share in enumerate(shares):
+        other = of(rank, n)
+        other.load_state_dict(samplers[rank].state_dict(given=stop))
+        assert list(other) == share[stop:]
+
+
+def test_a_checkpoint_of_another_epoch_is_refused():
+    one = RunSampler(WEIGHTS, 40)
+    next(iter(one))
+    state = one.state_dict()
+    with pytest.raises(UsageError, match="of an epoch of 40 indices, and this one has 41"):
+        RunSampler(WEIGHTS, 41).load_state_dict(state)
+    RunSampler(WEIGHTS, 40).load_state_dict({name: state[name] for name in state if name != "total_size"})
+    RunSampler(WEIGHTS, 41).load_state_dict(state | {"given": 0})
+    two = RunSampler(WEIGHTS, 41, num_replicas=2, rank=1)
+    list(two)
+    whole = RunSampler(WEIGHTS, 41)
+    whole.load_state_dict(two.state_dict(given=21))
+    assert (whole.epoch, whole.state_dict()["given"]) == (1, 0), (
+        "at the end of an epoch, with any number of processes"
     )
-    try:
-        epochs = []
-        for epoch in range(2):
-            drawn.set_epoch(epoch)
-            batches = DataLoader(range(8), batch_size=2, sampler=drawn)
-            epochs.append([item for batch in batches for item in batch.tolist()])
-        every = [None, None]
-        distributed.all_gather_object(every, epochs)
-    finally:
-        distributed.destroy_process_group()
-    return every
+    with pytest.raises(UsageError, match="an epoch begun by 2 processes, and there are 1"):
+        whole.load_state_dict(two.state_dict(given=20))
+    with pytest.raises(UsageError, match="given must be at least 0, got -1"):
+        one.state_dict(given=-1)
 
 
-def test_two_processes_that_train_together_get_different_samples(tmp_path):
-    """This process is one of the two: torch takes seconds to import."""
-    rows = [(uid, 0, "s0", row, uid != "d", 1.0 + row) for row, uid in enumerate("abcdefgh")]
-    folder = decided(tmp_path / "run", rows)
-    code = "import sys; from tests.weighting.test_torch_helpers import drawn_together; drawn_together(*sys.argv[1:], 1)"
-    other = subprocess.Popen(
-        [sys.executable, "-c", code, folder, tmp_path / "store"],
-        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    try:
-        first, second = drawn_together(folder, tmp_path / "store", 0)
-    finally:
-        told = other.communicate(timeout=120)
-    assert other.returncode == 0, told
-    for epoch in (0, 1):
-        assert len(first[epoch]) == len(second[epoch]) == 4
-        both = [*first[epoch], *second[epoch]]
-        assert set(both) == {0, 1, 2, 4, 5, 6, 7} and len(both) == 8  # one of the seven pads the epoch
-    assert first[0] != first[1]
+@pytest.mark.parametrize("replacement", [True, False])
+def test_what_cannot_be_shared_evenly_may_be_left_out(replacement):
+    def share(rank, n, drop_last):
+        return RunSampler(WEIGHTS, 5, replacement=replacement, num_replicas=n, rank=rank, drop_last=drop_last)
+
+    found = [list(share(rank, 2, True)) for rank in range(2)]
+    assert [len(one) for one in found] == [2, 2] == [len(share(rank, 2, True)) for rank in range(2)]
+    whole = [index for pair in zip(*found, strict=True) for index in pair]
+    assert whole == list(RunSampler(WEIGHTS, 4, replacement=replacement)), (
+        "fewer are drawn, in the first place"
+    )
+    assert len(list(share(6, 7, False))) == 1
+    with pytest.raises(UsageError, match="an epoch has 5 indices, and drop_last leaves none for 7 processes"):
+        list(share(6, 7, True))
 
 
 def test_importing_curate_and_weights_loads_no_torch():

@@ -15,9 +15,10 @@ TABLE = {
     ("extremes", 1.0): [0.336201, 0.203916, 0.123681, 0.336201],
     ("linupper", 0.4): [0.034656, 0.120960, 0.422192, 0.422192],
     ("quadratic", 0.4): [0.048301, 0.314965, 0.588432, 0.048301],
+    ("upper", 1.0): [0.150353, 0.193057, 0.247890, 0.408701],  # exp(0, 1/4, 1/2, 1), to sum 1
 }
 losses = st.lists(st.floats(-1e6, 1e6).map(lambda x: round(x, 3)), min_size=1, max_size=30).map(np.array)
-methods = st.sampled_from(METHODS[:3])
+methods = st.sampled_from(METHODS[:4])
 
 
 @pytest.mark.parametrize(("method", "r"), TABLE)
@@ -34,6 +35,7 @@ def test_effective_size_of_the_table():
 def test_layout_by_hand():
     assert shape(HAND, "extremes", 0.0, 4.0).tolist() == [1, 0.5, 0, 1]
     assert shape(HAND, "linupper", 0.0, 4.0, delta=2.0).tolist() == [0, 1, 2, 2]
+    assert shape(HAND, "upper", 0.0, 4.0, delta=2.0).tolist() == [0, 0.5, 1, 2]
     assert shape(np.array([-1e308, 0, 1e308]), "quadratic", -1e308, 1e308).tolist() == [0, 1, 0]
 
 
@@ -52,9 +54,10 @@ def by_definition(loss, method, r, delta, clip):
     if lower == upper:
         return np.ones(len(loss))
     h = 2 * delta * (np.clip(loss, lower, upper) - lower) / (upper - lower) - delta
-    f = {"linupper": np.minimum(h + delta, delta), "quadratic": 1 - h**2 / delta**2, "extremes": abs(h)}[
-        method
-    ]
+    f = {
+        "linupper": np.minimum(h + delta, delta), "quadratic": 1 - h**2 / delta**2, "extremes": abs(h),
+        "upper": 0.5 * h + 0.5 * delta,
+    }[method]  # fmt: skip
     return len(loss) * np.exp(f / r) / np.exp(f / r).sum()
 
 
@@ -69,11 +72,17 @@ def test_by_definition_and_laws(loss, method, r, delta, seed):
     scaled = loss_weights(4 * loss, method, r=r, delta=delta).weight
     np.testing.assert_allclose(scaled, got.weight, rtol=1e-9)
     mirrored = loss_weights(-loss, method, r=r, delta=delta).weight
-    if method == "linupper":
+    if method in ("linupper", "upper"):
         order = np.argsort(loss, kind="stable")
         assert (np.diff(got.weight[order]) >= -1e-12).all()
     else:
         np.testing.assert_allclose(mirrored, got.weight, rtol=1e-6)
+
+
+def test_upper_is_a_softmax_of_the_losses():
+    """With r at half the range of the losses, the weights are exp(loss / range) times a constant."""
+    weight = loss_weights(HAND, "upper", r=0.25, clip=None).weight
+    np.testing.assert_allclose(weight, 4 * np.exp(HAND) / np.exp(HAND).sum(), rtol=1e-12)
 
 
 def test_linupper_is_flat_above_the_middle():
@@ -105,7 +114,7 @@ def test_no_rows_and_only_bad_rows(method):
     assert np.isnan(got.weight).all() and got.effective == 0
 
 
-@pytest.mark.parametrize("method", METHODS[:3])
+@pytest.mark.parametrize("method", METHODS[:4])
 def test_a_tiny_temperature_stays_finite(method):
     weight = loss_weights(np.array([0.0, 0, 1, 1, 0.3]), method, r=1e-6, clip=None).weight
     assert np.isfinite(weight).all() and weight.mean() == pytest.approx(1)
