@@ -146,6 +146,7 @@ def run(context: Context) -> bool:
         facts |= {"complexity": divided.facts, "warnings": _even(recipe.select, divided)}
     if recipe.select.composed:
         facts["first"] = _first_facts(context, first)
+    facts |= {name: value for name, value in chosen.rows.noted.items() if isinstance(value, list)}
     if recipe.select.takes_what_is_there:
         facts["auto"] = explain_auto(context, first, n_eligible, len(labels_of(context)))
     if chosen.n_null:
