@@ -19,7 +19,7 @@ from curate.settings import Count, Folder, KeepShare, Settings, Share, none_word
 if TYPE_CHECKING:
     import polars as pl
 
-    from curate.selection.coverage import Objects
+    from curate.selection.coverage import Covered, Objects
     from curate.selection.rows.counterfactual import Standing
     from curate.selection.rows.finished import Finished, Row
 
@@ -62,8 +62,8 @@ class RowSource(Protocol):
     def objects(self) -> "Objects":
         """Return the objects in the rows, which are counted in the order of `blocks`."""
 
-    def placed(self, key: Keys, noted: Mapping[str, Any]) -> Self:
-        """Return the rows ranked anew by other keys (n,), in the order of `blocks`; noted : what is to be known of it."""
+    def placed(self, key: Keys, covered: "Covered") -> Self:
+        """Return the rows ranked anew by other keys (n,), in the order of `blocks`; covered : what they come from."""
 
 
 Source = TypeVar("Source", bound=RowSource)

@@ -9,6 +9,7 @@ more clusters: cutting keeps what is covered, and costs no more with every round
 import heapq
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
@@ -28,6 +29,8 @@ Vectors = npt.NDArray[np.float32]
 _STEPS = 10
 #: From so many rounds on groups are cut in the middle: a far row alone in its half would make rounds without end.
 _ROUNDS = 8
+#: Groups of each class that an object is named of, covered and not.
+_EXAMPLES = 4
 
 
 @dataclass(frozen=True)
@@ -52,13 +55,18 @@ class Objects:
 class Covered:
     """What was taken, and what it covers.
 
-    taken : rows in the order in which they were taken. gained : groups that each covered anew. classes : for each class,
-    the rarest first: its name, its objects and rows, the groups they are in at the end, and how many are covered.
+    taken : rows in the order in which they were taken. gained : groups that each covered anew. objects, kinds : how many
+    objects each has, and of how many classes. classes : for each class, the rarest first: its name, its objects and rows,
+    the groups they are in at the end, how many are covered. examples : objects of some groups of each class: (class, row,
+    index, whether the group is covered).
     """
 
     taken: Counts
     gained: Counts
+    objects: Counts
+    kinds: Counts
     classes: tuple[dict[str, Any], ...]
+    examples: tuple[tuple[str, int, int, bool], ...]
 
 
 def cover(
@@ -103,10 +111,16 @@ def cover(
             break
         group, owner = finer
     picked.rest(allowed)
+    taken, width = np.array(picked.taken, np.int64), max(1, len(names))
+    kinds = np.unique(row * width + code) // width
+    found = _Found(names, row, code, objects.index[ordered], group, owner, picked.held)
     return Covered(
-        np.array(picked.taken, np.int64),
+        taken,
         np.array(picked.gained, np.int64),
-        _classes(names, rarest, row, code, group, owner, picked.held),
+        np.bincount(row, minlength=n)[taken],
+        np.bincount(kinds, minlength=n)[taken],
+        tuple(found.of_class(one) for one in rarest.tolist()),
+        tuple(example for one in rarest.tolist() for example in found.examples(one)),
     )
 
 
@@ -270,26 +284,42 @@ def halves(vectors: Vectors, *, even: bool = False) -> Mask:
     return side if side.any() else middle
 
 
-def _classes(
-    names: npt.NDArray[Any],
-    rarest: Counts,
-    row: Counts,
-    code: Counts,
-    group: Counts,
-    owner: Counts,
-    held: Mask,
-) -> tuple[dict[str, Any], ...]:
-    """Return what there is of each class, and what of it is covered."""
-    covered = np.zeros(len(owner), np.bool_)
-    covered[group[held[row]]] = True
-    found = []
-    for one in rarest.tolist():
-        here = np.flatnonzero(code == one)
-        rows = np.unique(row[here])
-        found.append(
-            {
-                "class": str(names[one]), "objects": len(here), "rows": len(rows), "kept_rows": int(held[rows].sum()),
-                "groups": int((owner == one).sum()), "covered": int(covered[owner == one].sum()),
-            }
-        )  # fmt: skip
-    return tuple(found)
+@dataclass(frozen=True)
+class _Found:
+    """The objects in order with their groups, and which rows are kept."""
+
+    names: npt.NDArray[Any]
+    row: Counts
+    code: Counts
+    index: Counts
+    group: Counts
+    owner: Counts
+    held: Mask
+
+    @cached_property
+    def covered(self) -> Mask:
+        """Which groups are covered, (k,)."""
+        found = np.zeros(len(self.owner), np.bool_)
+        found[self.group[self.held[self.row]]] = True
+        return found
+
+    def of_class(self, one: int) -> dict[str, Any]:
+        """Return what there is of a class, and what of it is covered."""
+        here = np.flatnonzero(self.code == one)
+        rows, groups = np.unique(self.row[here]), self.owner == one
+        return {
+            "class": str(self.names[one]), "objects": len(here), "rows": len(rows),
+            "kept_rows": int(self.held[rows].sum()), "groups": int(groups.sum()),
+            "covered": int(self.covered[groups].sum()),
+        }  # fmt: skip
+
+    def examples(self, one: int) -> Iterator[tuple[str, int, int, bool]]:
+        """Yield an object of each of the largest groups of a class: covered ones, by a row that is kept, and others."""
+        here = np.flatnonzero(self.code == one)
+        sizes = np.bincount(self.group[here], minlength=len(self.owner))
+        largest = np.lexsort((np.arange(len(sizes)), -sizes))[: int((self.owner == one).sum())]
+        for covered in (True, False):
+            for group in largest[self.covered[largest] == covered][:_EXAMPLES].tolist():
+                inside = here[self.group[here] == group]
+                first = inside[self.held[self.row[inside]]][0] if covered else inside[0]
+                yield str(self.names[one]), int(self.row[first]), int(self.index[first]), covered

@@ -54,7 +54,7 @@ class ObjectCoverage(Selector):
         key = (columns["tie"] >> np.uint64(1)) | _BEHIND
         key[columns["pinned"]] = 0
         key[found.taken] = np.arange(1, len(found.taken) + 1, dtype=np.uint64)
-        return rows.placed(key, {"objects": list(found.classes), "gained": found.gained})
+        return rows.placed(key, found)
 
     def fit(self, rows: RowSource, n_keep: int, total: int) -> Budgets:
         """Return the first rows over all concepts, as they were arranged."""

@@ -37,7 +37,7 @@ class Objects(Score):
     )
     place: ClassVar[int] = 8
     outputs: ClassVar[Mapping[str, Column]] = {
-        "objects_count": Column("harder", "int32"), "objects_classes": Column("harder", "int32"),
+        "objects_count": Column("harder"), "objects_classes": Column("harder"),
         "objects_bad": Column(None, "int32"),
     }  # fmt: skip
 

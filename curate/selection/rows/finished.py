@@ -20,7 +20,7 @@ from curate.io import storage
 from curate.linalg import load_unit
 from curate.ordering.nulls import null_plan
 from curate.selection.base import Arrays, ByScore, DensitySettings, comes_before
-from curate.selection.coverage import Objects
+from curate.selection.coverage import Covered, Objects
 from curate.selection.diversity import select_diverse
 from curate.selection.rows.budget_inputs import Divided
 from curate.selection.rows.counterfactual import Nested, Standing
@@ -79,7 +79,7 @@ class Again:
             ({"part": np.full(len(at), part.index), "position": at} for part, at in blocks),
         )
 
-    def placed(self, key: npt.NDArray[np.uint64], noted: Mapping[str, Any]) -> Self:
+    def placed(self, key: npt.NDArray[np.uint64], covered: Covered) -> Self:
         """Raise RunError: they are ranked already."""
         raise RunError(f"{self.context.run.where}: rows of a finished run are not ranked anew")
 

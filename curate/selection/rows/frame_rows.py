@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,7 @@ from curate.ordering.shares import n_keep
 from curate.scores import SCORES
 from curate.scores.columns import Direction, hardest_is_largest
 from curate.selection.base import Arrays, ByScore, DensitySettings, Selector
-from curate.selection.coverage import Objects
+from curate.selection.coverage import Covered, Objects
 from curate.selection.rows.choose import choose, missing_scores
 from curate.selection.rows.first import First, find_first
 from curate.selection.rows.objects_in import objects_of_frame, ranks_by
@@ -127,7 +127,7 @@ class FrameRows:
         """Return the objects in the rows, from the column `objects`."""
         return objects_of_frame(self.frame)
 
-    def placed(self, key: npt.NDArray[np.uint64], noted: Mapping[str, Any]) -> Self:
+    def placed(self, key: npt.NDArray[np.uint64], covered: Covered) -> Self:
         """Return the rows ranked anew by other keys (n,)."""
         given = pl.DataFrame({name: self.columns[name] for name in ("concept", "pinned", "tie", "rank")})
         return replace(self, columns=self.columns | {"key": key, "rank": ranks_by(given, key)})

@@ -1,11 +1,15 @@
 """The objects in rows that compete: from the vectors that the score `objects` stored, or from a column of a frame."""
 
 from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+import pyarrow as pa
 
+from curate.embedding.store import EmbeddingPart
 from curate.errors import RunError, UsageError
 from curate.execution import exchange
 from curate.execution.context import Context
@@ -13,13 +17,18 @@ from curate.io import storage
 from curate.linalg import load_unit, unit_rows
 from curate.scores.objects.store import read_objects
 from curate.selection.base import Arrays
-from curate.selection.coverage import Objects
+from curate.selection.coverage import Covered, Objects
 from curate.selection.rows.ranks import Ranked
 
-__all__ = ["objects_in", "objects_of_frame", "placed", "ranks_by"]
+if TYPE_CHECKING:
+    from curate.selection.rows.run_rows import RunRows
+
+__all__ = ["noted", "objects_in", "objects_of_frame", "placed", "ranks_by"]
 
 #: Bytes of an object besides its vector: names, places, and what is counted of it.
 _ROW_BYTES = 300
+#: Classes whose counts are noted, and objects that are named as examples, those of the rarest classes first.
+MOST_CLASSES, MOST_EXAMPLES = 2_000, 160
 
 
 def objects_in(context: Context, blocks: Iterable[Arrays]) -> Objects:
@@ -101,6 +110,40 @@ def placed(ranked: Ranked, key: npt.NDArray[np.uint64], n_parts: int) -> Ranked:
         exchange.scatter(out, group, n_parts, new.take, kind, fingerprint)
         files.append(out)
     return Ranked(tuple(files), ranked.concepts, fingerprint, ranked.first)
+
+
+def noted(
+    context: Context, rows: "RunRows", covered: Covered, path: Path, fingerprint: str
+) -> dict[str, object]:
+    """Write which rows cover what, in the order in which they were taken; return the facts of all classes."""
+    blocks = list(rows.blocks("part", "position"))
+    part, position = (np.concatenate([block[name] for block in blocks]) for name in ("part", "position"))
+    uid = np.empty(len(part), object)
+    named = np.unique(np.concatenate([covered.taken, [row for _, row, _, _ in covered.examples]])).astype(
+        np.int64
+    )
+    for index in np.unique(part[named]).tolist():
+        names = EmbeddingPart(context.run.part(context.run.embeddings, context.parts[index].name)).uids()
+        here = named[part[named] == index]
+        uid[here] = [names[at] for at in position[here].tolist()]
+    taken = covered.taken
+    table = pa.table(
+        {
+            "uid": pa.array(uid[taken].tolist(), pa.string()), "place": pa.array(np.arange(1, len(taken) + 1, dtype=np.int32)),
+            "objects": pa.array(covered.objects.astype(np.int32)), "classes": pa.array(covered.kinds.astype(np.int32)),
+            "groups_covered": pa.array(covered.gained.astype(np.int32)),
+        }
+    )  # fmt: skip
+    storage.write_parquet(path, table, table.schema, fingerprint)
+    examples = [
+        {"class": name, "uid": uid[row], "part": context.parts[part[row]].name, "position": int(position[row]), "index": at, "covered": is_in}
+        for name, row, at, is_in in covered.examples
+    ]  # fmt: skip
+    return {
+        "classes": list(covered.classes[:MOST_CLASSES]),
+        "of": len(covered.classes),
+        "examples": examples[:MOST_EXAMPLES],
+    }
 
 
 def ranks_by(rows: pl.DataFrame, key: npt.NDArray[np.uint64]) -> npt.NDArray[np.int32]:

@@ -1,9 +1,9 @@
 """The rows of a run as methods read them; and, for methods that compare vectors, ranked anew bucket by bucket."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,7 @@ from curate.execution.context import Context, reuse_or_remove
 from curate.io import storage
 from curate.linalg import load_unit
 from curate.selection.base import Arrays, DensitySettings
-from curate.selection.coverage import Objects
+from curate.selection.coverage import Covered, Objects
 from curate.selection.diversity import select_diverse
 from curate.selection.rows.measure import geometry_of
 from curate.selection.rows.objects_in import objects_in, placed
@@ -56,14 +56,14 @@ class DiverseTask:
 class RunRows:
     """The ranked rows of a run, in the order of its recipe.
 
-    scratch : a folder for what is ranked anew. noted : what a method that ranked them anew found.
+    scratch : a folder for what is ranked anew. covered : what a method that covers objects found.
     """
 
     context: Context
     order: Order
     ranked: Ranked
     scratch: Path
-    noted: Mapping[str, Any] = field(default_factory=dict)
+    covered: Covered | None = None
 
     @property
     def concepts(self) -> pl.DataFrame:
@@ -91,9 +91,9 @@ class RunRows:
         """Return the objects in the rows that compete, in the order of their blocks."""
         return objects_in(self.context, self.blocks("part", "position"))
 
-    def placed(self, key: npt.NDArray[np.uint64], noted: Mapping[str, Any]) -> Self:
+    def placed(self, key: npt.NDArray[np.uint64], covered: Covered) -> Self:
         """Return the rows ranked anew by other keys (n,), in the order of `blocks`."""
-        return replace(self, ranked=placed(self.ranked, key, len(self.context.parts)), noted=noted)
+        return replace(self, ranked=placed(self.ranked, key, len(self.context.parts)), covered=covered)
 
 
 def diversified(
