@@ -102,8 +102,9 @@ def table(run, family):
     return pl.concat([pl.read_parquet(path) for path in sorted(folder.glob("part-*.parquet"))]).sort("uid")
 
 
-def embedded(clip, image):
-    return clip.encode_images(to_array(image, clip.preprocess)[None])[0].astype(np.float16)
+def embedded(clip, images):
+    """Return what the model makes of whole pictures, as it is stored."""
+    return clip.encode_images(np.stack([to_array(one, clip.preprocess) for one in images])).astype(np.float16)
 
 
 # --- against what is made here ------------------------------------------------------------------------------
@@ -111,19 +112,19 @@ def embedded(clip, image):
 
 def test_objects_are_what_stands_in_the_boxes(place, rows, clip):
     found = {(one["uid"], one["index"]): one for one in stored(place)}
-    count = 0
+    names, parts = [], []
     for row in rows.iter_rows(named=True):
         image = Image.open(io.BytesIO(row["image"])).convert("RGB")
         for index, category, box in good(row):
-            count += 1
             one = found[row["id"], index]
             assert one["category"] == category
-            np.testing.assert_allclose(
-                [one[edge] for edge in ("x0", "y0", "x1", "y1")], np.clip(box, 0, [64, 48, 64, 48])
-            )
-            (part,) = crops(image, np.array([box], np.float64), 0.1)
-            np.testing.assert_array_equal(np.array(one["vector"], np.float16), embedded(clip, part))
-    assert len(found) == count == len(stored(place))
+            edges = [one[edge] for edge in ("x0", "y0", "x1", "y1")]
+            np.testing.assert_allclose(edges, np.clip(box, 0, [64, 48, 64, 48]))
+            names.append((row["id"], index))
+            parts += crops(image, np.array([box], np.float64), 0.1)
+    want = embedded(clip, parts)
+    np.testing.assert_array_equal(np.array([found[name]["vector"] for name in names], np.float16), want)
+    assert len(found) == len(names) == len(stored(place))
 
 
 def test_how_many_an_image_has(finished, rows):
@@ -150,7 +151,7 @@ def test_how_many_an_image_has(finished, rows):
 def test_masked_text_is_scored_and_all_else_has_its_clip_score(finished, rows, clip):
     found = {row["uid"]: row for row in table(finished, "tmars").iter_rows(named=True)}
     plain = {row["uid"]: row["clip_score"] for row in table(finished, "clip_score").iter_rows(named=True)}
-    masked = 0
+    masked, words = {}, []
     for row in rows.iter_rows(named=True):
         said = found[row["id"]]
         if row["caption"] is None:
@@ -161,26 +162,49 @@ def test_masked_text_is_scored_and_all_else_has_its_clip_score(finished, rows, c
         if not len(boxes):
             assert said["tmars_score"] == plain[row["id"]] and said["tmars_boxes"] == 0
             continue
-        masked += 1
-        (whole,) = filled(Image.open(io.BytesIO(row["image"])).convert("RGB"), boxes, 0.0)
-        words = load_unit(clip.encode_texts([row["caption"]]).astype(np.float16))
-        want = clip_score(load_unit(embedded(clip, whole)[None]), words)[0]
-        assert said["tmars_score"] == pytest.approx(want, abs=0) and said["tmars_score"] != plain[row["id"]]
-    assert masked > N // 2
+        (masked[row["id"]],) = filled(Image.open(io.BytesIO(row["image"])).convert("RGB"), boxes, 0.0)
+        words.append(row["caption"])
+    text = load_unit(clip.encode_texts(words).astype(np.float16))
+    want = clip_score(load_unit(embedded(clip, list(masked.values()))), text)
+    assert [found[uid]["tmars_score"] for uid in masked] == want.tolist()
+    assert len(masked) > N // 2 and all(found[uid]["tmars_score"] != plain[uid] for uid in masked)
 
 
-def test_a_run_decides_as_a_frame_does(place, finished):
+def frame_of(place, run):
+    """Return the rows of a run with the vectors of their objects."""
     vectors = pl.DataFrame(stored(place)).sort("uid", "index")
     cells = (
         vectors.select("uid", pl.struct("category", "vector").alias("objects")).group_by("uid").agg("objects")
     )
-    frame = finished.samples().select("uid").join(cells, on="uid", how="left")
-    concepts = finished.decisions().select("uid", "concept")
-    found = curate.select(frame.join(concepts, on="uid"), "objects", count=COUNT).sort("uid")
-    decisions = finished.decisions().sort("uid")
+    frame = run.samples().select("uid").join(cells, on="uid", how="left")
+    return frame.join(run.decisions().select("uid", "concept"), on="uid").join(run.scores(), on="uid")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"drop_noise": 0.2, "noise_by": "objects_classes", "floor": 2, "floor_per": "concept"}],
+    ids=str,
+)
+def test_a_run_decides_as_a_frame_does(place, finished, tmp_path, settings):
+    again, more, pinned = finished, {}, []
+    if settings:
+        shutil.copytree(place / "run", tmp_path / "run")
+        (tmp_path / "pins.txt").write_text("s004\n")
+        more, pinned = {"pin": [str(tmp_path / "pins.txt")]}, ["s004"]
+        select = {"method": "objects", "count": COUNT, **settings}
+        again = made(str(place / "data" / "*.parquet"), tmp_path / "run", select=select, **more)
+    frame = frame_of(place, again).drop("concept_right", "distance", strict=False)
+    frame = frame.with_columns(pinned=pl.col("uid").is_in(pinned))
+    found = curate.select(frame, "objects", count=COUNT, **settings).sort("uid")
+    decisions = again.decisions().sort("uid")
     assert decisions["keep"].sum() == COUNT
     for column in ("keep", "reason", "rank"):
         assert decisions[column].to_list() == found[column].to_list()
+
+
+def test_what_is_covered_is_noted(place, finished):
+    vectors = pl.DataFrame(stored(place)).sort("uid", "index")
+    decisions = finished.decisions()
     facts = json.loads((finished.folder.decisions / "_done.json").read_text())["facts"]["objects"]
     kept = set(decisions.filter("keep")["uid"])
     by_class = vectors.group_by("category").agg(
