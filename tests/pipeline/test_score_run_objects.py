@@ -3,6 +3,7 @@
 import io
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -21,7 +22,7 @@ from curate.errors import UsageError
 from curate.execution.context import Part
 from curate.linalg import load_unit
 from curate.pipeline.runner import run
-from curate.recipe.loading import parse_recipe
+from curate.recipe.loading import load_recipe, parse_recipe
 from curate.runs.run import open_run
 from curate.scores.clip_score import clip_score
 from curate.scores.regions.rows import boxes_in
@@ -333,3 +334,31 @@ def test_a_frame_of_pictures_is_filtered_by_its_objects(rows, tmp_path):
     )
     assert len(found.kept()) == 4
     assert "objects_count" in found.scores().columns
+
+
+@pytest.mark.parametrize("name", ["objects", "tmars"])
+def test_the_recipes_that_ship(rows, tmp_path, name):
+    """With the small model, on a made set that has the columns they name."""
+    edges = pl.element().struct.field("bbox")
+    corners = pl.concat_list(
+        edges.list.get(0), edges.list.get(1), *(edges.list.get(a) + edges.list.get(a + 2) for a in (0, 1))
+    )
+    text = pl.col("objects").list.eval(corners, parallel=False)
+    known = rows.filter(~pl.col("id").is_in(["s002", "s003"])).with_columns(text_boxes=text)
+    known.write_parquet(tmp_path / "a.parquet")
+    recipe = Path(__file__).parents[2] / "data" / "recipes" / f"{name}.yaml"
+    changes = {
+        "source.path": str(tmp_path / "a.parquet"), "source.uid": "id", "embed.model": "tiny", "embed.pretrained": None,
+        "memory": "2GB", "workers": 1, "cluster.concepts": 3,
+    }  # fmt: skip
+    run(load_recipe(recipe, settings={**changes, "run": str(tmp_path / "run")}), until="select")
+    decisions, scores = open_run(tmp_path / "run").decisions(), open_run(tmp_path / "run").scores()
+    if name == "objects":
+        assert decisions["keep"].sum() == round(0.2 * len(known))
+        return
+    assert (scores["tmars_boxes"] > 0).sum() > 10
+    want = set(known["id"])
+    for column, share in (("tmars_score", 0.5), ("clip_score", 0.3)):
+        ranked = scores.filter(pl.col(column).is_not_null()).sort(column, descending=True)
+        want &= set(ranked.head(round(share * len(ranked)))["uid"])
+    assert want and set(decisions.filter("keep")["uid"]) == want
