@@ -2,8 +2,8 @@
 
 The objects of each class are in groups; a row covers the groups of its objects. First each class is one group, so that
 every class is there before any is there twice; then the objects of a class are as many groups as the square root of
-their number (spherical k-means), and whenever all groups are covered each is cut in two. The paper clusters anew with
-more clusters: cutting keeps what is covered, and costs no more with every round.
+their number (spherical k-means), and whenever all groups are covered there are twice as many: each is cut in two. To
+cluster anew would take longer with every round, and forget what is covered.
 """
 
 import heapq
