@@ -99,14 +99,24 @@ def fill_boxes(pixels: Pixels, boxes: list[tuple[int, int, int, int]]) -> Pixels
     free = np.ones((height, width), np.bool_)
     for x0, y0, x1, y1 in boxes:
         free[y0:y1, x0:x1] = False
+    elsewhere: Pixels | None = None
     for x0, y0, x1, y1 in sorted(boxes):
         ring = max(1, round(RING * min(x1 - x0, y1 - y0)))
         near = np.s_[max(0, y0 - ring) : min(height, y1 + ring), max(0, x0 - ring) : min(width, x1 + ring)]
         around = pixels[near][free[near]]
-        if not len(around):
-            around = pixels[free] if free.any() else pixels.reshape(-1, 3)
-        result[y0:y1, x0:x1] = np.rint(around.mean(axis=0, dtype=np.float64)).astype(np.uint8)
+        if len(around):
+            colour = _mean(around)
+        else:  # once for all boxes: of a large picture it takes long
+            elsewhere = _mean(pixels[free] if free.any() else pixels) if elsewhere is None else elsewhere
+            colour = elsewhere
+        result[y0:y1, x0:x1] = colour
     return result
+
+
+def _mean(pixels: Pixels) -> Pixels:
+    """Return the average colour, (3,), rounded to even where it is half way."""
+    mean = pixels.reshape(-1, 3).mean(axis=0, dtype=np.float64)
+    return np.asarray(np.rint(mean), np.uint8)
 
 
 #: What is made of a picture and its boxes, by name.

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from curate.scores.base import AtLeastOne, Score, Sources
+from curate.scores.base import Score, Sources
 from curate.scores.columns import Column
+from curate.settings import Count
 
 if TYPE_CHECKING:
     from curate.execution.context import Context
@@ -46,7 +47,7 @@ class Objects(Score):
     format: Literal["coco", "xyxy"] = "coco"
     confidence: Annotated[float, Field(ge=0, le=1)] = 0.5
     margin: Annotated[float, Field(ge=0, le=10)] = 0.1
-    most: AtLeastOne = 100
+    most: Annotated[Count, Field(ge=1, le=1000)] = 100
 
     def check(self, recipe: "Recipe", sources: Sources) -> None:
         """Raise UsageError where there is no model, or no column of boxes."""

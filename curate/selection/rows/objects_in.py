@@ -88,7 +88,7 @@ def placed(ranked: Ranked, key: npt.NDArray[np.uint64], n_parts: int) -> Ranked:
     """Return rows ranked anew by other keys, (n,), of those that compete, in the order of their blocks."""
     fingerprint = storage.fingerprint(ranked.fingerprint, "placed", key.tobytes())
     files, start = [], 0
-    for path in ranked.files:
+    for path in ranked.files if n_parts else ():
         rows = pl.concat(
             [pl.DataFrame(exchange.gather([path], part)).with_columns(of=part) for part in range(n_parts)]
         )
@@ -116,7 +116,8 @@ def noted(
     context: Context, rows: "RunRows", covered: Covered, path: Path, fingerprint: str
 ) -> dict[str, object]:
     """Write which rows cover what, in the order in which they were taken; return the facts of all classes."""
-    blocks = list(rows.blocks("part", "position"))
+    none = {"part": np.empty(0, np.int32), "position": np.empty(0, np.int32)}
+    blocks = [none, *rows.blocks("part", "position")]
     part, position = (np.concatenate([block[name] for block in blocks]) for name in ("part", "position"))
     uid = np.empty(len(part), object)
     named = np.unique(np.concatenate([covered.taken, [row for _, row, _, _ in covered.examples]])).astype(
