@@ -62,7 +62,7 @@ json_values = st.recursive(
 
 
 @given(json_values, st.sampled_from(["coco", "xyxy"]))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_nothing_that_stands_there_ends_a_run(cell, layout):
     found = boxes_of(cell, layout)
     if found is not None:

@@ -44,7 +44,7 @@ def by_definition(row, group, owner, sizes, place, held, n_take):
 
 
 @given(st.data())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_rows_are_taken_by_the_definition(data):
     n, classes = data.draw(st.integers(1, 7)), data.draw(st.integers(1, 3))
     owner = np.sort(np.array(data.draw(st.lists(st.integers(0, classes - 1), min_size=1, max_size=6))))
@@ -97,7 +97,7 @@ made = st.lists(
 
 
 @given(made, st.permutations(range(12)), st.integers(0, 12), st.data())
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_what_holds_whatever_the_objects_are(found, place, n_take, data):
     row, category = [one[0] for one in found], [one[1] for one in found]
     objects = objects_of(row, category, [one[2:] for one in found] or np.empty((0, 2)))
@@ -145,7 +145,7 @@ def test_without_objects_and_without_rows():
 
 
 @given(st.lists(st.tuples(st.integers(-3, 3), st.integers(1, 4)), min_size=2, max_size=20), st.booleans())
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_halves_are_never_empty(rows, even):
     vectors = unit_rows(np.array(rows, np.float32))[0]
     side = halves(vectors, even=even)

@@ -33,7 +33,7 @@ from curate.selection.base import Selector
 from curate.selection.rows import choose as choice
 from curate.selection.rows import previous, ranks, unscored
 from curate.selection.rows.first import First, find_first
-from curate.selection.rows.objects_in import noted
+from curate.selection.rows.objects_in import in_words, noted
 from curate.selection.rows.order import Order, noise_column, order_of, read_columns
 from curate.selection.rows.ranks import Ranked
 from curate.selection.rows.run_rows import RunRows, classes_of, floor_classes_of, labels_of
@@ -187,6 +187,8 @@ def _say(recipe: Recipe, facts: Mapping[str, Any], n_kept: int, n_concepts: int)
              f"{facts['eligible']:,}", f"{facts['kept']:,}", 100 * facts["of_usable"], n_kept, n_concepts)  # fmt: skip
     if "complexity" in facts:
         log.info("select: %s", said_of(facts["complexity"]))
+    if "objects" in facts:
+        log.info("select: %s", in_words(facts["objects"]))
     for warning in facts.get("warnings", ()):
         log.warning("select: %s", warning)
     for text in facts["auto"]["why"] if "auto" in facts else say_first(facts.get("first")):

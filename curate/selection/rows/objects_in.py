@@ -1,8 +1,8 @@
 """The objects in rows that compete: from the vectors that the score `objects` stored, or from a column of a frame."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,12 +23,14 @@ from curate.selection.rows.ranks import Ranked
 if TYPE_CHECKING:
     from curate.selection.rows.run_rows import RunRows
 
-__all__ = ["noted", "objects_in", "objects_of_frame", "placed", "ranks_by"]
+__all__ = ["in_words", "noted", "objects_in", "objects_of_frame", "placed", "ranks_by"]
 
 #: Bytes of an object besides its vector: names, places, and what is counted of it.
 _ROW_BYTES = 300
 #: Classes whose counts are noted, and objects that are named as examples, those of the rarest classes first.
 MOST_CLASSES, MOST_EXAMPLES = 2_000, 160
+#: Classes that a sentence names.
+FEW = 3
 
 
 def objects_in(context: Context, blocks: Iterable[Arrays]) -> Objects:
@@ -114,7 +116,7 @@ def placed(ranked: Ranked, key: npt.NDArray[np.uint64], n_parts: int) -> Ranked:
 
 def noted(
     context: Context, rows: "RunRows", covered: Covered, path: Path, fingerprint: str
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """Write which rows cover what, in the order in which they were taken; return the facts of all classes."""
     none = {"part": np.empty(0, np.int32), "position": np.empty(0, np.int32)}
     blocks = [none, *rows.blocks("part", "position")]
@@ -145,6 +147,23 @@ def noted(
         "of": len(covered.classes),
         "examples": examples[:MOST_EXAMPLES],
     }
+
+
+def in_words(found: Mapping[str, Any]) -> str:
+    """Say what of the objects is covered. found : what `noted` returned.
+
+    >>> one = {"class": "car", "kept_rows": 2, "groups": 4, "covered": 3}
+    >>> in_words({"classes": [one, {**one, "class": "bus", "kept_rows": 0, "covered": 0}], "of": 2, "examples": []})
+    'objects of 1 of 2 classes are in kept images, 3 of 8 groups of them; not bus'
+    """
+    classes = found["classes"]
+    lacks = [one["class"] for one in classes if not one["kept_rows"]]
+    groups, covered = (sum(one[name] for one in classes) for name in ("groups", "covered"))
+    named = f"; not {', '.join(lacks[:FEW])}{' and others' if len(lacks) > FEW else ''}" if lacks else ""
+    return (
+        f"objects of {len(classes) - len(lacks):,} of {len(classes):,} classes are in kept images, {covered:,} of {groups:,} "
+        f"groups of them{named}"
+    )
 
 
 def ranks_by(rows: pl.DataFrame, key: npt.NDArray[np.uint64]) -> npt.NDArray[np.int32]:
