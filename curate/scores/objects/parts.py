@@ -5,8 +5,8 @@ picture (these three are bad boxes); `left_out` (beyond the most that an image m
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,10 +19,12 @@ from curate.execution.context import Context, Part, reuse_or_remove, usable
 from curate.io import storage
 from curate.scores.objects.store import kind_of, objects_folder, objects_path, write_objects
 from curate.scores.regions.boxes import ManyBoxes
-from curate.scores.regions.rows import boxes_in, part_fingerprint, pictures, refuse_passing
+from curate.scores.regions.rows import boxes_in, part_fingerprint, pictures, refuse_passing, worked_on
 from curate.scores.tables.output import Output
 
 if TYPE_CHECKING:
+    from curate.embedding.clip import Clip
+    from curate.embedding.region_pool import RegionPool
     from curate.scores.objects.objects import Objects
 
 __all__ = ["OUTCOMES", "compute", "judge"]
@@ -30,6 +32,8 @@ __all__ = ["OUTCOMES", "compute", "judge"]
 #: What may become of an object.
 OUTCOMES = ("ok", "unsure", "not_finite", "no_area", "outside", "left_out", "no_image", "no_vector")
 BAD = ("not_finite", "no_area", "outside")
+#: Objects that are written together.
+_TABLE_ROWS = 4_096
 _NO_BOXES, _NO_IMAGE = "no_boxes", "no_image"
 
 
@@ -46,11 +50,9 @@ def compute(context: Context, settings: "Objects", output: Output) -> dict[str, 
     ]
     if todo:
         context.engine.close()  # idle workers would hold memory that the model can use
-        context.progress("score", 0, len(todo), "parts of objects")
         with output.sources.open_regions(context, "crops") as (clip, pool):
-            for done, part in enumerate(todo):
-                _part(context, part, settings, tables[part.name], clip, pool)
-                context.progress("score", done + 1, len(todo), "parts of objects")
+            for part, report in worked_on(context, todo):
+                _part(context, part, settings, tables[part.name], clip, pool, report)
     context.run.keep_only(objects_folder(context.run), [part.name for part in context.parts])
     return _facts(context, output)
 
@@ -61,58 +63,101 @@ def _own(context: Context, part: Part, settings: "Objects", output: Output) -> O
     return replace(output, fingerprint=part_fingerprint(context, part, made_from))
 
 
-def _part(context: Context, part: Part, settings: "Objects", output: Output, clip: Any, pool: Any) -> None:  # noqa: ANN401
+def _part(
+    context: Context, part: Part, settings: "Objects", output: Output, clip: "Clip", pool: "RegionPool",
+    report: Callable[[int, int], None],
+) -> None:  # fmt: skip
     """Write both tables of a part."""
-    counts: list[Counter[str]] = []
-    given: dict[int, tuple[ManyBoxes, npt.NDArray[np.int64]]] = {}
-    known: list[bool] = []
-    place = _positions(context, part)
-    for row, found in enumerate(boxes_in(part, settings.column, settings.format)):
-        if row not in place:
-            continue
-        known.append(found is not None)
-        outcomes, chosen = judge(found, settings.confidence, settings.most)
-        counts.append(outcomes)
-        if found is not None and len(chosen):
-            given[place[row]] = found, chosen
-    uids = EmbeddingPart(context.run.part(context.run.embeddings, part.name)).uids()
-    classes, lost = np.zeros(len(uids), np.int32), np.zeros(len(uids), np.bool_)
-    wanted = {at: found.boxes[chosen] for at, (found, chosen) in given.items()}
-
-    total: dict[str, int] = {}
+    rows = _looked_at(context, part, settings)
+    asked = pictures(context, part, rows.wanted, "objects", output.sources)
+    made = embed_regions(asked, clip, pool, settings.margin)
+    totals: dict[str, int] = {}
 
     def tables() -> Iterator[pa.Table]:
-        asked = pictures(context, part, wanted, "objects", output.sources)
-        for made in embed_regions(asked, clip, pool, settings.margin):
-            refuse_passing(made.outcome, "objects")
-            at = int(str(made.tag))
-            found, chosen = given[at]
-            _count(counts[at], made, wanted[at])
-            lost[at] = made.outcome != "ok"
-            here = chosen[made.there]
-            names = [found.category[one] for one in here.tolist()]
-            classes[at] = len(set(names))
-            if len(here):
-                yield _table(uids[at], at, here, names, found, made, clip.dim)
-        every = sum(counts, Counter[str]())
-        total.update({name: every[name] for name in OUTCOMES})
+        yield from _joined(_table(rows, *one, clip.dim) for one in _noted(rows, made, report))
+        every = sum(rows.counts, Counter[str]())
+        totals.update({name: every[name] for name in OUTCOMES})
 
-    write_objects(objects_path(context.run, part.name), tables(), clip.dim, output.fingerprint, total)
-    n_ok = np.array([one["ok"] for one in counts], np.int32)
-    n_bad = np.array([sum(one[name] for name in BAD) for one in counts], np.int32)
-    there = np.array(known, np.bool_) & ~lost
-    status = np.where(lost, _NO_IMAGE, np.where(there, "ok", _NO_BOXES))
-    columns = {
-        "objects_count": _masked(n_ok, there), "objects_classes": _masked(classes, there), "objects_bad": _masked(n_bad, there),
-        "objects_status": status.tolist(),
-    }  # fmt: skip
-    output.write(part, columns)
+    write_objects(objects_path(context.run, part.name), tables(), clip.dim, output.fingerprint, totals)
+    output.write(part, rows.columns())
 
 
-def _positions(context: Context, part: Part) -> dict[int, int]:
-    """Return the position of each sample with a vector, by its row in the part."""
-    rows = usable(context.run, part.name)["row"].to_numpy() - part.start
-    return {row: at for at, row in enumerate(rows.tolist())}
+@dataclass
+class _Rows:
+    """What is known of the samples of a part, (n,) each: their boxes, which are embedded, what became of the objects.
+
+    chosen : of each sample, places of the objects that are embedded. classes : of objects with a vector. lost : samples
+    whose picture cannot be had.
+    """
+
+    uids: list[str]
+    found: list[ManyBoxes | None]
+    chosen: list[npt.NDArray[np.int64]]
+    counts: list[Counter[str]]
+
+    def __post_init__(self) -> None:
+        self.classes = np.zeros(len(self.uids), np.float32)
+        self.lost = np.zeros(len(self.uids), np.bool_)
+
+    @property
+    def wanted(self) -> dict[int, npt.NDArray[np.float64]]:
+        """The boxes that are embedded, by the position of their sample."""
+        pairs = enumerate(zip(self.found, self.chosen, strict=True))
+        return {at: found.boxes[chosen] for at, (found, chosen) in pairs if found is not None and len(chosen)}
+
+    def columns(self) -> dict[str, Any]:
+        """Return the columns of the table of scores; null where nothing is known."""
+        known = np.array([one is not None for one in self.found], np.bool_)
+        there = known & ~self.lost
+        n_ok = np.array([one["ok"] for one in self.counts], np.float32)
+        n_bad = [sum(one[name] for name in BAD) for one in self.counts]
+        return {
+            "objects_count": np.where(there, n_ok, np.nan), "objects_classes": np.where(there, self.classes, np.nan),
+            "objects_bad": [n if ok else None for n, ok in zip(n_bad, there.tolist(), strict=True)],
+            "objects_status": np.where(self.lost, _NO_IMAGE, np.where(known, "ok", _NO_BOXES)).tolist(),
+        }  # fmt: skip
+
+
+def _looked_at(context: Context, part: Part, settings: "Objects") -> _Rows:
+    """Return the boxes of the samples of a part, in the order of the embeddings, and which are to be embedded."""
+    uids = EmbeddingPart(context.run.part(context.run.embeddings, part.name)).uids()
+    rows = (usable(context.run, part.name)["row"].to_numpy() - part.start).tolist()
+    place = {row: at for at, row in enumerate(rows)}
+    looked = _Rows(uids, [None] * len(uids), [np.empty(0, np.int64)] * len(uids), [Counter() for _ in uids])
+    for row, found in enumerate(boxes_in(part, settings.column, settings.format)):
+        if (at := place.get(row)) is not None:
+            looked.found[at] = found
+            looked.counts[at], looked.chosen[at] = judge(found, settings.confidence, settings.most)
+    return looked
+
+
+def _noted(
+    rows: _Rows, pictures: Iterator[Regions], report: Callable[[int, int], None]
+) -> Iterator[tuple[int, Regions]]:
+    """Yield what became of each picture, with its position, when it was counted."""
+    n = len(rows.wanted)
+    for done, made in enumerate(pictures, 1):
+        report(done, n)
+        refuse_passing(made.outcome, "objects")
+        at = int(str(made.tag))
+        found, chosen = rows.found[at], rows.chosen[at]
+        _count(rows.counts[at], made)
+        rows.lost[at] = made.outcome != "ok"
+        if found is not None and made.there.any():
+            rows.classes[at] = len({found.category[one] for one in chosen[made.there].tolist()})
+            yield at, made
+
+
+def _joined(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    """Yield small tables as fewer larger ones."""
+    held: list[pa.Table] = []
+    for one in tables:
+        held.append(one)
+        if sum(map(len, held)) >= _TABLE_ROWS:
+            yield pa.concat_tables(held).combine_chunks()
+            held = []
+    if held:
+        yield pa.concat_tables(held).combine_chunks()
 
 
 def judge(
@@ -140,10 +185,10 @@ def judge(
     return outcomes, first
 
 
-def _count(outcomes: Counter[str], made: Regions, asked: npt.NDArray[np.float64]) -> None:
+def _count(outcomes: Counter[str], made: Regions) -> None:
     """Add what became of the objects of a picture."""
     if made.outcome != "ok":
-        outcomes["no_image"] += len(asked)
+        outcomes["no_image"] += len(made.boxes)
         return
     seen = (made.boxes[:, 2] > made.boxes[:, 0]) & (made.boxes[:, 3] > made.boxes[:, 1])
     outcomes["outside"] += int((~seen).sum())
@@ -151,30 +196,22 @@ def _count(outcomes: Counter[str], made: Regions, asked: npt.NDArray[np.float64]
     outcomes["ok"] += int(made.there.sum())
 
 
-def _table(
-    uid: str,
-    at: int,
-    here: npt.NDArray[np.int64],
-    names: list[str],
-    found: ManyBoxes,
-    made: Regions,
-    dim: int,
-) -> pa.Table:
-    """Return the rows of the objects of one picture."""
-    n = len(here)
-    kind = kind_of(dim)
+def _table(rows: _Rows, at: int, made: Regions, dim: int) -> pa.Table:
+    """Return the rows of the objects of one picture. at : its position."""
+    found = rows.found[at]
+    if found is None:
+        return kind_of(dim).empty_table()
+    here = rows.chosen[at][made.there]
+    n, kind = len(here), kind_of(dim)
     edges = made.boxes[made.there].astype(np.float32)
     sure = found.confidence[here].astype(np.float32)
     columns = [
-        pa.array([uid] * n), pa.array(np.full(n, at, np.int32)), pa.array(here.astype(np.int32)), pa.array(names),
-        pa.array(sure, mask=np.isnan(sure)), *(pa.array(edges[:, side]) for side in range(4)),
+        pa.array([rows.uids[at]] * n), pa.array(np.full(n, at, np.int32)), pa.array(here.astype(np.int32)),
+        pa.array([found.category[one] for one in here.tolist()]), pa.array(sure, mask=np.isnan(sure)),
+        *(pa.array(edges[:, side]) for side in range(4)),
         pa.FixedSizeListArray.from_arrays(pa.array(made.vectors.reshape(-1)), type=kind.field("vector").type),
     ]  # fmt: skip
     return pa.table(columns, schema=kind)
-
-
-def _masked(values: npt.NDArray[np.int32], there: npt.NDArray[np.bool_]) -> list[int | None]:
-    return [value if known else None for value, known in zip(values.tolist(), there.tolist(), strict=True)]
 
 
 def _facts(context: Context, output: Output) -> dict[str, Any]:

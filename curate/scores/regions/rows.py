@@ -1,7 +1,7 @@
 """The boxes of the rows of a part, read from a column of the source, and the pictures of the rows that have some."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -22,7 +22,7 @@ from curate.sources.text import coco
 if TYPE_CHECKING:
     from curate.recipe import Recipe
 
-__all__ = ["boxes_in", "check", "part_fingerprint", "pictures", "refuse_passing"]
+__all__ = ["boxes_in", "check", "part_fingerprint", "pictures", "refuse_passing", "worked_on"]
 
 _BATCH_BYTES = 16_000_000
 #: Names under which the annotations of a file in the form of COCO are asked for.
@@ -124,6 +124,21 @@ def pictures(
         for row, image in zip(some, encoded, strict=True):
             yield Boxed(place[row], image, wanted[place[row]])
     check_unchanged(part.shard, since)
+
+
+def worked_on(context: Context, todo: Sequence[Part]) -> Iterator[tuple[Part, Callable[[int, int], None]]]:
+    """Yield parts, each with what reports how many of its pictures are done; progress is told in rows of all parts."""
+    total, before = sum(part.rows for part in todo), 0
+    for part in todo:
+        start = before
+
+        def report(done: int, of: int, part: Part = part, start: int = start) -> None:
+            context.progress("score", start + part.rows * done // max(1, of), total, "rows")
+
+        report(0, 1)
+        yield part, report
+        before += part.rows
+    context.progress("score", total, total, "rows")
 
 
 def refuse_passing(outcome: str, setting: str) -> None:

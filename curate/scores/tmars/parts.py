@@ -1,5 +1,6 @@
 """Over the parts of a run: pictures with text are masked and embedded once more; a part that is there is not made again."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +14,12 @@ from curate.io import storage
 from curate.linalg import load_unit
 from curate.scores.clip_score import clip_score
 from curate.scores.regions.boxes import ManyBoxes
-from curate.scores.regions.rows import boxes_in, part_fingerprint, pictures, refuse_passing
+from curate.scores.regions.rows import boxes_in, part_fingerprint, pictures, refuse_passing, worked_on
 from curate.scores.tables.output import Output
 
 if TYPE_CHECKING:
+    from curate.embedding.clip import Clip
+    from curate.embedding.region_pool import RegionPool
     from curate.scores.tmars.tmars import Tmars
 
 __all__ = ["compute", "good_boxes"]
@@ -36,15 +39,16 @@ def compute(context: Context, settings: "Tmars", output: Output) -> dict[str, An
     ]
     if todo:
         context.engine.close()  # idle workers would hold memory that the model can use
-        context.progress("score", 0, len(todo), "parts of pictures with text")
         with output.sources.open_regions(context, "filled") as (clip, pool):
-            for done, part in enumerate(todo):
-                _part(context, part, settings, own[part.name], clip, pool)
-                context.progress("score", done + 1, len(todo), "parts of pictures with text")
+            for part, report in worked_on(context, todo):
+                _part(context, part, settings, own[part.name], clip, pool, report)
     return _facts(context, output)
 
 
-def _part(context: Context, part: Part, settings: "Tmars", output: Output, clip: Any, pool: Any) -> None:  # noqa: ANN401
+def _part(
+    context: Context, part: Part, settings: "Tmars", output: Output, clip: "Clip", pool: "RegionPool",
+    report: Callable[[int, int], None],
+) -> None:  # fmt: skip
     """Write the table of a part: the clip score of each pair, and in its place that of the masked picture."""
     stored = EmbeddingPart(context.run.part(context.run.embeddings, part.name))
     n = len(stored)
@@ -64,9 +68,9 @@ def _part(context: Context, part: Part, settings: "Tmars", output: Output, clip:
             if len(boxes):
                 wanted[place[row]] = boxes
     status = np.where(has_text, "ok", NO_TEXT).astype(object)
-    for made in embed_regions(
-        pictures(context, part, wanted, "tmars", output.sources), clip, pool, settings.margin
-    ):
+    asked = pictures(context, part, wanted, "tmars", output.sources)
+    for done, made in enumerate(embed_regions(asked, clip, pool, settings.margin), 1):
+        report(done, len(wanted))
         refuse_passing(made.outcome, "tmars")
         at = int(str(made.tag))
         if made.outcome == "ok" and len(made.vectors):
