@@ -26,6 +26,7 @@ from curate.recipe.loading import load_recipe, parse_recipe
 from curate.runs.run import open_run
 from curate.scores.clip_score import clip_score
 from curate.scores.regions.rows import boxes_in
+from curate.sources import parquet
 from curate.sources.base import Columns
 from curate.sources.tar import webdataset
 from curate.sources.text import json_file
@@ -300,6 +301,29 @@ def test_coco_has_boxes_by_itself(tmp_path):
     assert [one.boxes.tolist() for one in found] == [
         [[x, y, x + w, y + h] for _, x, y, w, h in one] for one in objects
     ]
+
+
+LABEL = {"_type": "ClassLabel", "names": ["car", "bus"]}
+
+
+@pytest.mark.parametrize(
+    ("features", "names"),
+    [
+        ({"_type": "Sequence", "feature": {"bbox": {}, "category": LABEL}}, ["bus", "car", "7"]),
+        ({"bbox": {}, "category": {"_type": "List", "feature": LABEL}}, ["bus", "car", "7"]),
+        ([{"bbox": {}, "category": LABEL}], ["bus", "car", "7"]),
+        ({"_type": "Sequence", "feature": {"bbox": {}}}, ["1", "0", "7"]),
+    ],
+    ids=str,
+)
+def test_classes_have_the_names_that_hugging_face_declares(tmp_path, features, names):
+    cells = [{"bbox": [[0.0, 0, 1, 1]] * 3, "category": [1, 0, 7]}]
+    table = pa.table({"objects": cells}).replace_schema_metadata(
+        {"huggingface": json.dumps({"info": {"features": {"objects": features}}})}
+    )
+    pq.write_table(table, tmp_path / "a.parquet")
+    (shard,) = parquet.find(str(tmp_path / "a.parquet"))
+    assert next(boxes_in(parts_of(shard, 1), "objects", "coco")).category == names
 
 
 def test_tars_have_boxes_in_their_json(tmp_path):

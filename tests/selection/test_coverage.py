@@ -144,6 +144,22 @@ def test_without_objects_and_without_rows():
     )
 
 
+def test_more_kinds_are_covered_than_by_draws():
+    """Kinds that nobody named, some of them rare: against twenty random draws of the same size."""
+    rng = np.random.default_rng(0)
+    n, classes, kinds = 300, 6, 8
+    row, category = rng.integers(0, n, 900), rng.choice(classes, 900, p=[0.5, 0.25, 0.15, 0.06, 0.03, 0.01])
+    kind = category * kinds + rng.choice(kinds, 900, p=[0.4, 0.2, 0.1, 0.1, 0.05, 0.05, 0.05, 0.05])
+    vectors = rng.standard_normal((classes * kinds, 16))[kind] + 0.3 * rng.standard_normal((900, 16))
+    taken = cover(objects_of(row, [str(one) for one in category], vectors), rng.permutation(n), 40).taken
+
+    def covered(rows):
+        return len(np.unique(kind[np.isin(row, rows)]))
+
+    drawn = [covered(rng.permutation(n)[:40]) for _ in range(20)]
+    assert covered(taken) > 1.2 * max(drawn)
+
+
 @given(st.lists(st.tuples(st.integers(-3, 3), st.integers(1, 4)), min_size=2, max_size=20), st.booleans())
 @settings(max_examples=40, deadline=None)
 def test_halves_are_never_empty(rows, even):

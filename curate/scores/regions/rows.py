@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,8 +15,9 @@ from curate.execution.context import Context, Part, usable
 from curate.io import storage
 from curate.schema import PASSING
 from curate.scores.base import Sources
-from curate.scores.regions.boxes import Layout, ManyBoxes, boxes_of
+from curate.scores.regions.boxes import CATEGORY, Layout, ManyBoxes, boxes_of
 from curate.sources.base import Shard
+from curate.sources.columns import declared_features
 from curate.sources.registry import ShardReader, check_unchanged
 from curate.sources.text import coco
 
@@ -74,10 +76,33 @@ def boxes_in(part: Part, column: str, layout: Layout) -> Iterator[ManyBoxes | No
     if not name:
         yield from (boxes_of(one, layout) for one in coco.objects(shard, part.start, part.stop))
     else:
-        rows = np.arange(part.start, part.stop, dtype=np.int64)
+        rows, names = np.arange(part.start, part.stop, dtype=np.int64), _names(shard, name)
         for table in ShardReader().read_rows(shard, rows, batch_bytes=_BATCH_BYTES, columns=[name]):
-            yield from (boxes_of(_within(cell, path), layout) for cell in table.column(name).to_pylist())
+            cells = table.column(name).to_pylist()
+            yield from (_called(boxes_of(_within(cell, path), layout), names) for cell in cells)
     check_unchanged(shard, since)
+
+
+def _names(shard: Shard, column: str) -> list[str]:
+    """Return the names of the classes of boxes, by code, where the column declares them (ClassLabel of Hugging Face)."""
+
+    def inside(feature: object) -> list[str]:
+        if isinstance(feature, Mapping):
+            if feature.get("_type") == "ClassLabel":
+                return [str(one) for one in feature.get("names") or ()]
+            asked = [feature[name] for name in CATEGORY if name in feature] or [feature.get("feature")]
+            return next((names for one in asked if (names := inside(one))), [])
+        return inside(feature[0]) if isinstance(feature, list) and feature else []
+
+    return inside(declared_features(ShardReader().schema(shard).metadata).get(column))
+
+
+def _called(found: ManyBoxes | None, names: Sequence[str]) -> ManyBoxes | None:
+    """Return boxes with the names of classes that stand there as codes."""
+    if found is None or not names:
+        return found
+    known = {str(code): name for code, name in enumerate(names)}
+    return replace(found, category=[known.get(one, one) for one in found.category])
 
 
 def _within(cell: object, path: Sequence[str]) -> object:
