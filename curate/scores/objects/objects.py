@@ -21,10 +21,10 @@ class Objects(Score):
     """The objects in the boxes of a column: counted, cut out, and embedded by the model of the run.
 
     column : of the source: a list of objects with `bbox` and perhaps `category` and `score`, a struct of such lists, or
-    JSON; in tars a field of the .json (`objects`, `json.found.objects`); a file in the form of COCO has it by itself. format : of boxes in pixels of the picture as it is shown, coco (x,
-    y, width, height) or xyxy. confidence : objects that are less sure are left out; one that does not say it is sure.
-    margin : what is cut out around a box on each side, as a share of its width and height. most : objects of an image
-    that are embedded, the surest ones first.
+    JSON; in tars a field of the .json (`objects`, `json.found.objects`); a file in the form of COCO has it by itself.
+    format : of boxes in pixels of the picture as it is shown, coco (x, y, width, height) or xyxy. confidence : objects
+    that are less sure are left out; one that does not say it is sure. margin : what is cut out around a box on each side,
+    as a share of its width and height. most : objects of an image that are embedded, the surest ones first.
     """
 
     measures: ClassVar[str] = (
