@@ -59,6 +59,10 @@ class RowSource(Protocol):
     def spread_out(self, budget: Counts, start: Literal["medoid", "isolated"]) -> Self:
         """Return the rows ranked anew: in each concept first `budget` rows (k,) that are far from each other."""
 
+    @property
+    def has_shipped(self) -> bool:
+        """Whether keys say which rows go ahead because they were kept before: their first bit is 0."""
+
     def objects(self) -> "Objects":
         """Return the objects in the rows, which are counted in the order of `blocks`."""
 

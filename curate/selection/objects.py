@@ -49,7 +49,7 @@ class ObjectCoverage(Selector):
     def arranged(self, rows: Source, n_keep: int) -> Source:
         """Return the rows in the order in which they are taken, as far as `n_keep`; the others by hash."""
         columns = _columns(rows, "key")
-        ahead = columns["key"] < _BEHIND if self.shipped else None
+        ahead = columns["key"] < _BEHIND if rows.has_shipped else None
         found = _covered(rows, columns, n_keep, ahead=ahead)
         key = (columns["tie"] >> np.uint64(1)) | _BEHIND
         key[columns["pinned"]] = 0

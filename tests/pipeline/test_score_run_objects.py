@@ -204,6 +204,18 @@ def test_a_run_decides_as_a_frame_does(place, finished, tmp_path, settings):
         assert decisions[column].to_list() == found[column].to_list()
 
 
+def test_rows_shipped_before_go_ahead(place, tmp_path):
+    shutil.copytree(place / "run", tmp_path / "run")
+    glob = str(place / "data" / "*.parquet")
+    first = made(glob, tmp_path / "run", select={"method": "random", "count": COUNT})
+    before = set(first.decisions().filter("keep")["uid"])
+    more = made(glob, tmp_path / "run", select={"method": "objects", "count": COUNT + 3, "shipped": True})
+    after = set(more.decisions().filter("keep")["uid"])
+    assert before < after and len(after) == COUNT + 3
+    fewer = made(glob, tmp_path / "run", select={"method": "objects", "count": 4, "shipped": True})
+    assert set(fewer.decisions().filter("keep")["uid"]) < after
+
+
 def test_what_is_covered_is_noted(place, finished):
     vectors = pl.DataFrame(stored(place)).sort("uid", "index")
     decisions = finished.decisions()

@@ -199,6 +199,9 @@ def test_a_frame_is_decided_as_the_rule_says():
     place = np.argsort(np.argsort(tie(rows["uid"].to_list(), 3)))
     want = cover(objects, place, 12).taken
     assert set(found.filter("keep")["uid"]) == {f"u{n}" for n in want}
+    assert select(rows, "objects", count=12, seed=3, shipped=True).equals(
+        found
+    )  # of a frame nothing is known before
     shuffled = select(rows.sample(fraction=1.0, shuffle=True, seed=1), "objects", count=12, seed=3)
     columns = ["keep", "reason", "rank", "inclusion_prob"]
     assert shuffled.sort("uid").select(columns).equals(found.sort("uid").select(columns))

@@ -69,6 +69,11 @@ class Again:
         """Raise RunError: vectors are not compared again."""
         raise RunError(f"{self.context.run.where}: rows of a finished run are not ranked anew")
 
+    @property
+    def has_shipped(self) -> bool:
+        """Whether keys say which rows go ahead because they were kept before."""
+        return False
+
     def objects(self) -> Objects:
         """Return the objects in the rows, in the order of their blocks."""
         run, parts = self.context.run, self.context.parts

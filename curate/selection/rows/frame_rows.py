@@ -123,6 +123,11 @@ class FrameRows:
             rank[here] = diverse_ranks(rows[here], unit[here], before[here], int(budget[one]), start, first)
         return replace(self, columns=self.columns | {"rank": rank})
 
+    @property
+    def has_shipped(self) -> bool:
+        """Whether keys say which rows go ahead because they were kept before."""
+        return False
+
     def objects(self) -> Objects:
         """Return the objects in the rows, from the column `objects`."""
         return objects_of_frame(self.frame)

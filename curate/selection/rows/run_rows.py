@@ -87,6 +87,11 @@ class RunRows:
         """Return the rows ranked anew: in each concept first `budget` rows (k,) that are far from each other."""
         return replace(self, ranked=diversified(self.context, self.ranked, budget, start, self.scratch))
 
+    @property
+    def has_shipped(self) -> bool:
+        """Whether keys say which rows go ahead because they were kept before."""
+        return self.order.shipped is not None
+
     def objects(self) -> Objects:
         """Return the objects in the rows that compete, in the order of their blocks."""
         return objects_in(self.context, self.blocks("part", "position"))
