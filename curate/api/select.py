@@ -35,7 +35,8 @@ def select(
         a whole number from 0 (without it, all rows are one); `distance` to the centre of the concept is what `prefer`
         hardest and easiest go by; `label` is for quotas of labels; `pinned` rows are kept whatever happens; `vector`
         (lists of one length) is for diversity, and for density unless `d_inter`, the distance of the row's concept to
-        other concepts, is there. Other columns are scores; null and NaN say that a row has none.
+        other concepts, is there; `objects` (lists of structs with `category` and `vector`) is for method objects. Other
+        columns are scores; null and NaN say that a row has none.
     method : str
         A selection method; `curate methods` lists them with their settings.
     keep, count : float or int

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from curate.embedding.alterations import ALTERATIONS
+from curate.embedding.regions import REGIONS, unpack
 
 __all__ = ["DecodeError", "Decoded", "Preprocess", "decode", "open_image", "to_array"]
 
@@ -111,7 +112,8 @@ class Decoded(NamedTuple):
     """One decoded row: a key of `schema.OUTCOMES`, why it is not ok, the size shown, the pixels.
 
     width, height : None where they are not known, or are no size (4,294,967,169 pixels wide; the reason says it).
-    array : (height, width, 3) uint8 of the preprocessed size, None unless the outcome is ok.
+    array : (height, width, 3) uint8 of the preprocessed size, None unless the outcome is ok; of regions
+    (n, height, width, 3), None where there is none.
     """
 
     outcome: str
@@ -144,15 +146,22 @@ def decode(
     """Return the pixels of one row, or why there are none. Only MemoryError gets out.
 
     reserve : called with the bytes that decoding takes, before it takes them; it may wait.
-    altered : gives the pixels of a copy that is made so (`alterations.ALTERATIONS`), in place of the image's own.
+    altered : gives the pixels of a copy that is made so (`alterations.ALTERATIONS`), in place of the image's own; or of
+    what is made with the boxes packed before the image (`regions.REGIONS`).
     """
     if data is None:
         return Decoded("missing_image", "no image", None, None, None)
+    regions = REGIONS.get(altered or "")
+    if regions is not None:
+        data, boxes, margin = unpack(data)
     try:
         image = open_image(data, max_pixels=max_pixels, reserve=reserve)
     except DecodeError as error:
         return Decoded(error.outcome, error.reason, error.width, error.height, None)
     width, height = image.size
+    if regions is not None:
+        parts = [to_array(part, preprocess) for part in regions(image, boxes, margin)]
+        return Decoded("ok", None, width, height, np.stack(parts) if parts else None)
     if altered is not None:
         try:
             image = ALTERATIONS[altered](image)

@@ -55,7 +55,8 @@ class DecodePool:
     what it starts with (Linux; None for no limit); it decides about rows, so it must not depend on the machine.
     timeout_s : the last net, for what no count has caught. in_flight_bytes : what encoded images, and apart from
     them decoding, may take at a time in all workers together; one image is always let through (None for no limit).
-    altered : give the pixels of copies that are made so (`alterations.ALTERATIONS`).
+    altered : give the pixels of copies that are made so (`alterations.ALTERATIONS`), or of what is made with the boxes
+    packed before the images (`regions.REGIONS`).
 
     At most two batches per worker are in flight, so memory stays bounded while decoding overlaps with
     what the caller does between two results.

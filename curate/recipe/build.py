@@ -5,7 +5,9 @@ from typing import Any
 
 from curate.recipe import Recipe
 from curate.recipe.loading import override, parse_recipe
+from curate.scores.registry import known_scores
 from curate.selection.auto import Auto
+from curate.selection.registry import selectors
 
 #: Ends of files of vectors (`embedding/vector_files.py`, which takes longer to load).
 ENDINGS = (".npy", ".npz", ".pt", ".pth", ".parquet", ".pq")
@@ -64,6 +66,14 @@ def _names_no_method(base: Mapping[str, Any], *given: object, names: Sequence[st
     return not any(given) and said <= Auto.model_fields.keys() - {"method"}
 
 
+def _read_by(method: str | None, score: Sequence[object]) -> list[str]:
+    """Return the families of scores whose tables a method reads, those that are there already left out."""
+    chosen = selectors().get(method or "")
+    asked = {next(iter(one), None) if isinstance(one, Mapping) else one for one in score}
+    names = [known_scores()[column].family for column in (chosen.reads_tables if chosen else ())]
+    return [name for name in names if name not in asked]
+
+
 def filter_recipe(
     base: Mapping[str, Any],
     *,
@@ -99,6 +109,8 @@ def filter_recipe(
         "dedup.epsilon": epsilon, "dedup.against": against, "embed.model": model, "embed.pretrained": pretrained,
         "pin": pin, "exclude": exclude, "only": only,
     }  # fmt: skip
+    if added := _read_by(method, [*base.get("score", ()), *score]):
+        score = [*score, *added]
     if score:
         before = list(base.get("score", ["clip_score"]))
         asked["score"] = [*before, *(one for one in score if one not in before)]

@@ -158,6 +158,8 @@ class ReportData:
     weights : what was noted of the weights, and `edges`, `counts`. reliability : one row per trained family.
     said : sentences on wrong labels and on what came before the method. label_errors : rows, count, rate, low, high, pairs.
     chosen : the recipe that method auto chose. versions : anything that says where the page comes from, name to value.
+    objects : classes (the rarest first) with groups and how many are covered, `of` how many, and `shots` of them by class;
+    empty where no objects were covered.
     evaluation : what `curate evaluate` found, and `stale`, whether that was of another decision; empty where it was not
     called.
     """
@@ -195,3 +197,4 @@ class ReportData:
     pictures: bool = True
     created: str = ""
     evaluation: Mapping[str, Any] = field(default_factory=dict)
+    objects: Mapping[str, Any] = field(default_factory=dict)

@@ -14,6 +14,7 @@ written by `compute` of this class. This is also the way of a score in a package
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
@@ -30,6 +31,8 @@ from curate.sources.settings import Source
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from curate.embedding.clip import Clip
+    from curate.embedding.region_pool import RegionPool
     from curate.embedding.store import EmbeddingPart
     from curate.execution.context import Context
     from curate.recipe import Recipe
@@ -83,7 +86,8 @@ class Sources:
 
     check, fingerprint, vectors : of a reference set (a source, or `.npy` files): raise UsageError where it cannot be
     used; return what changes when it does; return a `.npy` file of its unit vectors. find_shards : the shards of a
-    source. read_batches : rows of a part with their encoded images.
+    source. read_batches : rows of a part with their encoded images. row_images : (part, source, rows, setting), encoded
+    images of some rows. open_regions : (context, what is made of boxes), a context with the model and its decoders.
     """
 
     check: Callable[..., None]
@@ -91,6 +95,8 @@ class Sources:
     vectors: Callable[..., Path]
     find_shards: Callable[[Source], "list[Shard]"]
     read_batches: Callable[..., "Iterator[tuple[Rows, Any]]"]
+    row_images: Callable[..., Any]
+    open_regions: "Callable[[Context, str], AbstractContextManager[tuple[Clip, RegionPool]]]"
 
 
 class Score(Settings):

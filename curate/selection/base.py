@@ -19,6 +19,7 @@ from curate.settings import Count, Folder, KeepShare, Settings, Share, none_word
 if TYPE_CHECKING:
     import polars as pl
 
+    from curate.selection.coverage import Covered, Objects
     from curate.selection.rows.counterfactual import Standing
     from curate.selection.rows.finished import Finished, Row
 
@@ -35,6 +36,7 @@ __all__ = [
 ]
 
 Arrays = dict[str, npt.NDArray[Any]]
+Keys = npt.NDArray[np.uint64]
 
 
 class RowSource(Protocol):
@@ -56,6 +58,16 @@ class RowSource(Protocol):
 
     def spread_out(self, budget: Counts, start: Literal["medoid", "isolated"]) -> Self:
         """Return the rows ranked anew: in each concept first `budget` rows (k,) that are far from each other."""
+
+    @property
+    def has_shipped(self) -> bool:
+        """Whether keys say which rows go ahead because they were kept before: their first bit is 0."""
+
+    def objects(self) -> "Objects":
+        """Return the objects in the rows, which are counted in the order of `blocks`."""
+
+    def placed(self, key: Keys, covered: "Covered") -> Self:
+        """Return the rows ranked anew by other keys (n,), in the order of `blocks`; covered : what they come from."""
 
 
 Source = TypeVar("Source", bound=RowSource)
@@ -135,6 +147,9 @@ class Selector(Settings):
 
     #: Whether noise and floors are left out where labels or scores for them are missing, instead of refused.
     takes_what_is_there: ClassVar[bool] = False
+
+    #: Score columns whose tables it reads besides, whatever becomes of rows without a value.
+    reads_tables: ClassVar[tuple[str, ...]] = ()
 
     #: Settings that are newer than runs made before: they count in fingerprints where they are set.
     later: ClassVar[tuple[str, ...]] = ()

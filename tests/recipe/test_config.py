@@ -100,6 +100,7 @@ def test_defaults_in_comments_are_the_defaults():
         "normsim": {"target": "x"},
         "color": {"prior": "a", "conditional": "b"},
         "fuse": {"columns": {"a": 1}},
+        "tmars": {"boxes": "x"},
     }
     for entry in entries:
         need = {"file": "scores.parquet"} if entry.family == "file" else given.get(entry.family, {})
@@ -161,7 +162,7 @@ def test_shares():
         ("select.count", 2.5, "select.count must be a whole number, got 2.5"),
         ("select.count", True, "select.count must be a whole number, got True"),
         ("select.method", "dense", ("select.method must be 'auto', 'density', 'random', 'prototypes', 'hardest', 'easiest', "
-         "'top', 'window', 'middle', 'stratified', 'quotas', 'weighted', 'diversity' or 'all', got 'dense'")),
+         "'top', 'window', 'middle', 'stratified', 'quotas', 'weighted', 'diversity', 'objects' or 'all', got 'dense'")),
         ("select.prefer", "best", "select.prefer must be hardest, easiest, random or score:<column>, got 'best'"),
         ("select.temperature", 0, "select.temperature must be above 0, got 0"),
         ("select.temperature", "hot", "select.temperature must be a number, got 'hot'"),
@@ -203,7 +204,7 @@ def test_shares():
         ("score.pair", {"temperature": -1}, "score.pair.temperature must be 'auto' or above 0, got -1"),
         ("score", ["pairs"], "score: no family 'pairs'; did you mean 'pair'?"),
         ("score", [{"xyz": {}}], ("score: no family 'xyz'; there are clip_score, pair, heads, pixels, normsim, noise, "
-         "color, fuse, file")),
+         "color, fuse, objects, file, tmars")),
         ("score", [3], "score.0 must be a family or settings, got 3"),
         ("score", ["pair", "pair"], "score must name each family once, got pair twice"),
         ("score", {"file": "a.parquet", "colums": "x"}, "score.file.colums is not a setting; did you mean 'columns'?"),

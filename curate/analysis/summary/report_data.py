@@ -11,6 +11,7 @@ from curate.analysis.plan import rates_of
 from curate.analysis.summary import galleries, groups, score_stats
 from curate.analysis.summary.concepts import concept_table, layout
 from curate.analysis.summary.counts import check_counts, versions
+from curate.analysis.summary.covered_objects import covered_objects
 from curate.analysis.summary.scan import LIMITS, ReportRequest, Scan
 from curate.analysis.summary.summary import RunSummary, summarize
 from curate.analysis.summary.what_if import what_if
@@ -108,7 +109,7 @@ def report_data(context: Context, summary: RunSummary, asked: ReportRequest) -> 
         stages=_stages(summary), warnings=summary.warnings,
         bad_shards=[BadShard(shard=one["name"], rows=one["rows"], message=one["error"]) for one in summary.bad_shards],
         recipe=recipe.to_yaml(), versions=_origin(context) | versions(),
-        pictures=any(part.columns.image for part in context.parts), created=_now(), evaluation=_evaluation(context),
+        pictures=any(part.columns.image for part in context.parts), created=_now(), evaluation=_evaluation(context), objects=covered_objects(context),
     )  # fmt: skip
 
 

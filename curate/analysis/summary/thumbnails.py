@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from curate.embedding.decode import Decoded, Preprocess
 from curate.embedding.decode_pool import DecodePool
+from curate.embedding.regions import crop_box, pack
 from curate.errors import CurateError
 from curate.execution.context import Context, Part, log
 from curate.sources import references, registry
@@ -31,6 +32,7 @@ MAX_SECONDS = 300.0
 MANY = 1_500
 _QUALITY, _QUALITY_OF_MANY = 72, 52
 _BATCH_BYTES = 16_000_000
+Box = tuple[float, float, float, float]
 _CANNOT_READ = (CurateError, OSError, ValueError, KeyError)
 
 
@@ -42,8 +44,13 @@ class Place:
     row: int
 
 
-def thumbnails(context: Context, wanted: Mapping[str, Place]) -> dict[str, str]:
-    """Return a data: URI by uid, for those samples of `wanted` that have an image which can be had."""
+def thumbnails(
+    context: Context, wanted: Mapping[str, Place], boxes: Mapping[str, Box] | None = None
+) -> dict[str, str]:
+    """Return a data: URI by uid, for those samples of `wanted` that have an image which can be had.
+
+    boxes : what is shown of each, x0 y0 x1 y1 in pixels; the whole picture where None.
+    """
     wanted = {uid: place for uid, place in wanted.items() if context.parts[place.part].columns.image}
     if not wanted:
         return {}
@@ -53,13 +60,37 @@ def thumbnails(context: Context, wanted: Mapping[str, Place]) -> dict[str, str]:
     pool = DecodePool(
         whole, workers=max(1, context.engine.here), max_pixels=context.recipe.embed.max_pixels,
         memory_limit_bytes=context.recipe.embed.decode_memory, in_flight_bytes=context.image_memory,
+        altered=None if boxes is None else "crops",
     )  # fmt: skip
+    batches = _batches(context, wanted)
     with pool:
-        for uids, decoded in pool.map(_batches(context, wanted)):
+        for uids, decoded in pool.map(batches if boxes is None else _boxed(batches, boxes)):
             for uid, one in zip(uids, decoded, strict=True):
+                if boxes is not None and one.array is not None:
+                    one = _crop(one, boxes[uid])
                 if (uri := _uri(one, quality)) is not None:
                     found[uid] = uri
     return found
+
+
+def _boxed(
+    batches: Iterator[tuple[list[str], list[bytes | None]]], boxes: Mapping[str, Box]
+) -> Iterator[tuple[list[str], list[bytes | None]]]:
+    """Yield batches of pictures, each with its box."""
+    for uids, images in batches:
+        yield (
+            uids,
+            [
+                None if image is None else pack(image, np.array([boxes[uid]], np.float64))
+                for uid, image in zip(uids, images, strict=True)
+            ],
+        )
+
+
+def _crop(one: Decoded, box: Box) -> Decoded:
+    """Return the one crop of a picture, with the size that it had in it."""
+    x0, y0, x1, y1 = crop_box(np.array(box, np.float64), 0.0, one.width or 1, one.height or 1)
+    return one._replace(array=None if one.array is None else one.array[0], width=x1 - x0, height=y1 - y0)
 
 
 def _batches(context: Context, wanted: Mapping[str, Place]) -> Iterator[tuple[list[str], list[bytes | None]]]:

@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from curate.errors import ModelError
 from curate.execution.context import Context
@@ -13,8 +13,11 @@ from curate.recipe import Embed
 if TYPE_CHECKING:
     from curate.embedding.clip import Clip
     from curate.embedding.decode_pool import DecodePool
+    from curate.embedding.region_pool import RegionPool
 
-__all__ = ["ModelTask", "model_of", "open_clip", "open_model"]
+__all__ = ["ModelTask", "model_of", "open_clip", "open_model", "open_regions"]
+
+Pool = TypeVar("Pool", bound="DecodePool")
 
 
 @dataclass(frozen=True)
@@ -54,16 +57,30 @@ def open_clip(model: ModelTask, place: Place) -> Iterator["Clip"]:
 @contextlib.contextmanager
 def open_model(model: ModelTask, place: Place) -> Iterator[tuple["Clip", "DecodePool"]]:
     """Give the model, and the processes that decode for it."""
-    from curate.embedding.batching import default_decode_workers
     from curate.embedding.decode_pool import DecodePool
 
-    with open_clip(model, place) as clip:
-        workers = model.decoders or default_decode_workers(clip.device, place.cores)
-        with DecodePool(
-            clip.preprocess, workers=workers, max_pixels=model.embed.max_pixels,
-            memory_limit_bytes=model.embed.decode_memory, in_flight_bytes=model.in_flight_bytes,
-        ) as pool:  # fmt: skip
-            yield clip, pool
+    with open_clip(model, place) as clip, _pool(DecodePool, model, clip, place) as pool:
+        yield clip, pool
+
+
+@contextlib.contextmanager
+def open_regions(context: Context, altered: str) -> Iterator[tuple["Clip", "RegionPool"]]:
+    """Give the model of a run, and processes that make something of the boxes in pictures (`regions.REGIONS`) for it."""
+    from curate.embedding.region_pool import RegionPool
+
+    model = model_of(context)
+    with open_clip(model, Place()) as clip, _pool(RegionPool, model, clip, Place(), altered=altered) as pool:
+        yield clip, pool
+
+
+def _pool(kind: type[Pool], model: ModelTask, clip: "Clip", place: Place, altered: str | None = None) -> Pool:
+    from curate.embedding.batching import default_decode_workers
+
+    return kind(
+        clip.preprocess, workers=model.decoders or default_decode_workers(clip.device, place.cores), altered=altered,
+        max_pixels=model.embed.max_pixels, memory_limit_bytes=model.embed.decode_memory,
+        in_flight_bytes=model.in_flight_bytes,
+    )  # fmt: skip
 
 
 def _device(asked: str, place: Place) -> str:

@@ -29,12 +29,13 @@ Arrays = Mapping[int, npt.NDArray[np.uint8]]
 
 @dataclass(frozen=True)
 class RowImages:
-    """Rows of one part (positions in its shard, ascending) whose images are wanted, and for what setting."""
+    """Rows of one part (positions in its shard, ascending) whose images are wanted, for what setting, and what else to do."""
 
     part: Part
     source: Source
     rows: npt.NDArray[np.int64]
     setting: str
+    otherwise: str = "give dedup.epsilon a number, and dedup.confirm none"
 
     def encoded(self) -> Iterator[tuple[list[int], list[bytes | None]]]:
         """Yield rows with their encoded images, some at a time; None where a path or address gives none any more.
@@ -45,8 +46,7 @@ class RowImages:
         table_of, in_table, _ = shard.url.partition("/./")  # paths in a lake table begin at the table
         if columns.image is None:
             raise UsageError(
-                f"{self.setting} looks at images, and {shard.url} has none (source.image); give dedup.epsilon a number, "
-                "and dedup.confirm none"
+                f"{self.setting} looks at images, and {shard.url} has none (source.image); {self.otherwise}"
             )
         try:
             registry.check_unchanged(shard)
@@ -69,8 +69,8 @@ class RowImages:
                     done += len(images)
         except (OSError, CurateError) as error:
             raise UsageError(
-                f"{self.setting} reads images once more, which fails ({error}); put the source back, or give "
-                "dedup.epsilon a number, and dedup.confirm none"
+                f"{self.setting} reads images once more, which fails ({error}); put the source back, or "
+                f"{self.otherwise}"
             ) from error
 
 

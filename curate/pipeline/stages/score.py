@@ -8,6 +8,8 @@ from curate.execution.stage import Stage
 from curate.io import storage
 from curate.pipeline import references
 from curate.pipeline.stages import read, read_task
+from curate.pipeline.stages.embed_model import open_regions
+from curate.pipeline.stages.row_images import RowImages
 from curate.scores.base import Score, Sources
 from curate.scores.registry import families_of, score_columns
 from curate.scores.tables.output import Output
@@ -17,8 +19,9 @@ __all__ = ["SOURCES", "VERSION", "Scoring", "run"]
 VERSION = 1
 #: How scores read reference sets, and images once more.
 SOURCES = Sources(
-    references.check, references.fingerprint, references.vectors, read.find_shards, read_task.read_batches
-)
+    references.check, references.fingerprint, references.vectors, read.find_shards, read_task.read_batches, RowImages,
+    open_regions,
+)  # fmt: skip
 
 
 class Scoring(Stage):

@@ -26,13 +26,14 @@ from curate.pipeline.auto_recipe import explain_auto
 from curate.pipeline.stages import refit
 from curate.pipeline.stages import representatives as stand_ins
 from curate.recipe import Recipe, canonical
-from curate.runs.folder import BUDGETS, RunFolder
+from curate.runs.folder import BUDGETS, COVERED, RunFolder
 from curate.scores.heads.label_errors import estimated_errors
 from curate.scores.registry import folders_for, require_score, score_columns
 from curate.selection.base import Selector
 from curate.selection.rows import choose as choice
 from curate.selection.rows import previous, ranks, unscored
 from curate.selection.rows.first import First, find_first
+from curate.selection.rows.objects_in import in_words, noted
 from curate.selection.rows.order import Order, noise_column, order_of, read_columns
 from curate.selection.rows.ranks import Ranked
 from curate.selection.rows.run_rows import RunRows, classes_of, floor_classes_of, labels_of
@@ -146,6 +147,8 @@ def run(context: Context) -> bool:
         facts |= {"complexity": divided.facts, "warnings": _even(recipe.select, divided)}
     if recipe.select.composed:
         facts["first"] = _first_facts(context, first)
+    if chosen.rows.covered is not None:
+        facts["objects"] = noted(context, chosen.rows, chosen.rows.covered, new / COVERED, fingerprint)
     if recipe.select.takes_what_is_there:
         facts["auto"] = explain_auto(context, first, n_eligible, len(labels_of(context)))
     if chosen.n_null:
@@ -184,6 +187,8 @@ def _say(recipe: Recipe, facts: Mapping[str, Any], n_kept: int, n_concepts: int)
              f"{facts['eligible']:,}", f"{facts['kept']:,}", 100 * facts["of_usable"], n_kept, n_concepts)  # fmt: skip
     if "complexity" in facts:
         log.info("select: %s", said_of(facts["complexity"]))
+    if "objects" in facts:
+        log.info("select: %s", in_words(facts["objects"]))
     for warning in facts.get("warnings", ()):
         log.warning("select: %s", warning)
     for text in facts["auto"]["why"] if "auto" in facts else say_first(facts.get("first")):

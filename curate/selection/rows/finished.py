@@ -20,9 +20,11 @@ from curate.io import storage
 from curate.linalg import load_unit
 from curate.ordering.nulls import null_plan
 from curate.selection.base import Arrays, ByScore, DensitySettings, comes_before
+from curate.selection.coverage import Covered, Objects
 from curate.selection.diversity import select_diverse
 from curate.selection.rows.budget_inputs import Divided
 from curate.selection.rows.counterfactual import Nested, Standing
+from curate.selection.rows.objects_in import objects_in
 from curate.selection.rows.order import Order, order_of, with_order
 from curate.selection.rows.ranks import VECTOR_BYTES, candidates
 
@@ -65,6 +67,25 @@ class Again:
 
     def spread_out(self, budget: npt.NDArray[np.int64], start: Literal["medoid", "isolated"]) -> Self:
         """Raise RunError: vectors are not compared again."""
+        raise RunError(f"{self.context.run.where}: rows of a finished run are not ranked anew")
+
+    @property
+    def has_shipped(self) -> bool:
+        """Whether keys say which rows go ahead because they were kept before."""
+        return False
+
+    def objects(self) -> Objects:
+        """Return the objects in the rows, in the order of their blocks."""
+        run, parts = self.context.run, self.context.parts
+        found = (candidates(run, part.name, self.order.folders)[1] for part in parts)
+        blocks = zip(parts, found, strict=True)
+        return objects_in(
+            self.context,
+            ({"part": np.full(len(at), part.index), "position": at} for part, at in blocks),
+        )
+
+    def placed(self, key: npt.NDArray[np.uint64], covered: Covered) -> Self:
+        """Raise RunError: they are ranked already."""
         raise RunError(f"{self.context.run.where}: rows of a finished run are not ranked anew")
 
     def blocks(self, *columns: str) -> Iterator[Arrays]:
@@ -121,6 +142,13 @@ class Finished:
         inside = (columns["concept"] == row.concept) & (columns["rank"] == row.rank)
         (here,) = np.flatnonzero(inside).tolist()
         return {name: values[here] for name, values in columns.items()}
+
+    def number(self, row: Row) -> int:
+        """Return which of all rows, in the order of their blocks, a row is."""
+        before = sum(len(self.rows.part(index)["rank"]) for index in range(row.part))
+        columns = self.rows.part(row.part)
+        inside = (columns["concept"] == row.concept) & (columns["rank"] == row.rank)
+        return before + int(np.flatnonzero(inside)[0])
 
     def place_among(
         self, own: Mapping[str, Any], key: str, ties: str, chosen: Callable[[Arrays], Mask]

@@ -18,8 +18,10 @@ from curate.ordering.shares import n_keep
 from curate.scores import SCORES
 from curate.scores.columns import Direction, hardest_is_largest
 from curate.selection.base import Arrays, ByScore, DensitySettings, Selector
+from curate.selection.coverage import Covered, Objects
 from curate.selection.rows.choose import choose, missing_scores
 from curate.selection.rows.first import First, find_first
+from curate.selection.rows.objects_in import objects_of_frame, ranks_by
 from curate.selection.rows.order import Order, with_order
 from curate.selection.rows.run_rows import diverse_ranks
 
@@ -120,6 +122,20 @@ class FrameRows:
             first = np.zeros(len(here), np.bool_)
             rank[here] = diverse_ranks(rows[here], unit[here], before[here], int(budget[one]), start, first)
         return replace(self, columns=self.columns | {"rank": rank})
+
+    @property
+    def has_shipped(self) -> bool:
+        """Whether keys say which rows go ahead because they were kept before."""
+        return False
+
+    def objects(self) -> Objects:
+        """Return the objects in the rows, from the column `objects`."""
+        return objects_of_frame(self.frame)
+
+    def placed(self, key: npt.NDArray[np.uint64], covered: Covered) -> Self:
+        """Return the rows ranked anew by other keys (n,)."""
+        given = pl.DataFrame({name: self.columns[name] for name in ("concept", "pinned", "tie", "rank")})
+        return replace(self, columns=self.columns | {"key": key, "rank": ranks_by(given, key)})
 
 
 def decide(

@@ -46,6 +46,8 @@ def order_of(recipe: "Recipe", classes: tuple[str, ...] = ()) -> Order:
     """Return the order a recipe selects by. Raises UsageError for a column that is no score."""
     select, by, cutoff, noise = recipe.select, None, None, None
     folders = folders_for(recipe, read_columns(recipe))
+    for name in select.reads_tables:
+        require_score(recipe, name, f"select.method {select.method}")
     if isinstance(select, ByScore):
         factor = _factor(recipe, select.score_column, "select.by")
         by = select.score_column, 1 if select.as_it_is else factor
@@ -59,7 +61,8 @@ def order_of(recipe: "Recipe", classes: tuple[str, ...] = ()) -> Order:
 def read_columns(recipe: "Recipe") -> list[str]:
     """Return the score columns that a selection reads."""
     noise = noise_column(recipe)
-    return [*recipe.select.columns, *([noise] if noise is not None else [])]
+    tables = recipe.select.reads_tables
+    return [*recipe.select.columns, *tables, *([noise] if noise is not None else [])]
 
 
 def noise_column(recipe: "Recipe") -> str | None:

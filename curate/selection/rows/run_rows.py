@@ -17,8 +17,10 @@ from curate.execution.context import Context, reuse_or_remove
 from curate.io import storage
 from curate.linalg import load_unit
 from curate.selection.base import Arrays, DensitySettings
+from curate.selection.coverage import Covered, Objects
 from curate.selection.diversity import select_diverse
 from curate.selection.rows.measure import geometry_of
+from curate.selection.rows.objects_in import objects_in, placed
 from curate.selection.rows.order import Order
 from curate.selection.rows.ranks import ROW_BYTES, VECTOR_BYTES, Ranked, RankTask, scatter_back
 
@@ -52,12 +54,16 @@ class DiverseTask:
 
 @dataclass(frozen=True)
 class RunRows:
-    """The ranked rows of a run, in the order of its recipe. scratch : a folder for what is ranked anew."""
+    """The ranked rows of a run, in the order of its recipe.
+
+    scratch : a folder for what is ranked anew. covered : what a method that covers objects found.
+    """
 
     context: Context
     order: Order
     ranked: Ranked
     scratch: Path
+    covered: Covered | None = None
 
     @property
     def concepts(self) -> pl.DataFrame:
@@ -80,6 +86,19 @@ class RunRows:
     def spread_out(self, budget: npt.NDArray[np.int64], start: Literal["medoid", "isolated"]) -> Self:
         """Return the rows ranked anew: in each concept first `budget` rows (k,) that are far from each other."""
         return replace(self, ranked=diversified(self.context, self.ranked, budget, start, self.scratch))
+
+    @property
+    def has_shipped(self) -> bool:
+        """Whether keys say which rows go ahead because they were kept before."""
+        return self.order.shipped is not None
+
+    def objects(self) -> Objects:
+        """Return the objects in the rows that compete, in the order of their blocks."""
+        return objects_in(self.context, self.blocks("part", "position"))
+
+    def placed(self, key: npt.NDArray[np.uint64], covered: Covered) -> Self:
+        """Return the rows ranked anew by other keys (n,), in the order of `blocks`."""
+        return replace(self, ranked=placed(self.ranked, key, len(self.context.parts)), covered=covered)
 
 
 def diversified(

@@ -16,7 +16,7 @@ from curate.sources.base import Shard
 from curate.sources.text.json_stream import opened
 from curate.sources.unknown import inner_list
 
-__all__ = ["Kept", "is_coco", "kept", "rows"]
+__all__ = ["Kept", "is_coco", "kept", "objects", "rows"]
 
 LISTS = ("images", "annotations")
 
@@ -88,6 +88,40 @@ def _of_image(
         found = sorted({str(names.get(place, place)) for place in there.get(_key(one, "id"), ())})
         row |= {"label": found[0] if len(found) == 1 else None, "categories": found}
     return row
+
+
+def objects(shard: Shard, start: int, stop: int) -> Iterator[list[dict[str, Any]] | None]:
+    """Yield what is on each of the images [start, stop): `bbox` (x, y, width, height), `category`, and `score` if it has one.
+
+    Crowds (`iscrowd`) are no objects. None for each row where rows are captions.
+    """
+    names: dict[Any, Any] = {}
+    found: dict[Any, list[Mapping[str, Any]]] = {}
+    images: list[Any] = []
+    captions = False
+    for key, one in _objects(shard, (*LISTS, "categories")):
+        if key == "images":
+            images.append(_key(one, "id"))
+        elif key == "categories":
+            names[_key(one, "id")] = one.get("name")
+        else:
+            captions = captions or "caption" in one
+            if "bbox" in one and not one.get("iscrowd"):
+                found.setdefault(_key(one, "image_id"), []).append(one)
+    if captions:
+        yield from (None for _ in range(start, stop))
+        return
+    for image in images[start:stop]:
+        yield [
+            {"bbox": one["bbox"], "category": _name(one, names)}
+            | ({"score": one["score"]} if "score" in one else {})
+            for one in found.get(image, ())
+        ]
+
+
+def _name(one: Mapping[str, Any], names: Mapping[Any, Any]) -> str | None:
+    category = _key(one, "category_id")
+    return None if category is None else str(names.get(category, category))
 
 
 def _key(one: Mapping[str, Any], name: str) -> int | str | None:

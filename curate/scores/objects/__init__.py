@@ -1,0 +1,1 @@
+"""Objects in boxes: how many an image has, and the vector of each."""

@@ -1,0 +1,1 @@
+"""T-MARS: the score of a pair without the text in its picture."""
