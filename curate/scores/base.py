@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from curate.embedding.store import EmbeddingPart
     from curate.execution.context import Context
-    from curate.recipe import Recipe
+    from curate.recipe import Embed, Recipe
     from curate.scores.in_memory import Samples
     from curate.scores.tables.output import Output
     from curate.sources.base import Rows, Shard
@@ -41,6 +41,7 @@ __all__ = [
     "RESERVED",
     "AtLeastOne",
     "ColumnName",
+    "Models",
     "Positive",
     "Score",
     "ScoreColumn",
@@ -50,7 +51,7 @@ __all__ = [
 ]
 
 #: Folders below 3_scores that have a meaning of their own.
-RESERVED = ("clip_score", "pair", "heads", "pixels", "normsim", "noise", "color", "filter", "against")
+RESERVED = ("clip_score", "clip", "pair", "heads", "pixels", "normsim", "noise", "color", "filter", "against")
 
 #: What `score_rows` calls the fields of samples in memory.
 _FIELDS = {"caption": "captions", "label": "labels", "uid": "uids"}
@@ -78,12 +79,25 @@ class ScoreColumn(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Models:
+    """How scores reach vectors of further models; the pipeline hands it in.
+
+    check : raises ModelError where a model cannot be had. space : what decides the numbers in its vectors. embedded : the
+    run with the vectors of the model in place of its own.
+    """
+
+    check: "Callable[[Recipe, Embed, str], None]"
+    space: "Callable[[Embed], object]"
+    embedded: "Callable[[Context, Embed, str], Context]"
+
+
+@dataclass(frozen=True)
 class Sources:
     """How scores reach samples outside the tables of a run; the pipeline hands it in.
 
     check, fingerprint, vectors : of a reference set (a source, or `.npy` files): raise UsageError where it cannot be
     used; return what changes when it does; return a `.npy` file of its unit vectors. find_shards : the shards of a
-    source. read_batches : rows of a part with their encoded images.
+    source. read_batches : rows of a part with their encoded images. models : vectors of further models.
     """
 
     check: Callable[..., None]
@@ -91,6 +105,7 @@ class Sources:
     vectors: Callable[..., Path]
     find_shards: Callable[[Source], "list[Shard]"]
     read_batches: Callable[..., "Iterator[tuple[Rows, Any]]"]
+    models: Models
 
 
 class Score(Settings):

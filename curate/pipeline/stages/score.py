@@ -7,8 +7,8 @@ from curate.execution.context import Context, log
 from curate.execution.stage import Stage
 from curate.io import storage
 from curate.pipeline import references
-from curate.pipeline.stages import read, read_task
-from curate.scores.base import Score, Sources
+from curate.pipeline.stages import further_models, read, read_task
+from curate.scores.base import Models, Score, Sources
 from curate.scores.registry import families_of, score_columns
 from curate.scores.tables.output import Output
 
@@ -17,8 +17,9 @@ __all__ = ["SOURCES", "VERSION", "Scoring", "run"]
 VERSION = 1
 #: How scores read reference sets, and images once more.
 SOURCES = Sources(
-    references.check, references.fingerprint, references.vectors, read.find_shards, read_task.read_batches
-)
+    references.check, references.fingerprint, references.vectors, read.find_shards, read_task.read_batches,
+    Models(further_models.check, further_models.space_of, further_models.embedded),
+)  # fmt: skip
 
 
 class Scoring(Stage):
