@@ -34,7 +34,7 @@ REFITTED_FOLDER = "4_concepts"
 #: Where vectors of further models are (`score: [{clip: ...}]`), each model in a folder of its own with its own mark.
 MORE_EMBEDDINGS = "1_embeddings_more"
 #: Families whose folder has the name that the user gave.
-_NAMED = ("fuse", "clip")
+_NAMED = ("fuse", "clip", "source")
 
 
 def stages_until(last: str) -> tuple[str, ...]:

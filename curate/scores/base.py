@@ -16,7 +16,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,7 @@ from curate.settings import Count, Settings
 from curate.sources.settings import Source
 
 if TYPE_CHECKING:
+    import polars as pl
     import pyarrow as pa
 
     from curate.embedding.store import EmbeddingPart
@@ -43,6 +44,8 @@ __all__ = [
     "ColumnName",
     "Models",
     "Positive",
+    "RowColumn",
+    "RowColumns",
     "Score",
     "ScoreColumn",
     "Sources",
@@ -51,7 +54,19 @@ __all__ = [
 ]
 
 #: Folders below 3_scores that have a meaning of their own.
-RESERVED = ("clip_score", "clip", "pair", "heads", "pixels", "normsim", "noise", "color", "filter", "against")
+RESERVED = (
+    "clip_score",
+    "clip",
+    "source",
+    "pair",
+    "heads",
+    "pixels",
+    "normsim",
+    "noise",
+    "color",
+    "filter",
+    "against",
+)
 
 #: What `score_rows` calls the fields of samples in memory.
 _FIELDS = {"caption": "captions", "label": "labels", "uid": "uids"}
@@ -91,6 +106,24 @@ class Models:
     embedded: "Callable[[Context, Embed, str], Context]"
 
 
+class RowColumn(Protocol):
+    """A column of the rows of one part, as it stands in their shard."""
+
+    def beside(self, rows: "pl.DataFrame") -> "Iterator[pl.DataFrame]":
+        """Yield `rows` (with `row`, ascending) batch by batch with the column beside them."""
+
+
+@dataclass(frozen=True)
+class RowColumns:
+    """How scores reach columns of the source; the pipeline hands it in.
+
+    check : raises UsageError for a column that is not there, or no column of numbers. readers : the column of every part.
+    """
+
+    check: "Callable[[Recipe, str, str], None]"
+    readers: "Callable[[Context, str], Mapping[str, RowColumn]]"
+
+
 @dataclass(frozen=True)
 class Sources:
     """How scores reach samples outside the tables of a run; the pipeline hands it in.
@@ -98,6 +131,7 @@ class Sources:
     check, fingerprint, vectors : of a reference set (a source, or `.npy` files): raise UsageError where it cannot be
     used; return what changes when it does; return a `.npy` file of its unit vectors. find_shards : the shards of a
     source. read_batches : rows of a part with their encoded images. models : vectors of further models.
+    columns : columns of the source.
     """
 
     check: Callable[..., None]
@@ -106,6 +140,7 @@ class Sources:
     find_shards: Callable[[Source], "list[Shard]"]
     read_batches: Callable[..., "Iterator[tuple[Rows, Any]]"]
     models: Models
+    columns: RowColumns
 
 
 class Score(Settings):
