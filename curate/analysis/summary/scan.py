@@ -411,7 +411,7 @@ def _ends(frame: pl.DataFrame, shown: ReportRequest) -> pl.DataFrame:
     found = []
     for reason, column in shown.ends:
         failed = frame.filter(pl.col("reason") == (reason or "over_budget"))[column]
-        passes = pl.col("competing") if reason else pl.col("reason") == "kept"
+        passes = pl.col("competing") if reason else pl.col("reason").is_in(["kept", "spared"])
         passed = frame.filter(passes)[column]
         ends = [passed.min(), passed.max(), failed.min(), failed.max()]
         found.append((reason, column, *ends))

@@ -21,9 +21,7 @@ VERSION = 1
 
 def _check_numbers(recipe: Recipe, name: str, setting: str) -> None:
     """Raise UsageError for a column that the source has not, or that holds no numbers."""
-    check_numbers(
-        recipe, name, setting, (one for source in recipe.source for one in read.find_shards(source))
-    )
+    check_numbers(name, setting, (one for source in recipe.source for one in read.find_shards(source)))
 
 
 #: How scores read reference sets, and images once more.

@@ -398,6 +398,7 @@ def _decide(task: DecideTask) -> None:
             .when(pl.col("filter_reason").is_not_null()).then(pl.col("filter_reason"))
             .when(pl.col("duplicate_of").is_not_null()).then(pl.lit("near_duplicate"))
             .when(pl.col("chosen") & pl.col("pinned")).then(pl.lit("pinned"))
+            .when(pl.col("chosen") & pl.col("spared").is_not_null()).then(pl.lit("spared"))
             .when(pl.col("chosen")).then(pl.lit("kept"))
             .when(pl.col("cut_off")).then(pl.lit(f"cutoff:{task.cutoff[0]}"))
             .when(pl.col("noise")).then(pl.lit(f"cutoff:{task.cutoff[1]}"))
@@ -439,7 +440,7 @@ def _verdicts(task: DecideTask) -> pl.DataFrame:
     ).with_columns(pl.col("inclusion_prob").fill_nan(None))
     return (
         frame.select(
-            pl.col("uid", "concept", "distance", "filter_reason", "pinned", "same_content_as"),
+            pl.col("uid", "concept", "distance", "filter_reason", "pinned", "same_content_as", "spared"),
             pl.col("position").cast(pl.Int32),
         )
         .join(said, on="position", how="left", maintain_order="left", validate="1:1")
