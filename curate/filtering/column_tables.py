@@ -2,7 +2,8 @@
 
 A name is that of a column of the source, or of a field of the JSON member of a tar's samples; ``source.`` stands before it
 where a table of the run has a column of that name. Numbers become texts as a person writes them (2024, not 2024.0). There is
-one table per part, in the order of its embeddings, with the uid and the value: null where there is none.
+one table per part, with a row for each that could be read, in the order of `0_samples`: uid, whether it is a copy, and the value, null
+where there is none.
 """
 
 from collections.abc import Iterable, Mapping
@@ -14,7 +15,7 @@ import polars as pl
 import pyarrow as pa
 
 from curate.errors import SourceError, UsageError
-from curate.execution.context import Context, require_same, reuse_or_remove, usable
+from curate.execution.context import Context, require_same, reuse_or_remove
 from curate.filtering.conditions import table_columns
 from curate.filtering.expressions import BEFORE
 from curate.filtering.source_columns import SourceColumns, as_frame, find_columns, is_there
@@ -41,7 +42,7 @@ __all__ = [
 VERSION = 1
 #: Columns of the samples that rows are grouped by; every other name is a column of the source.
 OWN = ("label", "source", "split")
-SCHEMA = pa.schema([("uid", pa.string()), ("value", pa.string())])
+SCHEMA = pa.schema([("uid", pa.string()), ("copy", pa.bool_()), ("value", pa.string())])
 
 
 @dataclass(frozen=True)
@@ -126,11 +127,15 @@ def column_table(context: Context, name: str) -> Path:
 
 
 def _read(task: ColumnTask) -> None:
-    rows = usable(task.run, task.part).select("uid", "row")
+    table = storage.read_table(
+        task.run.part(task.run.samples, task.part), ["uid", "row", "outcome", "copy_of"]
+    )
+    rows = pl.DataFrame(table).filter(pl.col("outcome") == "ok")
+    rows = rows.select("uid", "row", copy=pl.col("copy_of").is_not_null())
     values = [_texts(block[task.name]) for block in task.source.beside(rows)] if len(rows) else []
     column = pl.concat(values) if values else pl.Series("value", [], pl.String)
-    table = rows.select("uid").with_columns(column.alias("value")).to_arrow().cast(SCHEMA)
-    storage.write_parquet(task.out, table, SCHEMA, task.fingerprint)
+    made = rows.select("uid", "copy").with_columns(column.alias("value")).to_arrow().cast(SCHEMA)
+    storage.write_parquet(task.out, made, SCHEMA, task.fingerprint)
 
 
 def _texts(column: pl.Series) -> pl.Series:
@@ -147,7 +152,7 @@ def _texts(column: pl.Series) -> pl.Series:
 
 
 def say_missing(context: Context, name: str) -> list[str]:
-    """Return a sentence on the samples that have no value of a column; empty where all have."""
+    """Return a sentence on the rows that have no value of a column; empty where all have."""
     folder, rows, null, without = folder_of_column(context.run, name), 0, 0, 0
     lacking: set[str] = set()
     for part in context.parts:
@@ -157,7 +162,7 @@ def say_missing(context: Context, name: str) -> list[str]:
             lacking.add(part.shard.url)
             without += len(values)
     where = f" ({without:,} of them in {len(lacking):,} shards without that column)" if lacking else ""
-    return [f"{null:,} of {rows:,} samples have no {name}{where}"] if null else []
+    return [f"{null:,} of {rows:,} rows have no {name}{where}"] if null else []
 
 
 def _has(shard: Shard, name: str) -> bool:
@@ -174,7 +179,7 @@ def values_of_part(
     found = []
     for name, folder in folders.items():
         path = run.part(folder, part)
-        table = pl.DataFrame(storage.read_table(path))
+        table = pl.DataFrame(storage.read_table(path)).filter(~pl.col("copy"))
         require_same(uids, table["uid"], path)
         found.append(table["value"].alias(name))
     return found

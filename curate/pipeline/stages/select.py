@@ -270,7 +270,8 @@ def check_recipe(recipe: Recipe) -> None:
     """Raise UsageError for a method or weight that needs a score the recipe does not have."""
     order_of(recipe)
     previous.check_recipe(recipe)
-    for name, setting in recipe.select.grouped_by.items():
+    grouped = {name: "report.by" for name in recipe.counted_by} | recipe.select.grouped_by
+    for name, setting in grouped.items():
         if name not in OWN:
             shards = (shard for source in recipe.source for shard in find_shards(source))
             check_column(recipe, name, setting, shards)
