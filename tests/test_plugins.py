@@ -262,6 +262,7 @@ def test_both_in_python(site):
             "color",
             "fuse",
             "file",
+            "source",
             "words",
         ],
         ["all", "nearest"],
