@@ -154,7 +154,10 @@ class Quotas(Selector):
             for name, weight, size, count in zip(names, weights, sizes + pinned, kept, strict=True)
             if size
         ]
-        return {"mixture": mixed[:_MOST_NOTED], **({"warnings": [said]} if short else {})}
+        return {
+            "mixture": {"per": self.per, "groups": mixed[:_MOST_NOTED]},
+            **({"warnings": [said]} if short else {}),
+        }
 
     def standing(self, run: "Finished", row: "Row") -> "Standing | str":
         """Return the row's place in its concept or group."""

@@ -136,11 +136,11 @@ def test_a_group_that_is_too_small_is_told_and_the_number_is_exact(place, tmp_pa
         f"{missing} of {N} rows have no language (40 of them in 1 shards without that column)"
         in facts["warnings"][1]
     )
-    mixed = {one["group"]: one for one in facts["mixture"]}
+    mixed = {one["group"]: one for one in facts["mixture"]["groups"]}
     assert mixed["fr"] == {"group": "fr", "share": 0.5, "rows": small, "kept": small}
     left = 60 - small  # what fr lacks goes by 0.2 to 0.3
     assert abs(mixed["de"]["kept"] - left * 0.4) < 1
-    assert sum(one["kept"] for one in facts["mixture"]) == 60
+    assert sum(one["kept"] for one in facts["mixture"]["groups"]) == 60
 
 
 def test_what_would_decide_otherwise(place, tmp_path):

@@ -26,7 +26,8 @@ def group_rows(counts: pl.DataFrame) -> dict[str, list[dict[str, Any]]]:
 def group_warnings(groups: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
     """Return a line for each grouping of which a group shrinks much more than the rest.
 
-    Concepts are no such grouping: they shrink unevenly by design.
+    Concepts are no such grouping: they shrink unevenly by design. Nor are groups with shares of their own, and columns that rows
+    are counted by, of which some values may be what conditions take out.
 
     >>> group_warnings({"label": [{"group": "cat", "share": 0.1, "rest": 0.4, "shrunk": True}]})
     ["label 'cat' keeps 10.0% where the rest keeps 40.0%"]
