@@ -114,11 +114,12 @@ FILTER = pa.schema(
         ("filter_reason", pa.string()),
         ("pinned", pa.bool_()),
         ("same_content_as", pa.string()),
+        ("spared", pa.string()),
     ]
 )
 
 #: Columns that tables made before there was such a column do not have: they are read as null.
-LATER = ("content_hash", "same_content_as")
+LATER = ("content_hash", "same_content_as", "spared")
 
 #: One row per compared row; subconcept is 0 unless the concept was split for comparing.
 DUPLICATES = pa.schema(
@@ -133,7 +134,7 @@ DUPLICATES = pa.schema(
 )
 
 #: Reasons of rows that are kept; all others say why a row is not.
-KEPT_REASONS = ("kept", "pinned")
+KEPT_REASONS = ("kept", "pinned", "spared")
 
 #: One row per row read. rank counts from 1 inside the concept, in the order of keeping. inclusion_prob is the
 #: probability with which an eligible row was to be kept, null where it has no closed form.

@@ -18,6 +18,7 @@ import pytest
 import yaml
 
 from curate.hashing import tie
+from curate.recipe import FAMILIES
 from curate.runs.run import open_run
 from tests.fixtures.builders import planted, recipe_values, write_shards
 
@@ -250,23 +251,7 @@ def test_both_in_python(site):
         "select.valeu is not a setting; did you mean 'value'?",
         "select.value is missing",
     ]
-    assert json.loads(listed) == [
-        [
-            "clip_score",
-            "pair",
-            "heads",
-            "pixels",
-            "normsim",
-            "noise",
-            "color",
-            "fuse",
-            "objects",
-            "file",
-            "tmars",
-            "words",
-        ],
-        ["all", "nearest"],
-    ]
+    assert json.loads(listed) == [[*FAMILIES, "words"], ["all", "nearest"]]
     assert json.loads(scored) == [2.0, None, 1.0]
 
 

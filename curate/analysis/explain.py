@@ -72,7 +72,7 @@ def explain(run: str | Path | Context, which: str) -> dict[str, Any]:
         facts["scores"] = _scores(context, {**judged, "concept": row["concept"], "distance": row["distance"]})
     if reason in ("exact_duplicate", "near_duplicate"):
         facts["duplicate"] = _duplicate(context, row, judged)
-    why = _failed(context, reason, judged)
+    why = _failed(context, f"filter:{judged['spared']}" if reason == "spared" else reason, judged)
     if why is not None:
         facts["filter"] = why
     facts["flip"] = _flip(context, found, row)

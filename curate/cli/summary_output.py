@@ -79,7 +79,7 @@ def _counts(facts: Facts) -> None:
             print_table(["outcome", "rows", "share"], [["rows in", total, _percent(1.0)], *rows])
         return
     lines: list[tuple[str, int, str]] = [("rows in", counts["rows"], ""), ("kept", counts["kept"], "")]
-    lines += [("of these pinned", counts["pinned"], "filter")] if counts["pinned"] else []
+    lines += [(f"of these {why}", counts[why], "filter") for why in ("pinned", "spared") if counts.get(why)]
     for group, default in (("dropped", "select"), ("unusable", "embed")):
         for reason, n in counts[group].items():
             lines.append((f"{group}: {reason}", n, SETTLED.get(reason.split(":")[0], default)))

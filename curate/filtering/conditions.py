@@ -19,7 +19,7 @@ from curate.errors import BudgetError, CurateError
 from curate.execution.context import Context, usable
 from curate.filtering.expressions import expression
 from curate.filtering.threshold import above, top_cuts, top_rows
-from curate.hashing import tie
+from curate.hashing import hash_uids, tie
 from curate.io import storage
 from curate.ordering.cutoff import Pairs
 from curate.ordering.group_cutoff import GroupedPairs, nth_smallest_by_group
@@ -76,6 +76,15 @@ class Rule:
         if self.condition.on_null == "keep":
             passed |= ~self._judged(score, frame)
         return pl.Series("passes", passed, pl.Boolean)
+
+    def spared(self, frame: pl.DataFrame) -> pl.Series:
+        """Return which rows stay although they have a score that does not pass: a share of them, by a hash."""
+        failed = self._judged(_numbers(frame[self.condition.by]), frame) & ~self.passes(frame).to_numpy()
+        limit = int(exact_share(self.condition.spare or 0) * (1 << 64))
+        chosen = np.zeros(len(frame), np.bool_)
+        uids = frame["uid"].filter(pl.Series(failed)).to_list()
+        chosen[failed] = np.array([int(one) < limit for one in hash_uids(uids, self.seed, "spare")], np.bool_)
+        return pl.Series("spared", chosen, pl.Boolean)
 
     def nulls(self, frame: pl.DataFrame) -> pl.Series:
         """Return which rows lack the score or the group, and are dropped for it."""

@@ -15,7 +15,7 @@ from curate.errors import SourceError
 from curate.filtering.expressions import BEFORE, numbers_in
 from curate.filtering.json_fields import column_of, field_place, fields_of
 from curate.filtering.sql import parsed
-from curate.sources.arrow_types import is_list, is_string, plain_schema
+from curate.sources.arrow_types import is_list, is_string, plain_schema, plain_type
 from curate.sources.base import Shard
 from curate.sources.registry import ShardReader, check_unchanged, format_of
 
@@ -101,9 +101,17 @@ def as_frame(table: pa.Table) -> pl.DataFrame:
 
 
 def columns_here(schema: pa.Schema) -> pa.Schema:
-    """Return the columns that a condition can be about: of one name each, and no vectors or structs."""
+    """Return the columns that a condition can be about: of one name each, no vectors or structs; lists of plain values are."""
     once = [field for field in schema if len(schema.get_all_field_indices(field.name)) == 1]
-    return pa.schema([field for field in once if not (is_list(field.type) or pa.types.is_nested(field.type))])
+    return pa.schema([field for field in once if _is_plain(field.type)])
+
+
+def _is_plain(kind: pa.DataType) -> bool:
+    """Return True for single values, and for lists of texts, whole numbers or truth values."""
+    if not is_list(kind):
+        return not pa.types.is_nested(kind)
+    inner = plain_type(kind.value_type)
+    return is_string(inner) or pa.types.is_integer(inner) or pa.types.is_boolean(inner)
 
 
 def _bare(name: str) -> str:

@@ -12,7 +12,7 @@ from curate.errors import CurateError, RecipeError, UsageError
 from curate.filtering.conditions import Rule
 from curate.filtering.expressions import expression, numbers_in
 
-__all__ = ["MOST_OPERATORS", "can_fail", "check_conditions", "failed_condition", "parsed"]
+__all__ = ["MOST_OPERATORS", "can_fail", "check_conditions", "failed_condition", "parsed", "spared_by"]
 
 #: Operators in one condition: a longer chain is too deep to be looked at, and takes minutes.
 MOST_OPERATORS = 250
@@ -144,13 +144,31 @@ def failed_condition(
         lacks = pl.format("no_score:{}", why)
         reason = pl.when(pl.col(column).is_null()).then(lacks).otherwise(reason)
     for condition in reversed(conditions):
-        passes = expression(condition) if isinstance(condition, str) else pl.lit(condition.passes(frame))
+        passes = (
+            expression(condition) if isinstance(condition, str) else pl.lit(_let_through(condition, frame))
+        )
         reason = pl.when(~passes.fill_null(False)).then(pl.lit(f"filter:{condition}")).otherwise(reason)
     # The first column gives literal conditions such as "1 = 1", which have one row, the length of the frame.
     try:
         return frame.select(frame.columns[0], filter_reason=reason)["filter_reason"]
     except pl.exceptions.PolarsError as error:
         _explain(frame, [one for one in conditions if isinstance(one, str)], error)
+
+
+def _let_through(rule: Rule, frame: pl.DataFrame) -> pl.Series:
+    """Return which rows pass a condition on a score, or are spared by it."""
+    passes = rule.passes(frame)
+    return passes if rule.condition.spare is None else passes | rule.spared(frame)
+
+
+def spared_by(frame: pl.DataFrame, conditions: Sequence[str | Rule], reason: pl.Series) -> pl.Series:
+    """Return the first condition that each row failed and was spared by, (n,) texts; null for all others, and rows that are out."""
+    found = pl.lit(None, pl.String)
+    for rule in reversed(conditions):
+        if isinstance(rule, Rule) and rule.condition.spare is not None:
+            found = pl.when(pl.lit(rule.spared(frame))).then(pl.lit(str(rule))).otherwise(found)
+    spared = pl.when(pl.lit(reason).is_null()).then(found)
+    return frame.select(frame.columns[0], spared=spared)["spared"]
 
 
 def _explain(frame: pl.DataFrame, conditions: Sequence[str], error: pl.exceptions.PolarsError) -> NoReturn:

@@ -181,7 +181,7 @@ def _unmet(recipe: Recipe, lack: Mapping[str, str]) -> str | None:
             return f"dedup.epsilon auto alters images to see how near copies are: {lack['image']}; or give it a number"
         if dedup.confirm == "thumbnail":
             return f"dedup.confirm thumbnail looks at images: {lack['image']}; or set it to none"
-    if select.label_quotas and "label" in lack:
+    if select.group_column == "label" and "label" in lack:
         return f"select.per label needs labels: {lack['label']}"
     for one in recipe.filter:
         if isinstance(one, ScoreFilter):

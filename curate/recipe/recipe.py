@@ -26,7 +26,7 @@ from curate.recipe.types import (
 from curate.scores.clip_score import ClipScore
 from curate.sources.settings import Source, StorageOptions
 
-__all__ = ["Card", "Limits", "Ray", "Recipe", "Remote", "Write"]
+__all__ = ["Card", "Limits", "Ray", "Recipe", "Remote", "Report", "Write"]
 
 
 def _cluster(value: str) -> str:
@@ -104,6 +104,12 @@ class Limits(Settings):
     time: StageTimes | None = None
 
 
+class Report(Settings):
+    """What the report shows besides. by : columns of the source by whose values it counts rows and kept rows."""
+
+    by: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(listed)] = ()
+
+
 class Recipe(Settings):
     """A whole recipe. `run`, `remote`, `memory`, `engine`, `ray` and `workers` never change a result."""
 
@@ -121,6 +127,7 @@ class Recipe(Settings):
     weight: Weight = None
     write: Write = Write()
     evaluate: Evaluate | None = None
+    report: Report = Report()
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     remote: Remote = Field(default_factory=Remote)
     memory: Annotated[Bytes, AfterValidator(enough_memory)] = Field(default_factory=default_memory)
@@ -173,6 +180,16 @@ class Recipe(Settings):
     def _as_written(self, score: tuple[Family, ...]) -> list[object]:
         return [dumped(family) for family in score]
 
+    @property
+    def counted_by(self) -> tuple[str, ...]:
+        """The columns of the source that rows are grouped or counted by."""
+        named = (*self.select.grouped_by, *self.report.by)
+        return tuple(
+            dict.fromkeys(name for name in named if name not in ("label", "source", "split", "concept"))
+        )
+
     def to_yaml(self) -> str:
         """Return the recipe with every setting filled in, without secrets; `${ENV}` stays as it is."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        later = set() if self.report.by else {"report"}  # recipes of runs made before stay as they are
+        values = self.model_dump(mode="json", exclude=later)
+        return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)

@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from curate.recipe.types import none_word
 from curate.selection.base import Selector
 from curate.selection.registry import DEFAULT, selectors
-from curate.settings import Settings, Share
+from curate.settings import KeepShare, Settings, Share
 from curate.weighting.base import Weigher
 from curate.weighting.registry import weighers
 
@@ -120,7 +120,9 @@ class ScoreFilter(Settings):
     """A condition on one score: at least `above`, less than `below`, among the `top` (or `bottom`) share, or of a quantile.
 
     top, bottom : share of the samples with a score (of: scored) or of all usable ones (of: usable); highest
-    or lowest values. quantile : at least this quantile of the score, `per` concept or label, or of all.
+    or lowest values. quantile : at least this quantile of the score, `per` concept or label, or of all. spare : the share of
+    the rows with a score that it would drop which stay all the same, drawn by a hash of uid and seed: a row that one
+    condition spares is spared by every condition with as large a share.
     """
 
     by: str
@@ -133,6 +135,7 @@ class ScoreFilter(Settings):
     of: Literal["scored", "usable"] = "scored"
     ties: Literal["cut", "all"] = "cut"
     on_null: Literal["drop", "keep", "error"] = "drop"
+    spare: KeepShare | None = None
 
     @model_validator(mode="after")
     def _one_rule(self) -> Self:
@@ -146,7 +149,7 @@ class ScoreFilter(Settings):
 
     def as_fingerprinted(self) -> dict[str, object]:
         """Return the settings that decide; one that came later counts where it is set."""
-        newer = {"below"} if self.below is None else set()
+        newer = {name for name in ("below", "spare") if getattr(self, name) is None}
         return self.model_dump(mode="json", exclude=newer)
 
     def __str__(self) -> str:

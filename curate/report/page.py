@@ -224,7 +224,7 @@ def _groups(groups: Groups) -> dict[str, Any]:
     """Return the groups of a kind that are listed: those that shrink most, and of few all."""
     frame = compared(groups.frame)
     return {
-        "by": groups.by, "all": frame.height, "cut": groups.cut, "shrunk": frame.filter("shrunk").height,
+        "by": groups.by, "one": groups.by if groups.by in ("class", "concept", "source", "split") else "value", "all": frame.height, "cut": groups.cut, "shrunk": frame.filter("shrunk").height,
         "rows": frame.head(MAX_GROUPS).to_dicts(),
     }  # fmt: skip
 

@@ -26,6 +26,7 @@ from curate.errors import RunError, UsageError
 from curate.io import checksums, storage
 from curate.io.filesystem import is_remote
 from curate.runs.folder import LATEST, RunFolder, latest
+from curate.runs.layout import MORE_EMBEDDINGS
 
 __all__ = [
     "STORE",
@@ -152,7 +153,8 @@ def stored_folders(run: RunFolder) -> dict[str, Path]:
     scores = [
         path for path in sorted(run.scores("").glob("*")) if path.is_dir() and path != run.scores("filter")
     ]
-    for folder in (run.samples, run.embeddings, run.assignments, *scores):
+    more = sorted(run.path.glob(f"{MORE_EMBEDDINGS}/*"))
+    for folder in (run.samples, run.embeddings, *more, run.assignments, *scores):
         named[str(folder.relative_to(run.path))] = folder
     return {name: folder for name, folder in named.items() if folder.is_dir()}
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 __all__ = [
+    "MORE_EMBEDDINGS",
     "REFITTED",
     "REFITTED_FOLDER",
     "STAGES",
@@ -30,6 +31,10 @@ STAGES = tuple(STAGE_FOLDERS)
 #: What `select` marks besides, where concepts are fitted on what conditions and dedup leave (`dedup.blocks`).
 REFITTED = "concepts"
 REFITTED_FOLDER = "4_concepts"
+#: Where vectors of further models are (`score: [{clip: ...}]`), each model in a folder of its own with its own mark.
+MORE_EMBEDDINGS = "1_embeddings_more"
+#: Families whose folder has the name that the user gave.
+_NAMED = ("fuse", "clip", "source")
 
 
 def stages_until(last: str) -> tuple[str, ...]:
@@ -76,4 +81,4 @@ def _score_folder(entry: str | Mapping[str, Any]) -> str:
     if "file" in entry:
         return str(entry["name"])
     ((family, settings),) = entry.items()
-    return str(settings["name"] if family == "fuse" else family)
+    return str(settings["name"] if family in _NAMED else family)

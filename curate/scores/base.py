@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -29,13 +29,14 @@ from curate.settings import Count, Settings
 from curate.sources.settings import Source
 
 if TYPE_CHECKING:
+    import polars as pl
     import pyarrow as pa
 
     from curate.embedding.clip import Clip
     from curate.embedding.region_pool import RegionPool
     from curate.embedding.store import EmbeddingPart
     from curate.execution.context import Context
-    from curate.recipe import Recipe
+    from curate.recipe import Embed, Recipe
     from curate.scores.in_memory import Samples
     from curate.scores.tables.output import Output
     from curate.sources.base import Rows, Shard
@@ -44,7 +45,10 @@ __all__ = [
     "RESERVED",
     "AtLeastOne",
     "ColumnName",
+    "Models",
     "Positive",
+    "RowColumn",
+    "RowColumns",
     "Score",
     "ScoreColumn",
     "Sources",
@@ -53,7 +57,19 @@ __all__ = [
 ]
 
 #: Folders below 3_scores that have a meaning of their own.
-RESERVED = ("clip_score", "pair", "heads", "pixels", "normsim", "noise", "color", "filter", "against")
+RESERVED = (
+    "clip_score",
+    "clip",
+    "source",
+    "pair",
+    "heads",
+    "pixels",
+    "normsim",
+    "noise",
+    "color",
+    "filter",
+    "against",
+)
 
 #: What `score_rows` calls the fields of samples in memory.
 _FIELDS = {"caption": "captions", "label": "labels", "uid": "uids"}
@@ -81,6 +97,37 @@ class ScoreColumn(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Models:
+    """How scores reach vectors of further models; the pipeline hands it in.
+
+    check : raises ModelError where a model cannot be had. space : what decides the numbers in its vectors. embedded : the
+    run with the vectors of the model in place of its own.
+    """
+
+    check: "Callable[[Recipe, Embed, str], None]"
+    space: "Callable[[Embed], object]"
+    embedded: "Callable[[Context, Embed, str], Context]"
+
+
+class RowColumn(Protocol):
+    """A column of the rows of one part, as it stands in their shard."""
+
+    def beside(self, rows: "pl.DataFrame") -> "Iterator[pl.DataFrame]":
+        """Yield `rows` (with `row`, ascending) batch by batch with the column beside them."""
+
+
+@dataclass(frozen=True)
+class RowColumns:
+    """How scores reach columns of the source; the pipeline hands it in.
+
+    check : raises UsageError for a column that is not there, or no column of numbers. readers : the column of every part.
+    """
+
+    check: "Callable[[Recipe, str, str], None]"
+    readers: "Callable[[Context, str], Mapping[str, RowColumn]]"
+
+
+@dataclass(frozen=True)
 class Sources:
     """How scores reach samples outside the tables of a run; the pipeline hands it in.
 
@@ -88,6 +135,7 @@ class Sources:
     used; return what changes when it does; return a `.npy` file of its unit vectors. find_shards : the shards of a
     source. read_batches : rows of a part with their encoded images. row_images : (part, source, rows, setting), encoded
     images of some rows. open_regions : (context, what is made of boxes), a context with the model and its decoders.
+    models : vectors of further models. columns : columns of the source.
     """
 
     check: Callable[..., None]
@@ -97,6 +145,8 @@ class Sources:
     read_batches: Callable[..., "Iterator[tuple[Rows, Any]]"]
     row_images: Callable[..., Any]
     open_regions: "Callable[[Context, str], AbstractContextManager[tuple[Clip, RegionPool]]]"
+    models: Models
+    columns: RowColumns
 
 
 class Score(Settings):

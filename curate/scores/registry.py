@@ -179,6 +179,11 @@ def require_score(recipe: "Recipe", column: str, setting: str) -> ScoreColumn:
     if column in scores:
         raise UsageError(f"{setting}: no score {column!r}; add {scores[column].family} to score")
     have = [name for name, one in known.items() if one.higher_is is not None]
+    if column.startswith("source."):
+        raise UsageError(
+            f"{setting}: no score {column!r}; add {{source: {{column: {column}, higher_is: better}}}} to score (or harder, "
+            f"easier, noisier), and name {column.removeprefix('source.')}"
+        )
     close = difflib.get_close_matches(column, have, n=1)
     hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(have)}"
     raise UsageError(f"{setting}: no score {column!r}; {hint}")

@@ -111,8 +111,8 @@ class Selector(Settings):
     these replace, a path for those of another run.
     drop_noise : the noisiest rows go before anything is chosen: this share of the eligible ones, or as many as the
     heads estimate to be mislabelled (auto; none where that is few). noise_by : the score that says which.
-    floor : rows that every group (`floor_per`: label, concept, source or split) keeps for sure: a number, or half of an
-    equal share. Rows without a label or split are in no group.
+    floor : rows that every group (`floor_per`: label, concept, source, split or a column of the source) keeps for sure: a
+    number, or half of an equal share. Rows without a label, split or value are in no group.
 
     A method is a subclass in a file of its own: its settings, its rule, and what people need to know to choose it.
     """
@@ -168,7 +168,7 @@ class Selector(Settings):
     floor: Annotated[Literal["half"] | Annotated[Count, Field(ge=1)] | None, BeforeValidator(none_word)] = (
         None
     )
-    floor_per: Literal["label", "concept", "source", "split"] = "label"
+    floor_per: Annotated[str, Field(min_length=1)] = "label"
 
     @model_validator(mode="after")
     def _one_budget(self) -> Self:
@@ -189,7 +189,7 @@ class Selector(Settings):
 
     @property
     def floor_column(self) -> str | None:
-        """The column whose values are the groups that have a floor: label, source or split; None where none is."""
+        """The column whose values are the groups that have a floor; None where none is, or concepts are."""
         return self.floor_per if self.floor is not None and self.floor_per != "concept" else None
 
     # --- what it reads ---------------------------------------------------------------------------------------
@@ -227,7 +227,7 @@ class Selector(Settings):
     @property
     def extras(self) -> tuple[str, ...]:
         """What rows carry besides their key: score, cutoff, draw, group; noise, floor_group."""
-        return (*(("group",) if self.label_quotas else ()), *self.first_extras)
+        return (*(("group",) if self.group_column is not None else ()), *self.first_extras)
 
     @property
     def first_extras(self) -> tuple[str, ...]:
@@ -236,9 +236,15 @@ class Selector(Settings):
         return (*(("noise",) if noise else ()), *(("floor_group",) if floor else ()))
 
     @property
-    def label_quotas(self) -> bool:
-        """Whether labels have quotas."""
-        return False
+    def group_column(self) -> str | None:
+        """The column whose values have quotas: label, source, split or one of the source; None where none has."""
+        return None
+
+    @property
+    def grouped_by(self) -> dict[str, str]:
+        """The columns that rows are grouped by, and the setting that names each."""
+        named = {self.floor_column: "select.floor_per", self.group_column: "select.per"}
+        return {column: setting for column, setting in named.items() if column is not None}
 
     @property
     def drawn(self) -> bool:
@@ -279,6 +285,10 @@ class Selector(Settings):
     def divides(self, rule: Rule, concepts: "pl.DataFrame") -> Spread | None:
         """Return how unevenly complexity divides the rows over concepts; None where it does not divide them."""
         return None
+
+    def noted(self, rows: RowSource, rule: Rule) -> dict[str, Any]:
+        """Return what is to be known of what was found: facts by name, `warnings` among them; {} where nothing is."""
+        return {}
 
     def concept_budgets(self, sizes: Counts, n_keep: int) -> Counts | None:
         """Return how many rows each concept keeps, where that follows from their sizes (k,) alone."""

@@ -1,47 +1,78 @@
 """Keep something of every group: a floor per class or concept, the rest in proportion to what is left."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from curate.errors import BudgetError
 from curate.ordering.group_cutoff import GroupedPairs, nth_smallest_by_group
+from curate.ordering.shares import exact_share
 from curate.selection import rules
 from curate.selection.base import RowSource, Selector, free_sizes
+from curate.selection.mixture import InMixture, mixture, weights_of
 from curate.selection.rules import Budgets, Groups, group_inclusion
-from curate.settings import Count, Preference
+from curate.settings import Count, Preference, Share
 
 if TYPE_CHECKING:
     from curate.selection.rows.counterfactual import Standing, Stretch
-    from curate.selection.rows.finished import Finished, Row
+    from curate.selection.rows.finished import Again, Finished, Row
 
 __all__ = ["InQuotas", "Quotas", "concept_quotas", "quotas"]
 
 Counts = npt.NDArray[np.integer[Any]]
 
 
-class Quotas(Selector):
-    """The same share of every class or concept, with a floor for small ones."""
+#: Groups of a mixture that are noted.
+_MOST_NOTED = 1_000
 
-    keeps = "in proportion per class or concept (`per`), with floors (`min_per_group`)"
-    needs = "concepts, or labels"
+
+def _texts(value: object) -> object:
+    """Return a mapping with texts as keys: YAML reads 2024 as a number."""
+    return {str(name): share for name, share in value.items()} if isinstance(value, Mapping) else value
+
+
+class Quotas(Selector):
+    """The same share of every group, with a floor for small ones; or a mixture of groups by given shares.
+
+    per : concept, label, source, split, or a column of the source. shares : what part of all kept rows each group is, by its
+    name; what they leave of 1 goes to the other groups in proportion to their rows. A group with fewer rows keeps all, and the
+    others make up for it by their shares, so that the number of rows is exact.
+    """
+
+    keeps = "in proportion per concept, class, source, split or column (`per`), or by `shares`, with floors (`min_per_group`)"
+    needs = "concepts, labels, or what `per` names"
     avoid = "when groups differ in how much there is to learn: take density"
     place = 9
 
     method: Literal["quotas"] = "quotas"
     prefer: Preference = "random"
-    per: Literal["concept", "label"] = "concept"
+    per: Annotated[str, Field(min_length=1)] = "concept"
     min_per_group: Annotated[Count, Field(ge=0)] = 1
+    shares: Annotated[dict[str, Share], BeforeValidator(_texts)] | None = None
+
+    later: ClassVar[tuple[str, ...]] = ("shares",)
+
+    @model_validator(mode="after")
+    def _mixture(self) -> Self:
+        if self.shares is None:
+            return self
+        if self.per == "concept":
+            raise ValueError("takes shares with per label, source, split or a column, got per concept")
+        total = sum(map(exact_share, self.shares.values()), Fraction(0))
+        if not 0 < total <= 1:
+            raise ValueError(f"needs shares that add up to more than 0 and at most 1, got {float(total):g}")
+        return self
 
     @property
-    def label_quotas(self) -> bool:
-        """Whether labels have quotas."""
-        return self.per == "label"
+    def group_column(self) -> str | None:
+        """The column whose values have quotas, unless concepts have."""
+        return None if self.per == "concept" else self.per
 
     @property
     def by_sizes(self) -> bool:
@@ -53,21 +84,26 @@ class Quotas(Selector):
         return concept_quotas(sizes, n_keep, self.min_per_group, relax=False) if self.by_sizes else None
 
     def fit(self, rows: RowSource, n_keep: int, total: int) -> Budgets | Groups:
-        """Return the first rows of each concept or class."""
-        if self.label_quotas:
-            return self._by_label(rows, n_keep)
+        """Return the first rows of each concept or group."""
+        if self.group_column is not None:
+            return self._by_group(rows, n_keep)
         sizes = free_sizes(rows.concepts)
         budget = concept_quotas(sizes, n_keep, self.min_per_group, relax=False)
         pinned = rows.concepts["n_pinned"].to_numpy()
         return Budgets(pinned + budget, None, group_inclusion(budget, sizes) if self.drawn else None)
 
-    def _by_label(self, rows: RowSource, n_keep: int) -> Groups:
-        """Give every class its quota; rows without a label are a class of their own."""
-        sizes = np.zeros(len(rows.classes) + 1, np.int64)
-        for block in rows.blocks("pinned", "group"):
-            sizes += np.bincount(block["group"][~block["pinned"]], minlength=len(sizes))
-        floor = self.min_per_group if n_keep else 0  # none of nothing: that is no error
-        quota = quotas(sizes, n_keep, floor, [*rows.classes, "no label"])
+    def _by_group(self, rows: RowSource, n_keep: int) -> Groups:
+        """Give every group its quota; rows without a value are a group of their own."""
+        sizes, pinned = _sizes(rows)
+        names, floor = (
+            self._names(rows),
+            self.min_per_group if n_keep else 0,
+        )  # none of nothing: that is no error
+        if self.shares is None:
+            quota = quotas(sizes, n_keep, floor, names)
+        else:
+            bounds = self._bounds(names, sizes, pinned, floor)
+            quota = mixture(*bounds, n_keep + int(pinned.sum()), names) - pinned
 
         def grouped() -> Iterator[GroupedPairs]:
             for block in rows.blocks("pinned", "group", "key", "tie"):
@@ -77,18 +113,74 @@ class Quotas(Selector):
         shares = group_inclusion(quota, sizes) if self.drawn else None
         return Groups(nth_smallest_by_group(grouped, quota), shares)
 
+    def _names(self, rows: RowSource) -> list[str]:
+        """Return the names of all groups; the last is that of the rows without a value."""
+        return [*rows.classes, "no label" if self.per == "label" else f"no {self.per}"]
+
+    def _bounds(
+        self, names: Sequence[str], sizes: Counts, pinned: Counts, floor: int
+    ) -> tuple[tuple[Fraction, ...], Counts, Counts]:
+        """Return weights of the groups, and how many rows of each are kept at least and at most, pinned ones included."""
+        weights = tuple(weights_of(self.shares or {}, names, sizes + pinned))
+        shared = np.array([weight > 0 for weight in weights], np.bool_)
+        return (
+            weights,
+            np.maximum(pinned, np.where(shared, np.minimum(sizes + pinned, floor), 0)),
+            sizes + pinned,
+        )
+
+    def noted(self, rows: RowSource, rule: rules.Rule) -> dict[str, Any]:
+        """Return what became of the shares: asked and kept by group, and which groups have too few rows."""
+        if self.shares is None or not isinstance(rule, Groups):
+            return {}
+        sizes, pinned = _sizes(rows)
+        kept = pinned.copy()
+        for block in rows.blocks("pinned", "group", "key", "tie"):
+            held = rule.keep({name: values[~block["pinned"]] for name, values in block.items()})
+            kept += np.bincount(block["group"][~block["pinned"]][held], minlength=len(kept))
+        names, total = self._names(rows), int(kept.sum())
+        weights = weights_of(self.shares, names, sizes + pinned)
+        asked = [float(weight * total) for weight in weights]
+        short = [
+            f"{names[group]}: {kept[group]:,} of {asked[group]:,.0f}"
+            for group in np.flatnonzero((kept == sizes + pinned) & (kept < np.floor(asked))).tolist()
+        ]
+        said = (
+            f"shares cannot be met: {', '.join(short[:10])} rows are there"
+            f"{f' (and {len(short) - 10:,} groups more)' * (len(short) > 10)}; the other groups keep more by their shares"
+        )
+        mixed = [
+            {"group": name, "share": float(weight), "rows": int(size), "kept": int(count)}
+            for name, weight, size, count in zip(names, weights, sizes + pinned, kept, strict=True)
+            if size
+        ]
+        return {
+            "mixture": {"per": self.per, "groups": mixed[:_MOST_NOTED]},
+            **({"warnings": [said]} if short else {}),
+        }
+
     def standing(self, run: "Finished", row: "Row") -> "Standing | str":
-        """Return the row's place in its concept or class."""
-        if not self.label_quotas:
+        """Return the row's place in its concept or group."""
+        if self.group_column is None:
             return InQuotas(run.found.density.free, row.concept, run.place(row), self.min_per_group)
         if run.shipped_first is not None:
             return run.shipped_first
         own = run.own(row)
-        sizes = np.zeros(len(run.rows.classes) + 1, np.int64)
-        for block in run.rows.blocks():
-            sizes += np.bincount(block["group"][~block["pinned"]], minlength=len(sizes))
+        sizes, pinned = _sizes(run.rows)
         place = run.place_among(own, "key", "tie", lambda block: block["group"] == own["group"])
+        if self.shares is not None:
+            bounds = self._bounds(self._names(run.rows), sizes, pinned, self.min_per_group)
+            return InMixture(bounds[0], pinned, *bounds[1:], int(own["group"]), place)
         return InQuotas(sizes, int(own["group"]), place, self.min_per_group)
+
+
+def _sizes(rows: "RowSource | Again") -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return the rows of each group that are not pinned, and the pinned ones, (k + 1,): the last are without a value."""
+    free, pinned = (np.zeros(len(rows.classes) + 1, np.int64) for _ in range(2))
+    for block in rows.blocks("pinned", "group"):
+        free += np.bincount(block["group"][~block["pinned"]], minlength=len(free))
+        pinned += np.bincount(block["group"][block["pinned"]], minlength=len(free))
+    return free, pinned
 
 
 def quotas(

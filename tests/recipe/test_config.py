@@ -101,6 +101,8 @@ def test_defaults_in_comments_are_the_defaults():
         "color": {"prior": "a", "conditional": "b"},
         "fuse": {"columns": {"a": 1}},
         "tmars": {"boxes": "x"},
+        "clip": {"model": "ViT-L-14"},
+        "source": {"column": "punsafe", "higher_is": "noisier"},
     }
     for entry in entries:
         need = {"file": "scores.parquet"} if entry.family == "file" else given.get(entry.family, {})
@@ -203,8 +205,7 @@ def test_shares():
         ("score.pair", {"batsh": 1}, "score.pair.batsh is not a setting; did you mean 'batch'?"),
         ("score.pair", {"temperature": -1}, "score.pair.temperature must be 'auto' or above 0, got -1"),
         ("score", ["pairs"], "score: no family 'pairs'; did you mean 'pair'?"),
-        ("score", [{"xyz": {}}], ("score: no family 'xyz'; there are clip_score, pair, heads, pixels, normsim, noise, "
-         "color, fuse, objects, file, tmars")),
+        ("score", [{"xyz": {}}], f"score: no family 'xyz'; there are {', '.join(FAMILIES)}"),
         ("score", [3], "score.0 must be a family or settings, got 3"),
         ("score", ["pair", "pair"], "score must name each family once, got pair twice"),
         ("score", {"file": "a.parquet", "colums": "x"}, "score.file.colums is not a setting; did you mean 'columns'?"),

@@ -26,7 +26,8 @@ def group_rows(counts: pl.DataFrame) -> dict[str, list[dict[str, Any]]]:
 def group_warnings(groups: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
     """Return a line for each grouping of which a group shrinks much more than the rest.
 
-    Concepts are no such grouping: they shrink unevenly by design.
+    Concepts are no such grouping: they shrink unevenly by design. Nor are groups with shares of their own, and columns that rows
+    are counted by, of which some values may be what conditions take out.
 
     >>> group_warnings({"label": [{"group": "cat", "share": 0.1, "rest": 0.4, "shrunk": True}]})
     ["label 'cat' keeps 10.0% where the rest keeps 40.0%"]
@@ -44,12 +45,14 @@ def group_warnings(groups: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[st
 
 
 def shown_groups(counts: pl.DataFrame, concepts: pl.DataFrame, *, cut: frozenset[str]) -> list[Groups]:
-    """Return the groups that a page tells apart: classes, concepts, and sources or splits where there are several.
+    """Return the groups that a page tells apart: classes, concepts, and sources, splits or values of columns where there are several.
 
     counts : by, group, rows, kept. cut : the kinds of which only the largest groups are there.
     """
     found = []
-    for by, name in (("label", "class"), ("source", "source"), ("split", "split")):
+    own = {"label": "class", "source": "source", "split": "split"}
+    kinds = counts["by"].unique(maintain_order=True).to_list()
+    for by, name in (*own.items(), *((kind, kind) for kind in kinds if kind not in own)):
         frame = counts.filter(pl.col("by") == by).select("group", "rows", "kept")
         if frame.height > 1 or (by == "label" and frame.height):
             found.append(Groups(by=name, frame=frame, cut=by in cut))

@@ -7,14 +7,16 @@ one part a worker and what is shown. Tables that are not finished are left out.
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import polars as pl
 
 from curate import schema
-from curate.analysis.summary.tables import finished_families, part_names
+from curate.analysis.summary.tables import counted_by, finished_families, part_names
 from curate.errors import RunError
 from curate.execution.context import require_same, silent
 from curate.execution.engines.base import Engine
+from curate.filtering.column_tables import folder_of_column
 from curate.hashing import tie
 from curate.io import storage
 from curate.runs.folder import RunFolder
@@ -126,6 +128,7 @@ class _Task:
     step: int
     tables: frozenset[str]
     families: tuple[str, ...]
+    columns: Mapping[str, Path]
     whole: bool
     report: ReportRequest | None
 
@@ -188,11 +191,12 @@ def _tasks(run: RunFolder, whole: bool, tables: Sequence[str], report: ReportReq
     names.sort(key=lambda name: (order[name][0] if name in order else len(order), name))
     step = max(1, -(-sum(row["stop"] - row["start"] for _, row in order.values()) // SAMPLE))
     families = tuple(finished_families(run)) if whole else ()
+    columns = {name: folder_of_column(run, name) for name in counted_by(run)} if whole else {}
     return [
         _Task(
             run, name, order[name][0] if name in order else place,
             -(order[name][1]["first"] if name in order else 0) % step, step,
-            frozenset(table for table, found in parts.items() if name in found), families, whole, report,
+            frozenset(table for table, found in parts.items() if name in found), families, columns, whole, report,
         )
         for place, name in enumerate(names)
     ]  # fmt: skip
@@ -217,7 +221,7 @@ def _scan(task: _Task) -> Scan:
         found.sums = pl.concat([found.sums, _sums("similarity", similarity)])
     rows = _beside(task, samples, decisions) if task.whole else None
     if rows is not None and decisions is not None:
-        found.groups = _groups(rows)
+        found.groups = _groups(_with_columns(task, rows), (*GROUPED_BY, *task.columns))
     _scan_usable(task, found, rows)
     return found
 
@@ -351,15 +355,26 @@ def _total(column: pl.Series) -> tuple[object, ...]:
     return column.name, len(values), len(column) - len(values), values.min(), values.max()
 
 
-def _groups(rows: pl.DataFrame) -> pl.DataFrame:
-    """Count rows that could be read and kept rows, copies included, by class, source and split."""
+def _with_columns(task: _Task, rows: pl.DataFrame) -> pl.DataFrame:
+    """Return the rows that could be read with columns of the source beside; null where these are not there, or of other rows."""
     read = rows.filter(pl.col("outcome") == "ok")
+    for name, folder in task.columns.items():
+        path, value = task.run.part(folder, task.part), pl.lit(None, pl.String)
+        if path.exists():
+            table = pl.DataFrame(storage.read_table(path, ["uid", "value"]))
+            value = pl.lit(table["value"]) if table["uid"].equals(read["uid"]) else value
+        read = read.with_columns(value.alias(name))
+    return read
+
+
+def _groups(read: pl.DataFrame, kinds: Sequence[str]) -> pl.DataFrame:
+    """Count rows that could be read and kept rows, copies included, by class, source, split, and columns of the source."""
     counts = [
         read.filter(pl.col(by).is_not_null())
         .group_by(pl.col(by).alias("group"))
         .agg(pl.len().cast(pl.Int64).alias("rows"), pl.col("keep").sum().cast(pl.Int64).alias("kept"))
         .select(pl.lit(by).alias("by"), pl.col("group").cast(pl.String), "rows", "kept")
-        for by in GROUPED_BY
+        for by in kinds
     ]
     return pl.concat(counts)
 
@@ -411,7 +426,7 @@ def _ends(frame: pl.DataFrame, shown: ReportRequest) -> pl.DataFrame:
     found = []
     for reason, column in shown.ends:
         failed = frame.filter(pl.col("reason") == (reason or "over_budget"))[column]
-        passes = pl.col("competing") if reason else pl.col("reason") == "kept"
+        passes = pl.col("competing") if reason else pl.col("reason").is_in(["kept", "spared"])
         passed = frame.filter(passes)[column]
         ends = [passed.min(), passed.max(), failed.min(), failed.max()]
         found.append((reason, column, *ends))

@@ -10,7 +10,7 @@ from curate.analysis.summary.concepts import concept_table, first_concepts, typi
 from curate.analysis.summary.counts import group_reasons
 from curate.analysis.summary.groups import group_rows, group_warnings
 from curate.analysis.summary.said import lines, named_errors
-from curate.analysis.summary.scan import ReportRequest, Scan, scan_parts
+from curate.analysis.summary.scan import GROUPED_BY, ReportRequest, Scan, scan_parts
 from curate.analysis.summary.score_stats import ScoreStats, score_stats
 from curate.analysis.summary.tables import facts, finished_families, missing, stage_facts
 from curate.deduplication.findings import warnings_of
@@ -161,9 +161,17 @@ def summarize(
         auto=decisions.get("auto"),
         times=_times(run),
         bad_shards=facts(run, run.work / "keys").get("bad_shards", []),
-        warnings=[*stage_warnings(run), *group_warnings(groups)],
+        warnings=[*stage_warnings(run), *group_warnings(_even(groups, decisions))],
         scan=scan,
     )
+
+
+def _even(
+    groups: Mapping[str, list[dict[str, Any]]], decisions: Mapping[str, Any]
+) -> dict[str, list[dict[str, Any]]]:
+    """Return the groups that are to shrink alike: by label, source and split, unless shares were asked for."""
+    mixed = (decisions.get("mixture") or {}).get("per")
+    return {by: rows for by, rows in groups.items() if by in GROUPED_BY and by != mixed}
 
 
 def _duplicates(run: RunFolder, scan: Scan) -> dict[str, Any] | None:

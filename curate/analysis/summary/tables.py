@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "beside",
+    "counted_by",
     "facts",
     "finished_families",
     "folders",
@@ -34,6 +35,15 @@ def finished_families(run: RunFolder) -> list[str]:
     """Return the families (folders in 3_scores) that the recipe asks for and that are finished."""
     asked = score_folders(read_yaml(run.recipe_text()))
     return [name for name in asked if run.marker(run.scores(name)) is not None]
+
+
+def counted_by(run: RunFolder) -> tuple[str, ...]:
+    """Return the columns of the source that the recipe groups or counts rows by."""
+    recipe = read_yaml(run.recipe_text()) or {}
+    select, shown = recipe.get("select") or {}, recipe.get("report") or {}
+    floor = [select["floor_per"]] if select.get("floor") is not None and "floor_per" in select else []
+    named = [*floor, *([select["per"]] if "per" in select else []), *shown.get("by", ())]
+    return tuple(dict.fromkeys(name for name in named if name not in ("label", "source", "split", "concept")))
 
 
 def folders(run: RunFolder) -> dict[str, Path]:

@@ -139,7 +139,7 @@ def of_decisions(tables: Tables, part: str, frame: pl.DataFrame) -> Iterator[str
     keep, reason, weight, concept = frame["keep"], frame["reason"], frame["weight"], frame["concept"]
     kept = reason.is_in(list(schema.KEPT_REASONS))
     yield from violation(
-        path, "keep must be true for the reasons kept and pinned alone", keep != kept, reason
+        path, "keep must be true for the reasons kept, pinned and spared alone", keep != kept, reason
     )
     yield from violation(
         path, "weight must be 0 where a row is not kept", ~keep & weight.ne_missing(0.0), weight

@@ -4,6 +4,7 @@ Reasons by precedence: `excluded` > `exact_duplicate` (of a sample with another 
 `filter:<condition>` > `no_score:<status>`. Pinned samples pass.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from curate.filtering import uid_lists as lists
 from curate.filtering.conditions import Rule, columns_of, find_rules, needed_scores, table_columns
 from curate.filtering.nulls import count_nulls, lacking, say_nulls, sum_nulls
 from curate.filtering.source_columns import SourceColumns, as_frame, find_columns, numbers_of, read_by
-from curate.filtering.sql import check_conditions, failed_condition
+from curate.filtering.sql import check_conditions, failed_condition, spared_by
 from curate.io import storage
 from curate.pipeline.stages import content_copies
 from curate.pipeline.stages.condition_values import types_of_source
@@ -126,6 +127,10 @@ class Filter(Stage):
         """Return how many samples are out, and why; what they lack only where a condition is null for any."""
         nulls = sum_nulls(one for count in results for one in count["nulls"])
         noted = {"judged": sum(count["judged"] for count in results), "nulls": nulls} if nulls else {}
+        spared: Counter[str] = Counter()
+        for count in results:
+            spared.update(count["spared"])
+        noted |= {"spared": dict(sorted(spared.items()))} if spared else {}
         return self._listed | {name: sum(count[name] for count in results) for name in _COUNTS} | noted
 
     def log(self, stats: Mapping[str, Any]) -> None:
@@ -143,6 +148,8 @@ class Filter(Stage):
             )  # fmt: skip
         for said in say_nulls(stats):
             log.warning("%s", said)
+        for condition, rows in stats.get("spared", {}).items():
+            log.info("filter: %s samples stay that fail %s (spare)", f"{rows:,}", condition)
         if recipe.pin:
             log.info("filter: %s samples pinned", f"{stats['pinned']:,}")
         if stats["pinned_although"]:
@@ -196,11 +203,12 @@ def _filter_part(task: FilterTask) -> dict[str, Any]:
     for name, column, threshold in reversed(task.leaks):
         near = (pl.col(column).cast(pl.Float64) > threshold).fill_null(False)
         leaked = pl.when(near).then(pl.lit(f"leak:{name}")).otherwise(leaked)
-    failed, lacks = _failed(task, frame)
+    failed, lacks, spared = _failed(task, frame)
     judged = frame.select(
         "uid",
         pinned,
         failed=failed,
+        spared=spared,
         leak=leaked,
         excluded=excluded,
         same_content_as=_same_content(task, len(frame)),
@@ -210,15 +218,17 @@ def _filter_part(task: FilterTask) -> dict[str, Any]:
         .otherwise(pl.coalesce("leak", "failed"))
     )  # fmt: skip
     reason = pl.when(~pl.col("pinned")).then("reason")
-    table = judged.select("uid", "pinned", "same_content_as", filter_reason=reason).select(
-        schema.FILTER.names
-    )
+    stays = reason.is_null() & ~pl.col("pinned")
+    table = judged.select(
+        "uid", "pinned", "same_content_as", filter_reason=reason, spared=pl.when(stays).then("spared")
+    ).select(schema.FILTER.names)
     if not reuse_or_remove(task.out, task.fingerprint):
         rows = table.to_arrow().cast(schema.FILTER)
         storage.write_parquet(task.out, rows, schema.FILTER, task.fingerprint)
     dropped = table["filter_reason"].str.starts_with("filter:").fill_null(False)
     nulls = count_nulls(lacks.filter(dropped))
-    return _counts(table, judged["reason"]) | {"judged": len(frame), "nulls": nulls}
+    counted = dict(table["spared"].drop_nulls().value_counts().iter_rows())
+    return _counts(table, judged["reason"]) | {"judged": len(frame), "nulls": nulls, "spared": counted}
 
 
 def _same_content(task: FilterTask, rows: int) -> pl.Series:
@@ -227,17 +237,19 @@ def _same_content(task: FilterTask, rows: int) -> pl.Series:
     return pl.Series([found.get(row) for row in range(rows)], dtype=pl.String)
 
 
-def _failed(task: FilterTask, frame: pl.DataFrame) -> tuple[pl.Series, pl.DataFrame]:
-    """Return the reason each row is out and what it lacks, reading columns of the source batch by batch where conditions name any."""
+def _failed(task: FilterTask, frame: pl.DataFrame) -> tuple[pl.Series, pl.DataFrame, pl.Series]:
+    """Return why each row is out, what it lacks and what spares it; columns of the source are read batch by batch."""
     if task.source is None or frame.is_empty():
         return _judged(task, frame)
-    reasons, lacks = zip(*(_judged(task, rows) for rows in task.source.beside(frame)), strict=True)
-    return pl.concat(reasons), pl.concat(lacks)
+    found = zip(*(_judged(task, rows) for rows in task.source.beside(frame)), strict=True)
+    reasons, lacks, spared = found
+    return pl.concat(reasons), pl.concat(lacks), pl.concat(spared)
 
 
-def _judged(task: FilterTask, rows: pl.DataFrame) -> tuple[pl.Series, pl.DataFrame]:
+def _judged(task: FilterTask, rows: pl.DataFrame) -> tuple[pl.Series, pl.DataFrame, pl.Series]:
     reason = failed_condition(rows, task.conditions, task.needed)
-    return reason, lacking(rows, task.conditions, reason, task.statuses)
+    spared = spared_by(rows, task.conditions, reason)
+    return reason, lacking(rows, task.conditions, reason, task.statuses), spared
 
 
 def _counts(table: pl.DataFrame, reason: pl.Series) -> dict[str, int]:

@@ -6,6 +6,7 @@ from typing import Any
 from curate.analysis.summary.report_data import report_data, summarize_for_report
 from curate.execution.context import log
 from curate.execution.stage import Stage
+from curate.filtering.column_tables import column_table, say_missing
 from curate.io import storage
 from curate.report import page
 from curate.scores.registry import families_of
@@ -23,13 +24,18 @@ class Report(Stage):
         """Return the shards and the scores."""
         run = self.run_folder
         families = [run.fingerprint(run.scores(one.folder)) for one in families_of(self.recipe)]
-        return [run.fingerprint(run.filtered), families]
+        by = list(self.recipe.counted_by)  # reports made before there were such counts stay as they are
+        return [run.fingerprint(run.filtered), families, *([by] if by else [])]
 
     def finish(self, results: Sequence[object]) -> dict[str, object]:
         """Write the page and the summary."""
         folder = self.run_folder.report
         for old in folder.glob("_concept-*.html"):  # of decisions before
             storage.remove(old)
+        for name in self.recipe.counted_by:
+            column_table(self.context, name)
+            for said in say_missing(self.context, name):
+                log.info("report: %s", said)
         summary, asked = summarize_for_report(self.context)
         storage.write_json(folder / "summary.json", summary.totals())
         with storage.atomic(folder / "report.html") as partial:

@@ -5,22 +5,32 @@ Families are independent stages: one that is there is not computed again because
 
 from curate.execution.context import Context, log
 from curate.execution.stage import Stage
+from curate.filtering.column_tables import check_numbers, number_readers
 from curate.io import storage
 from curate.pipeline import references
-from curate.pipeline.stages import read, read_task
+from curate.pipeline.stages import further_models, read, read_task
 from curate.pipeline.stages.embed_model import open_regions
 from curate.pipeline.stages.row_images import RowImages
-from curate.scores.base import Score, Sources
+from curate.recipe import Recipe
+from curate.scores.base import Models, RowColumns, Score, Sources
 from curate.scores.registry import families_of, score_columns
 from curate.scores.tables.output import Output
 
 __all__ = ["SOURCES", "VERSION", "Scoring", "run"]
 
 VERSION = 1
+
+
+def _check_numbers(recipe: Recipe, name: str, setting: str) -> None:
+    """Raise UsageError for a column that the source has not, or that holds no numbers."""
+    check_numbers(name, setting, (one for source in recipe.source for one in read.find_shards(source)))
+
+
 #: How scores read reference sets, and images once more.
 SOURCES = Sources(
-    references.check, references.fingerprint, references.vectors, read.find_shards, read_task.read_batches, RowImages,
-    open_regions,
+    references.check, references.fingerprint, references.vectors, read.find_shards, read_task.read_batches, RowImages, open_regions,
+    Models(further_models.check, further_models.space_of, further_models.embedded),
+    RowColumns(_check_numbers, number_readers),
 )  # fmt: skip
 
 

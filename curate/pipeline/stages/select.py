@@ -18,6 +18,7 @@ from curate.analysis.summary.said import say_first
 from curate.errors import BudgetError, UsageError
 from curate.execution.context import Context, eligible, log, reuse_or_remove
 from curate.execution.stage import Stage
+from curate.filtering.column_tables import OWN, check_column, say_missing
 from curate.filtering.nulls import say_nulls
 from curate.io import storage
 from curate.ordering.shares import n_keep
@@ -25,6 +26,7 @@ from curate.ordering.span import Cuts, rows_of
 from curate.pipeline.auto_recipe import explain_auto
 from curate.pipeline.stages import refit
 from curate.pipeline.stages import representatives as stand_ins
+from curate.pipeline.stages.read import find_shards
 from curate.recipe import Recipe, canonical
 from curate.runs.folder import BUDGETS, COVERED, RunFolder
 from curate.scores.heads.label_errors import estimated_errors
@@ -36,7 +38,7 @@ from curate.selection.rows.first import First, find_first
 from curate.selection.rows.objects_in import in_words, noted
 from curate.selection.rows.order import Order, noise_column, order_of, read_columns
 from curate.selection.rows.ranks import Ranked
-from curate.selection.rows.run_rows import RunRows, classes_of, floor_classes_of, labels_of
+from curate.selection.rows.run_rows import RunRows, classes_of, columns_of, floor_classes_of, labels_of
 from curate.selection.rules import Choice
 from curate.selection.spread import DECIDES_NOTHING, Solved, Spread, said_of
 from curate.weighting import stage_weights
@@ -111,7 +113,9 @@ def run(context: Context) -> bool:
         return False
     scratch = context.run.work / "select"
     order = order_of(recipe, classes_of(context))
-    order = replace(order, shipped=before, floor_classes=floor_classes_of(context))
+    order = replace(
+        order, shipped=before, floor_classes=floor_classes_of(context), columns=columns_of(context)
+    )
     spread = ranks.spread_rows(context, order, fingerprint, scratch)
     n_eligible, n_pinned = spread.counts
     funnel = _funnel(context, n_eligible)
@@ -145,6 +149,12 @@ def run(context: Context) -> bool:
     divided = recipe.select.divides(chosen.choice.rule, chosen.rows.concepts)
     if divided is not None:
         facts |= {"complexity": divided.facts, "warnings": _even(recipe.select, divided)}
+    noted = recipe.select.noted(chosen.rows, chosen.choice.rule)
+    said = [
+        *noted.pop("warnings", ()),
+        *(one for name in order.columns for one in say_missing(context, name)),
+    ]
+    facts |= noted | ({"warnings": [*facts.get("warnings", ()), *said]} if said else {})
     if recipe.select.composed:
         facts["first"] = _first_facts(context, first)
     if chosen.rows.covered is not None:
@@ -265,6 +275,11 @@ def check_recipe(recipe: Recipe) -> None:
     """Raise UsageError for a method or weight that needs a score the recipe does not have."""
     order_of(recipe)
     previous.check_recipe(recipe)
+    grouped = {name: "report.by" for name in recipe.counted_by} | recipe.select.grouped_by
+    for name, setting in grouped.items():
+        if name not in OWN:
+            shards = (shard for source in recipe.source for shard in find_shards(source))
+            check_column(recipe, name, setting, shards)
     if recipe.weight is not None and recipe.weight.column is not None:
         require_score(recipe, recipe.weight.column, "weight.by")
     if recipe.weight is not None and recipe.weight.needs_odds and not recipe.select.known_odds:
@@ -389,6 +404,7 @@ def _decide(task: DecideTask) -> None:
             .when(pl.col("filter_reason").is_not_null()).then(pl.col("filter_reason"))
             .when(pl.col("duplicate_of").is_not_null()).then(pl.lit("near_duplicate"))
             .when(pl.col("chosen") & pl.col("pinned")).then(pl.lit("pinned"))
+            .when(pl.col("chosen") & pl.col("spared").is_not_null()).then(pl.lit("spared"))
             .when(pl.col("chosen")).then(pl.lit("kept"))
             .when(pl.col("cut_off")).then(pl.lit(f"cutoff:{task.cutoff[0]}"))
             .when(pl.col("noise")).then(pl.lit(f"cutoff:{task.cutoff[1]}"))
@@ -430,7 +446,7 @@ def _verdicts(task: DecideTask) -> pl.DataFrame:
     ).with_columns(pl.col("inclusion_prob").fill_nan(None))
     return (
         frame.select(
-            pl.col("uid", "concept", "distance", "filter_reason", "pinned", "same_content_as"),
+            pl.col("uid", "concept", "distance", "filter_reason", "pinned", "same_content_as", "spared"),
             pl.col("position").cast(pl.Int32),
         )
         .join(said, on="position", how="left", maintain_order="left", validate="1:1")

@@ -4,7 +4,7 @@ The budgets come from the methods, the order from `order`; nothing is written.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal, Self
 
@@ -27,6 +27,7 @@ from curate.selection.rows.counterfactual import Nested, Standing
 from curate.selection.rows.objects_in import objects_in
 from curate.selection.rows.order import Order, order_of, with_order
 from curate.selection.rows.ranks import VECTOR_BYTES, candidates
+from curate.selection.rows.run_rows import columns_of
 
 __all__ = ["Again", "Finished", "Row", "Shares"]
 
@@ -98,7 +99,8 @@ class Again:
         if index in self.held:
             return self.held[index]
         run, name = self.context.run, self.context.parts[index].name
-        frame = with_order(candidates(run, name, self.order.folders)[0], self.order)
+        found, _ = candidates(run, name, self.order.folders, columns=self.order.columns)
+        frame = with_order(found, self.order)
         decisions = pl.DataFrame(storage.read_table(run.part(run.decisions, name), ["uid", "rank"]))
         decisions = decisions.filter(pl.col("rank").is_not_null())
         if not decisions["uid"].equals(frame["uid"]):
@@ -122,7 +124,8 @@ class Finished:
     @cached_property
     def rows(self) -> Again:
         """The rows that reached selection."""
-        return Again(self.context, order_of(self.context.recipe, self.classes), self.found.concepts)
+        order = replace(order_of(self.context.recipe, self.classes), columns=columns_of(self.context))
+        return Again(self.context, order, self.found.concepts)
 
     @property
     def shipped_first(self) -> str | None:

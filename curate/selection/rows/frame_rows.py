@@ -194,7 +194,7 @@ def _with_defaults(frame: pl.DataFrame, select: Selector) -> pl.DataFrame:
     floor = select.floor_column
     if floor is not None and select.takes_what_is_there and floor not in frame.columns:
         frame = frame.with_columns(pl.lit(None, pl.String).alias(floor))
-    _require(frame, *(["label"] if select.label_quotas else []), *([floor] if floor else []))
+    _require(frame, *([select.group_column] if select.group_column else []), *([floor] if floor else []))
     if not isinstance(select, ByScore) and select.preference in ("hardest", "easiest"):
         _require(frame, "distance")
     number = pl.int_range(pl.len(), dtype=pl.Int64)
@@ -224,7 +224,7 @@ def _source(
     rows: pl.DataFrame, select: Selector, seed: int, higher_is: Mapping[str, Direction], wanted: int
 ) -> tuple[FrameRows, npt.NDArray[np.int32], npt.NDArray[np.bool_], First]:
     """Return the rows that compete, in the order of the method; ranks in the concepts, and which rows went as noise."""
-    classes = _values(rows, "label") if select.label_quotas else ()
+    classes = _values(rows, select.group_column) if select.group_column else ()
     floors = _values(rows, select.floor_column) if select.floor_column else ()
     by = cutoff = noise = None
     if select.drop_noise is not None:

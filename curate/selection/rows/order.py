@@ -1,6 +1,8 @@
 """What a selection method orders rows by: the key of each row, and the numbers its rule needs besides."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,7 +30,7 @@ class Order:
     """The order of one selection.
 
     by, cutoff, noise : score columns with the factor (1 or -1) that makes larger values harder. classes : labels in
-    order, where they have quotas. floor_classes : the groups in order that have a floor, where they are not concepts. folders : of the scores it reads. shipped : rows that go ahead of others.
+    order, where they have quotas. floor_classes : the groups in order that have a floor, where they are not concepts. folders : of the scores it reads. shipped : rows that go ahead of others. columns : where the values of columns of the source are, by name.
     """
 
     select: Selector
@@ -40,6 +42,7 @@ class Order:
     shipped: Shipped | None = None
     noise: tuple[str, int] | None = None
     floor_classes: tuple[str, ...] = ()
+    columns: Mapping[str, Path] = field(default_factory=dict)
 
 
 def order_of(recipe: "Recipe", classes: tuple[str, ...] = ()) -> Order:
@@ -107,9 +110,9 @@ def with_order(frame: pl.DataFrame, order: Order) -> pl.DataFrame:
         frame = frame.with_columns(noise.alias("noise"))
     if order.select.floor is not None:
         frame = frame.with_columns(_floor_groups(frame, order))
-    if order.select.label_quotas:
+    if order.select.group_column is not None:
         code = {name: index for index, name in enumerate(order.classes)}
-        groups = [code.get(label, len(code)) for label in frame["label"].to_list()]
+        groups = [code.get(value, len(code)) for value in frame[order.select.group_column].to_list()]
         frame = frame.with_columns(pl.Series("group", groups, pl.Int32))
     if order.shipped is not None:
         first = order.shipped.ahead(frame["uid"].to_list())
@@ -119,7 +122,7 @@ def with_order(frame: pl.DataFrame, order: Order) -> pl.DataFrame:
 
 
 def _floor_groups(frame: pl.DataFrame, order: Order) -> pl.Series:
-    """Return the group of each row that has a floor: its concept, label, source or split; -1 for a row without one."""
+    """Return the group of each row that has a floor, by its concept or a column; -1 for a row without one."""
     column = order.select.floor_column
     if column is None:
         return frame["concept"].cast(pl.Int32).alias("floor_group")

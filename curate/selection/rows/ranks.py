@@ -4,7 +4,7 @@ What a method needs besides the rank (a score, a random draw, a class) travels a
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import pyarrow as pa
 from curate.embedding.store import EmbeddingPart
 from curate.execution import exchange
 from curate.execution.context import Context, eligible, reuse_or_remove
+from curate.filtering.column_tables import values_of_part
 from curate.hashing import hash_uids
 from curate.io import storage
 from curate.runs.folder import RunFolder
@@ -148,14 +149,20 @@ class RankTask:
 
 
 def candidates(
-    run: RunFolder, part: str, folders: tuple[str, ...], *, final: bool = True
+    run: RunFolder,
+    part: str,
+    folders: tuple[str, ...],
+    *,
+    final: bool = True,
+    columns: Mapping[str, Path] | None = None,
 ) -> tuple[pl.DataFrame, npt.NDArray[np.int32]]:
     """Return the rows of a part that reach selection: usable, through every filter, and no duplicates.
 
     And their positions in the part's embeddings. Scores that are not finite are null. final : with the concepts of the
-    decisions.
+    decisions. columns : of the source, by name, where their values are.
     """
     frame = eligible(run, part, (*folders, "filter"), final=final)
+    frame = frame.with_columns(values_of_part(run, part, columns or {}, frame["uid"]))
     found = pl.DataFrame(storage.read_table(run.part(run.duplicates, part), ["uid", "duplicate_of"]))
     dropped = found.filter(pl.col("duplicate_of").is_not_null())
     stays = frame["filter_reason"].is_null() & ~frame["uid"].is_in(dropped["uid"].implode())
@@ -221,7 +228,7 @@ def _kind(extras: tuple[str, ...]) -> pa.Schema:
 
 
 def _spread(task: SpreadTask) -> None:
-    found, position = candidates(task.run, task.part, task.order.folders)
+    found, position = candidates(task.run, task.part, task.order.folders, columns=task.order.columns)
     frame = with_order(found, task.order)
     control = hash_uids(frame["uid"].to_list(), task.order.seed, "select", "control")
     table = frame.with_columns(

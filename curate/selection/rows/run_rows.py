@@ -11,9 +11,10 @@ import polars as pl
 
 from curate.clustering.geometry import Geometry
 from curate.embedding.store import EmbeddingPart
-from curate.errors import BudgetError, CurateError, RunError
+from curate.errors import BudgetError, CurateError, RunError, UsageError
 from curate.execution import exchange
 from curate.execution.context import Context, reuse_or_remove
+from curate.filtering.column_tables import OWN, column_table
 from curate.io import storage
 from curate.linalg import load_unit
 from curate.selection.base import Arrays, DensitySettings
@@ -24,10 +25,20 @@ from curate.selection.rows.objects_in import objects_in, placed
 from curate.selection.rows.order import Order
 from curate.selection.rows.ranks import ROW_BYTES, VECTOR_BYTES, Ranked, RankTask, scatter_back
 
-__all__ = ["RunRows", "classes_of", "diverse_ranks", "diversified", "floor_classes_of", "labels_of"]
+__all__ = [
+    "RunRows",
+    "classes_of",
+    "columns_of",
+    "diverse_ranks",
+    "diversified",
+    "floor_classes_of",
+    "labels_of",
+]
 
 #: Keys of rows that do not go ahead (`select.ranking.ahead`) begin here.
 _BEHIND = np.uint64(1 << 63)
+#: Groups there may be: more are no groups but rows.
+MOST_GROUPS = 1_000_000
 
 
 #: What to do where no sample has a value.
@@ -214,9 +225,16 @@ def _vectors(rows: pl.DataFrame, task: DiverseTask) -> npt.NDArray[np.float32]:
     return result
 
 
+def columns_of(context: Context) -> dict[str, Path]:
+    """Return where the values of the columns of the source are that rows are grouped by."""
+    named = [name for name in context.recipe.select.grouped_by if name not in OWN]
+    return {name: column_table(context, name) for name in named}
+
+
 def classes_of(context: Context) -> tuple[str, ...]:
-    """Return all labels of the run in order, if they have quotas."""
-    return _values(context, "label", "per label") if context.recipe.select.label_quotas else ()
+    """Return all groups of the run in order that have quotas, unless these are concepts."""
+    column = context.recipe.select.group_column
+    return () if column is None else _values(context, column, f"per {column}")
 
 
 def floor_classes_of(context: Context) -> tuple[str, ...]:
@@ -233,14 +251,21 @@ def labels_of(context: Context) -> tuple[str, ...]:
 
 
 def _values(context: Context, column: str, setting: str = "") -> tuple[str, ...]:
-    """Return the different values of a column of 0_samples, in order.
+    """Return the different values of a column of 0_samples, or of the source, in order.
 
     setting : what needs them, for the CurateError where no sample has one; empty where that is none.
     """
     found: set[str] = set()
+    folder, name = (
+        (context.run.samples, column) if column in OWN else (column_table(context, column), "value")
+    )
     for part in context.parts:
-        table = storage.read_table(context.run.part(context.run.samples, part.name), [column])
-        found |= set(pl.Series(table[column].unique()).drop_nulls().to_list())
+        table = storage.read_table(context.run.part(folder, part.name), [name])
+        found |= set(pl.Series(table[name].unique()).drop_nulls().to_list())
+        if len(found) > MOST_GROUPS:
+            raise UsageError(
+                f"select.{setting}: there are more than {MOST_GROUPS:,} values; name a column with fewer"
+            )
     if (
         not found
         and any(part.rows for part in context.parts)

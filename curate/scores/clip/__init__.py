@@ -1,0 +1,1 @@
+"""Scores of pairs by a further CLIP model, beside the model that concepts are made of."""
