@@ -16,7 +16,8 @@ import pyarrow as pa
 from curate import schema
 from curate.execution.context import Context, log, reuse_or_remove
 from curate.io import storage
-from curate.pipeline.stages.cluster import NOT_FITTED, AssignTask, assign_part, fit, fit_facts, model_of
+from curate.pipeline.stages.cluster import AssignTask, assign_part, fit, fit_facts, model_of
+from curate.pipeline.stages.levels import level_facts
 from curate.runs.folder import RunFolder
 from curate.selection.rows.ranks import candidates
 
@@ -48,9 +49,7 @@ def run(context: Context) -> bool:
     n_left = sum(len(positions) for positions, _ in left.values())
     embedded = context.run.fingerprint(context.run.embeddings)
     rows = hashlib.sha256("".join(sorted(digest for _, digest in left.values())).encode()).hexdigest()
-    wanted = storage.fingerprint(
-        "refit", VERSION, recipe.cluster.model_dump(exclude=NOT_FITTED), model_of(context), rows, embedded
-    )
+    wanted = storage.fingerprint("refit", VERSION, recipe.cluster.of_fit(), model_of(context), rows, embedded)
     if context.run.is_done(folder, wanted):
         return False
     context.run.unmark(folder)
@@ -64,6 +63,7 @@ def run(context: Context) -> bool:
     facts = {
         "concepts": len(sizes), "samples": int(sizes.sum()), "fitted_on": n_left, "empty": int((sizes == 0).sum()),
         "largest": int(sizes.max(initial=0)), "fit": fit_facts(centroids),
+        **level_facts(folder),
     }  # fmt: skip
     context.run.mark(folder, wanted, facts)
     log.info("select: concepts fitted on the %s samples that are left: %s", f"{n_left:,}", f"{len(sizes):,}")

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from curate import schema
+from curate.clustering.store import PARENTS
 from curate.clustering.user_clusters import Labelling, MemberSums, labelling
 from curate.embedding.store import EmbeddingPart
 from curate.errors import EmbeddingError, SourceError
@@ -226,6 +227,7 @@ def _write(
     ids = pa.array(np.arange(len(centroids), dtype=np.int32))
     concepts = pa.table([ids, sizes, sizes, p99], schema=schema.CONCEPTS)
     storage.write_parquet(folder / "concepts.parquet", concepts, schema.CONCEPTS, fingerprint)
+    storage.remove(folder / PARENTS)  # of concepts in levels that were fitted before
     lists = pa.array(list(centroids), pa.list_(pa.float32()))
     table = pa.table([ids, lists], schema=schema.CENTROIDS)
     storage.write_parquet(folder / "centroids.parquet", table, schema.CENTROIDS, fingerprint)
