@@ -8,13 +8,18 @@ import polars as pl
 import pytest
 
 import curate
+from curate.analysis.explain import explain
+from curate.analysis.plan import plan
 from curate.analysis.summary.summary import summarize
 from curate.analysis.verify.verify import check_run
+from curate.api.select import select
 from curate.clustering.store import load_centroids, load_parents
 from curate.errors import RecipeError
 from curate.linalg import load_unit
 from curate.pipeline import runner
 from curate.recipe.loading import parse_recipe
+from curate.selection.balanced import balanced_budgets
+from curate.selection.spread import effective_number
 from tests.fixtures.builders import planted, recipe_values, write_shards
 from tests.fixtures.calls import curate as command
 
@@ -157,3 +162,26 @@ def test_more_levels_than_samples(place, caplog):
         "5 concepts instead of 10 on level 2: there are only so many different concepts below" in caplog.text
     )
     assert pl.read_parquet(place / "few-run/2_concepts/parents.parquet").height == 5
+
+
+def test_balanced_goes_from_the_top_down(place):
+    """A run evens out the concepts of each level, as `balanced_budgets` divides the sizes of its concepts."""
+    run = go(place, "balanced", select={"method": "balanced", "count": 60})
+    concepts, parents = run.concepts(), load_parents(place / "balanced/2_concepts")
+    want = balanced_budgets(concepts["n_eligible"].to_numpy(), 60, parents)
+    assert concepts["kept"].to_list() == want.tolist()
+    top = np.bincount(parents[1], weights=concepts["kept"].to_numpy())
+    assert top.tolist() == [30, 30]
+    frame = run.decisions().join(pl.read_parquet(place / "balanced/2_concepts/parents.parquet"), on="concept")
+    again = select(frame.drop("keep", "reason", "rank", "inclusion_prob"), "balanced", count=60)
+    assert again["keep"].to_list() == frame["keep"].to_list()
+    found = summarize(run.folder)
+    assert found.balance["effective"] == pytest.approx(effective_number(want))
+    assert any("the kept rows are spread as over" in text for text in found.said)
+    planned = plan(place / "balanced", keep=[0.2])
+    assert next(one for one in planned["keep"] if one["kept"] == 60)["budgets"] == want.tolist()
+    row = frame.filter(~pl.col("keep")).sort("rank").row(0, named=True)
+    needed = explain(place / "balanced", row["uid"])["flip"]["count"]
+    at = balanced_budgets(concepts["n_eligible"].to_numpy(), needed, parents)[row["concept"]]
+    before = balanced_budgets(concepts["n_eligible"].to_numpy(), needed - 1, parents)[row["concept"]]
+    assert before < row["rank"] <= at

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import polars as pl
 
 from curate import schema
-from curate.analysis.summary.said import say_first
+from curate.analysis.summary.said import say_concepts, say_first
 from curate.errors import BudgetError, UsageError
 from curate.execution.context import Context, eligible, log, reuse_or_remove
 from curate.execution.stage import Stage
@@ -37,7 +37,7 @@ from curate.selection.rows.order import Order, noise_column, order_of, read_colu
 from curate.selection.rows.ranks import Ranked
 from curate.selection.rows.run_rows import RunRows, classes_of, floor_classes_of, labels_of
 from curate.selection.rules import Choice
-from curate.selection.spread import DECIDES_NOTHING, Solved, Spread, said_of
+from curate.selection.spread import DECIDES_NOTHING, Solved, Spread, effective_number, said_of
 from curate.weighting import stage_weights
 
 __all__ = ["VERSION", "Funnel", "Selection", "check_recipe", "run"]
@@ -144,6 +144,9 @@ def run(context: Context) -> bool:
     divided = recipe.select.divides(chosen.choice.rule, chosen.rows.concepts)
     if divided is not None:
         facts |= {"complexity": divided.facts, "warnings": _even(recipe.select, divided)}
+    if recipe.select.balances:
+        some = int((concepts["n_eligible"] > 0).sum())
+        facts["balance"] = {"effective": effective_number(kept), "concepts": some}
     if recipe.select.composed:
         facts["first"] = _first_facts(context, first)
     if recipe.select.takes_what_is_there:
@@ -184,6 +187,8 @@ def _say(recipe: Recipe, facts: Mapping[str, Any], n_kept: int, n_concepts: int)
              f"{facts['eligible']:,}", f"{facts['kept']:,}", 100 * facts["of_usable"], n_kept, n_concepts)  # fmt: skip
     if "complexity" in facts:
         log.info("select: %s", said_of(facts["complexity"]))
+    for text in say_concepts(None, facts.get("balance")):
+        log.info(text)
     for warning in facts.get("warnings", ()):
         log.warning("select: %s", warning)
     for text in facts["auto"]["why"] if "auto" in facts else say_first(facts.get("first")):

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import polars as pl
 
 from curate.clustering.geometry import Geometry
+from curate.clustering.store import load_parents
 from curate.embedding.store import EmbeddingPart
 from curate.errors import BudgetError, RunError
 from curate.execution.context import Context
@@ -53,6 +54,11 @@ class Again:
     order: Order
     concepts: pl.DataFrame
     held: dict[int, Arrays] = field(default_factory=dict)
+
+    @property
+    def parents(self) -> tuple[npt.NDArray[np.int32], ...]:
+        """The levels of concepts above the finest."""
+        return load_parents(self.context.run.final_concepts)
 
     @property
     def classes(self) -> tuple[str, ...]:

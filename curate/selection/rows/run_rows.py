@@ -10,6 +10,7 @@ import numpy.typing as npt
 import polars as pl
 
 from curate.clustering.geometry import Geometry
+from curate.clustering.store import load_parents
 from curate.embedding.store import EmbeddingPart
 from curate.errors import BudgetError, CurateError, RunError
 from curate.execution import exchange
@@ -63,6 +64,11 @@ class RunRows:
     def concepts(self) -> pl.DataFrame:
         """One row per concept."""
         return self.ranked.concepts
+
+    @property
+    def parents(self) -> tuple[npt.NDArray[np.int32], ...]:
+        """The levels of concepts above the finest."""
+        return load_parents(self.context.run.final_concepts)
 
     @property
     def classes(self) -> tuple[str, ...]:
