@@ -10,7 +10,7 @@ from curate.clustering.hierarchy import Resampling, ancestors, fit_levels
 from curate.clustering.kmeans import assign, auto_concepts
 from curate.clustering.levels import checked_levels
 from curate.errors import EmbeddingError, UsageError
-from curate.linalg import unit_rows
+from curate.linalg import joined, load_unit, unit_rows
 
 __all__ = ["Groups", "cluster"]
 
@@ -46,6 +46,7 @@ def cluster(
     vectors: npt.ArrayLike,
     k: int | None = None,
     *,
+    text: npt.ArrayLike | None = None,
     levels: Sequence[int] | None = None,
     resamples: int = 10,
     resample_members: int | None = None,
@@ -59,6 +60,8 @@ def cluster(
         Any lengths; only directions count. The result depends on the order of the rows.
     k : int, optional
         The number of concepts; by default the square root of n.
+    text : (n, d) floats, optional
+        Vectors of the captions: concepts are then of both (`cluster.on: both`), and centroids have 2 d numbers.
     levels : sequence of int, optional
         In the place of `k`, concepts in levels: so many of the vectors, so many of their centroids, and so on
         (Vo et al. 2024, arXiv:2405.15613), each fewer than the one before.
@@ -87,6 +90,11 @@ def cluster(
     (array([0, 0, 1, 0], dtype=int32), array([3, 1]))
     """
     unit = unit_vectors(vectors)
+    if text is not None:
+        words = unit_vectors(text)
+        if len(words) != len(unit):
+            raise UsageError(f"text must have one row for each of {len(unit):,} vectors, got {len(words):,}")
+        unit = load_unit(joined(unit, words))
     if k is not None and k < 1:
         raise UsageError(f"k must be at least 1, got {k}")
     wanted: tuple[int, ...] = (auto_concepts(len(unit)) if k is None else k,)

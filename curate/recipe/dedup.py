@@ -30,6 +30,8 @@ _NEWER = ("across_captions", "recall", "confirm")
 class Cluster(Settings):
     """Concepts: spherical k-means; `auto` is sqrt(N), at most 100,000.
 
+    on : the vectors that are clustered: of images, of captions (text), or both side by side. With text and both a sample without
+    a caption cannot be used (`no_caption`). Near-duplicates are compared by captions with text, else by images.
     levels : in the place of `concepts`, concepts in levels (`curate.clustering.hierarchy`): so many of the rows, so many of
     their centroids, and so on. A row's concept is one of the first level; `parents` says which ones of the others it is in.
     resamples, resample_members : how often each level is clustered anew, from so many members nearest to each centroid
@@ -40,7 +42,7 @@ class Cluster(Settings):
     """
 
     concepts: Annotated[Literal["auto"] | int, BeforeValidator(count_or_auto)] = "auto"
-    on: Literal["image", "text"] = "image"
+    on: Literal["image", "text", "both"] = "image"
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     levels: Annotated[tuple[int, ...], BeforeValidator(checked_levels)] | None = None
     resamples: Annotated[Count, Field(ge=0, le=1000)] = 10
@@ -63,6 +65,16 @@ class Cluster(Settings):
                 f"needs drift_warn up to drift_refit, got {self.drift_warn:g} and {self.drift_refit:g}"
             )
         return self
+
+    @property
+    def compared(self) -> Literal["image", "text"]:
+        """The vectors by which samples of one concept are compared."""
+        return "image" if self.on == "both" else self.on
+
+    @property
+    def asks_for(self) -> Literal["image", "text"]:
+        """What a sample must have to be in a concept: an image, or a caption too."""
+        return "image" if self.on == "image" else "text"
 
     def of_fit(self) -> dict[str, Any]:
         """Return the values that decide the centroids, in fingerprints; those of levels where there are some."""

@@ -191,7 +191,7 @@ def fit(
         return
     if total == 0:
         raise EmbeddingError(f"no usable sample: {why_unusable_rows(context)}; 0_samples says it row by row")
-    dim = EmbeddingPart(files[0]).dim
+    dim = EmbeddingPart(files[0]).width(settings.on)
     wanted = kmeans.auto_concepts(total) if settings.concepts == "auto" else int(settings.concepts)
     wanted = wanted if settings.levels is None else settings.levels[0]
     size = min(total, wanted * kmeans.SAMPLE_PER_CONCEPT)
@@ -242,7 +242,7 @@ def _sample(
             chosen.append((uids[position], int(hashes[position]), index, position))
     chosen = sorted(chosen, key=lambda row: (row[1], row[0]))[:size]
     chosen.sort()
-    vectors = np.empty((len(chosen), EmbeddingPart(files[0]).dim), np.float32)
+    vectors = np.empty((len(chosen), EmbeddingPart(files[0]).width(on)), np.float32)
     where = np.array([row[2] for row in chosen], np.int64)
     positions = np.array([row[3] for row in chosen], np.int64)
     for index, file in enumerate(files):

@@ -181,7 +181,7 @@ def _parts(context: Context) -> list[EmbeddingPart]:
 
 def _sums(context: Context, labels: Sequence[Ints], n_concepts: int) -> MemberSums:
     parts = _parts(context)
-    dim = parts[0].dim if parts else 1
+    dim = parts[0].width(context.recipe.cluster.on) if parts else 1
     require_memory(context, "cluster.given: centroids", n_concepts, 32 * dim)
     sums = MemberSums(n_concepts, dim)
     for part, concept in zip(parts, labels, strict=True):

@@ -215,7 +215,7 @@ def _taken_at(context: Context, found: Divided, row: Row, start: Literal["medoid
     run = context.run
     first = EmbeddingPart(run.part(run.embeddings, context.parts[0].name))
     size = int(found.density.free[row.concept])
-    if size * VECTOR_BYTES * first.dim > context.task_memory:
+    if size * VECTOR_BYTES * first.width(context.recipe.cluster.on) > context.task_memory:
         raise RunError(
             f"concept {row.concept} has {size:,} rows, which do not fit into memory to be ordered by diversity; "
             f"raise memory in {run.recipe}"

@@ -137,7 +137,9 @@ def _require_room(context: Context, concepts: pl.DataFrame) -> None:
     if not largest:
         return
     first = context.run.part(context.run.embeddings, context.parts[0].name)
-    fits = context.task_memory // (VECTOR_BYTES * EmbeddingPart(first).dim + ROW_BYTES)
+    fits = context.task_memory // (
+        VECTOR_BYTES * EmbeddingPart(first).width(context.recipe.cluster.on) + ROW_BYTES
+    )
     if isinstance(largest, int) and largest > fits:
         raise RunError(
             f"select.method diversity compares the rows of a concept in memory; the largest has {largest:,} rows "
@@ -194,7 +196,7 @@ def diverse_ranks(
 def _vectors(rows: pl.DataFrame, task: DiverseTask) -> npt.NDArray[np.float32]:
     part, position = rows["part"].to_numpy(), rows["position"].to_numpy().astype(np.int64)
     first = EmbeddingPart(task.embeddings[0])
-    result = np.empty((len(rows), first.dim), np.float32)
+    result = np.empty((len(rows), first.width(task.on)), np.float32)
     for index in np.unique(part).tolist():
         here = np.flatnonzero(part == index)
         result[here] = load_unit(EmbeddingPart(task.embeddings[index]).take(task.on, position[here]))
