@@ -50,7 +50,18 @@ __all__ = [
 ]
 
 #: Folders below 3_scores that have a meaning of their own.
-RESERVED = ("clip_score", "pair", "heads", "pixels", "normsim", "noise", "color", "filter", "against")
+RESERVED = (
+    "clip_score",
+    "pair",
+    "heads",
+    "pixels",
+    "normsim",
+    "noise",
+    "color",
+    "denoised",
+    "filter",
+    "against",
+)
 
 #: What `score_rows` calls the fields of samples in memory.
 _FIELDS = {"caption": "captions", "label": "labels", "uid": "uids"}
