@@ -108,7 +108,7 @@ def test_what_is_left_has_levels_and_blocks_have_none(place):
 
 
 def test_inspect_and_sql_know_them(place):
-    said = "concepts: 20 in levels, in 6, in 2"
+    said = "concepts in levels: 20, then 6, then 2"
     assert said in command("inspect", place / "run").out
     assert summarize(curate.open_run(place / "run").folder).said == [said]
     asked = "select count(*) n, max(concept_2) two, max(concept_3) three from parents"

@@ -77,14 +77,12 @@ def say_concepts(levels: Sequence[int] | None, balance: Facts | None) -> list[st
 
     >>> for line in say_concepts([600, 60, 9], {"effective": 557.31, "concepts": 590}):
     ...     print(line)
-    concepts: 600 in levels, in 60, in 9
+    concepts in levels: 600, then 60, then 9
     select: the kept rows are spread as over 557.3 equal concepts, of 590 that have rows
     """
     found = []
     if levels:
-        found.append(
-            f"concepts: {levels[0]:,} in levels" + "".join(f", in {count:,}" for count in levels[1:])
-        )
+        found.append("concepts in levels: " + ", then ".join(f"{count:,}" for count in levels))
     if balance:
         found.append(
             f"select: the kept rows are spread as over {balance['effective']:,.1f} equal concepts, of "

@@ -139,7 +139,7 @@ class Cluster(Stage):
         log.info(
             "cluster: %s samples in %s concepts (largest %s)%s",
             f"{stats['samples']:,}", f"{stats['concepts']:,}", f"{stats['largest']:,}",
-            "".join(f", in {count:,}" for count in stats.get("levels", [])[1:]),
+            "".join(f", then {count:,}" for count in stats.get("levels", [])[1:]),
         )  # fmt: skip
         if self.drift_warning is not None:
             log.warning("cluster: %s", self.drift_warning)
