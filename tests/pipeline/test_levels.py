@@ -105,6 +105,11 @@ def test_what_is_left_has_levels_and_blocks_have_none(place):
     assert [len(one) for one in load_parents(run.folder.final_concepts)] == [20, 20]
     assert summarize(run.folder).levels == LEVELS
     assert check_run(place / "left").violations == []
+    path = place / "left/4_concepts/parents.parquet"
+    before = pl.read_parquet(path)
+    path.unlink()
+    go(place, "left", dedup={"epsilon": 0.001, "blocks": 5})
+    assert pl.read_parquet(path).equals(before)
 
 
 def test_inspect_and_sql_know_them(place):

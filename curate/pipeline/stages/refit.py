@@ -17,7 +17,7 @@ from curate import schema
 from curate.execution.context import Context, log, reuse_or_remove
 from curate.io import storage
 from curate.pipeline.stages.cluster import AssignTask, assign_part, fit, fit_facts, model_of
-from curate.pipeline.stages.levels import level_facts
+from curate.pipeline.stages.levels import level_facts, there
 from curate.runs.folder import RunFolder
 from curate.selection.rows.ranks import candidates
 
@@ -38,9 +38,9 @@ def run(context: Context) -> bool:
     """Fit and assign where the rows that are left are others than before; return whether anything was to do."""
     folder, recipe = context.run.refitted, context.recipe
     if recipe.dedup.blocks is None:
-        there = folder.exists()
+        was = folder.exists()
         storage.remove(folder)
-        return there
+        return was
     left = dict(
         enumerate(
             context.map("select", "parts", _left, [LeftTask(context.run, p.name) for p in context.parts])
@@ -54,7 +54,8 @@ def run(context: Context) -> bool:
         return False
     context.run.unmark(folder)
     centroids = folder / "centroids.parquet"
-    if not (storage.stored_fingerprint(centroids) or "").startswith(wanted):
+    known = storage.stored_fingerprint(centroids)
+    if not (known or "").startswith(wanted) or not there(folder, recipe.cluster, known):
         storage.remove(centroids)
         among = {index: positions for index, (positions, _) in left.items()} if n_left else None
         fit(context, recipe.cluster, centroids, wanted, rows, among, stage="select")
