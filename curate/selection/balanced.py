@@ -58,10 +58,13 @@ class Balanced(Selector):
         """Return the row's place in its concept, whose budget only grows with the number of rows."""
         from curate.selection.rows.counterfactual import Nested
 
-        free, parents = run.found.density.free, run.rows.parents
+        free = run.found.density.free
+        steps = siblings(free, run.rows.parents, row.concept)
 
         def room(count: int) -> tuple[int, int]:
-            return 0, int(balanced_budgets(free, count, parents)[row.concept])
+            for sizes, place in steps:
+                count = int(water_fill(sizes, count)[place])
+            return 0, count
 
         return Nested(run.place(row), room, 0, int(free.sum()))
 
@@ -96,6 +99,24 @@ def water_fill(sizes: Counts, total: int) -> Counts:
     if budget.sum() != total or (budget > sizes).any():
         raise BudgetError(f"budgets must add up to {total} within sizes, got {budget.sum()}")
     return budget
+
+
+def siblings(sizes: Counts, parents: Sequence[npt.NDArray[Any]], concept: int) -> list[tuple[Counts, int]]:
+    """Return what is divided on the way down to one concept: on each level the sizes of what shares, and its own place.
+
+    sizes, parents : as for `balanced_budgets`, whose budget of the concept `water_fill` gives level by level.
+
+    >>> siblings(np.array([9, 8, 7, 6]), [np.array([0, 0, 0, 1])], 1)
+    [(array([24,  6]), 0), (array([9, 8, 7]), 1)]
+    """
+    inside, steps = np.arange(len(sizes)), []
+    for level in [*(np.asarray(one, np.int64) for one in reversed(parents)), np.arange(len(sizes))]:
+        names, code = np.unique(level[inside], return_inverse=True)
+        shared = np.zeros(len(names), np.int64)
+        np.add.at(shared, code, sizes[inside])
+        steps.append((shared, int(np.searchsorted(names, level[concept]))))
+        inside = inside[level[inside] == level[concept]]
+    return steps
 
 
 def balanced_budgets(sizes: Counts, total: int, parents: Sequence[npt.NDArray[Any]] = ()) -> Counts:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from curate.api.select import select
 from curate.errors import BudgetError, UsageError
 from curate.hashing import hash_uids, tie
-from curate.selection.balanced import balanced_budgets, water_fill
+from curate.selection.balanced import balanced_budgets, siblings, water_fill
 from curate.selection.spread import effective_number
 
 SIZES = st.lists(st.integers(0, 12), min_size=1, max_size=12)
@@ -73,6 +73,10 @@ def test_budgets_of_levels_by_recursion(sizes, data):
         assert budget.tolist() == divided(sizes, total, parents)
         assert budget.sum() == total and (budget <= sizes).all()
         assert (budget >= before).all(), "with more to keep no concept keeps fewer"
+        concept, way = total % k, total
+        for shared, place in siblings(np.array(sizes), parents, concept):
+            way = water_fill(shared, way)[place]
+        assert way == budget[concept]
         before = budget
 
 
