@@ -30,17 +30,17 @@ N, LEVELS = 300, [20, 6, 2]
 def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("levels")
     write_shards(folder / "in", planted(N))
-    go(folder, "run")
+    go(folder, "run", until="report")
     return folder
 
 
-def go(place, name, shards="in", **changes):
+def go(place, name, shards="in", *, until="select", **changes):
     settings = {"cluster": {"levels": LEVELS, "resamples": 3}, "dedup": {"exact": False}}
     select = {"select": {"method": "random", "keep": 0.4, "of": "eligible"}}
     recipe = parse_recipe(
         recipe_values(f"{place}/{shards}/*.parquet", place / name, **settings | select | changes)
     )
-    runner.run(recipe)
+    runner.run(recipe, until=until)
     return curate.open_run(recipe.run)
 
 
@@ -76,7 +76,7 @@ def test_data_that_grows_stays_with_them(place):
     shutil.rmtree(place / "in", ignore_errors=True)
     (place / "more").rename(place / "in")
     try:
-        run = go(place, "grown")
+        run = go(place, "grown", until="report")
         assert (place / "grown/2_concepts/parents.parquet").read_bytes() == before
         assert run.decisions().height == N + 60
         assert check_run(place / "grown").violations == []
@@ -99,7 +99,7 @@ def test_a_table_that_is_lost_is_made_again_and_other_levels_are_others(place):
 
 
 def test_what_is_left_has_levels_and_blocks_have_none(place):
-    run = go(place, "left", dedup={"epsilon": 0.001, "blocks": 5})
+    run = go(place, "left", until="report", dedup={"epsilon": 0.001, "blocks": 5})
     assert not (place / "left/2_concepts/parents.parquet").exists()
     assert load_centroids(place / "left/2_concepts/centroids.parquet").shape[0] == 5
     assert [len(one) for one in load_parents(run.folder.final_concepts)] == [20, 20]
