@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from curate.errors import EmbeddingError
 
-__all__ = ["MIN_NORM", "distances", "first_equal", "load_unit", "margin", "row_dots", "unit_rows"]
+__all__ = ["MIN_NORM", "distances", "first_equal", "joined", "load_unit", "margin", "row_dots", "unit_rows"]
 
 #: A row with a smaller L2 norm has no direction.
 MIN_NORM = 1e-12
@@ -113,6 +113,20 @@ def load_unit(block: Floats) -> npt.NDArray[np.float32]:
             )
         np.divide(part, norms[:, None], out=part, casting="same_kind")
     return rows
+
+
+def joined(image: npt.NDArray[np.float32], text: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Return image and caption of each row as one vector, (n, 2 d): side by side, each scaled by sqrt(1/2).
+
+    image, text : (n, d) float32 unit rows. The inner product of two rows is the mean of those of their images and of their
+    captions, so the rows have length 1, up to rounding.
+
+    >>> one = np.eye(2, dtype=np.float32)
+    >>> rows = joined(one, one[[0, 0]])
+    >>> row_dots(rows[:1], rows).round(6)
+    array([1. , 0.5])
+    """
+    return np.concatenate([image, text], axis=1) * np.float32(np.sqrt(0.5))
 
 
 def first_equal(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:

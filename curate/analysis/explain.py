@@ -162,7 +162,8 @@ def _set_by(context: Context, found: Divided, table: Mapping[str, Any]) -> str:
     if table["at_cap"]:
         return "cap: all its rows are kept"
     if not select.by_complexity:
-        return f"method {select.method}, which sees rows and not budgets"
+        by = "by the sizes of concepts" if select.balances else "which sees rows and not budgets"
+        return f"method {select.method}, {by}"
     pinned = f", besides {table['n_pinned']} pinned rows" if table["n_pinned"] else ""
     if table["at_floor"]:
         return f"floor: min_per_concept {found.density.floor(found.wanted - found.n_pinned)}{pinned}"

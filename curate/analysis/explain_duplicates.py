@@ -190,7 +190,9 @@ def _members(context: Context, group: Group, uid: str) -> _Members:
         frame = frame.filter(pl.col("concept") == group[0])
         frame = frame.join(found.select("uid"), on="uid", how="semi", maintain_order="left")
         frame = with_priority(frame, settings.prefer, context.recipe.seed, "dedup")
-        halves.append(stored.take(context.recipe.cluster.on, frame["position"].cast(pl.Int64).to_numpy()))
+        halves.append(
+            stored.take(context.recipe.cluster.compared, frame["position"].cast(pl.Int64).to_numpy())
+        )
         frames.append(frame.select("uid", "pinned", "key", "tie", caption_codes(frame)))
     every = pl.concat(frames).with_row_index("at").sort(~pl.col("pinned"), "key", "tie", "uid")
     if not settings.across_captions:
@@ -283,7 +285,7 @@ def _vectors_at_once(context: Context, groups: Sequence[Group]) -> Iterator[tupl
         rows = rows.with_columns(pl.Series("position", position))
         rows = rows.join(codes, on=["concept", "subconcept"], how="inner", maintain_order="left")
         stored = EmbeddingPart(run.part(run.embeddings, part.name))
-        halves.append(stored.take(context.recipe.cluster.on, rows["position"].to_numpy()))
+        halves.append(stored.take(context.recipe.cluster.compared, rows["position"].to_numpy()))
         same = pl.col("caption_code") if "caption_code" in rows.columns else pl.lit(0, pl.UInt64)
         frames.append(rows.select("uid", "group", caption=same))
     every, half = pl.concat(frames), np.concatenate(halves)

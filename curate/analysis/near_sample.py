@@ -98,7 +98,9 @@ def _sampled(context: Context) -> Iterator[_Group]:
         rows = eligible(run, part.name, ("filter",)).with_row_index("position")
         rows = rows.filter(pl.col("filter_reason").is_null() & pl.col("concept").is_in(drawn.tolist()))
         stored = EmbeddingPart(run.part(run.embeddings, part.name))
-        halves.append(stored.take(context.recipe.cluster.on, rows["position"].cast(pl.Int64).to_numpy()))
+        halves.append(
+            stored.take(context.recipe.cluster.compared, rows["position"].cast(pl.Int64).to_numpy())
+        )
         frames.append(rows.select("uid", "concept"))
     if not sum(map(len, frames)):
         return

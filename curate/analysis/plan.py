@@ -148,7 +148,7 @@ def _kept(context: Context, found: Divided, share: float) -> dict[str, Any]:
 
 def _budgets(found: Divided, select: Selector, count: int) -> npt.NDArray[np.int64]:
     """Return what each concept keeps of `count` rows besides pinned ones, by the run's method (or density)."""
-    budgets = select.concept_budgets(found.density.free, count)
+    budgets = select.concept_budgets(found.density.free, count, found.parents)
     return found.density.at(count).budget if budgets is None else budgets
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from curate.analysis.summary.tables import finished_families, part_names
+from curate.clustering.store import PARENTS
 from curate.errors import RunError, UsageError
 from curate.io.remote.cache import ensure_local, store_of
 from curate.io.yaml import read_yaml
@@ -127,7 +128,7 @@ def _plain_numbers(frame: "pl.DataFrame") -> "pl.DataFrame":
 def table_files(run: RunFolder, sql: str) -> dict[str, list[list[Path]]]:
     """Return the finished tables of a run by name, each as lists of files; several lists stand side by side.
 
-    samples, embeddings (image and text as arrays), assignments, centroids, concepts (as fitted), blocks (where samples
+    samples, embeddings (image and text as arrays), assignments, centroids, concepts (as fitted), parents (the levels above them), blocks (where samples
     are compared within others than the concepts), scores (assignments with the columns of every family beside), filters, duplicates, decisions, budgets (the concepts as decided). The
     vectors of a run at a URL are fetched, and among the tables, only where `sql` names them.
     """
@@ -148,6 +149,8 @@ def table_files(run: RunFolder, sql: str) -> dict[str, list[list[Path]]]:
         found["scores"] = [*found["assignments"], *families]
         found["concepts"] = [[ensure_local(concepts / "concepts.parquet")]]
         found["centroids"] = [[ensure_local(concepts / "centroids.parquet")]]
+        if (concepts / PARENTS).exists():
+            found["parents"] = [[ensure_local(concepts / PARENTS)]]
     if concepts != run.concepts:
         found["blocks"] = [
             [ensure_local(run.part(run.assignments, part)) for part in part_names(run, run.concepts)]

@@ -32,7 +32,8 @@ def select(
     ----------
     frame : polars.DataFrame
         One row per sample. `uid` names it (without this column, the number of the row does); `concept` is its group,
-        a whole number from 0 (without it, all rows are one); `distance` to the centre of the concept is what `prefer`
+        a whole number from 0 (without it, all rows are one), and `concept_2`, `concept_3`, ... those of the levels above
+        that it is in (for balanced); `distance` to the centre of the concept is what `prefer`
         hardest and easiest go by; `label` is for quotas of labels; `pinned` rows are kept whatever happens; `vector`
         (lists of one length) is for diversity, and for density unless `d_inter`, the distance of the row's concept to
         other concepts, is there; `objects` (lists of structs with `category` and `vector`) is for method objects. Other

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from curate.analysis.summary.said import say_first, say_labels
+from curate.analysis.summary.said import say_concepts, say_first, say_labels
 from curate.cli.output import bytes_text, duration_text, note, print_table, write
 from curate.cli.sparkline import sparkline, unicode_stdout
 from curate.selection.spread import said_of
@@ -35,6 +35,7 @@ def show(facts: Facts) -> None:
         _concepts(title, facts.get(name), facts["n_concepts"])
     if facts["complexity"]:
         write(f"\n{said_of(facts['complexity'])}\n")
+    write("".join(f"\n{text}\n" for text in say_concepts(facts.get("levels"), facts.get("balance"))))
     _scores(facts["scores"])
     _duplicates(facts["duplicates"])
     _near_sample(facts.get("near_sample"))

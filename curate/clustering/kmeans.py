@@ -14,7 +14,7 @@ import numpy.typing as npt
 from curate.errors import EmbeddingError
 from curate.linalg import distances, first_equal, load_unit, margin, row_dots, unit_rows
 
-__all__ = ["MAX_CONCEPTS", "SAMPLE_PER_CONCEPT", "Concepts", "assign", "auto_concepts", "fit"]
+__all__ = ["MAX_CONCEPTS", "SAMPLE_PER_CONCEPT", "Concepts", "assign", "auto_concepts", "described", "fit"]
 
 #: Largest number of concepts chosen by itself.
 MAX_CONCEPTS = 100_000
@@ -83,9 +83,17 @@ def fit(vectors: Vectors, n_concepts: int, *, seed: int, iterations: int = 25) -
         found = vectors[distinct]
     else:
         found = _train(vectors, n_concepts, seed, iterations)
-    centroids, valid = unit_rows(found)
-    concept, distance = assign(vectors, centroids[valid])
-    return _describe(centroids[valid], concept, distance, n_concepts)
+    return described(vectors, found, n_concepts)
+
+
+def described(vectors: Vectors, centroids: Vectors, requested: int) -> Concepts:
+    """Return the concepts that some centroids make of a sample: those that are chosen, in their final order.
+
+    vectors : (n, d) as for `fit`. centroids : (k, d) of any length; those without a direction are left out.
+    """
+    units, valid = unit_rows(centroids)
+    concept, distance = assign(vectors, units[valid])
+    return _describe(units[valid], concept, distance, requested)
 
 
 def assign(

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +12,7 @@ import pyarrow as pa
 
 from curate import schema
 from curate.io import storage
-from curate.linalg import load_unit
+from curate.linalg import joined, load_unit
 
 __all__ = ["BATCH_ROWS", "EmbeddingPart", "write_part"]
 
@@ -103,21 +104,33 @@ class EmbeddingPart:
         flat = values.values.slice(values.offset * self.dim, len(values) * self.dim)
         return np.asarray(flat.to_numpy(zero_copy_only=True).reshape(-1, self.dim))
 
+    def width(self, column: str) -> int:
+        """Return the length of the vectors of a column; `both` are image and text side by side (`linalg.joined`)."""
+        return 2 * self.dim if column == "both" else self.dim
+
+    def _rows(self, column: str, batch: int, chosen: npt.NDArray[np.int64] | slice) -> npt.NDArray[Any]:
+        """Return some rows of a batch: as they are stored, or unit rows of both."""
+        if column != "both":
+            return self.half(column, batch)[chosen]
+        image, text = (load_unit(self.half(name, batch)[chosen]) for name in ("image", "text"))
+        return joined(image, text)
+
     def blocks(self, column: str) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
         """Yield (first position, float32 unit rows), block by block."""
         for index in range(len(self._batches)):
-            yield index * BATCH_ROWS, load_unit(self.half(column, index))
+            yield index * BATCH_ROWS, load_unit(self._rows(column, index, slice(None)))
 
     def present(self, column: str, batch: int) -> npt.NDArray[np.bool_]:
         """Return which rows of a batch have this vector."""
         valid = self._batches[batch].column(column).is_valid()
         return np.asarray(valid.to_numpy(zero_copy_only=False))
 
-    def take(self, column: str, positions: npt.NDArray[np.int64]) -> Half:
-        """Return stored vectors at `positions` (any order), as a copy."""
-        result = np.empty((len(positions), self.dim), np.float16)
+    def take(self, column: str, positions: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+        """Return stored vectors at `positions` (any order), as a copy: float16, or float32 of both."""
+        kind = np.float32 if column == "both" else np.float16
+        result = np.empty((len(positions), self.width(column)), kind)
         batch = positions // BATCH_ROWS
         for index in np.unique(batch):
             here = batch == index
-            result[here] = self.half(column, int(index))[positions[here] - index * BATCH_ROWS]
+            result[here] = self._rows(column, int(index), positions[here] - index * BATCH_ROWS)
         return result

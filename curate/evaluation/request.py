@@ -84,32 +84,41 @@ def make_request(
     own = Evaluate() if recipe is None else recipe
     if split is None and holdout is None:
         split, holdout = own.split, own.holdout
-    judge, seed, draws, seeds, steps, near = (
-        getattr(own, name) if given is None else given
-        for name, given in {
-            "judge": judge, "seed": seed, "draws": draws, "seeds": seeds, "steps": steps, "near": near
-        }.items()
-    )  # fmt: skip
+    given = {"judge": judge, "seed": seed, "draws": draws, "seeds": seeds, "steps": steps, "near": near}
+    own = own.model_copy(update={name: value for name, value in given.items() if value is not None})
     keep, methods = keep or own.keep, methods or own.methods
-    if judge not in ("auto", *JUDGES):
-        raise UsageError(f"--judge must be auto, {', '.join(JUDGES)}, got {judge!r}")
+    if own.judge not in ("auto", *JUDGES):
+        raise UsageError(f"--judge must be auto, {', '.join(JUDGES)}, got {own.judge!r}")
     if split is not None and holdout is not None:
         raise UsageError("--split and --holdout exclude each other; give one of them")
     for name, value, least in (
-        ("draws", draws, LEAST_DRAWS),
-        ("seeds", seeds, _LEAST_SEEDS),
-        ("steps", steps, 1),
+        ("draws", own.draws, LEAST_DRAWS),
+        ("seeds", own.seeds, _LEAST_SEEDS),
+        ("steps", own.steps, 1),
     ):
         if value < least:
             raise UsageError(f"--{name} must be at least {least}, got {value}")
-    if near is not None and not 0 < near < 1:
-        raise UsageError(f"--near must be in (0, 1), got {near:g}")
+    if own.near is not None and not 0 < own.near < 1:
+        raise UsageError(f"--near must be in (0, 1), got {own.near:g}")
     if workers is not None and workers < 1:
         raise UsageError(f"--workers must be at least 1, got {workers}")
     share = None if split is not None else _share("holdout", _HOLDOUT if holdout is None else holdout)
     shares = tuple(sorted({_share("keep", one) for one in keep}))
     chosen = tuple(_method(name) for name in dict.fromkeys(methods or [OWN]))
-    return Request(judge, split, share, seed, shares, chosen, draws, seeds, steps, near, device, workers)
+    return Request(
+        own.judge,
+        split,
+        share,
+        own.seed,
+        shares,
+        chosen,
+        own.draws,
+        own.seeds,
+        own.steps,
+        own.near,
+        device,
+        workers,
+    )
 
 
 def _share(name: str, value: float | str) -> float:

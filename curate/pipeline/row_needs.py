@@ -162,8 +162,8 @@ def _unmet(recipe: Recipe, lack: Mapping[str, str]) -> str | None:
             setting = f".{asks[0]}, but" if asks else ":"
             return f"score: {family.folder}{setting} no usable sample has a label ({lack['label']})"
     text = "text" if recipe.embed.own_vectors else "caption"
-    if text in lack and recipe.cluster.on == "text":
-        return f"cluster.on text needs captions: {lack[text]}"
+    if text in lack and recipe.cluster.on != "image":
+        return f"cluster.on {recipe.cluster.on} needs captions: {lack[text]}"
     select, dedup, weight = recipe.select, recipe.dedup, recipe.weight
     used = [
         ("select.by" if name == select.score_column else "select.prefer", name) for name in select.columns

@@ -6,7 +6,9 @@ from typing import Annotated, Any, Literal, Self
 import pydantic
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from curate.clustering.levels import checked_levels
 from curate.recipe.types import (
+    Count,
     KeepShare,
     Paths,
     Preference,
@@ -28,14 +30,23 @@ _NEWER = ("across_captions", "recall", "confirm")
 class Cluster(Settings):
     """Concepts: spherical k-means; `auto` is sqrt(N), at most 100,000.
 
+    on : the vectors that are clustered: of images, of captions (text), or both side by side. With text and both a sample without
+    a caption cannot be used (`no_caption`). Near-duplicates are compared by captions with text, else by images.
+    levels : in the place of `concepts`, concepts in levels (`curate.clustering.hierarchy`): so many of the rows, so many of
+    their centroids, and so on. A row's concept is one of the first level; `parents` says which ones of the others it is in.
+    resamples, resample_members : how often each level is clustered anew, from so many members nearest to each centroid
+    (auto: half of the mean number); they count with levels only.
     given : in its place, a clustering that is there: files of sorted clusters as SemDeDup writes them.
     drift_warn, drift_refit : shares from which data that has grown since the fit is warned about, and from
     which --refit is proposed (`curate.clustering.drift`).
     """
 
     concepts: Annotated[Literal["auto"] | int, BeforeValidator(count_or_auto)] = "auto"
-    on: Literal["image", "text"] = "image"
+    on: Literal["image", "text", "both"] = "image"
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    levels: Annotated[tuple[int, ...], BeforeValidator(checked_levels)] | None = None
+    resamples: Annotated[Count, Field(ge=0, le=1000)] = 10
+    resample_members: Annotated[Literal["auto"] | int, BeforeValidator(count_or_auto)] = "auto"
     given: Paths | None = None
     drift_warn: Share = 0.03
     drift_refit: Share = 0.1
@@ -44,11 +55,31 @@ class Cluster(Settings):
     def _one_way(self) -> Self:
         if self.given is not None and self.concepts != "auto":
             raise ValueError("takes one of concepts and given: given clusters have their own number")
+        if self.levels is not None and (self.given is not None or self.concepts != "auto"):
+            other = "given" if self.given is not None else "concepts"
+            raise ValueError(
+                f"takes one of levels and {other}: the first of levels is the number of concepts"
+            )
         if self.drift_warn > self.drift_refit:
             raise ValueError(
                 f"needs drift_warn up to drift_refit, got {self.drift_warn:g} and {self.drift_refit:g}"
             )
         return self
+
+    @property
+    def compared(self) -> Literal["image", "text"]:
+        """The vectors by which samples of one concept are compared."""
+        return "image" if self.on == "both" else self.on
+
+    @property
+    def asks_for(self) -> Literal["image", "text"]:
+        """What a sample must have to be in a concept: an image, or a caption too."""
+        return "image" if self.on == "image" else "text"
+
+    def of_fit(self) -> dict[str, Any]:
+        """Return the values that decide the centroids, in fingerprints; those of levels where there are some."""
+        idle = () if self.levels is not None else ("levels", "resamples", "resample_members")
+        return self.model_dump(exclude={"given", "drift_warn", "drift_refit", *idle})
 
 
 class DropShare(Settings):

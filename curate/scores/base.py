@@ -67,6 +67,7 @@ RESERVED = (
     "normsim",
     "noise",
     "color",
+    "denoised",
     "filter",
     "against",
 )

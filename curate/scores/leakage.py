@@ -73,20 +73,20 @@ class Against(Source, Score):
 
     def check(self, recipe: "Recipe", sources: Sources) -> None:
         """Raise UsageError for a set that is not there or cannot become vectors."""
-        sources.check(recipe, self, self._setting, recipe.cluster.on)
+        sources.check(recipe, self, self._setting, recipe.cluster.compared)
 
     def inputs(
         self, context: "Context", columns: Mapping[str, ScoreColumn], sources: Sources
     ) -> list[object]:
         """Return which vectors are compared, and the fingerprint of the set."""
-        on = context.recipe.cluster.on
+        on = context.recipe.cluster.compared
         return [on, sources.fingerprint(context, self, self._setting, on)]
 
     def compute(self, context: "Context", output: "Output") -> dict[str, Any]:
         """Write the tables of all parts."""
         from curate.io import storage
 
-        on = context.recipe.cluster.on
+        on = context.recipe.cluster.compared
         some = any(len(part) for part in embedding_parts(context))
         vectors = output.sources.vectors(context, self, self._setting, on) if some else None
         tasks = [

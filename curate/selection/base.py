@@ -1,6 +1,6 @@
 """What every selection method is: its settings, what it reads, and how it finds which rows are kept."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, Self, TypeVar
 
@@ -45,6 +45,10 @@ class RowSource(Protocol):
     @property
     def concepts(self) -> "pl.DataFrame":
         """One row per concept: n_eligible, n_pinned, d_intra, smallest_uid."""
+
+    @property
+    def parents(self) -> tuple[npt.NDArray[Any], ...]:
+        """Of each level of concepts above the finest, the concept there that each is in, (k,); none without levels."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -137,6 +141,8 @@ class Selector(Settings):
     known_odds: ClassVar[bool] = True
     #: Whether the budgets of concepts follow from their complexity.
     by_complexity: ClassVar[bool] = False
+    #: Whether it evens concepts out, so that it is said how evenly the kept rows are spread.
+    balances: ClassVar[bool] = False
     #: Whether vectors are compared.
     compares_vectors: ClassVar[bool] = False
 
@@ -290,8 +296,10 @@ class Selector(Settings):
         """Return what is to be known of what was found: facts by name, `warnings` among them; {} where nothing is."""
         return {}
 
-    def concept_budgets(self, sizes: Counts, n_keep: int) -> Counts | None:
-        """Return how many rows each concept keeps, where that follows from their sizes (k,) alone."""
+    def concept_budgets(
+        self, sizes: Counts, n_keep: int, parents: Sequence[npt.NDArray[Any]] = ()
+    ) -> Counts | None:
+        """Return how many rows each concept keeps, where that follows from their sizes (k,), and their parents, alone."""
         return None
 
     @property

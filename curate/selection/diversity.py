@@ -4,7 +4,7 @@ Each step takes the row whose nearest kept row is farthest away. Distances to a 
 float32 product; among rows near the maximum, float64 row products decide.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
@@ -58,7 +58,9 @@ class Diversity(Selector):
         """Budgets are in proportion to sizes."""
         return True
 
-    def concept_budgets(self, sizes: rules.Counts, n_keep: int) -> rules.Counts:
+    def concept_budgets(
+        self, sizes: rules.Counts, n_keep: int, parents: Sequence[npt.NDArray[Any]] = ()
+    ) -> rules.Counts:
         """Return what each concept keeps, (k,); a floor that is too much is lowered."""
         return concept_quotas(sizes, n_keep, self.min_per_concept, relax=True)
 

@@ -79,7 +79,9 @@ class Quotas(Selector):
         """Quotas of concepts follow from their sizes."""
         return self.per == "concept"
 
-    def concept_budgets(self, sizes: rules.Counts, n_keep: int) -> rules.Counts | None:
+    def concept_budgets(
+        self, sizes: rules.Counts, n_keep: int, parents: Sequence[npt.NDArray[Any]] = ()
+    ) -> rules.Counts | None:
         """Return the quotas of concepts, (k,)."""
         return concept_quotas(sizes, n_keep, self.min_per_group, relax=False) if self.by_sizes else None
 

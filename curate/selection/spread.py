@@ -13,7 +13,9 @@ from curate.errors import RecipeError
 from curate.selection.budget import softmax
 from curate.settings import Settings
 
-__all__ = ["DECIDES_NOTHING", "Solved", "Spread", "Temperature", "said_of", "spread", "temperature_for"]
+__all__ = [
+    "DECIDES_NOTHING", "Solved", "Spread", "Temperature", "effective_number", "said_of", "spread", "temperature_for",
+]  # fmt: skip
 
 Floats = npt.NDArray[np.float64]
 
@@ -100,6 +102,16 @@ def spread(complexity: Floats, temperature: float) -> Spread:
     some = share[share > 0]
     entropy = -math.fsum((some * np.log(some)).tolist())
     return Spread(temperature, float(share.max()), float(share.min()), math.exp(entropy), len(share))
+
+
+def effective_number(counts: npt.NDArray[np.integer[Any]]) -> float:
+    """Return exp(entropy) of how rows are divided over groups, (k,): as many as equal groups would be; 0 of no rows.
+
+    >>> effective_number(np.array([5, 5, 0])), round(effective_number(np.array([9, 1])), 3)
+    (2.0, 1.384)
+    """
+    share = counts[counts > 0] / max(1, int(counts.sum()))
+    return math.exp(-math.fsum((share * np.log(share)).tolist())) if len(share) else 0.0
 
 
 def temperature_for(complexity: Floats, effective_share: float) -> float:

@@ -185,6 +185,7 @@ METHODS = [
     {"method": "prototypes", "balance": 0.5, "prefer": "easiest"},
     {"method": "quotas", "min_per_group": 3},
     {"method": "quotas", "per": "label"},
+    {"method": "balanced"},
     {"method": "hardest", "by": "distance"},
     {"method": "window", "by": "distance", "offset": 20},
     {"method": "middle", "by": "distance", "center": 0.3},

@@ -109,6 +109,8 @@ METHODS = [
     {"method": "weighted", "by": "tie", "gamma": 2},
     {"method": "quotas", "per": "label", "prefer": "random"},
     {"method": "quotas", "min_per_group": 4},
+    {"method": "balanced"},
+    {"method": "balanced", "prefer": "score:good", "keep": 0.2, "floor": 3, "floor_per": "source"},
     {"method": "diversity"},
     {"method": "diversity", "start": "isolated", "min_per_concept": 3, "count": 0, "pin": False},
     {"method": "random", "floor": "half", "keep": 0.37},

@@ -163,8 +163,7 @@ def test_shares():
         ("select.count", -1, "select.count must be at least 0, got -1"),
         ("select.count", 2.5, "select.count must be a whole number, got 2.5"),
         ("select.count", True, "select.count must be a whole number, got True"),
-        ("select.method", "dense", ("select.method must be 'auto', 'density', 'random', 'prototypes', 'hardest', 'easiest', "
-         "'top', 'window', 'middle', 'stratified', 'quotas', 'weighted', 'diversity', 'objects' or 'all', got 'dense'")),
+        ("select.method", "dense", "select.method must be " + ", ".join(f"'{one}'" for one in [*selectors()][:-1]) + " or 'all', got 'dense'"),
         ("select.prefer", "best", "select.prefer must be hardest, easiest, random or score:<column>, got 'best'"),
         ("select.temperature", 0, "select.temperature must be above 0, got 0"),
         ("select.temperature", "hot", "select.temperature must be a number, got 'hot'"),

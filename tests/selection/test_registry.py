@@ -35,7 +35,7 @@ ALL_WEIGHT = {
 
 def test_methods_and_their_order():
     assert list(selectors()) == [
-        "auto", "density", "random", "prototypes", "hardest", "easiest", "top", "window", "middle", "stratified", "quotas",
+        "auto", "density", "random", "prototypes", "hardest", "easiest", "top", "window", "middle", "stratified", "balanced", "quotas",
         "weighted", "diversity", "objects", "all",
     ]  # fmt: skip
     assert list(weighers()) == [

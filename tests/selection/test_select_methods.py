@@ -287,6 +287,7 @@ METHODS = [
     {"method": "weighted", "by": "hard"},
     {"method": "quotas", "per": "label"},
     {"method": "quotas", "per": "concept"},
+    {"method": "balanced"},
     {"method": "diversity"},
     {"method": "middle", "by": "good"},
     {"method": "window", "by": "hard", "offset": 500},

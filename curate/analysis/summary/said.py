@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["FEW_PAIRS", "lines", "named_errors", "say_first", "say_labels"]
+__all__ = ["FEW_PAIRS", "lines", "named_errors", "say_concepts", "say_first", "say_labels"]
 
 #: Pairs of classes that a sentence names.
 FEW_PAIRS = 3
@@ -72,8 +72,32 @@ def say_first(first: Facts | None) -> list[str]:
     return found
 
 
-def lines(errors: Facts | None, first: Facts | None, auto: Facts | None) -> Sequence[str]:
-    """Return all that is said: what method auto said of itself, or the sentences on labels and on what came first."""
+def say_concepts(levels: Sequence[int] | None, balance: Facts | None) -> list[str]:
+    """Return what is said of the levels of concepts, and of how evenly the kept rows are spread over concepts.
+
+    >>> for line in say_concepts([600, 60, 9], {"effective": 557.31, "concepts": 590}):
+    ...     print(line)
+    concepts in levels: 600, then 60, then 9
+    select: the kept rows are spread as over 557.3 equal concepts, of 590 that have rows
+    """
+    found = []
+    if levels:
+        found.append("concepts in levels: " + ", then ".join(f"{count:,}" for count in levels))
+    if balance:
+        found.append(
+            f"select: the kept rows are spread as over {balance['effective']:,.1f} equal concepts, of "
+            f"{balance['concepts']:,} that have rows"
+        )
+    return found
+
+
+def lines(
+    errors: Facts | None, first: Facts | None, auto: Facts | None, concepts: Sequence[str] = ()
+) -> Sequence[str]:
+    """Return all that is said: what method auto said of itself, or the sentences on labels and on what came first.
+
+    concepts : what `say_concepts` gave.
+    """
     if auto:
-        return list(auto["why"])
-    return [*say_labels(errors), *say_first(first)]
+        return [*auto["why"], *concepts]
+    return [*say_labels(errors), *say_first(first), *concepts]

@@ -9,7 +9,7 @@ import polars as pl
 from curate.analysis.summary.concepts import concept_table, first_concepts, typical_samples
 from curate.analysis.summary.counts import group_reasons
 from curate.analysis.summary.groups import group_rows, group_warnings
-from curate.analysis.summary.said import lines, named_errors
+from curate.analysis.summary.said import lines, named_errors, say_concepts
 from curate.analysis.summary.scan import GROUPED_BY, ReportRequest, Scan, scan_parts
 from curate.analysis.summary.score_stats import ScoreStats, score_stats
 from curate.analysis.summary.tables import facts, finished_families, missing, stage_facts
@@ -41,7 +41,8 @@ class RunSummary:
     effective sample size, least, mean, most; None where all rows count the same. complexity : how unevenly it divides the
     rows over concepts (`Spread.facts`); None where it does not. reliability : of families with several seeds. label_errors :
     how many labels heads count as wrong, and which pairs of classes. first : rows that went as noise and that a floor keeps,
-    before the method chose. auto : why method auto did what, and the recipe it chose. times : per stage. scan : the frames
+    before the method chose. auto : why method auto did what, and the recipe it chose. levels : numbers of concepts, where they
+    are in levels. balance : how evenly kept rows are spread over concepts, where the method evens them out. times : per stage. scan : the frames
     these numbers were made from.
     """
 
@@ -62,6 +63,8 @@ class RunSummary:
     label_errors: dict[str, Any] | None
     first: dict[str, Any] | None
     auto: dict[str, Any] | None
+    levels: list[int] | None
+    balance: dict[str, Any] | None
     times: dict[str, Any]
     bad_shards: list[dict[str, Any]]
     warnings: list[str]
@@ -70,7 +73,7 @@ class RunSummary:
     @property
     def said(self) -> Sequence[str]:
         """The sentences on wrong labels and on what came before the method."""
-        return lines(self.label_errors, self.first, self.auto)
+        return lines(self.label_errors, self.first, self.auto, say_concepts(self.levels, self.balance))
 
     def totals(self) -> dict[str, Any]:
         """Return the counts, with what is known of wrong labels and of what came before the method, where it is."""
@@ -91,6 +94,7 @@ class RunSummary:
             **({"outcomes": self.outcomes} if self.counts is None else {}),
             "n_concepts": None if self.concepts is None else len(self.concepts),
             **lists,
+            **{name: one for name in ("levels", "balance") if (one := getattr(self, name))},
             "scores": [one.as_dict() for one in self.scores],
             "duplicates": self.duplicates,
             **({} if self.near_sample is None else {"near_sample": self.near_sample}),
@@ -159,6 +163,8 @@ def summarize(
         label_errors=_label_errors(run),
         first=decisions.get("first"),
         auto=decisions.get("auto"),
+        levels=facts(run, run.final_concepts).get("levels"),
+        balance=decisions.get("balance"),
         times=_times(run),
         bad_shards=facts(run, run.work / "keys").get("bad_shards", []),
         warnings=[*stage_warnings(run), *group_warnings(_even(groups, decisions))],

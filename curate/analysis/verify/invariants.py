@@ -1,5 +1,6 @@
 """Checking all invariants: part by part, then what needs all rows at once, then what they add up to."""
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,8 +16,10 @@ from curate.analysis.joins import Joins
 from curate.analysis.summary.counts import group_reasons
 from curate.analysis.verify import part_invariants
 from curate.analysis.verify.stage_tables import CHAIN, Tables, read, violation
+from curate.clustering.store import PARENTS
 from curate.deduplication.captions import caption_codes
 from curate.errors import CurateError
+from curate.io import storage
 from curate.io.remote.cache import ensure_local
 from curate.sources.base import Columns
 from curate.sources.registry import format_of
@@ -168,6 +171,20 @@ def _counted(tables: Tables, folder: Path, counts: npt.NDArray[np.int64]) -> Ite
     centroids = folder / "centroids.parquet"
     if tables.has(centroids) and (count := len(read(centroids, schema.CENTROIDS))) != len(frame):
         yield f"{centroids}: must have one centroid per concept, {len(frame):,}, got {count:,}"
+    if (folder / PARENTS).exists() and tables.has(folder / PARENTS):
+        yield from _of_levels(folder / PARENTS, frame["concept"])
+
+
+def _of_levels(path: Path, concept: pl.Series) -> Iterator[str]:
+    """Check that every concept is in one of each level above, and all that is in one of them in one of the next."""
+    levels = pl.DataFrame(storage.read_table(path))
+    if not levels["concept"].equals(concept):
+        yield f"{path}: must have one row per concept, in order"
+    for below, above in itertools.pairwise(levels.columns):
+        torn = levels.group_by(below).agg(pl.col(above).n_unique()).filter(pl.col(above) != 1)
+        ids = levels[above].unique().sort().to_list()
+        if len(torn) or ids != list(range(len(ids))):
+            yield f"{path}: {above} must count from 0, and be one for each {below}"
 
 
 def _of_budgets(tables: Tables) -> Iterator[str]:

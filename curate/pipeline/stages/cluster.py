@@ -26,14 +26,13 @@ from curate.execution.stage import Stage
 from curate.hashing import hash_uids
 from curate.io import storage
 from curate.linalg import load_unit
-from curate.pipeline.stages import drift
+from curate.pipeline.stages import drift, levels
 from curate.pipeline.stages.unusable import why_unusable_rows
 from curate.pipeline.stages.user_clusters import UserClusters
 from curate.recipe import Recipe
 from curate.recipe.dedup import Cluster as ClusterSettings
 
 __all__ = [
-    "NOT_FITTED",
     "AssignTask",
     "Cluster",
     "assign_part",
@@ -42,9 +41,6 @@ __all__ = [
     "load_centroids",
     "model_of",
 ]
-
-#: Settings that do not change the centroids.
-NOT_FITTED = {"given", "drift_warn", "drift_refit"}
 
 
 @dataclass(frozen=True)
@@ -78,20 +74,19 @@ class Cluster(Stage):
         settings = (
             self.recipe.cluster
             if blocks is None
-            else self.recipe.cluster.model_copy(update={"concepts": blocks})
+            else self.recipe.cluster.model_copy(update={"concepts": blocks, "levels": None})
         )
-        wanted = storage.fingerprint(
-            "cluster", self.version, settings.model_dump(exclude=NOT_FITTED), model_of(context)
-        )
+        wanted = storage.fingerprint("cluster", self.version, settings.of_fit(), model_of(context))
         embedded = self.run_folder.fingerprint(self.run_folder.embeddings)
         self.run_folder.remove_damaged(folder)  # before what they say is believed
         known = None if context.refit else storage.stored_fingerprint(self._centroids)
         table = folder / "concepts.parquet"
         whole = storage.stored_fingerprint(table) is not None
+        whole &= not context.rows or levels.there(folder, settings, known)
         fits = whole and (pq.read_metadata(storage.ensure_local(table)).num_rows > 0) == (context.rows > 0)
         if known is None or not known.startswith(wanted) or not fits:
             self.unmark()
-            # Two files are one fit: an interruption must not leave one of each.
+            # These files are one fit: an interruption must not leave some of each.
             storage.remove(self._centroids)
             fit(context, settings, self._centroids, wanted, embedded)
 
@@ -137,13 +132,14 @@ class Cluster(Stage):
         self.drift_warning = drift.warning(stats["drift"], self.recipe.cluster)
         stats["drift"]["warning"] = self.drift_warning
         stats["warnings"] = [] if self.drift_warning is None else [self.drift_warning]
-        return stats | {"fit": fit_facts(self._centroids)}
+        return stats | levels.level_facts(self.run_folder.concepts) | {"fit": fit_facts(self._centroids)}
 
     def log(self, stats: Mapping[str, Any]) -> None:
         """Say how many samples are in how many concepts, and warn of drift."""
         log.info(
-            "cluster: %s samples in %s concepts (largest %s)",
+            "cluster: %s samples in %s concepts (largest %s)%s",
             f"{stats['samples']:,}", f"{stats['concepts']:,}", f"{stats['largest']:,}",
+            "".join(f", then {count:,}" for count in stats.get("levels", [])[1:]),
         )  # fmt: skip
         if self.drift_warning is not None:
             log.warning("cluster: %s", self.drift_warning)
@@ -188,38 +184,39 @@ def fit(
     )
     if not context.rows:
         none = np.empty((0, 1), np.float32)
+        levels.write_parents(out.parent, (), fingerprint)
         _write_centroids(
             out, kmeans.Concepts(none, np.empty(0, np.int64), none[:, 0], 0.0, 0, 0), fingerprint
         )
         return
     if total == 0:
         raise EmbeddingError(f"no usable sample: {why_unusable_rows(context)}; 0_samples says it row by row")
-    dim = EmbeddingPart(files[0]).dim
+    dim = EmbeddingPart(files[0]).width(settings.on)
     wanted = kmeans.auto_concepts(total) if settings.concepts == "auto" else int(settings.concepts)
+    wanted = wanted if settings.levels is None else settings.levels[0]
     size = min(total, wanted * kmeans.SAMPLE_PER_CONCEPT)
-    _require_fits(context.recipe, size, dim)
+    _require_fits(context.recipe, size, dim, settings)
     context.engine.close()  # idle workers would hold memory the sample needs
     context.progress(stage, 0, 1, "fits")
     uids, vectors = _sample(files, settings.on, size, total, settings.seed, among)
-    found = kmeans.fit(vectors, wanted, seed=settings.seed)
-    if len(found.centroids) < wanted:
-        log.warning(
-            "cluster: %s concepts instead of %s: there are only so many different samples",
-            len(found.centroids), wanted,
-        )  # fmt: skip
+    found, parents = levels.fit_concepts(settings, vectors, wanted)
     fitted_on = storage.fingerprint(embedded, len(uids), uids[0], uids[-1])
+    levels.write_parents(out.parent, parents, f"{fingerprint}{fitted_on}")
     _write_centroids(out, found, f"{fingerprint}{fitted_on}")
     context.progress(stage, 1, 1, "fits")
 
 
-def _require_fits(recipe: Recipe, size: int, dim: int) -> None:
+def _require_fits(recipe: Recipe, size: int, dim: int, settings: ClusterSettings) -> None:
     """Refuse a training sample that cannot fit into `memory`, saying what fits."""
-    row = 4 * dim * 1.25 + 100
+    again, name = (
+        (1, "levels") if settings.levels is not None else (0, "concepts")
+    )  # the members of a resampling
+    row = 4 * dim * (1.25 + again) + 100
     room = recipe.memory - PROCESS_BASE - 100_000_000
     if size * row > room:
         fits = int(room / row / kmeans.SAMPLE_PER_CONCEPT)
         raise RecipeError(
-            f"cluster.concepts: k-means on {size:,} samples of {dim} numbers takes {size * row / 1e9:.1f}GB, "
+            f"cluster.{name}: k-means on {size:,} samples of {dim} numbers takes {size * row / 1e9:.1f}GB, "
             f"memory allows {room / 1e9:.1f}GB; set cluster.concepts to at most {fits:,} or raise memory"
         )
 
@@ -245,7 +242,7 @@ def _sample(
             chosen.append((uids[position], int(hashes[position]), index, position))
     chosen = sorted(chosen, key=lambda row: (row[1], row[0]))[:size]
     chosen.sort()
-    vectors = np.empty((len(chosen), EmbeddingPart(files[0]).dim), np.float32)
+    vectors = np.empty((len(chosen), EmbeddingPart(files[0]).width(on)), np.float32)
     where = np.array([row[2] for row in chosen], np.int64)
     positions = np.array([row[3] for row in chosen], np.int64)
     for index, file in enumerate(files):

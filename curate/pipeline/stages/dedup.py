@@ -215,7 +215,7 @@ def _compare_all(
     how = _how(context, found)
     k = storage.read_table(context.run.concepts / "concepts.parquet", ["concept"]).num_rows
     rules = storage.fingerprint(
-        "dedup", Deduplicate.version, settings.canonical(), recipe.seed, recipe.cluster.on, recipe.cluster.seed,
+        "dedup", Deduplicate.version, settings.canonical(), recipe.seed, recipe.cluster.compared, recipe.cluster.seed,
         *([how.epsilon, how.confirm] if found is not None or how.confirm else []),
     )  # fmt: skip
     if found is not None or how.confirm:
@@ -287,7 +287,7 @@ def _compare_changed(
     fingerprint = storage.fingerprint(fingerprint, *plan)
     items = {
         part.name: Rows(
-            context.run, part.name, part.index, folders, context.recipe.cluster.on,
+            context.run, part.name, part.index, folders, context.recipe.cluster.compared,
             settings.prefer, context.recipe.seed, before, not settings.across_captions, groups,
         )
         for part in context.parts
@@ -389,7 +389,7 @@ def _fit_split(context: Context, concept: int, size: int) -> npt.NDArray[np.floa
         frame = eligible(run, part.name, ()).with_row_index("position")
         frame = frame.filter(pl.col("concept") == concept)
         vectors = EmbeddingPart(run.part(run.embeddings, part.name))
-        half = vectors.take(context.recipe.cluster.on, frame["position"].cast(pl.Int64).to_numpy())
+        half = vectors.take(context.recipe.cluster.compared, frame["position"].cast(pl.Int64).to_numpy())
         uids = frame["uid"].to_list()
         hashes = hash_uids(uids, seed, "dedup", "split").tolist()
         chosen += list(zip(hashes, uids, half, strict=True))

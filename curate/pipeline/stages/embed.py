@@ -77,7 +77,7 @@ class Embed(Stage):
         again = {name: said for name, said in retries(run).items() if name in present}
         read_before = run.fingerprint(run.stage("read"))
         return [
-            self.space, recipe.cluster.on, bool(recipe.dedup.exact), recipe.seed, read_before,
+            self.space, recipe.cluster.asks_for, bool(recipe.dedup.exact), recipe.seed, read_before,
             *([again] if again else []),
         ]  # fmt: skip
 
@@ -129,7 +129,7 @@ def _captions_only(context: Context) -> bool:
         raise UsageError(
             "source.image must be null for all sources or for none: vectors of images and captions differ"
         )
-    if images == {False} and context.recipe.cluster.on == "text":
+    if images == {False} and context.recipe.cluster.on != "image":
         raise UsageError(
             "cluster.on must be image where source.image is null: the vector of a caption stands in its place"
         )

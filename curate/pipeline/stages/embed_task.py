@@ -110,14 +110,14 @@ def task_of(context: Context, part: Part, found: copies.Copies, space: object) -
         words = next((p.columns.caption for p in context.parts if p.columns.caption), None)
     text = words is not None
     content = storage.fingerprint(
-        "embed", VERSION, space, part.fingerprint, text, recipe.cluster.on, bool(recipe.dedup.exact),
+        "embed", VERSION, space, part.fingerprint, text, recipe.cluster.asks_for, bool(recipe.dedup.exact),
         given_vectors.vectors_of(part), *([retried] if (retried := retries(context.run).get(part.name)) else []),
     )  # fmt: skip
     fingerprint = content + found.fingerprint_of(part)
     return EmbedTask(
         context.run, part, source, read.keys_path(context, part), found, bool(recipe.dedup.exact),
         recipe.embed.files is not None, 0, text,
-        recipe.cluster.on, min(64_000_000, context.task_memory // 4), fingerprint,
+        recipe.cluster.asks_for, min(64_000_000, context.task_memory // 4), fingerprint,
     )  # fmt: skip
 
 

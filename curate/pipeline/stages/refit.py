@@ -16,7 +16,8 @@ import pyarrow as pa
 from curate import schema
 from curate.execution.context import Context, log, reuse_or_remove
 from curate.io import storage
-from curate.pipeline.stages.cluster import NOT_FITTED, AssignTask, assign_part, fit, fit_facts, model_of
+from curate.pipeline.stages.cluster import AssignTask, assign_part, fit, fit_facts, model_of
+from curate.pipeline.stages.levels import level_facts, there
 from curate.runs.folder import RunFolder
 from curate.selection.rows.ranks import candidates
 
@@ -37,9 +38,9 @@ def run(context: Context) -> bool:
     """Fit and assign where the rows that are left are others than before; return whether anything was to do."""
     folder, recipe = context.run.refitted, context.recipe
     if recipe.dedup.blocks is None:
-        there = folder.exists()
+        was = folder.exists()
         storage.remove(folder)
-        return there
+        return was
     left = dict(
         enumerate(
             context.map("select", "parts", _left, [LeftTask(context.run, p.name) for p in context.parts])
@@ -48,14 +49,13 @@ def run(context: Context) -> bool:
     n_left = sum(len(positions) for positions, _ in left.values())
     embedded = context.run.fingerprint(context.run.embeddings)
     rows = hashlib.sha256("".join(sorted(digest for _, digest in left.values())).encode()).hexdigest()
-    wanted = storage.fingerprint(
-        "refit", VERSION, recipe.cluster.model_dump(exclude=NOT_FITTED), model_of(context), rows, embedded
-    )
+    wanted = storage.fingerprint("refit", VERSION, recipe.cluster.of_fit(), model_of(context), rows, embedded)
     if context.run.is_done(folder, wanted):
         return False
     context.run.unmark(folder)
     centroids = folder / "centroids.parquet"
-    if not (storage.stored_fingerprint(centroids) or "").startswith(wanted):
+    known = storage.stored_fingerprint(centroids)
+    if not (known or "").startswith(wanted) or not there(folder, recipe.cluster, known):
         storage.remove(centroids)
         among = {index: positions for index, (positions, _) in left.items()} if n_left else None
         fit(context, recipe.cluster, centroids, wanted, rows, among, stage="select")
@@ -64,6 +64,7 @@ def run(context: Context) -> bool:
     facts = {
         "concepts": len(sizes), "samples": int(sizes.sum()), "fitted_on": n_left, "empty": int((sizes == 0).sum()),
         "largest": int(sizes.max(initial=0)), "fit": fit_facts(centroids),
+        **level_facts(folder),
     }  # fmt: skip
     context.run.mark(folder, wanted, facts)
     log.info("select: concepts fitted on the %s samples that are left: %s", f"{n_left:,}", f"{len(sizes):,}")

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import polars as pl
 
 from curate import schema
-from curate.analysis.summary.said import say_first
+from curate.analysis.summary.said import say_concepts, say_first
 from curate.errors import BudgetError, UsageError
 from curate.execution.context import Context, eligible, log, reuse_or_remove
 from curate.execution.stage import Stage
@@ -35,12 +35,13 @@ from curate.selection.base import Selector
 from curate.selection.rows import choose as choice
 from curate.selection.rows import previous, ranks, unscored
 from curate.selection.rows.first import First, find_first
-from curate.selection.rows.objects_in import in_words, noted
+from curate.selection.rows.objects_in import in_words
+from curate.selection.rows.objects_in import noted as objects_noted
 from curate.selection.rows.order import Order, noise_column, order_of, read_columns
 from curate.selection.rows.ranks import Ranked
 from curate.selection.rows.run_rows import RunRows, classes_of, columns_of, floor_classes_of, labels_of
 from curate.selection.rules import Choice
-from curate.selection.spread import DECIDES_NOTHING, Solved, Spread, said_of
+from curate.selection.spread import DECIDES_NOTHING, Solved, Spread, effective_number, said_of
 from curate.weighting import stage_weights
 
 __all__ = ["VERSION", "Funnel", "Selection", "check_recipe", "run"]
@@ -155,10 +156,15 @@ def run(context: Context) -> bool:
         *(one for name in order.columns for one in say_missing(context, name)),
     ]
     facts |= noted | ({"warnings": [*facts.get("warnings", ()), *said]} if said else {})
+    if recipe.select.balances:
+        some = int((concepts["n_eligible"] > 0).sum())
+        facts["balance"] = {"effective": effective_number(kept), "concepts": some}
     if recipe.select.composed:
         facts["first"] = _first_facts(context, first)
     if chosen.rows.covered is not None:
-        facts["objects"] = noted(context, chosen.rows, chosen.rows.covered, new / COVERED, fingerprint)
+        facts["objects"] = objects_noted(
+            context, chosen.rows, chosen.rows.covered, new / COVERED, fingerprint
+        )
     if recipe.select.takes_what_is_there:
         facts["auto"] = explain_auto(context, first, n_eligible, len(labels_of(context)))
     if chosen.n_null:
@@ -199,6 +205,8 @@ def _say(recipe: Recipe, facts: Mapping[str, Any], n_kept: int, n_concepts: int)
         log.info("select: %s", said_of(facts["complexity"]))
     if "objects" in facts:
         log.info("select: %s", in_words(facts["objects"]))
+    for text in say_concepts(None, facts.get("balance")):
+        log.info(text)
     for warning in facts.get("warnings", ()):
         log.warning("select: %s", warning)
     for text in facts["auto"]["why"] if "auto" in facts else say_first(facts.get("first")):

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from curate import schema
+from curate.clustering.store import PARENTS
 from curate.clustering.user_clusters import Labelling, MemberSums, labelling
 from curate.embedding.store import EmbeddingPart
 from curate.errors import EmbeddingError, SourceError
@@ -180,7 +181,7 @@ def _parts(context: Context) -> list[EmbeddingPart]:
 
 def _sums(context: Context, labels: Sequence[Ints], n_concepts: int) -> MemberSums:
     parts = _parts(context)
-    dim = parts[0].dim if parts else 1
+    dim = parts[0].width(context.recipe.cluster.on) if parts else 1
     require_memory(context, "cluster.given: centroids", n_concepts, 32 * dim)
     sums = MemberSums(n_concepts, dim)
     for part, concept in zip(parts, labels, strict=True):
@@ -226,6 +227,7 @@ def _write(
     ids = pa.array(np.arange(len(centroids), dtype=np.int32))
     concepts = pa.table([ids, sizes, sizes, p99], schema=schema.CONCEPTS)
     storage.write_parquet(folder / "concepts.parquet", concepts, schema.CONCEPTS, fingerprint)
+    storage.remove(folder / PARENTS)  # of concepts in levels that were fitted before
     lists = pa.array(list(centroids), pa.list_(pa.float32()))
     table = pa.table([ids, lists], schema=schema.CENTROIDS)
     storage.write_parquet(folder / "centroids.parquet", table, schema.CENTROIDS, fingerprint)

@@ -70,7 +70,7 @@ class PartRows:
     """The vectors of embedding parts, one part after the other, read from the disk when asked for."""
 
     def __init__(self, parts: Sequence[EmbeddingPart], column: str = "image") -> None:
-        widths = sorted({part.dim for part in parts})
+        widths = sorted({part.width(column) for part in parts})
         if len(widths) > 1:
             raise EmbeddingError(f"embedding parts must have one length of vectors, got {widths}")
         self._parts, self._column = list(parts), column

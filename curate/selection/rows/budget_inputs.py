@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from curate.clustering.store import load_parents
 from curate.errors import RunError
 from curate.execution.context import Context
 from curate.io import storage
@@ -21,7 +22,7 @@ class Divided:
     """What the decisions of a run divided: eligible rows by concept, (k,), those pinned among them, the counts.
 
     base : what a share is a share of. wanted, kept : rows asked for and kept, pinned ones included; they differ where
-    `select.at_most` let a method keep fewer.
+    `select.at_most` let a method keep fewer. parents : the levels of concepts above the finest.
     """
 
     density: Density
@@ -30,6 +31,7 @@ class Divided:
     base: int
     wanted: int
     kept: int
+    parents: tuple[npt.NDArray[np.int32], ...] = ()
 
     @property
     def n_pinned(self) -> int:
@@ -75,7 +77,7 @@ def divided(context: Context) -> Divided:
     base = {"usable": usable, "input": facts["input"], "eligible": facts["eligible"]}[select.of]
     wanted = select.count if select.count is not None else n_keep(select.keep or 0, base)
     wanted = min(wanted, facts["eligible"]) if select.at_most or select.keeps_all else wanted
-    found = Divided(density, pinned, table, base, wanted, facts["kept"])
+    found = Divided(density, pinned, table, base, wanted, facts["kept"], load_parents(run.final_concepts))
     if select.keeps_all and select.composed:
         wanted = facts["kept"]
     if select.by_complexity and not select.composed:

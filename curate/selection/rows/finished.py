@@ -13,6 +13,7 @@ import numpy.typing as npt
 import polars as pl
 
 from curate.clustering.geometry import Geometry
+from curate.clustering.store import load_parents
 from curate.embedding.store import EmbeddingPart
 from curate.errors import BudgetError, RunError
 from curate.execution.context import Context
@@ -56,6 +57,11 @@ class Again:
     order: Order
     concepts: pl.DataFrame
     held: dict[int, Arrays] = field(default_factory=dict)
+
+    @property
+    def parents(self) -> tuple[npt.NDArray[np.int32], ...]:
+        """The levels of concepts above the finest."""
+        return load_parents(self.context.run.final_concepts)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -240,7 +246,7 @@ def _taken_at(context: Context, found: Divided, row: Row, start: Literal["medoid
     run = context.run
     first = EmbeddingPart(run.part(run.embeddings, context.parts[0].name))
     size = int(found.density.free[row.concept])
-    if size * VECTOR_BYTES * first.dim > context.task_memory:
+    if size * VECTOR_BYTES * first.width(context.recipe.cluster.on) > context.task_memory:
         raise RunError(
             f"concept {row.concept} has {size:,} rows, which do not fit into memory to be ordered by diversity; "
             f"raise memory in {run.recipe}"

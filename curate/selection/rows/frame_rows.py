@@ -46,6 +46,25 @@ class FrameRows:
         """Yield columns of all rows."""
         yield {name: self.columns[name] for name in columns}
 
+    @property
+    def parents(self) -> tuple[npt.NDArray[np.int64], ...]:
+        """The levels of concepts above the finest, where the frame has columns of them: concept_2, concept_3, ..."""
+        found: list[npt.NDArray[np.int64]] = []
+        below = "concept"
+        while (name := f"concept_{len(found) + 2}") in self.frame.columns:
+            rows = self.frame.select(*dict.fromkeys(("concept", below, name))).unique()
+            pairs = rows.select(below, name).unique()
+            whole = (
+                rows[name].dtype.is_integer() and not rows[name].null_count() and not (rows[name] < 0).any()
+            )
+            if not whole or pairs[below].n_unique() < len(pairs):
+                raise UsageError(f"select: {name} must be a whole number from 0, one for each {below}")
+            above = np.zeros(len(self.concepts), np.int64)
+            above[rows["concept"].to_numpy()] = rows[name].to_numpy()
+            found.append(above)
+            below = name
+        return tuple(found)
+
     def geometry(self, settings: DensitySettings) -> Geometry:
         """Return how the concepts lie: `d_inter` as given, all else from means of vectors where it is not there."""
         intra = self.concepts["d_intra"].to_numpy()

@@ -104,7 +104,7 @@ class _Members:
             self.rows["part"][here],
             self.rows["position"][here].astype(np.int64),
         )
-        found = np.empty((len(here), self._part(0).dim), np.float32)
+        found = np.empty((len(here), self._part(0).width(task.on)), np.float32)
         for index in np.unique(part).tolist():
             chosen = np.flatnonzero(part == index)
             found[chosen] = load_unit(self._part(index).take(task.on, position[chosen]))

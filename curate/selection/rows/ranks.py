@@ -219,7 +219,7 @@ def _bucket_rows(context: Context, order: Order, total: int) -> int:
     if not order.select.compares_vectors or not context.parts:
         return max(1, room // ROW_BYTES)
     first = context.run.part(context.run.embeddings, context.parts[0].name)
-    fits = room // (ROW_BYTES + VECTOR_BYTES * EmbeddingPart(first).dim)
+    fits = room // (ROW_BYTES + VECTOR_BYTES * EmbeddingPart(first).width(context.recipe.cluster.on))
     return max(1, min(fits, total // (4 * context.engine.workers)))
 
 

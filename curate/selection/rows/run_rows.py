@@ -10,6 +10,7 @@ import numpy.typing as npt
 import polars as pl
 
 from curate.clustering.geometry import Geometry
+from curate.clustering.store import load_parents
 from curate.embedding.store import EmbeddingPart
 from curate.errors import BudgetError, CurateError, RunError, UsageError
 from curate.execution import exchange
@@ -80,6 +81,11 @@ class RunRows:
     def concepts(self) -> pl.DataFrame:
         """One row per concept."""
         return self.ranked.concepts
+
+    @property
+    def parents(self) -> tuple[npt.NDArray[np.int32], ...]:
+        """The levels of concepts above the finest."""
+        return load_parents(self.context.run.final_concepts)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -161,7 +167,9 @@ def _require_room(context: Context, concepts: pl.DataFrame) -> None:
     if not largest:
         return
     first = context.run.part(context.run.embeddings, context.parts[0].name)
-    fits = context.task_memory // (VECTOR_BYTES * EmbeddingPart(first).dim + ROW_BYTES)
+    fits = context.task_memory // (
+        VECTOR_BYTES * EmbeddingPart(first).width(context.recipe.cluster.on) + ROW_BYTES
+    )
     if isinstance(largest, int) and largest > fits:
         raise RunError(
             f"select.method diversity compares the rows of a concept in memory; the largest has {largest:,} rows "
@@ -218,7 +226,7 @@ def diverse_ranks(
 def _vectors(rows: pl.DataFrame, task: DiverseTask) -> npt.NDArray[np.float32]:
     part, position = rows["part"].to_numpy(), rows["position"].to_numpy().astype(np.int64)
     first = EmbeddingPart(task.embeddings[0])
-    result = np.empty((len(rows), first.dim), np.float32)
+    result = np.empty((len(rows), first.width(task.on)), np.float32)
     for index in np.unique(part).tolist():
         here = np.flatnonzero(part == index)
         result[here] = load_unit(EmbeddingPart(task.embeddings[index]).take(task.on, position[here]))
