@@ -35,6 +35,9 @@ _HEADS: dict[str, dict[str, object]] = {
     "stratified el2n, beta .1": _select("stratified", by="el2n", beta=0.1),
     "stratified el2n, beta .3": _select("stratified", by="el2n", beta=0.3),
     "diversity": _select("diversity"),
+    "triage, far from the centre": _select(
+        "triage", uncertainty="distance", misconception=True, at_most=True
+    ),
     "quotas by label": _select("quotas", per="label", prefer="random"),
     "weighted el2n": _select("weighted", by="el2n"),
     "density, temperature 1": _select("density", prefer="random", temperature=1.0),

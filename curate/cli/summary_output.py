@@ -39,6 +39,7 @@ def show(facts: Facts) -> None:
     _duplicates(facts["duplicates"])
     _near_sample(facts.get("near_sample"))
     _groups(facts["groups"])
+    _quadrants(facts.get("quadrants", ()))
     _labels(facts)
     _first(facts)
     _weights(facts["weights"])
@@ -173,6 +174,12 @@ def _groups(groups: Mapping[str, Sequence[Facts]]) -> None:
         ]
         title = by if len(found) <= MAX_GROUPS else f"{by} (first {MAX_GROUPS} of {len(found):,})"
         _section(title, ["usable", "kept", "share", ""], rows)
+
+
+def _quadrants(rows: Sequence[Facts]) -> None:
+    """Print how many rows each quadrant of error and uncertainty has, and what is kept of it."""
+    shown = [[row["quadrant"], row["rows"], row["kept"], _percent(row["kept"] / row["rows"])] for row in rows]
+    _section("error and uncertainty", ["rows", "kept", "share"], shown)
 
 
 def _weights(facts: Facts | None) -> None:

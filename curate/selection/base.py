@@ -292,6 +292,8 @@ class ByScore(Selector):
     as_it_is: ClassVar[bool] = False
     #: The column that orders rows with the same key.
     ties: ClassVar[str] = "tie"
+    #: The setting that names the second score, `cut_by`.
+    cut_setting: ClassVar[str] = "cutoff"
     floor_order = "draw"
 
     by: str | None = None
@@ -342,6 +344,10 @@ class ByScore(Selector):
     def key(self, score: Floats, draw: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
         """Return the keys of rows, (n,); the smallest is first. score : larger is harder. draw : uniform hashes."""
         return priority_key(score, "easiest" if self.counts_from_easiest else "hardest")
+
+    def most(self, rows: RowSource, n_scored: int) -> int:
+        """Return how many of `n_scored` rows can be kept at most."""
+        return self.room(n_scored)
 
     def places(self, n_keep: int, total: int) -> tuple[int, int]:
         """Return how many of `total` rows are skipped, and the last place that is kept."""

@@ -110,6 +110,8 @@ METHODS = [
     {"method": "quotas", "min_per_group": 4},
     {"method": "diversity"},
     {"method": "diversity", "start": "isolated", "min_per_concept": 3, "count": 0, "pin": False},
+    {"method": "triage", "by": "score", "uncertainty": "part", "misconception": True},
+    {"method": "triage", "by": "position", "uncertainty": "part", "count": 500, "at_most": True},
     {"method": "random", "floor": "half", "keep": 0.37},
     {"method": "density", "floor": 5, "floor_per": "concept", "prefer": "random"},
     {"method": "stratified", "by": "score", "cutoff": "part", "floor": 3, "drop_noise": 0.1, "noise_by": "position"},

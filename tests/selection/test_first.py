@@ -23,6 +23,7 @@ METHODS = {
     "weighted": {"by": "el2n"},
     "quotas": {},
     "diversity": {},
+    "triage": {"by": "el2n", "uncertainty": "noise"},
 }
 
 

@@ -1,6 +1,7 @@
 """Selection by scores, groups and distances: a frame against what the definitions say in plain Python."""
 
 import math
+import re
 from fractions import Fraction
 
 import numpy as np
@@ -288,6 +289,7 @@ METHODS = [
     {"method": "quotas", "per": "label"},
     {"method": "quotas", "per": "concept"},
     {"method": "diversity"},
+    {"method": "triage", "by": "hard", "uncertainty": "noisy", "misconception": True},
     {"method": "middle", "by": "good"},
     {"method": "window", "by": "hard", "offset": 500},
     {"method": "window", "by": "hard", "drop_hardest": 0.9},
@@ -342,6 +344,10 @@ def test_at_most_keeps_what_a_method_leaves(frame, settings):
     skipped = half_up(Fraction(str(settings.get("drop_hardest", settings.get("beta", 0)))) * n_scored)
     if "offset" in settings:
         skipped = n_scored
+    if settings["method"] == "triage":
+        with pytest.raises(BudgetError, match=r"can keep \d+ of 212 at most") as caught:
+            decide(frame, count=N, **settings)
+        skipped = n_scored - int(re.search(r"can keep (\d+) of", str(caught.value))[1])
     decided = decide(frame, count=500, at_most=True, **settings)
     assert decided["keep"].sum() == N - skipped
 

@@ -99,6 +99,7 @@ def report_data(context: Context, summary: RunSummary, asked: ReportRequest) -> 
         galleries=galleries.galleries(scan.picks, shelf, notable_concepts(table), hardness), hardness=hardness,
         duplicates=_pairs(scan, shelf), dedup=_dedup(summary), epsilons=_epsilons(context, summary), groups=groups.shown_groups(scan.groups, table, cut=scan.cut),
         mislabelled=galleries.mislabelled(scan.picks, shelf, doubt[1] if doubt else ""),
+        quadrants=summary.quadrants, of_quadrants=galleries.quadrants(scan.picks, shelf),
         what_if=what_if(context, table, scan.first), sampled=scan.step,
         scores=score_stats.shown_scores(summary.scores, scan.step, recipe, scan.ends, means),
         correlation=score_stats.correlation(scan.sample) if len(scan.sample) else ((), ()),

@@ -18,6 +18,7 @@ from curate.execution.engines.base import Engine
 from curate.hashing import tie
 from curate.io import storage
 from curate.runs.folder import RunFolder
+from curate.scores.triage import QUADRANTS
 
 __all__ = [
     "GROUPED_BY",
@@ -41,6 +42,7 @@ LIMITS = {
     "near_cut": 12,
     "drawn": 12,
     "mislabelled": 48,
+    **{f"quadrant:{name}": 12 for name in QUADRANTS},
 }
 #: The concept of lists over the whole run.
 NO_CONCEPT = -1
@@ -59,6 +61,7 @@ PICKS = {
     "reason": pl.String, "other": pl.String,
 }  # fmt: skip
 _GROUPS = {"by": pl.String, "group": pl.String, "rows": pl.Int64, "kept": pl.Int64}
+_QUADRANTS = {"quadrant": pl.String, "rows": pl.Int64, "kept": pl.Int64}
 _FIRST = {"concept": pl.Int32, "smallest_uid": pl.String, "pinned": pl.Int64}
 _ENDS = {
     "rule": pl.String, "column": pl.String, "passed_low": pl.Float64, "passed_high": pl.Float64,
@@ -96,7 +99,7 @@ class Scan:
     reasons, outcomes : rows by value, kept : rows with `keep`. groups : by, group, rows (that could be read), kept;
     cut : whether groups were left out. totals : per score exact numbers of rows with and without it, and its ends.
     sample : one row of `step`: `PLAIN` columns and scores. nearest : per concept the sample nearest to its centroid
-    (the first uid of equals). sums : of weights of kept rows, and of the similarity of duplicates.
+    (the first uid of equals). quadrants : rows and kept rows of each (`scores/triage.py`), empty without them. sums : of weights of kept rows, and of the similarity of duplicates.
     picks, first, ends : for a report, in the order in which the page shows them.
     """
 
@@ -109,6 +112,7 @@ class Scan:
     totals: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=_TOTALS))
     sample: pl.DataFrame = field(default_factory=pl.DataFrame)
     nearest: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=_NEAREST))
+    quadrants: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=_QUADRANTS))
     sums: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=_SUMS))
     picks: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=PICKS))
     first: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=_FIRST))
@@ -253,6 +257,10 @@ def _scan_usable(task: _Task, found: Scan, rows: pl.DataFrame | None) -> None:
             frame = usable.hstack(frame.drop("uid").get_columns())
         elif task.report is not None:
             require_same(usable["uid"], frame["uid"], task.run.part(task.run.final_assignments, task.part))
+    if "eu_quadrant" in frame.columns:
+        kept = pl.col("keep") if "keep" in frame.columns else pl.lit(False)
+        of_each = frame.filter(pl.col("eu_quadrant").is_not_null()).group_by(quadrant="eu_quadrant")
+        found.quadrants = of_each.agg(rows=pl.len().cast(pl.Int64), kept=kept.sum().cast(pl.Int64))
     if "reason" in frame.columns:
         frame = frame.with_columns(_competing().alias("competing"))
     plain = [name for name in PLAIN if name in frame.columns]
@@ -313,6 +321,8 @@ def _join(all_: Scan, one: Scan, limits: Mapping[str, int]) -> None:
     all_.nearest = nearest.unique("concept", keep="first", maintain_order=True)
     sums = pl.concat([all_.sums, one.sums]).group_by("what", maintain_order=True)
     all_.sums = sums.agg(pl.col("n", "total", "squares").sum(), pl.col("least").min(), pl.col("most").max())
+    of_each = pl.concat([all_.quadrants, one.quadrants]).group_by("quadrant")
+    all_.quadrants = of_each.agg(pl.col("rows", "kept").sum()).sort("quadrant")
     all_.picks = _first_of(pl.concat([all_.picks, one.picks]), limits)
     first = pl.concat([all_.first, one.first]).group_by("concept")
     all_.first = first.agg(pl.col("smallest_uid").min(), pl.col("pinned").sum())
@@ -393,7 +403,20 @@ def _picks(frame: pl.DataFrame, shown: ReportRequest) -> pl.DataFrame:
             against = against.with_columns(pl.lit(NO_CONCEPT, pl.Int32).alias("concept"))
             order = -(pl.col(score) * sign).cast(pl.Float64)
             chosen.append(_candidates(against, "mislabelled", order, pl.col(score), pl.col(predicted)))
+        if "eu_quadrant" in frame.columns:
+            chosen += _of_quadrants(frame, shown.seed)
     return pl.concat(chosen)
+
+
+def _of_quadrants(frame: pl.DataFrame, seed: int) -> list[pl.DataFrame]:
+    """Return a draw of samples of each quadrant of error and uncertainty."""
+    drawn = pl.Series("tie", tie(frame["uid"].to_list(), seed).astype(float), pl.Float64)
+    rows = frame.with_columns(pl.lit(NO_CONCEPT, pl.Int32).alias("concept"), drawn)
+    none = pl.lit(None, pl.Float64)
+    return [
+        _candidates(rows.filter(eu_quadrant=name), f"quadrant:{name}", pl.col("tie"), none)
+        for name in QUADRANTS
+    ]
 
 
 def _candidates(

@@ -38,7 +38,8 @@ class RunSummary:
     sample nearest to the centre of each of these. scores : in the order of the tables, the distance first.
     duplicates : compared, dropped, share, epsilon, similarity. near_sample : the shares of a sample's rows with another
     one within some distances, where none were looked for. groups : by label, source and split. weights : rows,
-    effective sample size, least, mean, most; None where all rows count the same. complexity : how unevenly it divides the
+    effective sample size, least, mean, most; None where all rows count the same. quadrants : rows and kept rows by quadrant of
+    error and uncertainty, empty where they were not scored. complexity : how unevenly it divides the
     rows over concepts (`Spread.facts`); None where it does not. reliability : of families with several seeds. label_errors :
     how many labels heads count as wrong, and which pairs of classes. first : rows that went as noise and that a floor keeps,
     before the method chose. auto : why method auto did what, and the recipe it chose. times : per stage. scan : the frames
@@ -57,6 +58,7 @@ class RunSummary:
     near_sample: dict[str, Any] | None
     groups: dict[str, list[dict[str, Any]]]
     weights: dict[str, Any] | None
+    quadrants: list[dict[str, Any]]
     complexity: dict[str, Any] | None
     reliability: list[dict[str, Any]]
     label_errors: dict[str, Any] | None
@@ -96,6 +98,7 @@ class RunSummary:
             **({} if self.near_sample is None else {"near_sample": self.near_sample}),
             "groups": self.groups,
             "weights": self.weights,
+            **({"quadrants": self.quadrants} if self.quadrants else {}),
             "complexity": self.complexity,
             "reliability": self.reliability,
             "label_errors": self.label_errors,
@@ -154,6 +157,7 @@ def summarize(
         near_sample=_near_sample(run) if whole else None,
         groups=groups,
         weights=_weights(run, scan),
+        quadrants=scan.quadrants.to_dicts(),
         complexity=facts(run, run.decisions).get("complexity"),
         reliability=_reliability(run),
         label_errors=_label_errors(run),

@@ -58,7 +58,7 @@ def _by_score(rows: Source, select: ByScore, n_keep: int, statuses: Mapping[str,
             f"which method {select.method} chooses; take another score or method (random draws; on_null: keep keeps them)"
         )
     plan = null_plan(select.on_null, scored, null, count=n_keep)
-    n_scored = min(plan.n_scored, select.room(scored)) if select.at_most else plan.n_scored
+    n_scored = min(plan.n_scored, select.most(rows, scored)) if select.at_most else plan.n_scored
     if n_scored < plan.n_scored:
         log.warning(
             "select: %s rows with a score asked for, all %s that method %s leaves are kept",
