@@ -35,6 +35,8 @@ _HEADS: dict[str, dict[str, object]] = {
     "stratified el2n, beta .1": _select("stratified", by="el2n", beta=0.1),
     "stratified el2n, beta .3": _select("stratified", by="el2n", beta=0.3),
     "diversity": _select("diversity"),
+    "d2 el2n": _select("d2", by="el2n"),
+    "d2 el2n, noise out (auto)": _select("d2", by="el2n", drop_noise="auto"),
     "triage, far from the centre": _select(
         "triage", uncertainty="distance", misconception=True, at_most=True
     ),
@@ -59,6 +61,7 @@ _PAIRS: dict[str, dict[str, object]] = {
     "density, prefer clip_score": _select("density", prefer="score:clip_score"),
     "prototypes": _select("prototypes"),
     "diversity": _select("diversity"),
+    "d2 nce": _select("d2", by="nce"),
     "top clip_score": _select("easiest", by="clip_score"),
     "top neg_clip_loss": _select("easiest", by="neg_clip_loss"),
     "easiest nce": _select("easiest", by="nce"),

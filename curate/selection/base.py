@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from curate.selection.rows.finished import Finished, Row
 
 __all__ = [
+    "Arranger",
     "ByScore",
     "DensitySettings",
     "RowSource",
@@ -35,6 +36,22 @@ __all__ = [
 ]
 
 Arrays = dict[str, npt.NDArray[Any]]
+
+
+class Arranger(Protocol):
+    """Puts the rows of a concept in an order by their vectors; workers are given it."""
+
+    def identity(self) -> list[object]:
+        """Return what the order depends on besides the rows."""
+
+    def taken(
+        self, rows: "pl.DataFrame", vectors: npt.NDArray[np.float32], first: Mask
+    ) -> tuple[npt.NDArray[np.integer[Any]], npt.NDArray[np.uint64] | None]:
+        """Return when each row of a concept is taken, (n,) from 1, 0 for pinned ones and those that stay behind.
+
+        rows : concept, pinned, tie, uid and the extras of the method. vectors : (n, d) unit rows. first : (n,) rows that go
+        ahead. Returns also the keys by which rows of all concepts are compared from now on, where these change.
+        """
 
 
 class RowSource(Protocol):
@@ -54,8 +71,8 @@ class RowSource(Protocol):
     def geometry(self, settings: "DensitySettings") -> Geometry:
         """Return how the concepts lie, with the mean taken out and with their dimension where settings ask for it."""
 
-    def spread_out(self, budget: Counts, start: Literal["medoid", "isolated"]) -> Self:
-        """Return the rows ranked anew: in each concept first `budget` rows (k,) that are far from each other."""
+    def rearranged(self, arranger: "Arranger") -> Self:
+        """Return the rows ranked anew: in each concept by the order that comparing its vectors gives."""
 
 
 Source = TypeVar("Source", bound=RowSource)

@@ -110,6 +110,8 @@ METHODS = [
     {"method": "quotas", "min_per_group": 4},
     {"method": "diversity"},
     {"method": "diversity", "start": "isolated", "min_per_concept": 3, "count": 0, "pin": False},
+    {"method": "d2", "by": "position"},
+    {"method": "d2", "by": "good", "k": 3, "gamma_f": 0.5, "gamma_r": 4, "drop_noise": 0.2, "noise_by": "part", "floor": 3},
     {"method": "triage", "by": "score", "uncertainty": "part", "misconception": True},
     {"method": "triage", "by": "position", "uncertainty": "part", "count": 500, "at_most": True},
     {"method": "random", "floor": "half", "keep": 0.37},

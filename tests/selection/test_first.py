@@ -23,6 +23,7 @@ METHODS = {
     "weighted": {"by": "el2n"},
     "quotas": {},
     "diversity": {},
+    "d2": {"by": "el2n"},
     "triage": {"by": "el2n", "uncertainty": "noise"},
 }
 

@@ -289,6 +289,7 @@ METHODS = [
     {"method": "quotas", "per": "label"},
     {"method": "quotas", "per": "concept"},
     {"method": "diversity"},
+    {"method": "d2", "by": "hard", "k": 3},
     {"method": "triage", "by": "hard", "uncertainty": "noisy", "misconception": True},
     {"method": "middle", "by": "good"},
     {"method": "window", "by": "hard", "offset": 500},

@@ -49,6 +49,7 @@ def choose(
 
 def _by_score(rows: Source, select: ByScore, n_keep: int, statuses: Mapping[str, int]) -> Chosen[Source]:
     """Divide the rows to keep between those with a score and those without, and find the cuts of both."""
+    rows = select.arranged(rows, n_keep)
     scored = sum(len(block["tie"]) for block in free_rows(rows, "tie"))
     null = sum(len(block["tie"]) for block in free_rows(rows, "tie", scored=False))
     if null and not scored and select.on_null == "proportional":
