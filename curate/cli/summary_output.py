@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from curate.analysis.summary.said import say_first, say_labels
+from curate.analysis.summary.said import said_of_heads, say_first, say_labels
 from curate.cli.output import bytes_text, duration_text, note, print_table, write
 from curate.cli.sparkline import sparkline, unicode_stdout
 from curate.selection.spread import said_of
@@ -43,6 +43,7 @@ def show(facts: Facts) -> None:
     _labels(facts)
     _first(facts)
     _weights(facts["weights"])
+    _diagnosis(facts.get("diagnosis", {}))
     _reliability(facts["reliability"])
     _times(facts["times"])
     for shard in facts["bad_shards"]:
@@ -188,6 +189,31 @@ def _weights(facts: Facts | None) -> None:
     names = {"rows": "kept rows", "effective": "worth (effective sample size)"}
     order = ["method", "rows", "effective", "least", "mean", "most"]
     _section("weights", ["value"], [[names.get(n, n), facts[n]] for n in order if facts.get(n) is not None])
+
+
+def _diagnosis(found: Facts) -> None:
+    """Print how vectors lie, whether heads are too sure, and which scores contradict each other or treat classes unevenly."""
+    space, heads = found.get("space"), found.get("calibration")
+    if space:
+        rows = [
+            [name.replace("_", " "), value] for name, value in space.items() if name not in ("rows", "pairs")
+        ]
+        _section(f"vectors of {space['rows']:,} sampled rows, {space['pairs']:,} pairs", ["value"], rows)
+    if heads:
+        write(f"\n{said_of_heads(heads)}\n")
+    pairs = found.get("disagree", ())
+    shown = [
+        [f"{pair['one']}, {pair['other']}", f"{pair['correlation']:+.2f}", row["uid"][:MAX_TEXT], row["label"] or "-",
+         row[pair["one"]], row[pair["other"]]]
+        for pair in pairs for row in pair["rows"]
+    ]  # fmt: skip
+    _section(
+        "scores that rank unlike", ["Spearman", "on whom", "label", "harder than (first)", "(second)"], shown
+    )
+    uneven = [
+        [one["score"], one["spread"], one["group"], _percent(one["share"])] for one in found.get("uneven", ())
+    ]
+    _section("one threshold, classes", ["spread", "farthest off", "above the median"], uneven)
 
 
 def _labels(facts: Facts) -> None:

@@ -223,8 +223,8 @@ def pass_messages(
     --------
     >>> places, distances = np.array([[1], [0], [1]]), np.array([[0.0], [0.0], [2.0]])
     >>> turn, worth = pass_messages(np.array([1.0, 0.5, 0.4]), (places, distances), gamma_f=0.0, gamma_r=0.0)
-    >>> turn, worth  # rows 0 and 1 are alike: with one taken the other is worth nothing
-    (array([1, 3, 2]), array([1.5, 0. , 0.9]))
+    >>> turn, worth  # row 0 leaves nothing of row 1, its copy; row 2 takes from it too
+    (array([1, 3, 2]), array([ 1.5, -0.9,  0.9]))
     """
     if not (np.isfinite(difficulty) & (difficulty >= 0)).all():
         raise CurateError("difficulties must be finite and at least 0")

@@ -111,7 +111,7 @@ METHODS = [
     {"method": "diversity"},
     {"method": "diversity", "start": "isolated", "min_per_concept": 3, "count": 0, "pin": False},
     {"method": "d2", "by": "position"},
-    {"method": "d2", "by": "good", "k": 3, "gamma_f": 0.5, "gamma_r": 4, "drop_noise": 0.2, "noise_by": "part", "floor": 3},
+    {"method": "d2", "by": "score", "k": 3, "gamma_r": 4, "drop_noise": 0.1, "noise_by": "position", "floor": 3},
     {"method": "triage", "by": "score", "uncertainty": "part", "misconception": True},
     {"method": "triage", "by": "position", "uncertainty": "part", "count": 500, "at_most": True},
     {"method": "random", "floor": "half", "keep": 0.37},

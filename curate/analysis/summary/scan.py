@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import polars as pl
 
 from curate import schema
+from curate.analysis.diagnosis.sample import VectorSample, hash_limit, sample_of
 from curate.analysis.summary.tables import finished_families, part_names
 from curate.errors import RunError
 from curate.execution.context import require_same, silent
@@ -53,7 +54,7 @@ SAMPLE = 200_000
 #: What is read, each where it is finished.
 TABLES = ("samples", "decisions", "assignments", "duplicates")
 #: Columns of the sample that are no scores.
-PLAIN = ("keep", "competing", "weight")
+PLAIN = ("keep", "competing", "weight", "uid", "label")
 
 PICKS = {
     "list": pl.String, "concept": pl.Int32, "order": pl.Float64, "value": pl.Float64, "uid": pl.String,
@@ -99,7 +100,7 @@ class Scan:
     reasons, outcomes : rows by value, kept : rows with `keep`. groups : by, group, rows (that could be read), kept;
     cut : whether groups were left out. totals : per score exact numbers of rows with and without it, and its ends.
     sample : one row of `step`: `PLAIN` columns and scores. nearest : per concept the sample nearest to its centroid
-    (the first uid of equals). quadrants : rows and kept rows of each (`scores/triage.py`), empty without them. sums : of weights of kept rows, and of the similarity of duplicates.
+    (the first uid of equals). vectors : of some rows, by hash. quadrants : rows and kept rows of each (`scores/triage.py`), empty without them. sums : of weights of kept rows, and of the similarity of duplicates.
     picks, first, ends : for a report, in the order in which the page shows them.
     """
 
@@ -112,6 +113,7 @@ class Scan:
     totals: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=_TOTALS))
     sample: pl.DataFrame = field(default_factory=pl.DataFrame)
     nearest: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=_NEAREST))
+    vectors: VectorSample = field(default_factory=VectorSample)
     quadrants: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=_QUADRANTS))
     sums: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=_SUMS))
     picks: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=PICKS))
@@ -121,7 +123,10 @@ class Scan:
 
 @dataclass(frozen=True)
 class _Task:
-    """One part. tables : those that have it. whole : False where only rows are counted and concepts are named."""
+    """One part. tables : those that have it. whole : False where only rows are counted and concepts are named.
+
+    limit : rows whose hash is at most this are looked at with their vectors.
+    """
 
     run: RunFolder
     part: str
@@ -130,6 +135,7 @@ class _Task:
     step: int
     tables: frozenset[str]
     families: tuple[str, ...]
+    limit: int
     whole: bool
     report: ReportRequest | None
 
@@ -190,13 +196,14 @@ def _tasks(run: RunFolder, whole: bool, tables: Sequence[str], report: ReportReq
     order = {row["name"]: (place, row) for place, row in enumerate(saved)} if isinstance(saved, list) else {}
     names = list(dict.fromkeys(name for found in parts.values() for name in found))
     names.sort(key=lambda name: (order[name][0] if name in order else len(order), name))
-    step = max(1, -(-sum(row["stop"] - row["start"] for _, row in order.values()) // SAMPLE))
+    total = sum(row["stop"] - row["start"] for _, row in order.values())
+    step = max(1, -(-total // SAMPLE))
     families = tuple(finished_families(run)) if whole else ()
     return [
         _Task(
             run, name, order[name][0] if name in order else place,
             -(order[name][1]["first"] if name in order else 0) % step, step,
-            frozenset(table for table, found in parts.items() if name in found), families, whole, report,
+            frozenset(table for table, found in parts.items() if name in found), families, hash_limit(total), whole, report,
         )
         for place, name in enumerate(names)
     ]  # fmt: skip
@@ -245,6 +252,8 @@ def _scan_usable(task: _Task, found: Scan, rows: pl.DataFrame | None) -> None:
     found.nearest = near.with_columns(part=pl.lit(task.part)).select(*_NEAREST)
     if not task.whole:
         return
+    embedded = task.run.part(task.run.embeddings, task.part)
+    found.vectors = sample_of(embedded, assigned["uid"].to_list(), task.limit)
     frame = assigned
     for family in task.families:
         frame = _with_family(task, frame, family)
@@ -321,6 +330,7 @@ def _join(all_: Scan, one: Scan, limits: Mapping[str, int]) -> None:
     all_.nearest = nearest.unique("concept", keep="first", maintain_order=True)
     sums = pl.concat([all_.sums, one.sums]).group_by("what", maintain_order=True)
     all_.sums = sums.agg(pl.col("n", "total", "squares").sum(), pl.col("least").min(), pl.col("most").max())
+    all_.vectors += one.vectors
     of_each = pl.concat([all_.quadrants, one.quadrants]).group_by("quadrant")
     all_.quadrants = of_each.agg(pl.col("rows", "kept").sum()).sort("quadrant")
     all_.picks = _first_of(pl.concat([all_.picks, one.picks]), limits)

@@ -1,4 +1,4 @@
-"""Scores from how the predictions of held-out heads move while they train: MDL hardness, TDDS, DUAL, ALDR-KL.
+"""Columns more of held-out heads: how predictions move while they train (MDL hardness, TDDS, DUAL, ALDR-KL), and `p_label` calibrated.
 
 All come from the looks that are taken anyway after each epoch (and, for MDL hardness, some within the first one): no head
 is trained for them. Of earlier epochs a window is kept per row and seed, never all.
@@ -28,7 +28,7 @@ __all__ = [
     "tdds_window",
 ]
 
-CourseName = Literal["mdl", "tdds", "dual", "aldr"]
+CourseName = Literal["mdl", "tdds", "dual", "aldr", "calibrated"]
 
 #: The column of each, by what it is called in the setting.
 COURSE: Mapping[str, tuple[str, Column]] = {
@@ -36,6 +36,7 @@ COURSE: Mapping[str, tuple[str, Column]] = {
     "tdds": ("tdds", Column("harder")),
     "dual": ("dual", Column("harder")),
     "aldr": ("aldr_lambda", Column("harder")),
+    "calibrated": ("p_label_calibrated", Column("easier")),
 }
 #: What a newer window of TDDS counts against all before.
 TDDS_DECAY = 0.9
@@ -53,7 +54,7 @@ def course_columns(names: Sequence[str]) -> dict[str, Column]:
 
 def course_row_bytes(names: Sequence[str], window: int, seeds: int) -> int:
     """Return the bytes per row that they take while heads train: a window of float32 per seed, and their sums."""
-    kept = {"mdl": 0, "tdds": window - 1, "dual": window, "aldr": 1}
+    kept = {"mdl": 0, "tdds": window - 1, "dual": window, "aldr": 1, "calibrated": 0}
     return sum(16 + 4 * kept[name] * seeds for name in names)
 
 
@@ -205,6 +206,8 @@ class Course:
         self._recent = {name: np.full(shapes[name], np.nan, np.float32) for name in names if name in shapes}
         self._sums = {name: np.zeros((n_seeds if name == "tdds" else 1, n)) for name in names}
         self._counts = {name: np.zeros(n, np.int64) for name in names}
+        #: The label's probability under the temperature of all heads, (n,); the last look sets it.
+        self.calibrated = np.full(n if "calibrated" in names else 0, np.nan)
         if "aldr" in self._recent:
             self._recent["aldr"][:] = LAMBDA
 
@@ -212,6 +215,11 @@ class Course:
     def compares(self) -> bool:
         """Whether predictions are compared with those of the epoch before."""
         return "tdds" in self.names
+
+    @property
+    def calibrates(self) -> bool:
+        """Whether the calibrated probability of the label is wanted."""
+        return "calibrated" in self.names
 
     @property
     def looks(self) -> bool:
@@ -255,7 +263,9 @@ class Course:
         """Return the columns, (n,) each, the mean over seeds; NaN where no seed has a value."""
         found: dict[str, Floats] = {}
         for name in (one for one in COURSE if one in self.names):
-            if name in ("mdl", "dual"):
+            if name == "calibrated":
+                found[COURSE[name][0]] = self.calibrated
+            elif name in ("mdl", "dual"):
                 total, seen = self._sums[name][0], self._counts[name]
                 value = np.where(seen > 0, total / np.maximum(seen, 1), np.nan)
                 found[COURSE[name][0]] = 1.0 - value if name == "mdl" else value

@@ -23,6 +23,7 @@ from curate.scores.heads.label_errors import confident_classes
 from curate.scores.heads.logits import LogitStats, logit_stats
 from curate.scores.heads.model import Group
 from curate.scores.heads.softmax import softmax_of, squared_norms
+from curate.scores.heads.temperature import ProbabilitySample, scaled
 
 __all__ = ["Each", "Evaluation", "fixed_threads", "spread_over"]
 
@@ -52,10 +53,13 @@ class Evaluation:
     """What an evaluation needs: labels and folds in training order, the heads, and the sums it adds to.
 
     label : (n,) codes. folds : (n, seeds), the model of a seed that scores the sample. course : what is kept of the course of
-    training, and earlier : the groups as they were after the epoch before, where it compares them.
+    training, and earlier : the groups as they were after the epoch before, where it compares them. sample : takes the mean
+    probabilities of some rows, where these are wanted; temperature : what those are divided by for the column of the course.
     """
 
     earlier: Sequence[Group] = ()
+    sample: ProbabilitySample | None = None
+    temperature: float = 1.0
 
     def __init__(
         self,
@@ -104,7 +108,12 @@ class Evaluation:
             for place in range(len(self._members)):
                 self._add_probabilities(rows, at, place, total)
                 yield
-            self.sums.confident[at] = confident_classes((total / len(self._members)).cpu().numpy(), limits)
+            mean = (total / len(self._members)).cpu().numpy()
+            self.sums.confident[at] = confident_classes(mean, limits)
+            if self.course is not None and self.course.calibrates:
+                log_p = np.log(np.maximum(mean, np.finfo(np.float32).tiny))
+                own = self.label[at].cpu().numpy()
+                self.course.calibrated[at] = scaled(log_p, self.temperature)[np.arange(len(own)), own]
 
         each(one, len(starts))
 
@@ -162,6 +171,8 @@ class Evaluation:
             self.sums.pred[at] = total.argmax(dim=1).cpu().numpy()
             own = total[torch.arange(len(x), device=x.device), self.label[at]]
             self.sums.confidence[at] = (own / len(self._members)).cpu().numpy()
+            if self.sample is not None:
+                self.sample.add(at, (total / len(self._members)).cpu().numpy())
         with self._lock:
             self.sums.n_bad += bad
 

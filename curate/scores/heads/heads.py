@@ -27,13 +27,13 @@ class Heads(Trained):
 
     batch `auto` : the largest power of two up to 1,024 that makes 50 steps an epoch. class_names : what a
     label is called in the prompts of zeroshot, by label; the label itself where it is not named. dynamics : columns more, of
-    how predictions move while heads train: mdl (mdl_hardness), tdds, dual, aldr (aldr_lambda). window : the epochs that tdds
+    how predictions move while heads train: mdl (mdl_hardness), tdds, dual, aldr (aldr_lambda); calibrated is p_label_calibrated, p_label at the temperature that fits. window : the epochs that tdds
     and dual look at together.
     """
 
     measures: ClassVar[str] = (
         "how hard a sample is for classifiers on the embeddings that never saw it; with `dynamics` also mdl_hardness, tdds, "
-        "dual, aldr_lambda"
+        "dual, aldr_lambda, p_label_calibrated"
     )
     paper: ClassVar[str] = (
         "Paul et al. 2021, arXiv:2107.07075; Pleiss et al. 2020, arXiv:2001.10528; of `dynamics` Hase et al. 2024, "
@@ -71,6 +71,10 @@ class Heads(Trained):
             raise ValueError(f"dynamics must be different, got {', '.join(self.dynamics)}")
         if self.dynamics and self.kind not in ("mlp", "linear"):
             raise ValueError(f"dynamics are of heads that are trained (mlp, linear), got kind {self.kind}")
+        if "calibrated" in self.dynamics and not self.folds:
+            raise ValueError(
+                "dynamics calibrated needs folds: of rows that heads learnt from no temperature is known"
+            )
         windows = [name for name in ("tdds", "dual") if name in self.dynamics]
         if windows and self.window > self.epochs:
             raise ValueError(

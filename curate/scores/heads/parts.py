@@ -75,6 +75,8 @@ def compute(context: Context, settings: "Heads", output: Output) -> dict[str, An
     known["warnings"] += _unused_names(settings, labels)
     if trained and settings.folds and labels.source == "label" and len(scores.classes):
         known["label_errors"] = errors_of(scores, labels).as_facts()
+    if scores.calibration:
+        known["calibration"] = dict(scores.calibration)
     return {"kind": settings.kind, **known}
 
 

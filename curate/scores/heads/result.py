@@ -32,7 +32,8 @@ class HeadScores:
     el2n_by_seed : (seeds, rows) of a hash sample of at most 100,000 rows, whose places in the input are `sample`.
     accuracy : of each seed in `seeds`, out of fold. reliability : mean Spearman between two seeds' el2n, and
     `reliability_of_mean` what Spearman and Brown project for the mean of all. grand_el2n : Spearman of the two
-    columns; above 0.999 one of them is idle. course : columns of the course of training that were asked for, by name.
+    columns; above 0.999 one of them is idle. course : columns of the course of training that were asked for, by name. calibration : rows, temperature, error, error_scaled
+    (`temperature`), empty where heads were not trained out of fold.
     """
 
     el2n: Floats
@@ -59,6 +60,7 @@ class HeadScores:
     reliability_of_mean: float
     grand_el2n: float
     course: Mapping[str, Floats] = field(default_factory=dict)
+    calibration: Mapping[str, Any] = field(default_factory=dict)
 
     def column_names(self) -> list[str]:
         """Return the names of the float columns."""

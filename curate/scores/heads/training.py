@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +27,7 @@ from curate.scores.heads.folds import Ints, Label, Labelled, assign_folds, label
 from curate.scores.heads.label_errors import thresholds
 from curate.scores.heads.model import Group
 from curate.scores.heads.result import HeadScores, collect, spread_course
+from curate.scores.heads.temperature import ProbabilitySample
 
 __all__ = ["BAD_SHARE", "HeadSettings", "SeedsFailed", "check_epochs", "train_heads"]
 
@@ -150,7 +152,8 @@ def train_heads(
             try:
                 training = _Training(batches, data, seeds, settings)
                 found = collect(data, training.run(), seeds, trained=True)
-                return replace(found, course=spread_course(training.course, data))
+                more = spread_course(training.course, data)
+                return replace(found, course=more, calibration=training.calibration)
             except SeedsFailed as failure:
                 log.warning("heads: seeds %s left the finite numbers and are left out", failure.seeds)
                 seeds = [seed for seed in seeds if seed not in failure.seeds]
@@ -160,7 +163,7 @@ def train_heads(
 
 
 class _Training:
-    """The state of one call: groups of heads, folds, and the sums."""
+    """The state of one call: groups of heads, folds, and the sums. calibration : what is known of it, empty without folds."""
 
     _steps = 0
 
@@ -169,6 +172,7 @@ class _Training:
         self.code = torch.from_numpy(data.code).to(batches.device)
         self.folds = self._folds()
         self.sums = Accumulator(len(batches), len(seeds), settings.epochs)
+        self.calibration: dict[str, Any] = {}
         self.course = Course(settings.dynamics, len(batches), len(seeds), settings.window)
         split = split_seeds(settings.kind, len(seeds), settings.cross_fit, len(data.classes))
         self.groups = [self._group([seeds[place] for place in places]) for places in split]
@@ -201,6 +205,7 @@ class _Training:
         """Train and evaluate, epoch by epoch; return the sums."""
         chosen = self.settings
         course = self.course if chosen.dynamics else None
+        probabilities = ProbabilitySample(self.data.code, len(self.data.classes))
         evaluation = Evaluation(
             self.code, self.folds, self.groups, self.sums, rows=chosen.look_rows, course=course
         )
@@ -215,6 +220,8 @@ class _Training:
                     [seed for group in self.groups for seed, good in group.finite().items() if not good]
                 )
                 self.sums.n_bad[:] = 0
+                last = epoch == max(chosen.scored)
+                evaluation.sample = probabilities if last and chosen.cross_fit else None
                 for start in self.batches.starts:
                     evaluation.block(
                         each,
@@ -222,9 +229,11 @@ class _Training:
                         start,
                         epoch=epoch,
                         scored=epoch in chosen.scored,
-                        last=epoch == max(chosen.scored),
+                        last=last,
                     )
-                if epoch == max(chosen.scored) and chosen.cross_fit:
+                if last and chosen.cross_fit:
+                    self.calibration = probabilities.facts()
+                    evaluation.temperature = float(self.calibration.get("temperature", 1.0))
                     self._count_errors(evaluation, each)
                 if self.course.compares:
                     evaluation.earlier = self._snapshot()
