@@ -56,7 +56,7 @@ class D2(ByScore):
     )
     compares_vectors = True
     ranks_ahead = False
-    place = 11
+    place = 12
 
     method: Literal["d2"] = "d2"
     k: Annotated[Count, Field(ge=1)] = 10

@@ -51,7 +51,7 @@ class Triage(ByScore):
         "(12 of 1,932 rows of the sample), and the error names the maximum"
     )
     ranks_ahead = False
-    place = 11
+    place = 12
 
     cut_setting = "uncertainty"
 

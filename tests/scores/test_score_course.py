@@ -208,7 +208,7 @@ def test_fingerprints_are_those_of_before_without_the_setting():
         ({"dynamics": ["dual"]}, r"window must be at most epochs \(2\) for dual, got 4"),
         ({"dynamics": ["dual", "dual"]}, "dynamics must be different, got dual, dual"),
         ({"dynamics": ["mdl"], "kind": "concepts"}, "dynamics are of heads that are trained"),
-        ({"dynamics": ["aum"]}, "'mdl', 'tdds', 'dual' or 'aldr'"),
+        ({"dynamics": ["aum"]}, "'dual', 'aldr' or 'calibrated'"),
         ({"window": 2}, "greater than or equal to 3"),
     ],
 )

@@ -81,7 +81,7 @@ def against(run: str | Path, column: str) -> dict[str, Any]:
     pieces = list(_pieces(context, truth, families, list(meanings)))
     every = pl.concat([frame for frame, _ in pieces]) if pieces else pl.DataFrame()
     positive = np.concatenate([np.empty(0, np.bool_), *(one for _, one in pieces)])
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name, means in meanings.items() if len(positive) else ():
         values = every[name].cast(pl.Float64).fill_null(np.nan).to_numpy()
         value = auc(values, positive)

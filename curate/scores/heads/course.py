@@ -191,7 +191,8 @@ def ldr_temperature(logits: "torch.Tensor", label: "torch.Tensor", before: "torc
     z[row, label] -= MARGIN
     log_p = torch.log_softmax(z / before[:, None].to(z.dtype), dim=1)
     certain = (log_p.exp() * log_p).sum(dim=1, dtype=torch.float64) / np.log(logits.shape[1]) + 1.0
-    return LAMBDA * (1.0 - certain.clamp(0.0, 1.0) / ALPHA)
+    temperature: torch.Tensor = LAMBDA * (1.0 - certain.clamp(0.0, 1.0) / ALPHA)
+    return temperature
 
 
 class Course:

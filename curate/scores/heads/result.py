@@ -89,7 +89,9 @@ def collect(data: Labelled, totals: Accumulator, seeds: list[int], *, trained: b
         "forgetting": totals.forgetting() if trained else nothing,
         "early_agreement": early_agreement(sums["early"], sums["weight"]) if trained else nothing,
     }
-    columns = {name: _spread(value, seen, data).astype(np.float32) for name, value in values.items()}
+    columns: dict[str, Any] = {
+        name: _spread(value, seen, data).astype(np.float32) for name, value in values.items()
+    }
     n_sample = totals.el2n_by_seed.shape[1]
     one = mean_spearman(totals.el2n_by_seed, data.hashes[:n_sample])
     return HeadScores(

@@ -188,7 +188,8 @@ def _with_defaults(frame: pl.DataFrame, select: Selector) -> pl.DataFrame:
         (pl.col("pinned") if "pinned" in frame.columns else pl.lit(False)).cast(pl.Boolean).alias("pinned"),
     )
     rows = rows.with_columns(
-        pl.when(pl.col(name).cast(pl.Float64).is_finite()).then(pl.col(name)).alias(name) for name in dict.fromkeys(scores)
+        pl.when(pl.col(name).cast(pl.Float64).is_finite()).then(pl.col(name)).alias(name)
+        for name in dict.fromkeys(scores)
     )
     if rows["uid"].null_count() or rows["uid"].n_unique() < len(rows):
         raise UsageError("select: uids must be there and unique")
