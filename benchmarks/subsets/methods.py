@@ -37,6 +37,7 @@ _HEADS: dict[str, dict[str, object]] = {
     "diversity": _select("diversity"),
     "d2 el2n": _select("d2", by="el2n"),
     "d2 el2n, noise out (auto)": _select("d2", by="el2n", drop_noise="auto"),
+    "dual": {**_select("dual"), "score": [{"heads": {"epochs": 10, "dynamics": ["dual"]}}]},
     "triage, far from the centre": _select(
         "triage", uncertainty="distance", misconception=True, at_most=True
     ),

@@ -161,7 +161,7 @@ def test_shares():
         ("select.count", 2.5, "select.count must be a whole number, got 2.5"),
         ("select.count", True, "select.count must be a whole number, got True"),
         ("select.method", "dense", ("select.method must be 'auto', 'density', 'random', 'prototypes', 'hardest', 'easiest', "
-         "'top', 'window', 'middle', 'stratified', 'quotas', 'weighted', 'diversity', 'd2', 'triage' or 'all', got 'dense'")),
+         "'top', 'window', 'middle', 'stratified', 'quotas', 'weighted', 'diversity', 'd2', 'dual', 'triage' or 'all', got 'dense'")),
         ("select.prefer", "best", "select.prefer must be hardest, easiest, random or score:<column>, got 'best'"),
         ("select.temperature", 0, "select.temperature must be above 0, got 0"),
         ("select.temperature", "hot", "select.temperature must be a number, got 'hot'"),

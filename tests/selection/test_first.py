@@ -24,6 +24,7 @@ METHODS = {
     "quotas": {},
     "diversity": {},
     "d2": {"by": "el2n"},
+    "dual": {"by": "el2n", "mean": "noise"},
     "triage": {"by": "el2n", "uncertainty": "noise"},
 }
 

@@ -39,6 +39,7 @@ def frame():
             "hard": hard,
             "noisy": np.round(rng.normal(size=N), 2),
             "good": -hard,
+            "share": rng.random(N),
         }
     )
     rows = rows.with_columns(pl.when(~lacks).then(pl.col(name)).alias(name) for name in ("hard", "noisy"))
@@ -290,6 +291,7 @@ METHODS = [
     {"method": "quotas", "per": "concept"},
     {"method": "diversity"},
     {"method": "d2", "by": "hard", "k": 3},
+    {"method": "dual", "by": "hard", "mean": "share"},
     {"method": "triage", "by": "hard", "uncertainty": "noisy", "misconception": True},
     {"method": "middle", "by": "good"},
     {"method": "window", "by": "hard", "offset": 500},
