@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import numpy as np
 import polars as pl
@@ -9,10 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from curate import select
 from curate.analysis.diagnosis.agreement import auc, disagreements, threshold_inconsistency
 from curate.analysis.diagnosis.diagnose import diagnose, score_meanings
 from curate.analysis.diagnosis.sample import VectorSample, hash_limit
 from curate.analysis.diagnosis.space import alignment, modality_gap, uniformity
+from curate.analysis.explain import explain
 from curate.errors import CurateError
 from curate.linalg import load_unit
 from curate.pipeline import runner
@@ -232,3 +235,38 @@ def test_columns_that_say_neither_yes_nor_no(run, column, said):
 def test_flags_that_say_nothing_together(run):
     refused = curate("inspect", str(run[0].folder.path), "--against", "wrong", "--sql", "select 1")
     assert "--against and --sql exclude each other" in refused.err
+
+
+def test_explain_names_the_keep_at_which_triage_decides_otherwise(run, tmp_path):
+    shutil.copytree(run[0].folder.path, tmp_path / "run")
+    asked = (
+        "--method",
+        "triage",
+        "--set",
+        "select.uncertainty=distance",
+        "--set",
+        "select.misconception=true",
+    )
+    done = curate("select", tmp_path / "run", *asked, "--keep", "0.2")
+    assert done.code == 0, done.err
+    opened = open_run(tmp_path / "run")
+    rows = opened.scores().join(opened.decisions().select("uid", "keep", "reason"), on="uid")
+
+    def kept(count):
+        found = select(
+            rows.drop("keep", "reason"), "triage", count=count, uncertainty="distance", misconception=True
+        )
+        return set(found.filter("keep")["uid"])
+
+    assert kept(60) == set(rows.filter("keep")["uid"])
+    flips = 0
+    for uid in rows.sort("uid")["uid"][:12]:
+        flip = explain(tmp_path / "run", uid)["flip"]
+        if flip["keep"] is None:
+            assert uid not in kept(60)
+            assert flip["why"] == "it is in no corner that method triage keeps, at any number of rows"
+            continue
+        flips += 1
+        assert (uid in kept(flip["count"])) == flip["kept"] != (uid in kept(60))
+        assert (uid in kept(flip["count"] + (1 if flip["count"] < 60 else -1))) == (uid in kept(60))
+    assert flips > 2

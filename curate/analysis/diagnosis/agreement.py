@@ -171,12 +171,9 @@ def threshold_inconsistency(score: Array, group: Codes, cuts: Sequence[float] = 
     inside = np.isin(codes, large)
     values, codes = values[inside], codes[inside]
 
-    def passing(cut: float) -> npt.NDArray[np.float64]:
-        threshold = np.quantile(values, cut, method="inverted_cdf")
-        above = np.bincount(codes, values > threshold, len(sizes))
-        return np.asarray(above[large] / sizes[large], np.float64)
-
-    variance = float(np.mean([np.var(passing(cut)) for cut in cuts]))
-    middle = passing(0.5)
+    thresholds = np.quantile(values, [*cuts, 0.5], method="inverted_cdf")
+    above = np.array([np.bincount(codes[values > one], minlength=len(sizes))[large] for one in thresholds])
+    passing = above / sizes[large]
+    variance, middle = float(passing[:-1].var(axis=1).mean()), passing[-1]
     worst = int(np.argmax(np.abs(middle - middle.mean())))
     return Uneven(variance, int(large[worst]), float(middle[worst]))

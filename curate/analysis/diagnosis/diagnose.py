@@ -17,7 +17,7 @@ from curate.scores.registry import known_scores, score_columns
 __all__ = ["diagnose", "score_meanings"]
 
 #: Scores and rows that are compared, and how many uneven scores are named.
-SCORES, ROWS, PAIRS, UNEVEN = 30, 20_000, 3, 5
+SCORES, ROWS, PAIRS, UNEVEN = 30, 10_000, 3, 5
 
 Meanings = Mapping[str, tuple[Direction, str]]
 
