@@ -8,7 +8,9 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from curate.errors import UsageError
 from curate.recipe import Heads
+from curate.recipe.loading import parse_recipe
 from curate.scores.heads.course import (
     ALPHA,
     LAMBDA,
@@ -19,6 +21,7 @@ from curate.scores.heads.course import (
     ldr_temperature,
 )
 from curate.scores.in_memory import score
+from curate.scores.registry import require_score
 from tests.fixtures.trained_heads import SMALL, N, clusters, directly, names
 from tests.reference.dynamics import mdl_hardness
 from tests.reference.losses import softmax
@@ -200,6 +203,19 @@ def test_fingerprints_are_those_of_before_without_the_setting():
     assert not {"dynamics", "window"} & set(old)
     assert Heads(**SMALL, window=5).fingerprinted() == old
     assert Heads(**{**SMALL, "epochs": 4}, dynamics=["dual"]).fingerprinted()["window"] == 4
+
+
+def test_a_column_that_a_setting_adds_is_named_with_it():
+    values = {
+        "run": "r",
+        "source": {"path": "a.parquet"},
+        "score": ["heads"],
+        "select": {"method": "dual", "keep": 0.3},
+    }
+    with pytest.raises(
+        UsageError, match=r"select.by: no score 'dual'; heads: \{dynamics: \[dual\]\} in score adds it"
+    ):
+        require_score(parse_recipe(values), "dual", "select.by")
 
 
 @pytest.mark.parametrize(

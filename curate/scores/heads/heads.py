@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from curate.scores.base import AtLeastOne, Positive, Sources
 from curate.scores.columns import Column
-from curate.scores.heads.course import CourseName, course_columns
+from curate.scores.heads.course import COURSE, CourseName, course_columns
 from curate.scores.heads.trained import Trained, trained_columns
 from curate.settings import Count, listed
 
@@ -45,6 +45,9 @@ class Heads(Trained):
     avoid: ClassVar[str] = "where labels are mostly wrong: hard is then wrong (see noise)"
     place: ClassVar[int] = 3
     outputs: ClassVar[Mapping[str, Column]] = trained_columns()
+    optional: ClassVar[Mapping[str, str]] = {
+        column: f"dynamics: [{name}]" for name, (column, _) in COURSE.items()
+    }
 
     family: Literal["heads"] = "heads"
     kind: Literal["mlp", "linear", "zeroshot", "concepts"] = "mlp"
