@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from curate.cli import options as flag
 from curate.cli.app import app
 from curate.cli.options import Option
-from curate.cli.output import emit, note, print_table, write
+from curate.cli.output import emit, note
 from curate.cli.verify import note_changed
 from curate.errors import UsageError
 
@@ -48,7 +48,9 @@ def inspect(
     if against is not None:
         if sql is not None:
             raise UsageError("--against and --sql exclude each other")
-        _against(run, against, json_=json_)
+        from curate.cli.diagnosis_output import show_against
+
+        show_against(run, against, json_=json_)
         return
     if no_formulas and not csv:
         raise UsageError("--no-formulas is about CSV: give --csv too")
@@ -71,25 +73,6 @@ def inspect(
         names = ", ".join(found["missing"])
         note(f"not there yet: {names}; to go on: curate run {opened.folder.recipe}")
     note_changed(run, found["changed"])
-
-
-def _against(run: str, column: str, *, json_: bool) -> None:
-    """Print how well every score tells the rows where a column is true."""
-    from curate.analysis.diagnosis.against import against
-
-    found = against(run, column)
-    if json_:
-        emit(found)
-        return
-    share = "none" if found["positive"] is None else f"{100 * found['positive']:.1f} %"
-    write(
-        f"{column} is true of {share} of {found['rows']:,} rows; an AUC of 0.5 says nothing, below it the score points away\n\n"
-    )
-    rows = [
-        [row["score"], row["higher_is"], row["n"], "-" if row["auc"] is None else row["auc"]]
-        for row in found["scores"]
-    ]
-    print_table(["score", "higher is", "rows", "AUC"], rows)
 
 
 def _check_flags(sql: str | None, limit: int | None, *, csv: bool, json_: bool) -> None:

@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from curate.analysis.summary.said import said_of_heads, say_first, say_labels
-from curate.cli.output import bytes_text, duration_text, note, print_table, write
+from curate.analysis.summary.said import say_first, say_labels
+from curate.cli.diagnosis_output import show_diagnosis
+from curate.cli.output import MAX_TEXT, bytes_text, duration_text, note, percent, print_table, section, write
 from curate.cli.sparkline import sparkline, unicode_stdout
 from curate.selection.spread import said_of
 
@@ -19,8 +20,8 @@ SETTLED = {
     "leak": "filter",
     "near_duplicate": "dedup",
 }
-#: Groups that are listed, and characters of a caption.
-MAX_GROUPS, MAX_TEXT = 10, 40
+#: Groups that are listed.
+MAX_GROUPS = 10
 CONCEPT_COLUMNS = ("n_eligible", "complexity", "d_intra", "d_inter", "budget", "kept")
 
 Facts = Mapping[str, Any]
@@ -39,11 +40,10 @@ def show(facts: Facts) -> None:
     _duplicates(facts["duplicates"])
     _near_sample(facts.get("near_sample"))
     _groups(facts["groups"])
-    _quadrants(facts.get("quadrants", ()))
     _labels(facts)
     _first(facts)
     _weights(facts["weights"])
-    _diagnosis(facts.get("diagnosis", {}))
+    show_diagnosis(facts)
     _reliability(facts["reliability"])
     _times(facts["times"])
     for shard in facts["bad_shards"]:
@@ -52,33 +52,14 @@ def show(facts: Facts) -> None:
         note(f"warning: {text}")
 
 
-def _section(title: str, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    if rows:
-        write("\n")
-        print_table([title, *header], rows)
-
-
-def _percent(share: float | None) -> str:
-    """Return a share in percent; what is not quite none or all never looks so.
-
-    >>> _percent(0.3), _percent(0.00001), _percent(None)
-    (' 30.0 %', ' <0.1 %', '-')
-    """
-    if share is None:
-        return "-"
-    percent = 100 * share
-    near = "<0.1" if 0 < percent < 0.05 else ">99.9" if 99.95 <= percent < 100 else f"{percent:.1f}"
-    return f"{near:>5} %"
-
-
 def _counts(facts: Facts) -> None:
     """Print rows in, kept, and the others by reason, with the stage that settled it."""
     counts = facts["counts"]
     if counts is None:
         total = sum(facts["outcomes"].values())
-        rows = [[name, n, _percent(n / total)] for name, n in facts["outcomes"].items()]
+        rows = [[name, n, percent(n / total)] for name, n in facts["outcomes"].items()]
         if rows:
-            print_table(["outcome", "rows", "share"], [["rows in", total, _percent(1.0)], *rows])
+            print_table(["outcome", "rows", "share"], [["rows in", total, percent(1.0)], *rows])
         return
     lines: list[tuple[str, int, str]] = [("rows in", counts["rows"], ""), ("kept", counts["kept"], "")]
     lines += [("of these pinned", counts["pinned"], "filter")] if counts["pinned"] else []
@@ -86,7 +67,7 @@ def _counts(facts: Facts) -> None:
         for reason, n in counts[group].items():
             lines.append((f"{group}: {reason}", n, SETTLED.get(reason.split(":")[0], default)))
     total = max(counts["rows"], 1)
-    print_table(["", "rows", "share", "stage"], [[name, n, _percent(n / total), by] for name, n, by in lines])
+    print_table(["", "rows", "share", "stage"], [[name, n, percent(n / total), by] for name, n, by in lines])
 
 
 def _concepts(title: str, rows: Sequence[Facts] | None, total: int | None) -> None:
@@ -97,7 +78,7 @@ def _concepts(title: str, rows: Sequence[Facts] | None, total: int | None) -> No
     shown = []
     for row in rows:
         limit = " ".join(name for name in ("cap", "floor") if row.get(f"at_{name}"))
-        shares = [_percent(row["share"]), limit] if "share" in row else []
+        shares = [percent(row["share"]), limit] if "share" in row else []
         shown.append([row["concept"], *(row[name] for name in columns), *shares, _typical(row["typical"])])
     names = {"n_eligible": "samples", "n_assigned": "samples"}
     ends = ["share", "at", "typical sample"] if "share" in rows[0] else ["typical sample"]
@@ -131,7 +112,7 @@ def _scores(scores: Sequence[Facts]) -> None:
         )
     if rows:
         names = [name for name in scores[0] if name[0] == "p" and name[1:].isdigit()]
-        _section("score", ["n", "missing", *names, "spread", "kept share"], rows)
+        section("score", ["n", "missing", *names, "spread", "kept share"], rows)
 
 
 def _duplicates(facts: Facts | None) -> None:
@@ -139,11 +120,11 @@ def _duplicates(facts: Facts | None) -> None:
         return
     noted = {name: facts.get(name) for name in ("compared", "dropped", "epsilon")}
     rows = [[name, value] for name, value in noted.items() if value is not None]
-    rows += [["share", _percent(facts["share"])]] if facts.get("share") is not None else []
+    rows += [["share", percent(facts["share"])]] if facts.get("share") is not None else []
     if calibrated := facts.get("calibration"):
         rows.append([f"epsilon of copies of {calibrated['images']:,} images", calibrated["epsilon"]])
-        rows.append(["images with another as near", _percent(calibrated["near"])])
-        rows.append(["images with another just beyond", _percent(calibrated["beyond"])])
+        rows.append(["images with another as near", percent(calibrated["near"])])
+        rows.append(["images with another just beyond", percent(calibrated["beyond"])])
     rows += [["confirmed by", "small pictures"]] if facts.get("confirm") else []
     similarity = facts["similarity"]
     rows += [
@@ -151,14 +132,14 @@ def _duplicates(facts: Facts | None) -> None:
         for name, value in similarity.items()
         if value is not None
     ]
-    _section("near-duplicates", ["value"], rows)
+    section("near-duplicates", ["value"], rows)
 
 
 def _near_sample(found: Facts | None) -> None:
     if found is None:
         return
-    rows = [[f"within {epsilon}", _percent(share)] for epsilon, share in found["within"].items()]
-    _section(f"near-duplicates stay; of {found['rows']:,} sampled rows", ["have another"], rows)
+    rows = [[f"within {epsilon}", percent(share)] for epsilon, share in found["within"].items()]
+    section(f"near-duplicates stay; of {found['rows']:,} sampled rows", ["have another"], rows)
 
 
 def _groups(groups: Mapping[str, Sequence[Facts]]) -> None:
@@ -168,19 +149,13 @@ def _groups(groups: Mapping[str, Sequence[Facts]]) -> None:
                 str(row["group"])[:MAX_TEXT],
                 row["rows"],
                 row["kept"],
-                _percent(row["share"]),
+                percent(row["share"]),
                 "!" if row["shrunk"] else "",
             ]
             for row in found[:MAX_GROUPS]
         ]
         title = by if len(found) <= MAX_GROUPS else f"{by} (first {MAX_GROUPS} of {len(found):,})"
-        _section(title, ["usable", "kept", "share", ""], rows)
-
-
-def _quadrants(rows: Sequence[Facts]) -> None:
-    """Print how many rows each quadrant of error and uncertainty has, and what is kept of it."""
-    shown = [[row["quadrant"], row["rows"], row["kept"], _percent(row["kept"] / row["rows"])] for row in rows]
-    _section("error and uncertainty", ["rows", "kept", "share"], shown)
+        section(title, ["usable", "kept", "share", ""], rows)
 
 
 def _weights(facts: Facts | None) -> None:
@@ -188,32 +163,7 @@ def _weights(facts: Facts | None) -> None:
         return
     names = {"rows": "kept rows", "effective": "worth (effective sample size)"}
     order = ["method", "rows", "effective", "least", "mean", "most"]
-    _section("weights", ["value"], [[names.get(n, n), facts[n]] for n in order if facts.get(n) is not None])
-
-
-def _diagnosis(found: Facts) -> None:
-    """Print how vectors lie, whether heads are too sure, and which scores contradict each other or treat classes unevenly."""
-    space, heads = found.get("space"), found.get("calibration")
-    if space:
-        rows = [
-            [name.replace("_", " "), value] for name, value in space.items() if name not in ("rows", "pairs")
-        ]
-        _section(f"vectors of {space['rows']:,} sampled rows, {space['pairs']:,} pairs", ["value"], rows)
-    if heads:
-        write(f"\n{said_of_heads(heads)}\n")
-    pairs = found.get("disagree", ())
-    shown = [
-        [f"{pair['one']}, {pair['other']}", f"{pair['correlation']:+.2f}", row["uid"][:MAX_TEXT], row["label"] or "-",
-         row[pair["one"]], row[pair["other"]]]
-        for pair in pairs for row in pair["rows"]
-    ]  # fmt: skip
-    _section(
-        "scores that rank unlike", ["Spearman", "on whom", "label", "harder than (first)", "(second)"], shown
-    )
-    uneven = [
-        [one["score"], one["spread"], one["group"], _percent(one["share"])] for one in found.get("uneven", ())
-    ]
-    _section("one threshold, classes", ["spread", "farthest off", "above the median"], uneven)
+    section("weights", ["value"], [[names.get(n, n), facts[n]] for n in order if facts.get(n) is not None])
 
 
 def _labels(facts: Facts) -> None:
@@ -224,7 +174,7 @@ def _labels(facts: Facts) -> None:
     if not facts["auto"]:  # which says the same
         write("".join(f"\n{text}\n" for text in say_labels({**errors, "pairs": []})))
     rows = [[str(a)[:MAX_TEXT], str(b)[:MAX_TEXT], n] for a, b, n in errors["pairs"][:MAX_GROUPS]]
-    _section("label", ["looks like", "rows"], rows)
+    section("label", ["looks like", "rows"], rows)
 
 
 def _first(facts: Facts) -> None:
@@ -239,7 +189,7 @@ def _reliability(families: Sequence[Facts]) -> None:
     names = [name for name in ("seeds", "reliability", "reliability_of_mean", "accuracy")
              if any(row.get(name) is not None for row in families)]  # fmt: skip
     header = [name.replace("_", " ") for name in names]
-    _section("seeds agree", header, [[row["family"], *(row.get(name) for name in names)] for row in families])
+    section("seeds agree", header, [[row["family"], *(row.get(name) for name in names)] for row in families])
 
 
 def _times(times: Mapping[str, Facts]) -> None:
@@ -254,4 +204,4 @@ def _times(times: Mapping[str, Facts]) -> None:
         for stage, one in times.items()
         if {"seconds", "rows", "rows_per_s", "peak_memory"} <= one.keys()
     ]
-    _section("stage", ["time", "rows", "rows/s", "largest process"], rows)
+    section("stage", ["time", "rows", "rows/s", "largest process"], rows)
