@@ -37,6 +37,12 @@ _HEADS: dict[str, dict[str, object]] = {
     "diversity": _select("diversity"),
     "balanced": _select("balanced"),
     "balanced in levels": {**_select("balanced"), "cluster.levels": [200, 50, 10]},
+    "d2 el2n": _select("d2", by="el2n"),
+    "d2 el2n, noise out (auto)": _select("d2", by="el2n", drop_noise="auto"),
+    "dual": {**_select("dual"), "score": [{"heads": {"epochs": 10, "dynamics": ["dual"]}}]},
+    "triage, far from the centre": _select(
+        "triage", uncertainty="distance", misconception=True, at_most=True
+    ),
     "quotas by label": _select("quotas", per="label", prefer="random"),
     "weighted el2n": _select("weighted", by="el2n"),
     "density, temperature 1": _select("density", prefer="random", temperature=1.0),
@@ -59,6 +65,7 @@ _PAIRS: dict[str, dict[str, object]] = {
     "prototypes": _select("prototypes"),
     "balanced": _select("balanced"),
     "diversity": _select("diversity"),
+    "d2 nce": _select("d2", by="nce"),
     "top clip_score": _select("easiest", by="clip_score"),
     "top neg_clip_loss": _select("easiest", by="neg_clip_loss"),
     "easiest nce": _select("easiest", by="nce"),

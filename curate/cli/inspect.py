@@ -32,6 +32,12 @@ def inspect(
         bool,
         Option("--no-formulas", help="With --csv: texts that a spreadsheet would compute get an apostrophe."),
     ] = False,
+    against: Annotated[
+        str | None,
+        Option(
+            "--against", metavar="COLUMN", help="How well every score tells where a column is true (AUC)."
+        ),
+    ] = None,
     json_: Annotated[bool, Option("--json", help="Print as JSON.")] = False,
 ) -> None:
     """Show what a run decided: counts, concepts, scores, duplicates, groups, weights, times; or ask it by SQL."""
@@ -39,6 +45,13 @@ def inspect(
     from curate.runs.run import open_run
 
     _check_flags(sql, limit, csv=csv, json_=json_)
+    if against is not None:
+        if sql is not None:
+            raise UsageError("--against and --sql exclude each other")
+        from curate.cli.diagnosis_output import show_against
+
+        show_against(run, against, json_=json_)
+        return
     if no_formulas and not csv:
         raise UsageError("--no-formulas is about CSV: give --csv too")
     opened = open_run(run)

@@ -15,20 +15,26 @@ if TYPE_CHECKING:
     from curate.execution.context import Progress
 
 __all__ = [
+    "MAX_TEXT",
     "ReaderGoneError",
     "bytes_text",
     "duration_text",
     "emit",
     "logged",
     "note",
+    "percent",
     "plain",
     "print_counts",
     "print_table",
     "progress",
+    "section",
     "text_of_json",
     "without_controls",
     "write",
 ]
+
+#: Characters of a caption or a name in a table.
+MAX_TEXT = 40
 
 #: Characters JSON leaves as they are, though a terminal may obey them or refuse to show them.
 _CONTROLS = re.compile("[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -157,3 +163,23 @@ def _cell(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.4f}"
     return plain(str(value))
+
+
+def section(title: str, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print a table under a title; nothing without rows."""
+    if rows:
+        write("\n")
+        print_table([title, *header], rows)
+
+
+def percent(share: float | None) -> str:
+    """Return a share in percent; what is not quite none or all never looks so.
+
+    >>> percent(0.3), percent(0.00001), percent(None)
+    (' 30.0 %', ' <0.1 %', '-')
+    """
+    if share is None:
+        return "-"
+    points = 100 * share
+    near = "<0.1" if 0 < points < 0.05 else ">99.9" if 99.95 <= points < 100 else f"{points:.1f}"
+    return f"{near:>5} %"

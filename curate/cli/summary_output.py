@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from curate.analysis.summary.said import say_concepts, say_first, say_labels
-from curate.cli.output import bytes_text, duration_text, note, print_table, write
+from curate.cli.diagnosis_output import show_diagnosis
+from curate.cli.output import MAX_TEXT, bytes_text, duration_text, note, percent, print_table, section, write
 from curate.cli.sparkline import sparkline, unicode_stdout
 from curate.selection.spread import said_of
 
@@ -19,8 +20,8 @@ SETTLED = {
     "leak": "filter",
     "near_duplicate": "dedup",
 }
-#: Groups that are listed, and characters of a caption.
-MAX_GROUPS, MAX_TEXT = 10, 40
+#: Groups that are listed.
+MAX_GROUPS = 10
 CONCEPT_COLUMNS = ("n_eligible", "complexity", "d_intra", "d_inter", "budget", "kept")
 
 Facts = Mapping[str, Any]
@@ -43,6 +44,7 @@ def show(facts: Facts) -> None:
     _labels(facts)
     _first(facts)
     _weights(facts["weights"])
+    show_diagnosis(facts)
     _reliability(facts["reliability"])
     _times(facts["times"])
     for shard in facts["bad_shards"]:
@@ -51,33 +53,14 @@ def show(facts: Facts) -> None:
         note(f"warning: {text}")
 
 
-def _section(title: str, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    if rows:
-        write("\n")
-        print_table([title, *header], rows)
-
-
-def _percent(share: float | None) -> str:
-    """Return a share in percent; what is not quite none or all never looks so.
-
-    >>> _percent(0.3), _percent(0.00001), _percent(None)
-    (' 30.0 %', ' <0.1 %', '-')
-    """
-    if share is None:
-        return "-"
-    percent = 100 * share
-    near = "<0.1" if 0 < percent < 0.05 else ">99.9" if 99.95 <= percent < 100 else f"{percent:.1f}"
-    return f"{near:>5} %"
-
-
 def _counts(facts: Facts) -> None:
     """Print rows in, kept, and the others by reason, with the stage that settled it."""
     counts = facts["counts"]
     if counts is None:
         total = sum(facts["outcomes"].values())
-        rows = [[name, n, _percent(n / total)] for name, n in facts["outcomes"].items()]
+        rows = [[name, n, percent(n / total)] for name, n in facts["outcomes"].items()]
         if rows:
-            print_table(["outcome", "rows", "share"], [["rows in", total, _percent(1.0)], *rows])
+            print_table(["outcome", "rows", "share"], [["rows in", total, percent(1.0)], *rows])
         return
     lines: list[tuple[str, int, str]] = [("rows in", counts["rows"], ""), ("kept", counts["kept"], "")]
     lines += [(f"of these {why}", counts[why], "filter") for why in ("pinned", "spared") if counts.get(why)]
@@ -85,7 +68,7 @@ def _counts(facts: Facts) -> None:
         for reason, n in counts[group].items():
             lines.append((f"{group}: {reason}", n, SETTLED.get(reason.split(":")[0], default)))
     total = max(counts["rows"], 1)
-    print_table(["", "rows", "share", "stage"], [[name, n, _percent(n / total), by] for name, n, by in lines])
+    print_table(["", "rows", "share", "stage"], [[name, n, percent(n / total), by] for name, n, by in lines])
 
 
 def _concepts(title: str, rows: Sequence[Facts] | None, total: int | None) -> None:
@@ -96,7 +79,7 @@ def _concepts(title: str, rows: Sequence[Facts] | None, total: int | None) -> No
     shown = []
     for row in rows:
         limit = " ".join(name for name in ("cap", "floor") if row.get(f"at_{name}"))
-        shares = [_percent(row["share"]), limit] if "share" in row else []
+        shares = [percent(row["share"]), limit] if "share" in row else []
         shown.append([row["concept"], *(row[name] for name in columns), *shares, _typical(row["typical"])])
     names = {"n_eligible": "samples", "n_assigned": "samples"}
     ends = ["share", "at", "typical sample"] if "share" in rows[0] else ["typical sample"]
@@ -130,7 +113,7 @@ def _scores(scores: Sequence[Facts]) -> None:
         )
     if rows:
         names = [name for name in scores[0] if name[0] == "p" and name[1:].isdigit()]
-        _section("score", ["n", "missing", *names, "spread", "kept share"], rows)
+        section("score", ["n", "missing", *names, "spread", "kept share"], rows)
 
 
 def _duplicates(facts: Facts | None) -> None:
@@ -138,11 +121,11 @@ def _duplicates(facts: Facts | None) -> None:
         return
     noted = {name: facts.get(name) for name in ("compared", "dropped", "epsilon")}
     rows = [[name, value] for name, value in noted.items() if value is not None]
-    rows += [["share", _percent(facts["share"])]] if facts.get("share") is not None else []
+    rows += [["share", percent(facts["share"])]] if facts.get("share") is not None else []
     if calibrated := facts.get("calibration"):
         rows.append([f"epsilon of copies of {calibrated['images']:,} images", calibrated["epsilon"]])
-        rows.append(["images with another as near", _percent(calibrated["near"])])
-        rows.append(["images with another just beyond", _percent(calibrated["beyond"])])
+        rows.append(["images with another as near", percent(calibrated["near"])])
+        rows.append(["images with another just beyond", percent(calibrated["beyond"])])
     rows += [["confirmed by", "small pictures"]] if facts.get("confirm") else []
     similarity = facts["similarity"]
     rows += [
@@ -150,14 +133,14 @@ def _duplicates(facts: Facts | None) -> None:
         for name, value in similarity.items()
         if value is not None
     ]
-    _section("near-duplicates", ["value"], rows)
+    section("near-duplicates", ["value"], rows)
 
 
 def _near_sample(found: Facts | None) -> None:
     if found is None:
         return
-    rows = [[f"within {epsilon}", _percent(share)] for epsilon, share in found["within"].items()]
-    _section(f"near-duplicates stay; of {found['rows']:,} sampled rows", ["have another"], rows)
+    rows = [[f"within {epsilon}", percent(share)] for epsilon, share in found["within"].items()]
+    section(f"near-duplicates stay; of {found['rows']:,} sampled rows", ["have another"], rows)
 
 
 def _groups(groups: Mapping[str, Sequence[Facts]]) -> None:
@@ -167,13 +150,13 @@ def _groups(groups: Mapping[str, Sequence[Facts]]) -> None:
                 str(row["group"])[:MAX_TEXT],
                 row["rows"],
                 row["kept"],
-                _percent(row["share"]),
+                percent(row["share"]),
                 "!" if row["shrunk"] else "",
             ]
             for row in found[:MAX_GROUPS]
         ]
         title = by if len(found) <= MAX_GROUPS else f"{by} (first {MAX_GROUPS} of {len(found):,})"
-        _section(title, ["usable", "kept", "share", ""], rows)
+        section(title, ["usable", "kept", "share", ""], rows)
 
 
 def _weights(facts: Facts | None) -> None:
@@ -181,7 +164,7 @@ def _weights(facts: Facts | None) -> None:
         return
     names = {"rows": "kept rows", "effective": "worth (effective sample size)"}
     order = ["method", "rows", "effective", "least", "mean", "most"]
-    _section("weights", ["value"], [[names.get(n, n), facts[n]] for n in order if facts.get(n) is not None])
+    section("weights", ["value"], [[names.get(n, n), facts[n]] for n in order if facts.get(n) is not None])
 
 
 def _labels(facts: Facts) -> None:
@@ -192,7 +175,7 @@ def _labels(facts: Facts) -> None:
     if not facts["auto"]:  # which says the same
         write("".join(f"\n{text}\n" for text in say_labels({**errors, "pairs": []})))
     rows = [[str(a)[:MAX_TEXT], str(b)[:MAX_TEXT], n] for a, b, n in errors["pairs"][:MAX_GROUPS]]
-    _section("label", ["looks like", "rows"], rows)
+    section("label", ["looks like", "rows"], rows)
 
 
 def _first(facts: Facts) -> None:
@@ -207,7 +190,7 @@ def _reliability(families: Sequence[Facts]) -> None:
     names = [name for name in ("seeds", "reliability", "reliability_of_mean", "accuracy")
              if any(row.get(name) is not None for row in families)]  # fmt: skip
     header = [name.replace("_", " ") for name in names]
-    _section("seeds agree", header, [[row["family"], *(row.get(name) for name in names)] for row in families])
+    section("seeds agree", header, [[row["family"], *(row.get(name) for name in names)] for row in families])
 
 
 def _times(times: Mapping[str, Facts]) -> None:
@@ -222,4 +205,4 @@ def _times(times: Mapping[str, Facts]) -> None:
         for stage, one in times.items()
         if {"seconds", "rows", "rows_per_s", "peak_memory"} <= one.keys()
     ]
-    _section("stage", ["time", "rows", "rows/s", "largest process"], rows)
+    section("stage", ["time", "rows", "rows/s", "largest process"], rows)

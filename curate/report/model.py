@@ -153,7 +153,8 @@ class ReportData:
     concepts : the columns of DECISION_CONCEPTS, and `example` (a caption) where there is one. layout : concept, x, y.
     typical : samples nearest to the centre of a concept. correlation : names, and a square of them.
     dedup : how near-duplicates were found, in a sentence. epsilons : what others drop. complexity : how unevenly it divides
-    rows over concepts, in words. mislabelled : samples whose label is doubtful. sampled : one of how many rows scores are
+    rows over concepts, in words. mislabelled : samples whose label is doubtful. diagnosis : of vectors, scores and heads. quadrants : quadrant (of error and uncertainty), rows, kept; of_quadrants : samples
+    of each. sampled : one of how many rows scores are
     drawn from.
     weights : what was noted of the weights, and `edges`, `counts`. reliability : one row per trained family.
     said : sentences on wrong labels and on what came before the method. label_errors : rows, count, rate, low, high, pairs.
@@ -187,6 +188,9 @@ class ReportData:
     dedup: str = ""
     epsilons: Sequence[EpsilonRate] = ()
     mislabelled: Sequence[Shown] = ()
+    quadrants: Sequence[Mapping[str, Any]] = ()
+    diagnosis: Mapping[str, Any] = field(default_factory=dict)
+    of_quadrants: Mapping[str, Sequence[Shown]] = field(default_factory=dict)
     what_if: WhatIf | None = None
     complexity: str = ""
     weights: Mapping[str, object] = field(default_factory=dict)

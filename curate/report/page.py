@@ -76,6 +76,7 @@ def render(report: ReportData) -> str:
     script_data = {
         **drawn, "galleries": [figures.gallery(one) for one in report.galleries],
         "duplicates": figures.pairs(report.duplicates), "mislabelled": figures.shown(report.mislabelled),
+        "quadrants": {name: figures.shown(rows) for name, rows in report.of_quadrants.items()},
         "typical": {str(concept): list(rows) for concept, rows in report.typical.items()},
         "whatif": figures.what_if(report.what_if), "run": report.name, "pictures": report.pictures,
     }  # fmt: skip

@@ -158,6 +158,8 @@ class Score(Settings):
 
     #: Its score columns (and others that its table has, without a direction), in the order of the table.
     outputs: ClassVar[Mapping[str, Column]] = {}
+    #: Columns that it has only under a setting, and that setting as it stands in a recipe.
+    optional: ClassVar[Mapping[str, str]] = {}
     #: What `score_rows` is given: `image`, `text` (unit vectors), `caption`, `label`, `uid`.
     reads: ClassVar[tuple[str, ...]] = ("image",)
     #: Goes up when numbers change that were computed before.

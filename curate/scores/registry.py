@@ -178,6 +178,11 @@ def require_score(recipe: "Recipe", column: str, setting: str) -> ScoreColumn:
     scores = known_scores()
     if column in scores:
         raise UsageError(f"{setting}: no score {column!r}; add {scores[column].family} to score")
+    for name, family in families().items():
+        if column in family.optional:
+            raise UsageError(
+                f"{setting}: no score {column!r}; {name}: {{{family.optional[column]}}} in score adds it"
+            )
     have = [name for name, one in known.items() if one.higher_is is not None]
     if column.startswith("source."):
         raise UsageError(

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from curate.selection.rows.finished import Finished, Row
 
 __all__ = [
+    "Arranger",
     "ByScore",
     "DensitySettings",
     "RowSource",
@@ -37,6 +38,22 @@ __all__ = [
 
 Arrays = dict[str, npt.NDArray[Any]]
 Keys = npt.NDArray[np.uint64]
+
+
+class Arranger(Protocol):
+    """Puts the rows of a concept in an order by their vectors; workers are given it."""
+
+    def identity(self) -> list[object]:
+        """Return what the order depends on besides the rows."""
+
+    def taken(
+        self, rows: "pl.DataFrame", vectors: npt.NDArray[np.float32], first: Mask
+    ) -> tuple[npt.NDArray[np.integer[Any]], npt.NDArray[np.uint64] | None]:
+        """Return when each row of a concept is taken, (n,) from 1, 0 for pinned ones and those that stay behind.
+
+        rows : concept, pinned, tie, uid and the extras of the method. vectors : (n, d) unit rows. first : (n,) rows that go
+        ahead. Returns also the keys by which rows of all concepts are compared from now on, where these change.
+        """
 
 
 class RowSource(Protocol):
@@ -60,8 +77,8 @@ class RowSource(Protocol):
     def geometry(self, settings: "DensitySettings") -> Geometry:
         """Return how the concepts lie, with the mean taken out and with their dimension where settings ask for it."""
 
-    def spread_out(self, budget: Counts, start: Literal["medoid", "isolated"]) -> Self:
-        """Return the rows ranked anew: in each concept first `budget` rows (k,) that are far from each other."""
+    def rearranged(self, arranger: "Arranger") -> Self:
+        """Return the rows ranked anew: in each concept by the order that comparing its vectors gives."""
 
     @property
     def has_shipped(self) -> bool:
@@ -325,6 +342,8 @@ class ByScore(Selector):
     as_it_is: ClassVar[bool] = False
     #: The column that orders rows with the same key.
     ties: ClassVar[str] = "tie"
+    #: The setting that names the second score, `cut_by`.
+    cut_setting: ClassVar[str] = "cutoff"
     floor_order = "draw"
 
     by: str | None = None
@@ -375,6 +394,10 @@ class ByScore(Selector):
     def key(self, score: Floats, draw: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
         """Return the keys of rows, (n,); the smallest is first. score : larger is harder. draw : uniform hashes."""
         return priority_key(score, "easiest" if self.counts_from_easiest else "hardest")
+
+    def most(self, rows: RowSource, n_scored: int) -> int:
+        """Return how many of `n_scored` rows can be kept at most."""
+        return self.room(n_scored)
 
     def places(self, n_keep: int, total: int) -> tuple[int, int]:
         """Return how many of `total` rows are skipped, and the last place that is kept."""

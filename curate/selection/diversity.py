@@ -22,10 +22,21 @@ from curate.selection.rules import Budgets
 from curate.settings import Preference
 
 if TYPE_CHECKING:
+    import polars as pl
+
     from curate.selection.rows.counterfactual import Standing
     from curate.selection.rows.finished import Finished, Row
 
-__all__ = ["Cosine", "Diversity", "Metric", "farthest_first", "isolated", "medoid", "select_diverse"]
+__all__ = [
+    "Cosine",
+    "Diversity",
+    "FarApart",
+    "Metric",
+    "farthest_first",
+    "isolated",
+    "medoid",
+    "select_diverse",
+]
 
 Floats = npt.NDArray[np.floating[Any]]
 Rows = npt.NDArray[np.int64]
@@ -66,7 +77,7 @@ class Diversity(Selector):
 
     def arranged(self, rows: Source, n_keep: int) -> Source:
         """Return the rows with those first, in each concept, that are to be kept."""
-        return rows.spread_out(self.concept_budgets(free_sizes(rows.concepts), n_keep), self.start)
+        return rows.rearranged(FarApart(self.concept_budgets(free_sizes(rows.concepts), n_keep), self.start))
 
     def fit(self, rows: RowSource, n_keep: int, total: int) -> Budgets:
         """Return the first rows of each concept, as they were arranged."""
@@ -79,6 +90,33 @@ class Diversity(Selector):
             return run.shipped_first
         place = run.place(row) if row.kept else run.taken_at(row, self.start)
         return InQuotas(run.found.density.free, row.concept, place, self.min_per_concept, relax=True)
+
+
+@dataclass(frozen=True)
+class FarApart:
+    """Puts first, in each concept, the rows that are far from each other. budget : (k,) rows of each concept."""
+
+    budget: rules.Counts
+    start: Literal["medoid", "isolated"]
+
+    def identity(self) -> list[object]:
+        """Return what the order depends on besides the rows."""
+        return ["diverse", self.budget.tolist()]
+
+    def taken(
+        self, rows: "pl.DataFrame", vectors: npt.NDArray[np.float32], first: rules.Mask
+    ) -> tuple[npt.NDArray[np.int64], None]:
+        """Return when each row is taken, from 1; 0 for pinned rows, and beyond the budget."""
+        free = np.flatnonzero(~rows["pinned"].to_numpy())
+        budget = int(self.budget[rows["concept"][0]]) if len(rows) else 0
+        taken = np.zeros(len(rows), np.int64)
+        if budget:
+            unit = vectors if len(free) == len(rows) else vectors[free]
+            tie, uid = rows["tie"].to_numpy()[free], rows["uid"].to_numpy()[free]
+            taken[free] = select_diverse(unit, tie, uid, budget, self.start, first=first[free])
+        if int((taken > 0).sum()) != budget:
+            raise BudgetError(f"select: {int((taken > 0).sum()):,} rows taken of a concept's {budget:,}")
+        return taken, None
 
 
 class Metric(Protocol):

@@ -190,6 +190,10 @@ def test_every_section_is_shown(made, facts):
         "labels:",
         "label",
         "weights",
+        "vectors",
+        "heads:",
+        "scores",
+        "one",
         "seeds",
         "stage",
     ]

@@ -47,7 +47,8 @@ def place(tmp_path_factory):
     scores = {name: rng.gamma(1.0, 1.0, N).round(1) for name in SCORES}
     table = pl.DataFrame({"id": [f"s{i:06d}" for i in range(N)], **scores})
     table.filter(pl.int_range(N) % 13 != 0).write_parquet(folder / "mine.parquet")
-    table.select("id", good=-pl.col("position")).write_parquet(folder / "good.parquet")
+    share = pl.col("group") / (1 + pl.col("group"))
+    table.select("id", share=share, good=-pl.col("position")).write_parquet(folder / "good.parquet")
     (folder / "pins.txt").write_text("\n".join(PINNED))
     return folder
 
@@ -113,6 +114,11 @@ METHODS = [
     {"method": "balanced", "prefer": "score:good", "keep": 0.2, "floor": 3, "floor_per": "source"},
     {"method": "diversity"},
     {"method": "diversity", "start": "isolated", "min_per_concept": 3, "count": 0, "pin": False},
+    {"method": "d2", "by": "position"},
+    {"method": "d2", "by": "score", "k": 3, "gamma_r": 4, "drop_noise": 0.1, "noise_by": "position", "floor": 3},
+    {"method": "dual", "by": "tie", "mean": "share"},
+    {"method": "triage", "by": "score", "uncertainty": "part", "misconception": True},
+    {"method": "triage", "by": "position", "uncertainty": "part", "count": 500, "at_most": True},
     {"method": "random", "floor": "half", "keep": 0.37},
     {"method": "density", "floor": 5, "floor_per": "concept", "prefer": "random"},
     {"method": "stratified", "by": "score", "cutoff": "part", "floor": 3, "drop_noise": 0.1, "noise_by": "position"},

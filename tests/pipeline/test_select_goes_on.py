@@ -123,7 +123,7 @@ def test_buckets_of_other_memory_are_not_taken(place, fresh, tmp_path, monkeypat
     row_bytes = ranks.ROW_BYTES + 16 * ranks.VECTOR_BYTES
     with monkeypatch.context() as patch, pytest.raises(Ended):
         patch.setattr(Context, "task_memory", 3 * row_bytes * one)
-        ended(patch, run_rows, "_diverse_bucket", after=max(plans[one]))
+        ended(patch, run_rows, "_rearrange_bucket", after=max(plans[one]))
         decide(place, tmp_path / "run", **given)
     monkeypatch.setattr(Context, "task_memory", 3 * row_bytes * two)
     run = decide(place, tmp_path / "run", **given)

@@ -23,6 +23,9 @@ METHODS = {
     "weighted": {"by": "el2n"},
     "quotas": {},
     "diversity": {},
+    "d2": {"by": "el2n"},
+    "dual": {"by": "el2n", "mean": "noise"},
+    "triage": {"by": "el2n", "uncertainty": "noise"},
 }
 
 

@@ -35,19 +35,13 @@ ALL_WEIGHT = {
 
 def test_methods_and_their_order():
     assert list(selectors()) == [
-        "auto", "density", "random", "prototypes", "hardest", "easiest", "top", "window", "middle", "stratified", "balanced", "quotas",
-        "weighted", "diversity", "objects", "all",
+        "auto", "density", "random", "prototypes", "hardest", "easiest", "top", "window", "middle",
+        "stratified", "balanced", "quotas", "weighted", "diversity", "d2", "dual", "objects", "triage",
+        "all",
     ]  # fmt: skip
     assert list(weighers()) == [
-        "concept",
-        "linupper",
-        "quadratic",
-        "extremes",
-        "upper",
-        "focal",
-        "inverse",
-        "soft_cap",
-    ]
+        "concept", "linupper", "quadratic", "extremes", "upper", "focal", "inverse", "soft_cap",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("one", [*selectors().values(), *weighers().values()], ids=lambda one: one.__name__)

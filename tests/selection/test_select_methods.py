@@ -1,6 +1,7 @@
 """Selection by scores, groups and distances: a frame against what the definitions say in plain Python."""
 
 import math
+import re
 from fractions import Fraction
 
 import numpy as np
@@ -38,6 +39,7 @@ def frame():
             "hard": hard,
             "noisy": np.round(rng.normal(size=N), 2),
             "good": -hard,
+            "share": rng.random(N),
         }
     )
     rows = rows.with_columns(pl.when(~lacks).then(pl.col(name)).alias(name) for name in ("hard", "noisy"))
@@ -289,6 +291,9 @@ METHODS = [
     {"method": "quotas", "per": "concept"},
     {"method": "balanced"},
     {"method": "diversity"},
+    {"method": "d2", "by": "hard", "k": 3},
+    {"method": "dual", "by": "hard", "mean": "share"},
+    {"method": "triage", "by": "hard", "uncertainty": "noisy", "misconception": True},
     {"method": "middle", "by": "good"},
     {"method": "window", "by": "hard", "offset": 500},
     {"method": "window", "by": "hard", "drop_hardest": 0.9},
@@ -343,6 +348,10 @@ def test_at_most_keeps_what_a_method_leaves(frame, settings):
     skipped = half_up(Fraction(str(settings.get("drop_hardest", settings.get("beta", 0)))) * n_scored)
     if "offset" in settings:
         skipped = n_scored
+    if settings["method"] == "triage":
+        with pytest.raises(BudgetError, match=r"can keep \d+ of 212 at most") as caught:
+            decide(frame, count=N, **settings)
+        skipped = n_scored - int(re.search(r"can keep (\d+) of", str(caught.value))[1])
     decided = decide(frame, count=500, at_most=True, **settings)
     assert decided["keep"].sum() == N - skipped
 

@@ -9,8 +9,9 @@ from curate.analysis.summary.thumbnails import Place, thumbnails
 from curate.execution.context import Context
 from curate.io import storage
 from curate.report.model import Gallery, Pair, Sample, Shown
+from curate.scores.triage import QUADRANTS
 
-__all__ = ["Shelf", "galleries", "mislabelled", "pairs", "shelve", "typical"]
+__all__ = ["Shelf", "galleries", "mislabelled", "pairs", "quadrants", "shelve", "typical"]
 
 #: Captions are stored at 300 characters; so many are shown.
 CAPTION_CHARACTERS = 120
@@ -38,7 +39,14 @@ def shelve(context: Context, picks: pl.DataFrame) -> Shelf:
     """
     names = ["uid", "part", "row", "shard", "caption", "label", "reason"]
     first = pl.col("list").replace_strict(
-        {"typical": 1, "near_cut": 0, "drawn": 0, "mislabelled": 0}, default=2
+        {
+            "typical": 1,
+            "near_cut": 0,
+            "drawn": 0,
+            "mislabelled": 0,
+            **{f"quadrant:{one}": 0 for one in QUADRANTS},
+        },
+        default=2,
     )
     rows = picks.with_columns(
         first.alias("turn"), pl.int_range(pl.len()).over("list", "concept").alias("place")
@@ -137,6 +145,14 @@ def mislabelled(picks: pl.DataFrame, shelf: Shelf, score: str) -> list[Shown]:
             f"predicted {_cut(str(row['other']), LABEL_CHARACTERS)} · {score} {_number(row['value'])}"
         ),
     )
+
+
+def quadrants(picks: pl.DataFrame, shelf: Shelf) -> dict[str, list[Shown]]:
+    """Return some samples of each quadrant of error and uncertainty that has any."""
+    lists = {name: picks.filter(pl.col("list") == f"quadrant:{name}") for name in QUADRANTS}
+    return {
+        name: _shown(rows, shelf, lambda row: str(row["reason"])) for name, rows in lists.items() if len(rows)
+    }
 
 
 def _number(value: object) -> str:

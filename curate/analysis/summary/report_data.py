@@ -12,6 +12,7 @@ from curate.analysis.summary import galleries, groups, score_stats
 from curate.analysis.summary.concepts import concept_table, layout
 from curate.analysis.summary.counts import check_counts, versions
 from curate.analysis.summary.covered_objects import covered_objects
+from curate.analysis.summary.said import said_of_heads
 from curate.analysis.summary.scan import LIMITS, ReportRequest, Scan
 from curate.analysis.summary.summary import RunSummary, summarize
 from curate.analysis.summary.what_if import what_if
@@ -100,6 +101,7 @@ def report_data(context: Context, summary: RunSummary, asked: ReportRequest) -> 
         galleries=galleries.galleries(scan.picks, shelf, notable_concepts(table), hardness), hardness=hardness,
         duplicates=_pairs(scan, shelf), dedup=_dedup(summary), epsilons=_epsilons(context, summary), groups=groups.shown_groups(scan.groups, table, cut=scan.cut),
         mislabelled=galleries.mislabelled(scan.picks, shelf, doubt[1] if doubt else ""),
+        diagnosis=_diagnosis(summary), quadrants=summary.quadrants, of_quadrants=galleries.quadrants(scan.picks, shelf),
         what_if=what_if(context, table, scan.first), sampled=scan.step,
         scores=score_stats.shown_scores(summary.scores, scan.step, recipe, scan.ends, means),
         correlation=score_stats.correlation(scan.sample) if len(scan.sample) else ((), ()),
@@ -111,6 +113,12 @@ def report_data(context: Context, summary: RunSummary, asked: ReportRequest) -> 
         recipe=recipe.to_yaml(), versions=_origin(context) | versions(),
         pictures=any(part.columns.image for part in context.parts), created=_now(), evaluation=_evaluation(context), objects=covered_objects(context),
     )  # fmt: skip
+
+
+def _diagnosis(summary: RunSummary) -> dict[str, Any]:
+    """Return what looks wrong, with what is said of the heads in words."""
+    found, heads = summary.diagnosis, summary.diagnosis.get("calibration")
+    return {**found, "heads": said_of_heads(heads)} if heads else found
 
 
 def _epsilons(context: Context, summary: RunSummary) -> list[EpsilonRate]:

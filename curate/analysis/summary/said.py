@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["FEW_PAIRS", "lines", "named_errors", "say_concepts", "say_first", "say_labels"]
+__all__ = ["FEW_PAIRS", "lines", "named_errors", "said_of_heads", "say_concepts", "say_first", "say_labels"]
 
 #: Pairs of classes that a sentence names.
 FEW_PAIRS = 3
@@ -49,6 +49,20 @@ def say_labels(errors: Facts | None) -> list[str]:
         text += f"; {sure} for sure: hard samples, or heads that know little, may explain the others"
     pairs = ", ".join(f"{a} looks like {b} ({rows:,})" for a, b, rows in errors["pairs"][:FEW_PAIRS])
     return [text, *([f"labels: most often {pairs}"] if pairs else [])]
+
+
+def said_of_heads(found: Facts) -> str:
+    """Return a sentence on whether the probabilities of heads mean what they say. found : `calibration` of their facts.
+
+    >>> said_of_heads({"rows": 2000, "temperature": 0.5, "error": 0.2, "error_scaled": 0.01})
+    'heads: their probabilities are 20.0 points off on average (1.0 at temperature 0.5: they are not sure enough)'
+    """
+    temperature = found["temperature"]
+    says = "not sure enough" if temperature < 1 else "too sure"
+    return (
+        f"heads: their probabilities are {100 * found['error']:.1f} points off on average "
+        f"({100 * found['error_scaled']:.1f} at temperature {temperature:.3g}: they are {says})"
+    )
 
 
 def say_first(first: Facts | None) -> list[str]:

@@ -12,6 +12,7 @@ from pathlib import Path
 import polars as pl
 
 from curate import schema
+from curate.analysis.diagnosis.sample import VectorSample, hash_limit, sample_of
 from curate.analysis.summary.tables import counted_by, finished_families, part_names
 from curate.errors import RunError
 from curate.execution.context import require_same, silent
@@ -20,6 +21,7 @@ from curate.filtering.column_tables import folder_of_column
 from curate.hashing import tie
 from curate.io import storage
 from curate.runs.folder import RunFolder
+from curate.scores.triage import QUADRANTS
 
 __all__ = [
     "GROUPED_BY",
@@ -43,6 +45,7 @@ LIMITS = {
     "near_cut": 12,
     "drawn": 12,
     "mislabelled": 48,
+    **{f"quadrant:{name}": 12 for name in QUADRANTS},
 }
 #: The concept of lists over the whole run.
 NO_CONCEPT = -1
@@ -53,7 +56,7 @@ SAMPLE = 200_000
 #: What is read, each where it is finished.
 TABLES = ("samples", "decisions", "assignments", "duplicates")
 #: Columns of the sample that are no scores.
-PLAIN = ("keep", "competing", "weight")
+PLAIN = ("keep", "competing", "weight", "uid", "label")
 
 PICKS = {
     "list": pl.String, "concept": pl.Int32, "order": pl.Float64, "value": pl.Float64, "uid": pl.String,
@@ -61,6 +64,7 @@ PICKS = {
     "reason": pl.String, "other": pl.String,
 }  # fmt: skip
 _GROUPS = {"by": pl.String, "group": pl.String, "rows": pl.Int64, "kept": pl.Int64}
+_QUADRANTS = {"quadrant": pl.String, "rows": pl.Int64, "kept": pl.Int64}
 _FIRST = {"concept": pl.Int32, "smallest_uid": pl.String, "pinned": pl.Int64}
 _ENDS = {
     "rule": pl.String, "column": pl.String, "passed_low": pl.Float64, "passed_high": pl.Float64,
@@ -98,7 +102,7 @@ class Scan:
     reasons, outcomes : rows by value, kept : rows with `keep`. groups : by, group, rows (that could be read), kept;
     cut : whether groups were left out. totals : per score exact numbers of rows with and without it, and its ends.
     sample : one row of `step`: `PLAIN` columns and scores. nearest : per concept the sample nearest to its centroid
-    (the first uid of equals). sums : of weights of kept rows, and of the similarity of duplicates.
+    (the first uid of equals). vectors : of some rows, by hash. quadrants : rows and kept rows of each (`scores/triage.py`), empty without them. sums : of weights of kept rows, and of the similarity of duplicates.
     picks, first, ends : for a report, in the order in which the page shows them.
     """
 
@@ -111,6 +115,8 @@ class Scan:
     totals: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=_TOTALS))
     sample: pl.DataFrame = field(default_factory=pl.DataFrame)
     nearest: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=_NEAREST))
+    vectors: VectorSample = field(default_factory=VectorSample)
+    quadrants: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=_QUADRANTS))
     sums: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=_SUMS))
     picks: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=PICKS))
     first: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=_FIRST))
@@ -119,7 +125,10 @@ class Scan:
 
 @dataclass(frozen=True)
 class _Task:
-    """One part. tables : those that have it. whole : False where only rows are counted and concepts are named."""
+    """One part. tables : those that have it. whole : False where only rows are counted and concepts are named.
+
+    limit : rows whose hash is at most this are looked at with their vectors.
+    """
 
     run: RunFolder
     part: str
@@ -129,6 +138,7 @@ class _Task:
     tables: frozenset[str]
     families: tuple[str, ...]
     columns: Mapping[str, Path]
+    limit: int
     whole: bool
     report: ReportRequest | None
 
@@ -189,14 +199,15 @@ def _tasks(run: RunFolder, whole: bool, tables: Sequence[str], report: ReportReq
     order = {row["name"]: (place, row) for place, row in enumerate(saved)} if isinstance(saved, list) else {}
     names = list(dict.fromkeys(name for found in parts.values() for name in found))
     names.sort(key=lambda name: (order[name][0] if name in order else len(order), name))
-    step = max(1, -(-sum(row["stop"] - row["start"] for _, row in order.values()) // SAMPLE))
+    total = sum(row["stop"] - row["start"] for _, row in order.values())
+    step = max(1, -(-total // SAMPLE))
     families = tuple(finished_families(run)) if whole else ()
     columns = {name: folder_of_column(run, name) for name in counted_by(run)} if whole else {}
     return [
         _Task(
             run, name, order[name][0] if name in order else place,
             -(order[name][1]["first"] if name in order else 0) % step, step,
-            frozenset(table for table, found in parts.items() if name in found), families, columns, whole, report,
+            frozenset(table for table, found in parts.items() if name in found), families, columns, hash_limit(total), whole, report,
         )
         for place, name in enumerate(names)
     ]  # fmt: skip
@@ -245,6 +256,8 @@ def _scan_usable(task: _Task, found: Scan, rows: pl.DataFrame | None) -> None:
     found.nearest = near.with_columns(part=pl.lit(task.part)).select(*_NEAREST)
     if not task.whole:
         return
+    embedded = task.run.part(task.run.embeddings, task.part)
+    found.vectors = sample_of(embedded, assigned["uid"].to_list(), task.limit)
     frame = assigned
     for family in task.families:
         frame = _with_family(task, frame, family)
@@ -257,6 +270,10 @@ def _scan_usable(task: _Task, found: Scan, rows: pl.DataFrame | None) -> None:
             frame = usable.hstack(frame.drop("uid").get_columns())
         elif task.report is not None:
             require_same(usable["uid"], frame["uid"], task.run.part(task.run.final_assignments, task.part))
+    if "eu_quadrant" in frame.columns:
+        kept = pl.col("keep") if "keep" in frame.columns else pl.lit(False)
+        of_each = frame.filter(pl.col("eu_quadrant").is_not_null()).group_by(quadrant="eu_quadrant")
+        found.quadrants = of_each.agg(rows=pl.len().cast(pl.Int64), kept=kept.sum().cast(pl.Int64))
     if "reason" in frame.columns:
         frame = frame.with_columns(_competing().alias("competing"))
     plain = [name for name in PLAIN if name in frame.columns]
@@ -317,6 +334,9 @@ def _join(all_: Scan, one: Scan, limits: Mapping[str, int]) -> None:
     all_.nearest = nearest.unique("concept", keep="first", maintain_order=True)
     sums = pl.concat([all_.sums, one.sums]).group_by("what", maintain_order=True)
     all_.sums = sums.agg(pl.col("n", "total", "squares").sum(), pl.col("least").min(), pl.col("most").max())
+    all_.vectors += one.vectors
+    of_each = pl.concat([all_.quadrants, one.quadrants]).group_by("quadrant")
+    all_.quadrants = of_each.agg(pl.col("rows", "kept").sum()).sort("quadrant")
     all_.picks = _first_of(pl.concat([all_.picks, one.picks]), limits)
     first = pl.concat([all_.first, one.first]).group_by("concept")
     all_.first = first.agg(pl.col("smallest_uid").min(), pl.col("pinned").sum())
@@ -408,7 +428,20 @@ def _picks(frame: pl.DataFrame, shown: ReportRequest) -> pl.DataFrame:
             against = against.with_columns(pl.lit(NO_CONCEPT, pl.Int32).alias("concept"))
             order = -(pl.col(score) * sign).cast(pl.Float64)
             chosen.append(_candidates(against, "mislabelled", order, pl.col(score), pl.col(predicted)))
+        if "eu_quadrant" in frame.columns:
+            chosen += _of_quadrants(frame, shown.seed)
     return pl.concat(chosen)
+
+
+def _of_quadrants(frame: pl.DataFrame, seed: int) -> list[pl.DataFrame]:
+    """Return a draw of samples of each quadrant of error and uncertainty."""
+    drawn = pl.Series("tie", tie(frame["uid"].to_list(), seed).astype(float), pl.Float64)
+    rows = frame.with_columns(pl.lit(NO_CONCEPT, pl.Int32).alias("concept"), drawn)
+    none = pl.lit(None, pl.Float64)
+    return [
+        _candidates(rows.filter(eu_quadrant=name), f"quadrant:{name}", pl.col("tie"), none)
+        for name in QUADRANTS
+    ]
 
 
 def _candidates(

@@ -6,6 +6,7 @@ from typing import Any
 
 import polars as pl
 
+from curate.analysis.diagnosis.diagnose import diagnose, score_meanings
 from curate.analysis.summary.concepts import concept_table, first_concepts, typical_samples
 from curate.analysis.summary.counts import group_reasons
 from curate.analysis.summary.groups import group_rows, group_warnings
@@ -38,7 +39,8 @@ class RunSummary:
     sample nearest to the centre of each of these. scores : in the order of the tables, the distance first.
     duplicates : compared, dropped, share, epsilon, similarity. near_sample : the shares of a sample's rows with another
     one within some distances, where none were looked for. groups : by label, source and split. weights : rows,
-    effective sample size, least, mean, most; None where all rows count the same. complexity : how unevenly it divides the
+    effective sample size, least, mean, most; None where all rows count the same. quadrants : rows and kept rows by quadrant of
+    error and uncertainty, empty where they were not scored. diagnosis : of vectors, scores and heads (`analysis/diagnosis`). complexity : how unevenly it divides the
     rows over concepts (`Spread.facts`); None where it does not. reliability : of families with several seeds. label_errors :
     how many labels heads count as wrong, and which pairs of classes. first : rows that went as noise and that a floor keeps,
     before the method chose. auto : why method auto did what, and the recipe it chose. levels : numbers of concepts, where they
@@ -58,6 +60,8 @@ class RunSummary:
     near_sample: dict[str, Any] | None
     groups: dict[str, list[dict[str, Any]]]
     weights: dict[str, Any] | None
+    quadrants: list[dict[str, Any]]
+    diagnosis: dict[str, Any]
     complexity: dict[str, Any] | None
     reliability: list[dict[str, Any]]
     label_errors: dict[str, Any] | None
@@ -100,6 +104,8 @@ class RunSummary:
             **({} if self.near_sample is None else {"near_sample": self.near_sample}),
             "groups": self.groups,
             "weights": self.weights,
+            **({"quadrants": self.quadrants} if self.quadrants else {}),
+            **({"diagnosis": self.diagnosis} if self.diagnosis else {}),
             "complexity": self.complexity,
             "reliability": self.reliability,
             "label_errors": self.label_errors,
@@ -158,6 +164,8 @@ def summarize(
         near_sample=_near_sample(run) if whole else None,
         groups=groups,
         weights=_weights(run, scan),
+        quadrants=scan.quadrants.to_dicts(),
+        diagnosis=_diagnosis(run, scan) if whole else {},
         complexity=facts(run, run.decisions).get("complexity"),
         reliability=_reliability(run),
         label_errors=_label_errors(run),
@@ -207,6 +215,18 @@ def _weights(run: RunFolder, scan: Scan) -> dict[str, Any] | None:
         return dict(noted)
     spread = {"least": least, "mean": total / n, "most": most}
     return {"rows": n, "effective": total * total / squares, **noted, **spread}
+
+
+def _diagnosis(run: RunFolder, scan: Scan) -> dict[str, Any]:
+    """Return what looks wrong with the vectors, the scores and the heads."""
+    heads = facts(run, run.scores("heads")) if "heads" in finished_families(run) else {}
+    return diagnose(
+        scan.vectors,
+        scan.sample,
+        score_meanings(read_yaml(run.recipe_text()) or {}),
+        heads,
+        run.class_names() or {},
+    )
 
 
 def _sums(scan: Scan, what: str) -> tuple[int, float, float, float | None, float | None]:

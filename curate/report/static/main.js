@@ -75,6 +75,8 @@ if (table) {
 }
 document.getElementById("duplicate-pairs")?.append(...data.duplicates.map(pairShot));
 document.getElementById("mislabelled-shots")?.append(...data.mislabelled.map(([sample, note]) => shot(sample, note)));
+for (const [name, rows] of Object.entries(data.quadrants))
+  document.getElementById(`quadrant-${name}`)?.append(...rows.map(([sample, note]) => shot(sample, note)));
 setUpWhatIf();
 setUpScores();
 draw();

@@ -17,11 +17,13 @@ import torch
 
 from curate.execution.engines.local import cpu_count
 from curate.scores.heads.accumulators import Accumulator
+from curate.scores.heads.course import Course, kl_change, ldr_temperature
 from curate.scores.heads.el2n import error_vectors
 from curate.scores.heads.label_errors import confident_classes
 from curate.scores.heads.logits import LogitStats, logit_stats
 from curate.scores.heads.model import Group
 from curate.scores.heads.softmax import softmax_of, squared_norms
+from curate.scores.heads.temperature import ProbabilitySample, scaled
 
 __all__ = ["Each", "Evaluation", "fixed_threads", "spread_over"]
 
@@ -50,8 +52,14 @@ class HeldOut:
 class Evaluation:
     """What an evaluation needs: labels and folds in training order, the heads, and the sums it adds to.
 
-    label : (n,) codes. folds : (n, seeds), the model of a seed that scores the sample.
+    label : (n,) codes. folds : (n, seeds), the model of a seed that scores the sample. course : what is kept of the course of
+    training, and earlier : the groups as they were after the epoch before, where it compares them. sample : takes the mean
+    probabilities of some rows, where these are wanted; temperature : what those are divided by for the column of the course.
     """
+
+    earlier: Sequence[Group] = ()
+    sample: ProbabilitySample | None = None
+    temperature: float = 1.0
 
     def __init__(
         self,
@@ -61,10 +69,15 @@ class Evaluation:
         sums: Accumulator,
         *,
         rows: int = EVALUATION_ROWS,
+        course: Course | None = None,
     ) -> None:
-        self.label, self.folds, self.sums = label, folds, sums
+        self.label, self.folds, self.sums, self.course = label, folds, sums, course
         self.n_classes = groups[0].n_classes
-        self._members = [(group, inside) for group in groups for inside in range(len(group.seeds))]
+        self._members = [
+            (number, group, inside)
+            for number, group in enumerate(groups)
+            for inside in range(len(group.seeds))
+        ]
         self._step = max(1, min(rows, max(256, EVALUATION_CELLS // self.n_classes)))
         self._lock, self._space = threading.Lock(), threading.local()
 
@@ -95,7 +108,31 @@ class Evaluation:
             for place in range(len(self._members)):
                 self._add_probabilities(rows, at, place, total)
                 yield
-            self.sums.confident[at] = confident_classes((total / len(self._members)).cpu().numpy(), limits)
+            mean = (total / len(self._members)).cpu().numpy()
+            self.sums.confident[at] = confident_classes(mean, limits)
+            if self.course is not None and self.course.calibrates:
+                log_p = np.log(np.maximum(mean, np.finfo(np.float32).tiny))
+                own = self.label[at].cpu().numpy()
+                self.course.calibrated[at] = scaled(log_p, self.temperature)[np.arange(len(own)), own]
+
+        each(one, len(starts))
+
+    def look(self, each: Each, x: torch.Tensor, start: int) -> None:
+        """Add the label's probability to the course of training, for the rows from place `start` on."""
+        starts = range(0, len(x), self._step)
+
+        def one(index: int) -> Job:
+            rows = x[starts[index] : starts[index] + self._step]
+            at = slice(start + starts[index], start + starts[index] + len(rows))
+            for place in range(len(self._members)):
+                held = self._held_out(rows, at, place)
+                seen = logit_stats(softmax_of(held.logits, held.label, brief=True))
+                p_label = torch.where(seen.finite, seen.p_label, torch.nan)
+                if self.course is not None:
+                    self.course.add_look(
+                        at, (p_label if held.back is None else p_label[held.back]).cpu().numpy()
+                    )
+                yield
 
         each(one, len(starts))
 
@@ -109,7 +146,7 @@ class Evaluation:
 
     def _held_out(self, x: torch.Tensor, at: slice, place: int) -> "HeldOut":
         """Return what the models of one seed say of rows they did not see, sorted by fold."""
-        group, inside = self._members[place]
+        _, group, inside = self._members[place]
         fold, y = self.folds[at, place], self.label[at]
         bounds, there, back = [len(x)], None, None
         if group.n_folds > 1:
@@ -134,6 +171,8 @@ class Evaluation:
             self.sums.pred[at] = total.argmax(dim=1).cpu().numpy()
             own = total[torch.arange(len(x), device=x.device), self.label[at]]
             self.sums.confidence[at] = (own / len(self._members)).cpu().numpy()
+            if self.sample is not None:
+                self.sample.add(at, (total / len(self._members)).cpu().numpy())
         with self._lock:
             self.sums.n_bad += bad
 
@@ -157,14 +196,18 @@ class Evaluation:
         total: torch.Tensor | None,
     ) -> LogitStats:
         """Evaluate one seed, rows sorted by fold; add to the sums, and probabilities to `total`."""
-        group, inside = self._members[place]
+        _, group, inside = self._members[place]
         held = self._held_out(x, at, place)
         y, back = held.label, held.back
         squares = squares if held.there is None else squares[held.there]
+        change = None if self.course is None else self._moved(self.course, x, at, place, held)
         softmax = softmax_of(held.logits, y, brief=not scored)
         by_fold = logit_stats(softmax)
         seen = by_fold if back is None else by_fold.taken(back)
         self.sums.add_epoch(at, place, epoch, seen)
+        if self.course is not None:
+            p_label = torch.where(seen.finite, seen.p_label, torch.nan).cpu().numpy()
+            self.course.add_epoch(at, place, epoch, p_label, change)
         if not scored:
             return seen
         errors = error_vectors(softmax) if group.needs_errors or total is not None else None
@@ -175,6 +218,28 @@ class Evaluation:
             errors.nan_to_num_(0.0)
             total += errors if back is None else errors.index_select(0, back)
         return seen
+
+    def _moved(
+        self, course: Course, x: torch.Tensor, at: slice, place: int, held: HeldOut
+    ) -> npt.NDArray[np.float64] | None:
+        """Set the temperatures of ALDR-KL by the logits, and return how far predictions moved since the epoch before."""
+        number, _, inside = self._members[place]
+        there = slice(None) if held.there is None else held.there
+
+        def in_order(values: torch.Tensor) -> npt.NDArray[np.float64]:
+            found: npt.NDArray[np.float64] = (
+                (values if held.back is None else values[held.back]).cpu().numpy()
+            )
+            return found
+
+        if "aldr" in course.names:
+            before = torch.from_numpy(course.temperatures(at, place).astype(np.float64)).to(x.device)[there]
+            course.set_temperatures(at, place, in_order(ldr_temperature(held.logits, held.label, before)))
+        if not (course.compares and self.earlier):
+            return None
+        earlier = self._room("earlier", len(x), self.n_classes, x.device)
+        self.earlier[number].held_out(x[there], held.bounds, inside, earlier)
+        return in_order(kl_change(held.logits, earlier))
 
 
 @contextmanager

@@ -9,8 +9,9 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from curate.scores.base import AtLeastOne, Positive, Sources
 from curate.scores.columns import Column
+from curate.scores.heads.course import COURSE, CourseName, course_columns
 from curate.scores.heads.trained import Trained, trained_columns
-from curate.settings import listed
+from curate.settings import Count, listed
 
 if TYPE_CHECKING:
     from curate.execution.context import Context
@@ -25,16 +26,28 @@ class Heads(Trained):
     """Small heads on the embeddings: trained (mlp, linear), or given (zeroshot by class names, concepts).
 
     batch `auto` : the largest power of two up to 1,024 that makes 50 steps an epoch. class_names : what a
-    label is called in the prompts of zeroshot, by label; the label itself where it is not named.
+    label is called in the prompts of zeroshot, by label; the label itself where it is not named. dynamics : columns more, of
+    how predictions move while heads train: mdl (mdl_hardness), tdds, dual, aldr (aldr_lambda); calibrated is p_label_calibrated, p_label at the temperature that fits. window : the epochs that tdds
+    and dual look at together.
     """
 
-    measures: ClassVar[str] = "how hard a sample is for classifiers on the embeddings that never saw it"
-    paper: ClassVar[str] = "Paul et al. 2021, arXiv:2107.07075; Pleiss et al. 2020, arXiv:2001.10528"
+    measures: ClassVar[str] = (
+        "how hard a sample is for classifiers on the embeddings that never saw it; with `dynamics` also mdl_hardness, tdds, "
+        "dual, aldr_lambda, p_label_calibrated"
+    )
+    paper: ClassVar[str] = (
+        "Paul et al. 2021, arXiv:2107.07075; Pleiss et al. 2020, arXiv:2001.10528; of `dynamics` Hase et al. 2024, "
+        "arXiv:2401.06751 and Zhu et al. 2023 (ALDR-KL), source: not checked; Zhang et al. 2024, arXiv:2311.13613; Cho et al. "
+        "2025, arXiv:2502.06905"
+    )
     cost: ClassVar[str] = "samples x d x hidden per epoch, seed and fold; minutes for a million on a CPU"
     requires: ClassVar[str] = "image vectors and labels (or concepts in their place)"
     avoid: ClassVar[str] = "where labels are mostly wrong: hard is then wrong (see noise)"
     place: ClassVar[int] = 3
     outputs: ClassVar[Mapping[str, Column]] = trained_columns()
+    optional: ClassVar[Mapping[str, str]] = {
+        column: f"dynamics: [{name}]" for name, (column, _) in COURSE.items()
+    }
 
     family: Literal["heads"] = "heads"
     kind: Literal["mlp", "linear", "zeroshot", "concepts"] = "mlp"
@@ -45,6 +58,8 @@ class Heads(Trained):
     normalise: Literal["standardize", "l2"] = "standardize"
     templates: Annotated[tuple[str, ...], BeforeValidator(listed), Field(min_length=1)] = ("a photo of a {}",)
     class_names: dict[str, str] = Field(default_factory=dict)
+    dynamics: Annotated[tuple[CourseName, ...], BeforeValidator(listed)] = ()
+    window: Annotated[Count, Field(ge=3)] = 4
 
     @model_validator(mode="after")
     def _placeholders(self) -> Self:
@@ -52,6 +67,34 @@ class Heads(Trained):
         if wrong is not None:
             raise ValueError(f"templates must hold {{}} where the class name goes, got {wrong!r}")
         return self
+
+    @model_validator(mode="after")
+    def _course(self) -> Self:
+        if len(set(self.dynamics)) < len(self.dynamics):
+            raise ValueError(f"dynamics must be different, got {', '.join(self.dynamics)}")
+        if self.dynamics and self.kind not in ("mlp", "linear"):
+            raise ValueError(f"dynamics are of heads that are trained (mlp, linear), got kind {self.kind}")
+        if "calibrated" in self.dynamics and not self.folds:
+            raise ValueError(
+                "dynamics calibrated needs folds: of rows that heads learnt from no temperature is known"
+            )
+        windows = [name for name in ("tdds", "dual") if name in self.dynamics]
+        if windows and self.window > self.epochs:
+            raise ValueError(
+                f"window must be at most epochs ({self.epochs}) for {' and '.join(windows)}, got {self.window}"
+            )
+        return self
+
+    def columns_made(self) -> Mapping[str, Column]:
+        """Return the columns, those of the course of training that are asked for last."""
+        return {**self.outputs, **course_columns(self.dynamics)}
+
+    def fingerprinted(self) -> object:
+        """Return the settings that decide the numbers; newer ones count where they are set."""
+        decides = super().fingerprinted()
+        if isinstance(decides, dict) and not self.dynamics:
+            decides = {name: value for name, value in decides.items() if name not in ("dynamics", "window")}
+        return decides
 
     @property
     def head_kind(self) -> str:

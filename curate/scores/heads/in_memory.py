@@ -55,7 +55,7 @@ def score_samples(
         kind=score.kind, hidden=score.hidden, n_seeds=score.seeds, epochs=score.epochs, cross_fit=score.folds,
         score_epochs=score.score_epochs, batch=None if score.batch == "auto" else score.batch, rate=score.rate,
         momentum=score.momentum, normalise=score.normalise, min_class=score.min_class, seed=samples.seed,
-        first_seed=score.first_seed, device=samples.device,
+        first_seed=score.first_seed, device=samples.device, dynamics=score.dynamics, window=score.window,
     )  # fmt: skip
     scores = train_heads(UnitRows(image), samples.uids, named, settings)
     if score.folds and len(scores.classes):

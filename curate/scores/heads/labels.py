@@ -178,6 +178,7 @@ def columns(scores: "HeadScores", prefix: str = "") -> dict[str, npt.NDArray[Any
     floats = {f"{prefix}{name}": getattr(scores, name) for name in scores.column_names()}
     return {
         **floats,
+        **scores.course,
         f"{prefix}pred_label": names[scores.pred_label],
         f"{prefix}n_obs": scores.n_obs,
     }

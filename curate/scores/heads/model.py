@@ -36,6 +36,10 @@ class Group(ABC):
             space = self._space[name] = torch.empty(rows * columns, device=device)
         return space[: rows * columns].view(rows, columns)
 
+    def forget_space(self) -> None:
+        """Give back the memory that steps write to."""
+        self._space.clear()
+
     def pieces(self, bounds: Sequence[int], place: int) -> Iterator[tuple[slice, int]]:
         """Yield (rows, model) of the rows sorted by the fold of the seed at `place`, ends at `bounds`."""
         start = 0

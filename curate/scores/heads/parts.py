@@ -62,7 +62,7 @@ def compute(context: Context, settings: "Heads", output: Output) -> dict[str, An
     from curate.scores.heads.batches import PartRows
 
     parts = embedding_parts(context)
-    row_bytes = _ROW_BYTES + _SEED_BYTES * settings.seeds
+    row_bytes = _bytes_a_row(settings)
     require_memory(context, "score: heads", sum(map(len, parts)), row_bytes)
     labels = read_labels(context, settings)
     context.engine.close()  # idle workers would hold memory that training can use
@@ -75,6 +75,8 @@ def compute(context: Context, settings: "Heads", output: Output) -> dict[str, An
     known["warnings"] += _unused_names(settings, labels)
     if trained and settings.folds and labels.source == "label" and len(scores.classes):
         known["label_errors"] = errors_of(scores, labels).as_facts()
+    if scores.calibration:
+        known["calibration"] = dict(scores.calibration)
     return {"kind": settings.kind, **known}
 
 
@@ -90,13 +92,21 @@ def _train(context: Context, settings: "Heads", rows: "PartRows", labels: Labels
     models = model_bytes(chosen, rows.dim, classes, len(rows))
     _require_models(context, models, classes)
     spent = PROCESS_BASE + _TORCH_BASE + models + 5 * BLOCK * rows.dim * 4
-    spent += len(rows) * (_ROW_BYTES + _SEED_BYTES * settings.seeds)
+    spent += len(rows) * _bytes_a_row(settings)
     log.info(
         "score: heads: %s seeds of %s heads on %s samples of %s classes",
         settings.seeds, settings.kind, f"{len(rows):,}", f"{classes:,}",
     )  # fmt: skip
     room = max(0, context.recipe.memory - spent)
     return train_heads(rows, rows.uids(), labels, head_settings(context, settings, memory=room))
+
+
+def _bytes_a_row(settings: "Heads") -> int:
+    """Return the bytes that training keeps of each row."""
+    from curate.scores.heads.course import course_row_bytes
+
+    more = course_row_bytes(settings.dynamics, settings.window, settings.seeds)
+    return _ROW_BYTES + _SEED_BYTES * settings.seeds + more
 
 
 def head_settings(context: Context, settings: "Heads", *, memory: int = 0) -> "HeadSettings":
@@ -120,6 +130,8 @@ def head_settings(context: Context, settings: "Heads", *, memory: int = 0) -> "H
         device=device_of(context.recipe.embed.device, "embed.device"),
         workers=context.engine.here,
         memory=memory,
+        dynamics=settings.dynamics,
+        window=settings.window,
     )
 
 
@@ -141,7 +153,8 @@ def model_bytes(settings: "HeadSettings", dim: int, n_classes: int, n: int) -> i
         twice = 2 if blocks_are_wide(settings.cross_fit, n_classes) else 1
         weights, scratch = twice * models * dim * n_classes, 2 * models * batch * n_classes
     evaluation = 5 * max(256 * n_classes, EVALUATION_CELLS) * (settings.workers or cpu_count())
-    return 8 * weights + 4 * scratch + 4 * evaluation
+    copies = 2 if "tdds" in settings.dynamics else 1  # of the epoch before
+    return copies * 8 * weights + 4 * scratch + 4 * evaluation
 
 
 def _require_models(context: Context, needed: int, classes: int) -> None:

@@ -1,18 +1,20 @@
 """The scores of all samples of the input, and how far the seeds agree."""
 
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from curate.scores.heads.accumulators import Accumulator, Doubles
+from curate.scores.heads.course import Course
 from curate.scores.heads.dynamics import early_agreement, neg_aum
 from curate.scores.heads.folds import Labelled
 from curate.scores.reliability import mean_spearman, same_ranking, spearman_brown
 from curate.scores.status import NONFINITE, Codes
 
-__all__ = ["HeadScores", "collect"]
+__all__ = ["HeadScores", "collect", "spread_course"]
 
 Floats = npt.NDArray[np.float32]
 
@@ -30,7 +32,8 @@ class HeadScores:
     el2n_by_seed : (seeds, rows) of a hash sample of at most 100,000 rows, whose places in the input are `sample`.
     accuracy : of each seed in `seeds`, out of fold. reliability : mean Spearman between two seeds' el2n, and
     `reliability_of_mean` what Spearman and Brown project for the mean of all. grand_el2n : Spearman of the two
-    columns; above 0.999 one of them is idle.
+    columns; above 0.999 one of them is idle. course : columns of the course of training that were asked for, by name. calibration : rows, temperature, error, error_scaled
+    (`temperature`), empty where heads were not trained out of fold.
     """
 
     el2n: Floats
@@ -56,6 +59,8 @@ class HeadScores:
     reliability: float
     reliability_of_mean: float
     grand_el2n: float
+    course: Mapping[str, Floats] = field(default_factory=dict)
+    calibration: Mapping[str, Any] = field(default_factory=dict)
 
     def column_names(self) -> list[str]:
         """Return the names of the float columns."""
@@ -84,7 +89,9 @@ def collect(data: Labelled, totals: Accumulator, seeds: list[int], *, trained: b
         "forgetting": totals.forgetting() if trained else nothing,
         "early_agreement": early_agreement(sums["early"], sums["weight"]) if trained else nothing,
     }
-    columns = {name: _spread(value, seen, data).astype(np.float32) for name, value in values.items()}
+    columns: dict[str, Any] = {
+        name: _spread(value, seen, data).astype(np.float32) for name, value in values.items()
+    }
     n_sample = totals.el2n_by_seed.shape[1]
     one = mean_spearman(totals.el2n_by_seed, data.hashes[:n_sample])
     return HeadScores(
@@ -102,6 +109,14 @@ def collect(data: Labelled, totals: Accumulator, seeds: list[int], *, trained: b
         reliability_of_mean=spearman_brown(one, len(seeds)) if seeds else float("nan"),
         grand_el2n=same_ranking(values["el2n"][:n_sample], values["grand"][:n_sample]),
     )
+
+
+def spread_course(course: Course, data: Labelled) -> dict[str, Floats]:
+    """Return the columns of the course of training for all samples of the input, NaN where there is none."""
+    return {
+        name: _spread(value, np.isfinite(value), data).astype(np.float32)
+        for name, value in course.columns().items()
+    }
 
 
 def _spread(

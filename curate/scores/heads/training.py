@@ -5,11 +5,13 @@ order; groups of seeds, and batches to evaluate, are computed by one torch threa
 workers changes no bit.
 """
 
+import copy
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,12 +20,14 @@ import torch
 from curate.errors import CurateError, RecipeError
 from curate.scores.heads.accumulators import Accumulator
 from curate.scores.heads.batches import Batches, Normalise, Rows
+from curate.scores.heads.course import Course, CourseName, look_after
 from curate.scores.heads.evaluation import EVALUATION_ROWS, Each, Evaluation, fixed_threads, spread_over
 from curate.scores.heads.factory import Kind, make_group, split_seeds
 from curate.scores.heads.folds import Ints, Label, Labelled, assign_folds, labelled, row_hashes
 from curate.scores.heads.label_errors import thresholds
 from curate.scores.heads.model import Group
-from curate.scores.heads.result import HeadScores, collect
+from curate.scores.heads.result import HeadScores, collect, spread_course
+from curate.scores.heads.temperature import ProbabilitySample
 
 __all__ = ["BAD_SHARE", "HeadSettings", "SeedsFailed", "check_epochs", "train_heads"]
 
@@ -41,6 +45,7 @@ class HeadSettings:
     batch : None takes the largest power of two in [32, 1024] that gives 50 steps an epoch.
     rate : step per mean squared length of the inputs. min_class : None takes max(2, cross_fit).
     first_seed : seeds are first_seed, first_seed + 1, ...; seed : what all random numbers hang on.
+    dynamics : which scores of the course of training are wanted (`course`), over windows of `window` epochs.
     """
 
     kind: Kind = "mlp"
@@ -60,6 +65,8 @@ class HeadSettings:
     workers: int | None = None
     memory: int = 1 << 30
     look_rows: int = EVALUATION_ROWS
+    dynamics: tuple[CourseName, ...] = ()
+    window: int = 4
 
     def __post_init__(self) -> None:
         check_epochs("heads", self.epochs, self.scored, self.cross_fit)
@@ -143,7 +150,10 @@ def train_heads(
         )
         while seeds:
             try:
-                return collect(data, _Training(batches, data, seeds, settings).run(), seeds, trained=True)
+                training = _Training(batches, data, seeds, settings)
+                found = collect(data, training.run(), seeds, trained=True)
+                more = spread_course(training.course, data)
+                return replace(found, course=more, calibration=training.calibration)
             except SeedsFailed as failure:
                 log.warning("heads: seeds %s left the finite numbers and are left out", failure.seeds)
                 seeds = [seed for seed in seeds if seed not in failure.seeds]
@@ -153,13 +163,17 @@ def train_heads(
 
 
 class _Training:
-    """The state of one call: groups of heads, folds, and the sums."""
+    """The state of one call: groups of heads, folds, and the sums. calibration : what is known of it, empty without folds."""
+
+    _steps = 0
 
     def __init__(self, batches: Batches, data: Labelled, seeds: list[int], settings: HeadSettings) -> None:
         self.batches, self.data, self.seeds, self.settings = batches, data, seeds, settings
         self.code = torch.from_numpy(data.code).to(batches.device)
         self.folds = self._folds()
         self.sums = Accumulator(len(batches), len(seeds), settings.epochs)
+        self.calibration: dict[str, Any] = {}
+        self.course = Course(settings.dynamics, len(batches), len(seeds), settings.window)
         split = split_seeds(settings.kind, len(seeds), settings.cross_fit, len(data.classes))
         self.groups = [self._group([seeds[place] for place in places]) for places in split]
         self.batch = settings.batch_for(len(batches))
@@ -190,15 +204,24 @@ class _Training:
     def run(self) -> Accumulator:
         """Train and evaluate, epoch by epoch; return the sums."""
         chosen = self.settings
-        evaluation = Evaluation(self.code, self.folds, self.groups, self.sums, rows=chosen.look_rows)
+        course = self.course if chosen.dynamics else None
+        probabilities = ProbabilitySample(self.data.code, len(self.data.classes))
+        evaluation = Evaluation(
+            self.code, self.folds, self.groups, self.sums, rows=chosen.look_rows, course=course
+        )
         with spread_over(chosen.workers, self.batches.device) as each:
             for epoch in range(1, chosen.epochs + 1):
                 for x, places in self.batches.shuffled(chosen.seed, epoch):
-                    each(partial(self._learn, x=x, places=places), len(self.groups))
+                    self._learn_block(
+                        each, x, places, evaluation if epoch == 1 and self.course.looks else None
+                    )
+                self._steps = 0
                 self._check(
                     [seed for group in self.groups for seed, good in group.finite().items() if not good]
                 )
                 self.sums.n_bad[:] = 0
+                last = epoch == max(chosen.scored)
+                evaluation.sample = probabilities if last and chosen.cross_fit else None
                 for start in self.batches.starts:
                     evaluation.block(
                         each,
@@ -206,10 +229,14 @@ class _Training:
                         start,
                         epoch=epoch,
                         scored=epoch in chosen.scored,
-                        last=epoch == max(chosen.scored),
+                        last=last,
                     )
-                if epoch == max(chosen.scored) and chosen.cross_fit:
+                if last and chosen.cross_fit:
+                    self.calibration = probabilities.facts()
+                    evaluation.temperature = float(self.calibration.get("temperature", 1.0))
                     self._count_errors(evaluation, each)
+                if self.course.compares:
+                    evaluation.earlier = self._snapshot()
                 limit = BAD_SHARE * len(self.batches)
                 self._check([s for s, bad in zip(self.seeds, self.sums.n_bad, strict=True) if bad > limit])
         return self.sums
@@ -223,6 +250,29 @@ class _Training:
     def _check(self, failed: list[int]) -> None:
         if failed:
             raise SeedsFailed(failed)
+
+    def _learn_block(self, each: Each, x: torch.Tensor, places: Ints, looking: Evaluation | None) -> None:
+        """Learn from a block; with `looking`, step by step up to each of those that a look follows."""
+        if looking is None:
+            each(partial(self._learn, x=x, places=places), len(self.groups))
+            return
+        begin, steps = 0, -(-len(x) // self.batch)
+        for step in range(1, steps + 1):
+            self._steps += 1
+            end = min(step * self.batch, len(x))
+            if look_after(self._steps) or step == steps:
+                some = slice(begin, end)
+                each(partial(self._learn, x=x[some], places=places[some]), len(self.groups))
+                begin = end
+            if look_after(self._steps):
+                for start in self.batches.starts:
+                    looking.look(each, self.batches.block(start), start)
+
+    def _snapshot(self) -> list[Group]:
+        """Return the groups as they are now."""
+        for group in self.groups:
+            group.forget_space()
+        return [copy.deepcopy(group) for group in self.groups]
 
     def _learn(self, index: int, x: torch.Tensor, places: Ints) -> Iterator[None]:
         group = self.groups[index]

@@ -49,6 +49,7 @@ def choose(
 
 def _by_score(rows: Source, select: ByScore, n_keep: int, statuses: Mapping[str, int]) -> Chosen[Source]:
     """Divide the rows to keep between those with a score and those without, and find the cuts of both."""
+    rows = select.arranged(rows, n_keep)
     scored = sum(len(block["tie"]) for block in free_rows(rows, "tie"))
     null = sum(len(block["tie"]) for block in free_rows(rows, "tie", scored=False))
     if null and not scored and select.on_null == "proportional":
@@ -58,7 +59,7 @@ def _by_score(rows: Source, select: ByScore, n_keep: int, statuses: Mapping[str,
             f"which method {select.method} chooses; take another score or method (random draws; on_null: keep keeps them)"
         )
     plan = null_plan(select.on_null, scored, null, count=n_keep)
-    n_scored = min(plan.n_scored, select.room(scored)) if select.at_most else plan.n_scored
+    n_scored = min(plan.n_scored, select.most(rows, scored)) if select.at_most else plan.n_scored
     if n_scored < plan.n_scored:
         log.warning(
             "select: %s rows with a score asked for, all %s that method %s leaves are kept",

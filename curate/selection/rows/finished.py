@@ -20,7 +20,7 @@ from curate.execution.context import Context
 from curate.io import storage
 from curate.linalg import load_unit
 from curate.ordering.nulls import null_plan
-from curate.selection.base import Arrays, ByScore, DensitySettings, comes_before
+from curate.selection.base import Arranger, Arrays, ByScore, DensitySettings, comes_before
 from curate.selection.coverage import Covered, Objects
 from curate.selection.diversity import select_diverse
 from curate.selection.rows.budget_inputs import Divided
@@ -72,7 +72,7 @@ class Again:
         """Return how the concepts lie, as the decisions say."""
         return Geometry(self.concepts["d_intra"].to_numpy(), self.concepts["d_inter"].to_numpy())
 
-    def spread_out(self, budget: npt.NDArray[np.int64], start: Literal["medoid", "isolated"]) -> Self:
+    def rearranged(self, arranger: Arranger) -> Self:
         """Raise RunError: vectors are not compared again."""
         raise RunError(f"{self.context.run.where}: rows of a finished run are not ranked anew")
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal, Self
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -17,13 +17,13 @@ from curate.linalg import load_unit, row_dots
 from curate.ordering.shares import n_keep
 from curate.scores import SCORES
 from curate.scores.columns import Direction, hardest_is_largest
-from curate.selection.base import Arrays, ByScore, DensitySettings, Selector
+from curate.selection.base import Arranger, Arrays, ByScore, DensitySettings, Selector
 from curate.selection.coverage import Covered, Objects
 from curate.selection.rows.choose import choose, missing_scores
 from curate.selection.rows.first import First, find_first
 from curate.selection.rows.objects_in import objects_of_frame, ranks_by
 from curate.selection.rows.order import Order, with_order
-from curate.selection.rows.run_rows import diverse_ranks
+from curate.selection.rows.run_rows import concept_ranks
 
 __all__ = ["FrameRows", "decide"]
 
@@ -129,18 +129,18 @@ class FrameRows:
             raise UsageError(f"select: vectors must be there and of one length; there are lengths {widths}")
         return load_unit(np.array(rows, np.float32).reshape(len(rows), *(widths or [1])))
 
-    def spread_out(self, budget: npt.NDArray[np.int64], start: Literal["medoid", "isolated"]) -> Self:
-        """Return the rows ranked anew: in each concept first `budget` rows (k,) that are far from each other."""
+    def rearranged(self, arranger: Arranger) -> Self:
+        """Return the rows ranked anew: in each concept by the order that comparing its vectors gives."""
         unit, concept = self._vectors(), self.columns["concept"]
-        rows = pl.DataFrame({name: self.columns[name] for name in ("pinned", "tie")}).with_columns(
-            self.frame["uid"]
-        )
+        rows = pl.DataFrame({name: values for name, values in self.columns.items() if name != "rank"})
+        rows = rows.with_columns(self.frame["uid"])
         before, rank = self.columns["rank"], np.zeros(len(concept), np.int32)
+        key = self.columns["key"].copy()
         for one in np.unique(concept).tolist():
             here = np.flatnonzero(concept == one)
             first = np.zeros(len(here), np.bool_)
-            rank[here] = diverse_ranks(rows[here], unit[here], before[here], int(budget[one]), start, first)
-        return replace(self, columns=self.columns | {"rank": rank})
+            rank[here], key[here] = concept_ranks(rows[here], unit[here], before[here], arranger, first)
+        return replace(self, columns=self.columns | {"rank": rank, "key": key})
 
     @property
     def has_shipped(self) -> bool:
@@ -223,7 +223,8 @@ def _with_defaults(frame: pl.DataFrame, select: Selector) -> pl.DataFrame:
         (pl.col("pinned") if "pinned" in frame.columns else pl.lit(False)).cast(pl.Boolean).alias("pinned"),
     )
     rows = rows.with_columns(
-        pl.when(pl.col(name).cast(pl.Float64).is_finite()).then(pl.col(name)).alias(name) for name in scores
+        pl.when(pl.col(name).cast(pl.Float64).is_finite()).then(pl.col(name)).alias(name)
+        for name in dict.fromkeys(scores)
     )
     if rows["uid"].null_count() or rows["uid"].n_unique() < len(rows):
         raise UsageError("select: uids must be there and unique")

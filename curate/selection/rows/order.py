@@ -55,7 +55,7 @@ def order_of(recipe: "Recipe", classes: tuple[str, ...] = ()) -> Order:
         factor = _factor(recipe, select.score_column, "select.by")
         by = select.score_column, 1 if select.as_it_is else factor
         if select.cut_by is not None:
-            cutoff = select.cut_by, _factor(recipe, select.cut_by, "select.cutoff")
+            cutoff = select.cut_by, _factor(recipe, select.cut_by, f"select.{select.cut_setting}")
     if (column := noise_column(recipe)) is not None:
         noise = column, _factor(recipe, column, "select.noise_by")
     return Order(select, recipe.seed, folders, by, cutoff, classes, noise=noise)

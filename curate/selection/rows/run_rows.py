@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, Self
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -12,29 +12,20 @@ import polars as pl
 from curate.clustering.geometry import Geometry
 from curate.clustering.store import load_parents
 from curate.embedding.store import EmbeddingPart
-from curate.errors import BudgetError, CurateError, RunError, UsageError
+from curate.errors import CurateError, RunError, UsageError
 from curate.execution import exchange
 from curate.execution.context import Context, reuse_or_remove
 from curate.filtering.column_tables import OWN, column_table
 from curate.io import storage
 from curate.linalg import load_unit
-from curate.selection.base import Arrays, DensitySettings
+from curate.selection.base import Arranger, Arrays, DensitySettings
 from curate.selection.coverage import Covered, Objects
-from curate.selection.diversity import select_diverse
 from curate.selection.rows.measure import geometry_of
 from curate.selection.rows.objects_in import objects_in, placed
 from curate.selection.rows.order import Order
 from curate.selection.rows.ranks import ROW_BYTES, VECTOR_BYTES, Ranked, RankTask, scatter_back
 
-__all__ = [
-    "RunRows",
-    "classes_of",
-    "columns_of",
-    "diverse_ranks",
-    "diversified",
-    "floor_classes_of",
-    "labels_of",
-]
+__all__ = ["RunRows", "classes_of", "columns_of", "concept_ranks", "floor_classes_of", "labels_of"]
 
 #: Keys of rows that do not go ahead (`select.ranking.ahead`) begin here.
 _BEHIND = np.uint64(1 << 63)
@@ -50,16 +41,15 @@ _MISSING = {
 
 
 @dataclass(frozen=True)
-class DiverseTask:
-    """One ranked bucket whose concepts are put into an order that keeps rows far from each other."""
+class RearrangeTask:
+    """One ranked bucket whose concepts are put into an order by their vectors."""
 
     ranked: Path
     rows: RankTask
     embeddings: tuple[Path, ...]
     on: str
-    start: Literal["medoid", "isolated"]
+    arranger: Arranger
     shipped: bool
-    budget: npt.NDArray[np.int64]
     out: Path
     fingerprint: str
 
@@ -100,9 +90,9 @@ class RunRows:
         """Return how the concepts lie, with the mean taken out and with their dimension where settings ask for it."""
         return geometry_of(self.context, self.ranked, settings, self.scratch)
 
-    def spread_out(self, budget: npt.NDArray[np.int64], start: Literal["medoid", "isolated"]) -> Self:
-        """Return the rows ranked anew: in each concept first `budget` rows (k,) that are far from each other."""
-        return replace(self, ranked=diversified(self.context, self.ranked, budget, start, self.scratch))
+    def rearranged(self, arranger: Arranger) -> Self:
+        """Return the rows ranked anew: in each concept by the order that comparing its vectors gives."""
+        return replace(self, ranked=_rearranged(self.context, self.ranked, arranger, self.scratch))
 
     @property
     def has_shipped(self) -> bool:
@@ -118,35 +108,27 @@ class RunRows:
         return replace(self, ranked=placed(self.ranked, key, len(self.context.parts)), covered=covered)
 
 
-def diversified(
-    context: Context,
-    ranked: Ranked,
-    budget: npt.NDArray[np.int64],
-    start: Literal["medoid", "isolated"],
-    scratch: Path,
-) -> Ranked:
-    """Return the rows ranked anew: in each concept first the pinned ones, then `budget` rows far apart.
+def _rearranged(context: Context, ranked: Ranked, arranger: Arranger, scratch: Path) -> Ranked:
+    """Return the rows ranked anew: in each concept first the pinned ones, then those that are taken, in their order.
 
-    Shipped rows, if they go ahead, are taken first; others then by how far they are from these and each other.
-    budget : (k,) rows that each concept keeps besides the pinned ones.
+    Shipped rows, if they go ahead, are taken first.
     """
     select, run = context.recipe.select, context.run
-    fingerprint = storage.fingerprint(ranked.fingerprint, "diverse", budget.tolist())
+    fingerprint = storage.fingerprint(ranked.fingerprint, *arranger.identity())
     embeddings = tuple(run.part(run.embeddings, part.name) for part in context.parts)
     spread = tuple(scratch / f"rows-{part.name}.arrow" for part in context.parts)
     tasks = []
     for bucket, path in enumerate(ranked.files):
-        out = path.with_name(f"diverse-{path.name}")
+        out = path.with_name(f"arranged-{path.name}")
         rows = RankTask(bucket, spread, len(context.parts), out, out, fingerprint, ranked.first)
         tasks.append(
-            DiverseTask(
+            RearrangeTask(
                 ranked=path,
                 rows=rows,
                 embeddings=embeddings,
                 on=context.recipe.cluster.on,
-                start=start,
+                arranger=arranger,
                 shipped=bool(select.shipped),
-                budget=budget,
                 out=out,
                 fingerprint=fingerprint,
             )
@@ -155,7 +137,7 @@ def diversified(
     context.map(
         "select",
         "buckets",
-        _diverse_bucket,
+        _rearrange_bucket,
         [task for task in tasks if not reuse_or_remove(task.out, fingerprint)],
     )
     return replace(ranked, files=tuple(task.out for task in tasks), fingerprint=fingerprint)
@@ -172,58 +154,56 @@ def _require_room(context: Context, concepts: pl.DataFrame) -> None:
     )
     if isinstance(largest, int) and largest > fits:
         raise RunError(
-            f"select.method diversity compares the rows of a concept in memory; the largest has {largest:,} rows "
+            f"select.method {context.recipe.select.method} compares the rows of a concept in memory; the largest has {largest:,} rows "
             f"and {fits:,} fit: raise cluster.concepts or memory, or use fewer workers"
         )
 
 
-def _diverse_bucket(task: DiverseTask) -> None:
+def _rearrange_bucket(task: RearrangeTask) -> None:
     from threadpoolctl import threadpool_limits  # ten times faster than on several threads
 
     rows = pl.DataFrame(exchange.gather(task.rows.files, task.rows.bucket))
     rows, before = task.rows.first.arranged(rows)
-    rank = np.zeros(len(rows), np.int32)
+    rank, key = np.zeros(len(rows), np.int32), rows["key"].to_numpy().copy()
     vectors = _vectors(rows, task)
     concept = rows["concept"].to_numpy()
     by_concept = np.argsort(concept, kind="stable")
     starts = np.flatnonzero(np.diff(concept[by_concept], prepend=-1))
     with threadpool_limits(1):
         for here in np.split(by_concept, starts[1:]) if len(rows) else ():
-            budget = int(task.budget[concept[here[0]]])
-            first = rows["key"].to_numpy()[here] < _BEHIND if task.shipped else np.zeros(len(here), np.bool_)
-            rank[here] = diverse_ranks(rows[here], vectors[here], before[here], budget, task.start, first)
+            first = key[here] < _BEHIND if task.shipped else np.zeros(len(here), np.bool_)
+            found = concept_ranks(rows[here], vectors[here], before[here], task.arranger, first)
+            rank[here], key[here] = found
+    rows = rows.with_columns(pl.Series("key", key))
     scatter_back(rows, rank, task.rows.n_parts, task.out, task.fingerprint)
 
 
-def diverse_ranks(
+def concept_ranks(
     rows: pl.DataFrame,
     vectors: npt.NDArray[np.float32],
     before: npt.NDArray[np.int32],
-    budget: int,
-    start: Literal["medoid", "isolated"],
+    arranger: Arranger,
     first: npt.NDArray[np.bool_],
-) -> npt.NDArray[np.int32]:
-    """Return ranks of one concept: pinned rows, then those taken in their order, then the others as before.
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.uint64]]:
+    """Return ranks of one concept: pinned rows, then those taken in their order, then the others as before; and the keys.
 
-    Rows that were cut off (`cut`) come last.
+    Rows that were cut off (`cut`) come last, and are not compared.
     """
-    pinned = rows["pinned"].to_numpy()
+    pinned, key = rows["pinned"].to_numpy(), rows["key"].to_numpy().copy()
     cut = rows["cut"].to_numpy() if "cut" in rows.columns else np.zeros(len(rows), np.bool_)
-    free = np.flatnonzero(~pinned & ~cut)
+    there = np.flatnonzero(~cut)
     taken = np.zeros(len(rows), np.int64)
-    if budget:
-        unit = vectors if len(free) == len(rows) else vectors[free]
-        tie, uid = rows["tie"].to_numpy()[free], rows["uid"].to_numpy()[free]
-        taken[free] = select_diverse(unit, tie, uid, budget, start, first=first[free])
-        if int((taken > 0).sum()) != budget:
-            raise BudgetError(f"select: {int((taken > 0).sum()):,} rows taken of a concept's {budget:,}")
+    unit = vectors if len(there) == len(rows) else vectors[there]
+    taken[there], changed = arranger.taken(rows[there], unit, first[there])
+    if changed is not None:
+        key[there] = changed
     group = np.where(pinned, 0, np.where(taken > 0, 1, np.where(cut, 3, 2)))
     ranks = np.empty(len(rows), np.int32)
     ranks[np.lexsort((before, taken, group))] = np.arange(1, len(rows) + 1)
-    return ranks
+    return ranks, key
 
 
-def _vectors(rows: pl.DataFrame, task: DiverseTask) -> npt.NDArray[np.float32]:
+def _vectors(rows: pl.DataFrame, task: RearrangeTask) -> npt.NDArray[np.float32]:
     part, position = rows["part"].to_numpy(), rows["position"].to_numpy().astype(np.int64)
     first = EmbeddingPart(task.embeddings[0])
     result = np.empty((len(rows), first.width(task.on)), np.float32)
