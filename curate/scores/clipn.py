@@ -15,8 +15,7 @@ from curate.errors import EmbeddingError
 from curate.linalg import unit_rows
 from curate.scores.base import ColumnName, Positive
 from curate.scores.columns import Column
-from curate.scores.texts.by_texts import ByTexts
-from curate.scores.texts.vectors import Groups
+from curate.scores.texts.by_texts import ByTexts, Groups
 from curate.settings import listed
 
 if TYPE_CHECKING:

@@ -15,8 +15,7 @@ from curate.errors import EmbeddingError
 from curate.linalg import row_dots
 from curate.scores.base import ColumnName
 from curate.scores.columns import Column, Direction
-from curate.scores.texts.by_texts import ByTexts
-from curate.scores.texts.vectors import Groups
+from curate.scores.texts.by_texts import ByTexts, Groups
 from curate.settings import listed
 
 if TYPE_CHECKING:

@@ -1,18 +1,19 @@
 """The base of scores that compare vectors with those of a few texts."""
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from curate.scores.base import ColumnName, Score, ScoreColumn, Sources
-from curate.scores.texts.vectors import Groups, check_texts, file_hashes, group_vectors
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from curate.execution.context import Context
     from curate.recipe import Recipe
     from curate.scores.tables.output import Output
 
-__all__ = ["ByTexts"]
+__all__ = ["ByTexts", "Groups"]
+
+#: Texts, or files of vectors, by what they are for.
+Groups = Mapping[str, Sequence[str]]
 
 
 class ByTexts(Score):
@@ -34,14 +35,20 @@ class ByTexts(Score):
 
     def check(self, recipe: "Recipe", sources: Sources) -> None:
         """Raise UsageError for a file that is not there, and for texts where no model reads them."""
+        from curate.scores.texts.vectors import check_texts
+
         check_texts(recipe, self.texts, self._setting)
 
     def inputs(
-        self, context: "Context", columns: "Mapping[str, ScoreColumn]", sources: Sources
+        self, context: "Context", columns: Mapping[str, ScoreColumn], sources: Sources
     ) -> list[object]:
         """Return the hashes of the files; the texts are settings, the model is in the fingerprint of the vectors."""
+        from curate.scores.texts.vectors import file_hashes
+
         return file_hashes(self.texts)
 
-    def given(self, context: "Context | None", output: "Output | None" = None) -> "Mapping[str, Any]":
+    def given(self, context: "Context | None", output: "Output | None" = None) -> Mapping[str, Any]:
         """Return the vectors of each group of texts."""
+        from curate.scores.texts.vectors import group_vectors
+
         return group_vectors(context, self.texts, self._setting)
