@@ -267,7 +267,7 @@ def test_both_in_python(site):
             "concept_share",
             "words",
         ],
-        ["all", "nearest"],
+        ["metaclip", "nearest"],
     ]
     assert json.loads(scored) == [2.0, None, 1.0]
 

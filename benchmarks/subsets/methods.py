@@ -56,6 +56,7 @@ _PAIRS: dict[str, dict[str, object]] = {
     "density, prefer clip_score": _select("density", prefer="score:clip_score"),
     "prototypes": _select("prototypes"),
     "diversity": _select("diversity"),
+    "metaclip, words of the captions": _select("metaclip", at_most=True),
     "top clip_score": _select("easiest", by="clip_score"),
     "top neg_clip_loss": _select("easiest", by="neg_clip_loss"),
     "easiest nce": _select("easiest", by="nce"),

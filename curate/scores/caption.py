@@ -1,6 +1,6 @@
 """What a caption looks like, by rules and without a model: its length, what repeats in it, links, how many others have it.
 
-Words are runs of letters, digits and marks, case aside, except in `caption_words`, which counts what white space separates, as
+Words are runs of letters, digits and marks, case aside, except in `caption_n_words`, which counts what white space separates, as
 the filters of DataComp do.
 """
 
@@ -57,8 +57,8 @@ class Caption(Score):
     avoid: ClassVar[str] = "to judge what a caption says of its image: that is clip_score"
     place: ClassVar[int] = 14
     outputs: ClassVar[Mapping[str, Column]] = {
-        "caption_chars": Column(None),
-        "caption_words": Column(None),
+        "caption_n_chars": Column(None),
+        "caption_n_words": Column(None),
         "caption_repeated_words": Column("noisier"),
         "caption_repeated_phrases": Column("noisier"),
         "caption_link_share": Column("noisier"),
@@ -101,6 +101,14 @@ class Caption(Score):
             return {}
         return {"repeated": _repeated_file(context, output)}
 
+    def compute(self, context: "Context", output: "Output") -> dict[str, Any]:
+        """Write the tables of all parts."""
+        from curate.io import storage
+
+        found = super().compute(context, output)
+        storage.remove(context.run.work / "score-caption")
+        return found
+
     def in_memory(self, samples: "Samples") -> tuple[Mapping[str, npt.NDArray[Any]], npt.NDArray[np.object_]]:
         """Return the columns of samples in memory and the status of each row."""
         captions = samples.require("caption", "captions")
@@ -115,7 +123,7 @@ class Caption(Score):
 
             repeated = np.load(storage.ensure_local(repeated), mmap_mode="r", allow_pickle=False)
         found: dict[str, npt.NDArray[Any]] = dict(caption_columns(captions, self.ngram))
-        there = np.isfinite(found["caption_chars"])
+        there = np.isfinite(found["caption_n_chars"])
         found["caption_copies"] = np.where(there, _looked_up(normal_hashes(captions), repeated), np.nan)
         if self.languages:
             from curate.scores.texts.language import languages_of
@@ -132,7 +140,7 @@ def caption_columns(captions: Sequence[str | None], ngram: int) -> dict[str, npt
 
     `caption_copies`, which needs all captions, is NaN.
 
-    caption_chars, caption_words : characters, and words between white space. caption_repeated_words,
+    caption_n_chars, caption_n_words : characters, and words between white space. caption_repeated_words,
     caption_repeated_phrases : the share of words (of `ngram` words in a row) that stood in the caption before, in [0, 1).
     caption_link_share : the share of characters in addresses (http, https, www). caption_digit_share,
     caption_punctuation_share : of the characters that are no white space, the share of digits; of punctuation and symbols.
@@ -140,8 +148,8 @@ def caption_columns(captions: Sequence[str | None], ngram: int) -> dict[str, npt
 
     >>> found = caption_columns(["Two cats, two cats! see www.a.b", " ", None], 2)
     >>> {name.removeprefix("caption_"): values.round(3).tolist()[0] for name, values in sorted(found.items())}
-    {'chars': 31.0, 'copies': nan, 'count': 2.0, 'digit_share': 0.0, 'link_share': 0.226, 'punctuation_share': 0.154,
-     'repeated_phrases': 0.143, 'repeated_words': 0.25, 'words': 6.0}
+    {'copies': nan, 'count': 2.0, 'digit_share': 0.0, 'link_share': 0.226, 'n_chars': 31.0, 'n_words': 6.0, 'punctuation_share': 0.154,
+     'repeated_phrases': 0.143, 'repeated_words': 0.25}
     """
     import polars as pl
 
@@ -152,8 +160,8 @@ def caption_columns(captions: Sequence[str | None], ngram: int) -> dict[str, npt
     frame = frame.with_columns(pl.when(text.str.contains(r"\S")).then(text).alias("caption"))
     found = frame.select(
         words.alias("all_words"),
-        caption_chars=length,
-        caption_words=text.str.count_matches(r"\S+"),
+        caption_n_chars=length,
+        caption_n_words=text.str.count_matches(r"\S+"),
         caption_link_share=1 - text.str.replace_all(_LINK, "").str.len_chars() / length,
         caption_digit_share=text.str.count_matches(r"\p{Nd}") / solid,
         caption_punctuation_share=text.str.count_matches(r"[\p{P}\p{S}]") / solid,

@@ -15,12 +15,13 @@ from curate.errors import EmbeddingError
 from curate.linalg import unit_rows
 from curate.scores.base import ColumnName, Positive
 from curate.scores.columns import Column
-from curate.scores.texts.by_texts import ByTexts, Groups
+from curate.scores.texts.by_texts import ByTexts
 from curate.settings import listed
 
 if TYPE_CHECKING:
     from curate.execution.context import Context
     from curate.scores.tables.output import Output
+    from curate.scores.texts.vectors import Groups
 
 __all__ = ["Clipn", "out_of_distribution"]
 
@@ -70,7 +71,7 @@ class Clipn(ByTexts):
         return self
 
     @property
-    def texts(self) -> Groups:
+    def texts(self) -> "Groups":
         """The prompts of all classes, class after class; or the files."""
         return {"yes": self._texts(self.yes, self.templates), "no": self._texts(self.no, self.no_templates)}
 

@@ -15,12 +15,13 @@ from curate.errors import EmbeddingError
 from curate.linalg import row_dots
 from curate.scores.base import ColumnName
 from curate.scores.columns import Column, Direction
-from curate.scores.texts.by_texts import ByTexts, Groups
+from curate.scores.texts.by_texts import ByTexts
 from curate.settings import listed
 
 if TYPE_CHECKING:
     from curate.execution.context import Context
     from curate.scores.tables.output import Output
+    from curate.scores.texts.vectors import Groups
 
 __all__ = ["ConceptShare", "share_inside", "span_of"]
 
@@ -54,7 +55,7 @@ class ConceptShare(ByTexts):
     higher_is: Direction = "noisier"
 
     @property
-    def texts(self) -> Groups:
+    def texts(self) -> "Groups":
         """The concept, and what is harmless."""
         return {"concept": self.concept, "besides": self.besides}
 

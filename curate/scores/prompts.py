@@ -1,7 +1,7 @@
 """How much nearer a vector is to some texts than to others: zero-shot quality, watermarks, anything that words can say."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -11,8 +11,11 @@ from curate.errors import EmbeddingError
 from curate.linalg import row_dots
 from curate.scores.base import ColumnName
 from curate.scores.columns import Column, Direction
-from curate.scores.texts.by_texts import ByTexts, Groups
+from curate.scores.texts.by_texts import ByTexts
 from curate.settings import listed
+
+if TYPE_CHECKING:
+    from curate.scores.texts.vectors import Groups
 
 __all__ = ["Prompts", "text_contrast"]
 
@@ -42,7 +45,7 @@ class Prompts(ByTexts):
     higher_is: Direction = "better"
 
     @property
-    def texts(self) -> Groups:
+    def texts(self) -> "Groups":
         """What to be like, and what not."""
         return {"like": self.like, "unlike": self.unlike}
 

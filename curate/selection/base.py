@@ -265,6 +265,10 @@ class Selector(Settings):
         """Return how unevenly complexity divides the rows over concepts; None where it does not divide them."""
         return None
 
+    def notes(self, rule: Rule, facts: Mapping[str, Any]) -> list[str]:
+        """Return what is to be said of the rule, in sentences. facts : what the score that the method goes by noted."""
+        return []
+
     def concept_budgets(self, sizes: Counts, n_keep: int) -> Counts | None:
         """Return how many rows each concept keeps, where that follows from their sizes (k,) alone."""
         return None

@@ -46,8 +46,8 @@ def slow(text, ngram):
     kinds = Counter(unicodedata.category(c) for c in solid)
     linked = sum(len(m.group()) for m in re.finditer(r"(?i)(?:https?://|\bwww\.)\S+", text))
     return {
-        "caption_chars": len(text),
-        "caption_words": len(text.split()),
+        "caption_n_chars": len(text),
+        "caption_n_words": len(text.split()),
         "caption_repeated_words": share_before(words),
         "caption_repeated_phrases": share_before([tuple(words[i : i + ngram]) for i in range(len(words) - ngram + 1)]),
         "caption_link_share": linked / len(text),
@@ -134,7 +134,7 @@ def test_a_run_reads_captions_to_their_end(tmp_path):
     used = used.join(table, on="uid", validate="1:1")
     assert len(used) == len(table) == 37
     long = used.filter(pl.col("caption_length") > 300)
-    assert long.select("caption_chars", "caption_words", "caption_count").rows() == [(505.0, 101.0, 7.0)]
+    assert long.select("caption_n_chars", "caption_n_words", "caption_count").rows() == [(505.0, 101.0, 7.0)]
     street = used.filter(pl.col("caption").str.starts_with("photo"))
     assert set(street["caption_copies"]) == {len(street)} == {35.0}
     assert used.filter(pl.col("caption").is_null())["caption_status"].to_list() == ["no_text"]

@@ -36,7 +36,7 @@ ALL_WEIGHT = {
 def test_methods_and_their_order():
     assert list(selectors()) == [
         "auto", "density", "random", "prototypes", "hardest", "easiest", "top", "window", "middle", "stratified", "quotas",
-        "weighted", "diversity", "all",
+        "weighted", "diversity", "all", "metaclip",
     ]  # fmt: skip
     assert list(weighers()) == ["concept", "linupper", "quadratic", "extremes", "focal", "inverse"]
 

@@ -69,7 +69,7 @@ def say_first(first: Facts | None) -> list[str]:
             f"select: each of {first['groups']:,} groups by {first['floor_per']} keeps at least "
             f"{first['floor']:,} rows if it has them ({first['floor_rows']:,} rows)"
         )
-    return found
+    return [*found, *(f"select: {note}" for note in first.get("notes", ()))]
 
 
 def lines(errors: Facts | None, first: Facts | None, auto: Facts | None) -> Sequence[str]:

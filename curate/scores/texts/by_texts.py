@@ -1,6 +1,6 @@
 """The base of scores that compare vectors with those of a few texts."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from curate.scores.base import ColumnName, Score, ScoreColumn, Sources
@@ -9,11 +9,9 @@ if TYPE_CHECKING:
     from curate.execution.context import Context
     from curate.recipe import Recipe
     from curate.scores.tables.output import Output
+    from curate.scores.texts.vectors import Groups
 
-__all__ = ["ByTexts", "Groups"]
-
-#: Texts, or files of vectors, by what they are for.
-Groups = Mapping[str, Sequence[str]]
+__all__ = ["ByTexts"]
 
 
 class ByTexts(Score):
@@ -25,7 +23,7 @@ class ByTexts(Score):
     name: ColumnName
 
     @property
-    def texts(self) -> Groups:
+    def texts(self) -> "Groups":
         """The texts, by the names under which `score_rows` is given their vectors, (m, d) unit rows each."""
         raise NotImplementedError
 

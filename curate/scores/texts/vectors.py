@@ -1,6 +1,6 @@
 """Vectors of texts by the model of a run, embedded once and kept in its scratch folder; or given as `.npy` files."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,18 +10,19 @@ import numpy.typing as npt
 from curate.errors import EmbeddingError, UsageError
 from curate.io import checksums, storage
 from curate.linalg import unit_rows
-from curate.scores.texts.by_texts import Groups
 
 if TYPE_CHECKING:
     from curate.execution.context import Context
     from curate.recipe import Recipe
 
-__all__ = ["check_texts", "file_hashes", "group_vectors"]
+__all__ = ["Groups", "check_texts", "file_hashes", "group_vectors"]
 
 #: An entry that ends so is a file of vectors, not a text.
 ENDING = ".npy"
 
 Matrix = npt.NDArray[np.float32]
+#: Texts, or files of vectors, by what they are for.
+Groups = Mapping[str, Sequence[str]]
 
 
 def check_texts(recipe: "Recipe", groups: Groups, what: str) -> None:
