@@ -108,7 +108,7 @@ METHODS = [
     {"method": "weighted", "by": "tie", "gamma": 2},
     {"method": "quotas", "per": "label", "prefer": "random"},
     {"method": "quotas", "min_per_group": 4},
-    {"method": "metaclip", "by": "score"},
+    {"method": "metaclip", "by": "score", "on_null": "drop"},
     {"method": "diversity"},
     {"method": "diversity", "start": "isolated", "min_per_concept": 3, "count": 0, "pin": False},
     {"method": "random", "floor": "half", "keep": 0.37},
