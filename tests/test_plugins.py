@@ -252,23 +252,11 @@ def test_both_in_python(site):
     ]
     assert json.loads(listed) == [
         [
-            "clip_score",
-            "pair",
-            "heads",
-            "pixels",
-            "normsim",
-            "noise",
-            "color",
-            "fuse",
-            "file",
-            "prompts",
-            "linear",
-            "clipn",
-            "concept_share",
-            "words",
+            "clip_score", "pair", "heads", "pixels", "normsim", "noise", "color", "fuse", "file", "prompts", "linear", "clipn",
+            "concept_share", "caption", "mentions", "metaclip", "target_clusters", "words",
         ],
         ["metaclip", "nearest"],
-    ]
+    ]  # fmt: skip
     assert json.loads(scored) == [2.0, None, 1.0]
 
 
