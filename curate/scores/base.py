@@ -46,6 +46,7 @@ __all__ = [
     "ScoreColumn",
     "Sources",
     "embedding_parts",
+    "file_of",
     "require_memory",
 ]
 
@@ -60,6 +61,17 @@ def _column_name(value: str) -> str:
     if re.fullmatch(r"[A-Za-z][A-Za-z0-9_.-]*", value) and value not in RESERVED:
         return value
     raise ValueError(f"must be letters, digits, _ . - and no family of curate, got {value!r}")
+
+
+def file_of(*endings: str, hint: str = "") -> AfterValidator:
+    """Return the check that a text names a file with one of some endings. hint : what to do with others."""
+
+    def checked(value: str) -> str:
+        if value.endswith(endings):
+            return value
+        raise ValueError(f"must be a {' or '.join(endings)} file{hint and f' ({hint})'}, got {value!r}")
+
+    return AfterValidator(checked)
 
 
 #: What the user calls a table of scores.
@@ -218,7 +230,7 @@ class Score(Settings):
         }
         columns = {name: one.nothing(len(samples)) for name, one in self.columns_made().items()}
         made = self.score_rows(**some, **self.given(None)) if wanted.any() else {}
-        for name in columns if made else ():
+        for name in columns.keys() & made.keys():
             columns[name][wanted] = made[name]
         known = np.isfinite(next(iter(columns.values())))
         why = np.where(wanted, "nonfinite", "no_text").astype(object)

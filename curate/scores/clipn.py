@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from curate.errors import EmbeddingError
 from curate.linalg import unit_rows
-from curate.scores.base import ColumnName, Positive
+from curate.scores.base import ColumnName, Positive, file_of
 from curate.scores.columns import Column
 from curate.scores.texts.by_texts import ByTexts
 from curate.settings import listed
@@ -55,8 +55,8 @@ class Clipn(ByTexts):
     classes: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(listed)] = ()
     templates: Templates = ("a photo of a {}",)
     no_templates: Templates = ("a photo of no {}", "a photo without a {}")
-    yes: Annotated[str, Field(pattern=r"\.npy$")] | None = None
-    no: Annotated[str, Field(pattern=r"\.npy$")] | None = None
+    yes: Annotated[str, file_of(".npy")] | None = None
+    no: Annotated[str, file_of(".npy")] | None = None
     temperature: Positive = 0.01
 
     @model_validator(mode="after")

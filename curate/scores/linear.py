@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field
 
 from curate.errors import EmbeddingError, UsageError
-from curate.scores.base import ColumnName, Score, ScoreColumn, Sources
+from curate.scores.base import ColumnName, Score, ScoreColumn, Sources, file_of
 from curate.scores.columns import Column, Direction
 
 if TYPE_CHECKING:
@@ -49,7 +48,9 @@ class Linear(Score):
     place: ClassVar[int] = 11
 
     family: Literal["linear"] = "linear"
-    weights: Annotated[str, Field(pattern=r"\.(npz|safetensors)$")]
+    weights: Annotated[
+        str, file_of(".npz", ".safetensors", hint="docs/quality-columns.md makes one of a .pth file")
+    ]
     name: ColumnName = "linear"
     activation: Literal["none", "relu"] = "none"
     sigmoid: bool = False

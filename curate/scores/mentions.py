@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field
 
-from curate.scores.base import ColumnName, Score, ScoreColumn, Sources
+from curate.scores.base import ColumnName, Score, ScoreColumn, Sources, file_of
 from curate.scores.columns import Column
 
 if TYPE_CHECKING:
@@ -46,7 +45,7 @@ class Mentions(Score):
 
     family: Literal["mentions"] = "mentions"
     name: ColumnName = "mentions"
-    names: Annotated[str, Field(pattern=r"\.(txt|json)$")]
+    names: Annotated[str, file_of(".txt", ".json")]
     plurals: bool = True
 
     @property

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from curate.scores.base import AtLeastOne, Score, ScoreColumn, Sources
+from curate.scores.base import AtLeastOne, Score, ScoreColumn, Sources, file_of
 from curate.scores.columns import Column
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class MetaClip(Score):
     reads: ClassVar[tuple[str, ...]] = ("caption", "uid")
 
     family: Literal["metaclip"] = "metaclip"
-    entries: Annotated[str, Field(pattern=r"\.(txt|json)$")] | None = None
+    entries: Annotated[str, file_of(".txt", ".json")] | None = None
     ngram: Annotated[AtLeastOne, Field(le=5)] = 1
     least: AtLeastOne = 20
     ignore_case: bool = True
@@ -141,6 +141,7 @@ class MetaClip(Score):
         scratch = context.run.work / "score-metaclip"
         entries, count = _count_all(context, self, output, scratch)
         facts = super().compute(context, output)
+        _known.cache_clear()
         storage.remove(scratch)
         facts |= {"entries": len(entries), "found": int((count > 0).sum()), "by_count": by_count(count)}
         lost = sum(_lost(output, part) for part in context.parts)

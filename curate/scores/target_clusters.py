@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field
 
 from curate.errors import EmbeddingError, UsageError
 from curate.linalg import unit_rows
-from curate.scores.base import Score, ScoreColumn, Sources, embedding_parts
+from curate.scores.base import Score, ScoreColumn, Sources, embedding_parts, file_of
 from curate.scores.columns import Column
 from curate.sources.settings import Source
 
@@ -54,7 +53,7 @@ class TargetClusters(Score):
 
     family: Literal["target_clusters"] = "target_clusters"
     target: Source
-    centroids: Annotated[str, Field(pattern=r"\.npy$")] | None = None
+    centroids: Annotated[str, file_of(".npy")] | None = None
     normalise: bool = True
 
     def check(self, recipe: "Recipe", sources: Sources) -> None:

@@ -259,7 +259,10 @@ def test_runs_with_vectors_of_their_own_need_vectors_of_texts(tmp_path, family, 
     [
         ({"prompts": {"like": []}}, "score.prompts.like"),
         ({"prompts": {"like": "a", "name": "pair"}}, "score.prompts.name"),
-        ({"linear": {"weights": "head.pth"}}, "score.linear.weights"),
+        (
+            {"linear": {"weights": "head.pth"}},
+            r"score\.linear\.weights must be a \.npz or \.safetensors file \(docs.*got 'head\.pth'",
+        ),
         ({"clipn": {}}, "needs classes, or files of the vectors of both kinds"),
         ({"clipn": {"classes": ["a", "a"]}}, "needs classes of different names"),
         ({"clipn": {"classes": "a", "no_templates": "nothing"}}, "templates must hold {}"),

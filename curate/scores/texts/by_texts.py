@@ -49,4 +49,7 @@ class ByTexts(Score):
         """Return the vectors of each group of texts."""
         from curate.scores.texts.vectors import group_vectors
 
-        return group_vectors(context, self.texts, self._setting)
+        every = (
+            [] if context is None else [one.texts for one in context.recipe.score if isinstance(one, ByTexts)]
+        )
+        return group_vectors(context, self.texts, self._setting, every)

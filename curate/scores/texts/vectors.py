@@ -1,6 +1,6 @@
 """Vectors of texts by the model of a run, embedded once and kept in its scratch folder; or given as `.npy` files."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,17 +50,20 @@ def file_hashes(groups: Groups) -> list[object]:
     return [storage.hash_file(Path(one)) for some in groups.values() for one in some if one.endswith(ENDING)]
 
 
-def group_vectors(context: "Context | None", groups: Groups, what: str) -> dict[str, Matrix]:
+def group_vectors(
+    context: "Context | None", groups: Groups, what: str, beside: Iterable[Groups] = ()
+) -> dict[str, Matrix]:
     """Return the unit vectors of each group of texts, (m, d) each; files count with all their rows.
 
     context : of the run whose model reads the texts; None for samples in memory, where only files can be given.
-    what : the setting, for messages. Raises UsageError for a text that no model can read, EmbeddingError for files whose
+    what : the setting, for messages. beside : what other scores will ask for: where the model has to be loaded, it reads
+    these too. Raises UsageError for a text that no model can read, EmbeddingError for files whose
     vectors are of another length than the others.
     """
-    texts = sorted({one for some in groups.values() for one in some if not one.endswith(ENDING)})
+    texts = sorted(_texts(groups))
     if texts and (context is None or context.recipe.embed.own_vectors):
         raise _no_model(what, texts[0])
-    known = {} if context is None else _embedded(context, texts)
+    known = {} if context is None else _embedded(context, texts, beside)
     found = {}
     for name, entries in groups.items():
         rows = [
@@ -97,14 +100,16 @@ def _read(path: Path, setting: str) -> Matrix:
     return unit
 
 
-def _embedded(context: "Context", texts: Sequence[str]) -> dict[str, Matrix]:
-    """Return the unit vector of each text, (d,), from the scratch folder where it is there already.
+def _texts(groups: Groups) -> set[str]:
+    return {one for some in groups.values() for one in some if not one.endswith(ENDING)}
 
-    Where some are not, the model is loaded once, for the texts of all scores of the recipe.
-    """
+
+def _embedded(context: "Context", texts: Sequence[str], beside: Iterable[Groups]) -> dict[str, Matrix]:
+    """Return the unit vector of each text, (d,), from the scratch folder where it is there already."""
     files = {text: _file(context, text) for text in texts}
     if not all(checksums.verify_or_remove(file) for file in files.values()):
-        every = {_file(context, text): text for text in sorted({*texts, *_of_all_scores(context)})}
+        all_ = set(texts).union(*map(_texts, beside))
+        every = {_file(context, text): text for text in sorted(all_)}
         missing = [file for file in every if not checksums.verify_or_remove(file)]
         vectors = _encode(context, [every[file] for file in missing])
         for file, vector in zip(missing, vectors, strict=True):
@@ -118,12 +123,6 @@ def _file(context: "Context", text: str) -> Path:
     embed = context.recipe.embed.model_dump(mode="json", exclude={"device"})
     space = context.facts(context.run.embeddings).get("space") or embed
     return context.run.work / "texts" / f"{storage.fingerprint('text', 1, space, text)[:24]}.npy"
-
-
-def _of_all_scores(context: "Context") -> set[str]:
-    """Return the texts of all scores of the recipe that go by texts."""
-    groups = [getattr(one, "texts", {}) for one in context.recipe.score]
-    return {one for group in groups for some in group.values() for one in some if not one.endswith(ENDING)}
 
 
 def _encode(context: "Context", texts: Sequence[str]) -> Matrix:
