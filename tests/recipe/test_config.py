@@ -100,6 +100,12 @@ def test_defaults_in_comments_are_the_defaults():
         "normsim": {"target": "x"},
         "color": {"prior": "a", "conditional": "b"},
         "fuse": {"columns": {"a": 1}},
+        "prompts": {"like": "a"},
+        "linear": {"weights": "a.npz"},
+        "clipn": {"classes": ["a"]},
+        "concept_share": {"concept": "a"},
+        "mentions": {"names": "a.txt"},
+        "target_clusters": {"target": "a.npy"},
     }
     for entry in entries:
         need = {"file": "scores.parquet"} if entry.family == "file" else given.get(entry.family, {})
@@ -161,7 +167,7 @@ def test_shares():
         ("select.count", 2.5, "select.count must be a whole number, got 2.5"),
         ("select.count", True, "select.count must be a whole number, got True"),
         ("select.method", "dense", ("select.method must be 'auto', 'density', 'random', 'prototypes', 'hardest', 'easiest', "
-         "'top', 'window', 'middle', 'stratified', 'quotas', 'weighted', 'diversity' or 'all', got 'dense'")),
+         "'top', 'window', 'middle', 'stratified', 'quotas', 'weighted', 'diversity', 'all' or 'metaclip', got 'dense'")),
         ("select.prefer", "best", "select.prefer must be hardest, easiest, random or score:<column>, got 'best'"),
         ("select.temperature", 0, "select.temperature must be above 0, got 0"),
         ("select.temperature", "hot", "select.temperature must be a number, got 'hot'"),
@@ -203,7 +209,7 @@ def test_shares():
         ("score.pair", {"temperature": -1}, "score.pair.temperature must be 'auto' or above 0, got -1"),
         ("score", ["pairs"], "score: no family 'pairs'; did you mean 'pair'?"),
         ("score", [{"xyz": {}}], ("score: no family 'xyz'; there are clip_score, pair, heads, pixels, normsim, noise, "
-         "color, fuse, file")),
+         "color, fuse, file, prompts, linear, clipn, concept_share, caption, mentions, metaclip, target_clusters")),
         ("score", [3], "score.0 must be a family or settings, got 3"),
         ("score", ["pair", "pair"], "score must name each family once, got pair twice"),
         ("score", {"file": "a.parquet", "colums": "x"}, "score.file.colums is not a setting; did you mean 'columns'?"),
