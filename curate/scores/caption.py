@@ -50,7 +50,7 @@ class Caption(Score):
         "what a caption looks like: length, repetition, links, digits, how many have the same"
     )
     paper: ClassVar[str] = (
-        "count words: Paiss et al. 2023, arXiv:2302.12066 (without its detector of objects); the others are rules of this project"
+        "count words: Paiss et al. 2023, arXiv:2302.12066, without its detector of objects (source: not checked); the others are rules of this project"
     )
     cost: ClassVar[str] = "two passes over the captions; languages take 0.2 ms a caption"
     requires: ClassVar[str] = "captions"

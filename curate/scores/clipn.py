@@ -12,7 +12,7 @@ import numpy.typing as npt
 from pydantic import BeforeValidator, Field, model_validator
 
 from curate.errors import EmbeddingError
-from curate.linalg import unit_rows
+from curate.linalg import sigmoid, unit_rows
 from curate.scores.base import ColumnName, Positive, file_of
 from curate.scores.columns import Column
 from curate.scores.texts.by_texts import ByTexts
@@ -141,16 +141,10 @@ def out_of_distribution(
         block[: len(some)] = some
         products = (block @ both)[: len(some)] / temperature
         own, other = products[:, : len(yes)], products[:, len(yes) :]
-        denied = _sigmoid(other - own)
+        denied = sigmoid(other - own)
         p = np.exp(own - own.max(axis=1, keepdims=True))
         p /= p.sum(axis=1, keepdims=True)
         best = own.argmax(axis=1)
         winner[start : start + _ROWS] = denied[np.arange(len(some)), best]
         agreed[start : start + _ROWS] = np.clip((p * denied).sum(axis=1), 0.0, 1.0)
     return winner, agreed
-
-
-def _sigmoid(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Return 1 / (1 + exp(-x)) without overflow."""
-    small = np.exp(-np.abs(x))
-    return np.where(x >= 0, 1.0, small) / (1.0 + small)

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from curate.errors import EmbeddingError, UsageError
+from curate.linalg import sigmoid
 from curate.scores.base import ColumnName, Score, ScoreColumn, Sources, file_of
 from curate.scores.columns import Column, Direction
 
@@ -83,7 +84,7 @@ class Linear(Score):
     def score_rows(self, **rows: Any) -> Mapping[str, npt.NDArray[Any]]:  # noqa: ANN401
         """Return what the head says of each vector."""
         found = apply_layers(rows["image"], rows["layers"], relu=self.activation == "relu")
-        return {self.name: _sigmoid(found) if self.sigmoid else found}
+        return {self.name: sigmoid(found) if self.sigmoid else found}
 
 
 def apply_layers(vectors: npt.NDArray[np.float32], layers: Layers, *, relu: bool = False) -> Floats:
@@ -112,12 +113,6 @@ def apply_layers(vectors: npt.NDArray[np.float32], layers: Layers, *, relu: bool
                 np.maximum(block, 0.0, out=block)
         found[start : start + _ROWS] = block[: len(some), 0]
     return found
-
-
-def _sigmoid(x: Floats) -> Floats:
-    """Return 1 / (1 + exp(-x)) without overflow."""
-    small = np.exp(-np.abs(x))
-    return np.where(x >= 0, 1.0, small) / (1.0 + small)
 
 
 def read_layers(path: Path) -> list[tuple[Floats, Floats]]:
