@@ -37,7 +37,7 @@ class Mentions(Score):
     paper: ClassVar[str] = (
         "after the text-based filter of Gadre et al. 2023 (DataComp), arXiv:2304.14108, without WordNet"
     )
-    cost: ClassVar[str] = "one pass over the captions, about 20 us a caption"
+    cost: ClassVar[str] = "one pass over the captions, 0.1 to 0.3 ms a caption"
     requires: ClassVar[str] = "captions, and a file of names"
     avoid: ClassVar[str] = "for names with other meanings: a caption of any of them counts"
     place: ClassVar[int] = 15

@@ -48,7 +48,9 @@ class MetaClip(Score):
 
     measures: ClassVar[str] = "how common what a caption says is, and the t at which MetaCLIP keeps the pair"
     paper: ClassVar[str] = "Xu et al. 2023, arXiv:2309.16671"
-    cost: ClassVar[str] = "two passes over the captions, about 20 us a caption each"
+    cost: ClassVar[str] = (
+        "two passes over the captions, 0.1 to 0.5 ms a caption; no limit of memory for the list of entries"
+    )
     requires: ClassVar[str] = "captions; a list of entries is better than none"
     avoid: ClassVar[str] = "where captions are templates: their words are then as common as the template"
     place: ClassVar[int] = 16
@@ -164,17 +166,17 @@ def draw_points(
     """
     import xxhash
 
-    seeds: dict[int, int] = {}
+    digest, seeds = xxhash.xxh3_64_intdigest, {}
     points = np.full(len(uids), np.nan)
     for row, (uid, places) in enumerate(zip(uids, found, strict=True)):
         name = uid.encode("utf-8", "surrogatepass")
         for place in places:
-            key = seeds.get(place)
-            if key is None:
+            if place not in seeds:
                 text = f"{seed}\x1fmetaclip\x1f{entries[place]}"
-                key = seeds[place] = xxhash.xxh3_64_intdigest(text.encode("utf-8", "surrogatepass"))
-            u = ((xxhash.xxh3_64_intdigest(name, key) >> 12) + 0.5) * 2.0**-52
-            points[row] = np.fmin(points[row], u * float(count[place]))
+                seeds[place] = digest(text.encode("utf-8", "surrogatepass")), float(count[place])
+        drawn = [((digest(name, seeds[place][0]) >> 12) + 0.5) * seeds[place][1] for place in places]
+        if drawn:
+            points[row] = min(drawn) * 2.0**-52
     rounded = points.astype(np.float32)
     over = rounded > points
     rounded[over] = np.nextafter(rounded[over], np.float32(0))

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from curate.embedding.store import BATCH_ROWS, EmbeddingPart
 from curate.errors import RunError
-from curate.execution.context import Context, require_same
+from curate.execution.context import Context, require_same, usable
 from curate.io import storage
 from curate.linalg import load_unit
 from curate.runs.folder import RunFolder
@@ -33,7 +33,7 @@ class RowsTask:
     part: str
     score: "Score"
     given: Mapping[str, Any]
-    captions: CaptionTask
+    captions: CaptionTask | None
     out: Path
     fingerprint: str
 
@@ -42,10 +42,11 @@ def compute(score: "Score", context: Context, output: "Output") -> dict[str, Any
     """Write the table of every part that has none yet; return how many rows have a score."""
     todo = output.todo()
     given = score.given(context, output) if todo else {}
+    reads = "caption" in score.reads
     tasks = [
         RowsTask(
-            context.run, part.name, score, given, caption_task(context, part, output.sources), output.path(part),
-            output.fingerprint,
+            context.run, part.name, score, given, caption_task(context, part, output.sources) if reads else None,
+            output.path(part), output.fingerprint,
         )
         for part in todo
     ]  # fmt: skip
@@ -93,7 +94,7 @@ def _blocks(
     reads = task.score.reads
     samples = None
     if {"caption", "label"} & set(reads):
-        samples = whole_captions(task.captions, whole="caption" in reads)
+        samples = usable(task.run, task.part) if task.captions is None else whole_captions(task.captions)
         require_same(samples["uid"], pl.Series(part.uids(), dtype=pl.String), task.out)
     for batch in range(-(-len(part) // BATCH_ROWS)):
         rows = slice(batch * BATCH_ROWS, min(len(part), (batch + 1) * BATCH_ROWS))

@@ -39,14 +39,13 @@ def caption_task(context: Context, part: Part, sources: "Sources") -> CaptionTas
     return CaptionTask(context.run, replace(part, vectors=()), source, sources.read_batches, room)
 
 
-def whole_captions(task: CaptionTask, *, whole: bool = True) -> pl.DataFrame:
+def whole_captions(task: CaptionTask) -> pl.DataFrame:
     """Return the samples of a part that have vectors, in the order of its embeddings, with whole captions.
 
-    The source is read again only where a caption is longer than what the run has of it. whole : False leaves captions
-    as the run has them.
+    The source is read again only where a caption is longer than what the run has of it.
     """
     frame = usable(task.run, task.part.name)
-    if not whole or not (frame["caption_length"].fill_null(0) > STORED_CHARACTERS).any():
+    if not (frame["caption_length"].fill_null(0) > STORED_CHARACTERS).any():
         return frame
     table = storage.read_table(task.run.part(task.run.samples, task.part.name))
     rows = pl.DataFrame(schema.complete(table, schema.SAMPLES))
