@@ -12,7 +12,17 @@ import numpy.typing as npt
 
 from curate.errors import EmbeddingError
 
-__all__ = ["MIN_NORM", "distances", "first_equal", "joined", "load_unit", "margin", "row_dots", "unit_rows"]
+__all__ = [
+    "MIN_NORM",
+    "distances",
+    "first_equal",
+    "joined",
+    "load_unit",
+    "margin",
+    "row_dots",
+    "sigmoid",
+    "unit_rows",
+]
 
 #: A row with a smaller L2 norm has no direction.
 MIN_NORM = 1e-12
@@ -90,6 +100,16 @@ def unit_rows(x: Floats) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]
         rows[start : start + _ROWS] = block / norms[:, None]
         valid[start : start + _ROWS] = good
     return rows, valid
+
+
+def sigmoid(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return 1 / (1 + exp(-x)) of each number, without overflow.
+
+    >>> sigmoid(np.array([-1000.0, 0.0, 1000.0]))
+    array([0. , 0.5, 1. ])
+    """
+    small = np.exp(-np.abs(x))
+    return np.where(x >= 0, 1.0, small) / (1.0 + small)
 
 
 def load_unit(block: Floats) -> npt.NDArray[np.float32]:

@@ -66,6 +66,7 @@ _PAIRS: dict[str, dict[str, object]] = {
     "balanced": _select("balanced"),
     "diversity": _select("diversity"),
     "d2 nce": _select("d2", by="nce"),
+    "metaclip, words of the captions": _select("metaclip", at_most=True),
     "top clip_score": _select("easiest", by="clip_score"),
     "top neg_clip_loss": _select("easiest", by="neg_clip_loss"),
     "easiest nce": _select("easiest", by="nce"),

@@ -37,7 +37,9 @@ class PoolRun:
             "uid": "id",
             "image": "image",
         }
-        scores: list[object] = ["clip_score", "pair"] if pool.captions else ["heads", "noise"]
+        scores: list[object] = (
+            ["clip_score", "pair", {"metaclip": {"least": 5}}] if pool.captions else ["heads", "noise"]
+        )
         if pool.captions:
             source["caption"] = "caption"
         if pool.labels:

@@ -33,8 +33,6 @@ REFITTED = "concepts"
 REFITTED_FOLDER = "4_concepts"
 #: Where vectors of further models are (`score: [{clip: ...}]`), each model in a folder of its own with its own mark.
 MORE_EMBEDDINGS = "1_embeddings_more"
-#: Families whose folder has the name that the user gave.
-_NAMED = ("fuse", "clip", "source")
 
 
 def stages_until(last: str) -> tuple[str, ...]:
@@ -81,4 +79,4 @@ def _score_folder(entry: str | Mapping[str, Any]) -> str:
     if "file" in entry:
         return str(entry["name"])
     ((family, settings),) = entry.items()
-    return str(settings["name"] if family in _NAMED else family)
+    return str((settings or {}).get("name", family))

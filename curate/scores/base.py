@@ -53,6 +53,7 @@ __all__ = [
     "ScoreColumn",
     "Sources",
     "embedding_parts",
+    "file_of",
     "require_memory",
 ]
 
@@ -80,6 +81,17 @@ def _column_name(value: str) -> str:
     if re.fullmatch(r"[A-Za-z][A-Za-z0-9_.-]*", value) and value not in RESERVED:
         return value
     raise ValueError(f"must be letters, digits, _ . - and no family of curate, got {value!r}")
+
+
+def file_of(*endings: str, hint: str = "") -> AfterValidator:
+    """Return the check that a text names a file with one of some endings. hint : what to do with others."""
+
+    def checked(value: str) -> str:
+        if value.endswith(endings):
+            return value
+        raise ValueError(f"must be a {' or '.join(endings)} file{hint and f' ({hint})'}, got {value!r}")
+
+    return AfterValidator(checked)
 
 
 #: What the user calls a table of scores.
@@ -177,8 +189,8 @@ class Score(Settings):
 
     @property
     def folder(self) -> str:
-        """The name of its folder below 3_scores."""
-        return self.family
+        """The name of its folder below 3_scores: the setting `name`, where it has one, or that of the family."""
+        return str(getattr(self, "name", self.family))
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -247,12 +259,21 @@ class Score(Settings):
         return []
 
     def score_rows(self, **rows: Any) -> Mapping[str, npt.NDArray[Any]]:  # noqa: ANN401  (what `reads` names)
-        """Return the columns of some rows, (n,) each, by name; NaN where a row has no score.
+        """Return the columns of some rows, (n,) each, by name; NaN (in columns of text None) where a row has no score.
 
         rows : by the names in `reads`: `image` and `text` are (n, d) float32 unit rows, the others lists of n strings
-        (or None). Rows without a caption are not given where `text` is read. Each row by itself: rows come in blocks.
+        (or None); captions are whole. And what `given` returned. Rows without a caption are not given where `text` is
+        read. Each row by itself: rows come in blocks. The status of rows without a number in the first column is
+        `nonfinite`, or what stands under the name of the column of statuses.
         """
         raise CurateError(f"{type(self).__name__} must define score_rows or compute")
+
+    def given(self, context: "Context | None", output: "Output | None" = None) -> Mapping[str, Any]:
+        """Return what `score_rows` is given besides the rows, the same for all of them: weights, vectors of texts.
+
+        context, output : of the run; None for samples in memory.
+        """
+        return {}
 
     def in_memory(self, samples: "Samples") -> tuple[Mapping[str, npt.NDArray[Any]], npt.NDArray[np.object_]]:
         """Return the columns of samples in memory, (n,) each, and the name of each row's status."""
@@ -266,12 +287,14 @@ class Score(Settings):
             else [one for one, chosen in zip(values, wanted, strict=True) if chosen]
             for name, values in given.items()
         }
-        columns = {name: np.full(len(samples), np.nan, np.float32) for name in self.columns_made()}
-        for name, values in self.score_rows(**some).items() if wanted.any() else ():
-            columns[name][wanted] = values
+        columns = {name: one.nothing(len(samples)) for name, one in self.columns_made().items()}
+        made = self.score_rows(**some, **self.given(None)) if wanted.any() else {}
+        for name in columns.keys() & made.keys():
+            columns[name][wanted] = made[name]
         known = np.isfinite(next(iter(columns.values())))
-        status = np.where(known, "ok", np.where(wanted, "nonfinite", "no_text")).astype(object)
-        return columns, status
+        why = np.where(wanted, "nonfinite", "no_text").astype(object)
+        why[wanted] = made.get(self.status_column, "nonfinite")
+        return columns, np.where(known, "ok", why).astype(object)
 
     def compute(self, context: "Context", output: "Output") -> dict[str, Any]:
         """Write the tables of all parts; return what is to be noted: `scored` (rows), perhaps `warnings`."""

@@ -4,7 +4,10 @@ harder, noisier : a higher value is a harder sample, or a more doubtful label. e
 an easier sample, or a better pair. `hardest` and `easiest` follow this, whatever the sign of a column.
 """
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
 
 __all__ = ["Column", "Direction", "hardest_is_largest"]
 
@@ -16,6 +19,10 @@ class Column(NamedTuple):
 
     higher_is: Direction | None
     kind: str = "float32"
+
+    def nothing(self, n: int) -> npt.NDArray[Any]:
+        """Return a column of `n` rows without a value: NaN, or None where it holds text."""
+        return np.full(n, None, object) if self.kind == "string" else np.full(n, np.nan, np.float32)
 
 
 def hardest_is_largest(higher_is: Direction) -> bool:

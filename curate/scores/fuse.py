@@ -49,11 +49,6 @@ class Fuse(Score):
     higher_is: Direction = "harder"
 
     @property
-    def folder(self) -> str:
-        """The name of the column is that of the folder."""
-        return self.name
-
-    @property
     def needs(self) -> tuple[str, ...]:
         """The columns that are fused."""
         return tuple(self.columns)

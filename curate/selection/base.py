@@ -313,6 +313,10 @@ class Selector(Settings):
         """Return what is to be known of what was found: facts by name, `warnings` among them; {} where nothing is."""
         return {}
 
+    def notes(self, rule: Rule, facts: Mapping[str, Any]) -> list[str]:
+        """Return what is to be said of the rule, in sentences. facts : what the score that the method goes by noted."""
+        return []
+
     def concept_budgets(
         self, sizes: Counts, n_keep: int, parents: Sequence[npt.NDArray[Any]] = ()
     ) -> Counts | None:

@@ -112,6 +112,7 @@ METHODS = [
     {"method": "quotas", "min_per_group": 4},
     {"method": "balanced"},
     {"method": "balanced", "prefer": "score:good", "keep": 0.2, "floor": 3, "floor_per": "source"},
+    {"method": "metaclip", "by": "score", "on_null": "drop"},
     {"method": "diversity"},
     {"method": "diversity", "start": "isolated", "min_per_concept": 3, "count": 0, "pin": False},
     {"method": "d2", "by": "position"},

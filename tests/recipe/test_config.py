@@ -103,6 +103,12 @@ def test_defaults_in_comments_are_the_defaults():
         "tmars": {"boxes": "x"},
         "clip": {"model": "ViT-L-14"},
         "source": {"column": "punsafe", "higher_is": "noisier"},
+        "prompts": {"like": "a"},
+        "linear": {"weights": "a.npz"},
+        "clipn": {"classes": ["a"]},
+        "concept_share": {"concept": "a"},
+        "mentions": {"names": "a.txt"},
+        "target_clusters": {"target": "a.npy"},
     }
     for entry in entries:
         need = {"file": "scores.parquet"} if entry.family == "file" else given.get(entry.family, {})

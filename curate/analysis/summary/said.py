@@ -83,7 +83,7 @@ def say_first(first: Facts | None) -> list[str]:
             f"select: each of {first['groups']:,} groups by {first['floor_per']} keeps at least "
             f"{first['floor']:,} rows if it has them ({first['floor_rows']:,} rows)"
         )
-    return found
+    return [*found, *(f"select: {note}" for note in first.get("notes", ()))]
 
 
 def say_concepts(levels: Sequence[int] | None, balance: Facts | None) -> list[str]:

@@ -165,6 +165,8 @@ def run(context: Context) -> bool:
         facts["objects"] = objects_noted(
             context, chosen.rows, chosen.rows.covered, new / COVERED, fingerprint
         )
+    if notes := recipe.select.notes(chosen.choice.rule, _score_facts(context)):
+        facts["first"] = {**facts.get("first", {}), "notes": notes}
     if recipe.select.takes_what_is_there:
         facts["auto"] = explain_auto(context, first, n_eligible, len(labels_of(context)))
     if chosen.n_null:
@@ -176,6 +178,13 @@ def run(context: Context) -> bool:
     storage.remove(scratch)
     _say(recipe, facts, (kept > 0).sum(), len(kept))
     return True
+
+
+def _score_facts(context: Context) -> dict[str, Any]:
+    """Return what the score that the method goes by noted; empty where it goes by none."""
+    column = context.recipe.select.score_column
+    found = score_columns(context.recipe).get(column or "")
+    return context.facts(context.run.scores(found.folder)) if found is not None and found.folder else {}
 
 
 def _even(select: Selector, divided: Spread) -> list[str]:

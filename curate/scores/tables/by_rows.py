@@ -16,6 +16,7 @@ from curate.execution.context import Context, require_same, usable
 from curate.io import storage
 from curate.linalg import load_unit
 from curate.runs.folder import RunFolder
+from curate.scores.tables.whole_captions import CaptionTask, caption_task, whole_captions
 
 if TYPE_CHECKING:
     from curate.scores.base import Score
@@ -31,16 +32,24 @@ class RowsTask:
     run: RunFolder
     part: str
     score: "Score"
+    given: Mapping[str, Any]
+    captions: CaptionTask | None
     out: Path
     fingerprint: str
 
 
 def compute(score: "Score", context: Context, output: "Output") -> dict[str, Any]:
     """Write the table of every part that has none yet; return how many rows have a score."""
+    todo = output.todo()
+    given = score.given(context, output) if todo else {}
+    reads = "caption" in score.reads
     tasks = [
-        RowsTask(context.run, part.name, score, output.path(part), output.fingerprint)
-        for part in output.todo()
-    ]
+        RowsTask(
+            context.run, part.name, score, given, caption_task(context, part, output.sources) if reads else None,
+            output.path(part), output.fingerprint,
+        )
+        for part in todo
+    ]  # fmt: skip
     context.map("score", "parts", _score_part, tasks)
     first = output.schema.names[1]
     tables = (storage.read_table(output.path(part), [first]) for part in context.parts)
@@ -53,20 +62,25 @@ def _score_part(task: RowsTask) -> None:
 
     part = EmbeddingPart(task.run.part(task.run.embeddings, task.part))
     schema = task.score.table()
-    names = schema.names[1:-1]
-    values = {name: np.full(len(part), np.nan, np.float32) for name in names}
-    captioned = np.ones(len(part), np.bool_)
+    kinds = task.score.columns_made()
+    names = list(kinds)
+    values = {name: kind.nothing(len(part)) for name, kind in kinds.items()}
+    why = np.full(len(part), "nonfinite", object)
     with threadpool_limits(1, user_api="blas"):
         for rows, wanted, given in _blocks(task, part):
-            captioned[rows] = wanted
+            why[rows][~wanted] = "no_text"
             if not wanted.any():
                 continue
-            made = task.score.score_rows(**given)
+            made = task.score.score_rows(**given, **task.given)
             for name in names:
                 values[name][rows][wanted] = _checked(task.score, name, made, int(wanted.sum()))
+            why[rows][wanted] = made.get(schema.names[-1], "nonfinite")
     known = np.isfinite(values[names[0]])
-    status = np.where(known, "ok", np.where(captioned, "nonfinite", "no_text"))
-    columns = [pa.array(values[name], mask=~np.isfinite(values[name])) for name in names]
+    status = np.where(known, "ok", why)
+    columns = [
+        pa.array(one, pa.string()) if one.dtype == object else pa.array(one, mask=~np.isfinite(one))
+        for one in values.values()
+    ]
     table = pa.table(
         [pa.array(part.uids(), pa.string()), *columns, pa.array(status, pa.string())], schema=schema
     )
@@ -80,7 +94,7 @@ def _blocks(
     reads = task.score.reads
     samples = None
     if {"caption", "label"} & set(reads):
-        samples = usable(task.run, task.part)
+        samples = usable(task.run, task.part) if task.captions is None else whole_captions(task.captions)
         require_same(samples["uid"], pl.Series(part.uids(), dtype=pl.String), task.out)
     for batch in range(-(-len(part) // BATCH_ROWS)):
         rows = slice(batch * BATCH_ROWS, min(len(part), (batch + 1) * BATCH_ROWS))
@@ -99,14 +113,13 @@ def _blocks(
         yield rows, wanted, given
 
 
-def _checked(
-    score: "Score", name: str, made: Mapping[str, npt.NDArray[Any]], n: int
-) -> npt.NDArray[np.float32]:
-    """Return a column as float32; raise RunError where `score_rows` left it out, or gave another number of rows."""
-    values = np.asarray(made.get(name, ()), np.float64)
+def _checked(score: "Score", name: str, made: Mapping[str, npt.NDArray[Any]], n: int) -> npt.NDArray[Any]:
+    """Return a column as it is stored; raise RunError where `score_rows` left it out, or gave another number of rows."""
+    text = score.columns_made()[name].kind == "string"
+    values = np.asarray(made.get(name, ()), object if text else np.float64)
     if values.shape != (n,):
         raise RunError(
             f"score: {score.folder}: score_rows must give {name} for {n:,} rows, got shape {values.shape}"
         )
     with np.errstate(over="ignore"):
-        return values.astype(np.float32)
+        return values if text else values.astype(np.float32)
