@@ -58,7 +58,8 @@ class Ground:
     """What queries to a run are judged against.
 
     bank : unit vectors of texts about anything (texts, d). background : unit vectors of sampled images (m, d). curve :
-    says whether something fits. names : plain names of the run's classes and captions, each of which fits. temperature :
+    says whether something fits. names, said : plain names of the run's classes and
+    sampled captions, and the words of each caption: what the run itself says it has. temperature :
     of the model. known : whether the model was taught a word; None where it cannot be told.
     """
 
@@ -68,13 +69,18 @@ class Ground:
     background: Floats
     curve: Curve
     names: frozenset[str]
-    captioned: bool
+    said: frozenset[frozenset[str]]
     known: Callable[[str], bool] | None
 
     @property
     def captions_decide(self) -> bool:
         """Whether the words of captions are asked, because the model cannot tell what fits."""
-        return self.captioned and not self.curve.reliable
+        return bool(self.said) and not self.curve.reliable
+
+    def has(self, name: str) -> bool:
+        """Return whether the run itself has this name: as that of a class or a caption, or all its words in one caption."""
+        words = content_words(name)
+        return plain_name(name) in self.names or (bool(words) and any(words <= one for one in self.said))
 
     @property
     def temperature(self) -> float:
@@ -91,7 +97,7 @@ class Ground:
 class Answer:
     """What was found for one name.
 
-    fits : the probability that anything fits, 0 where the words are unknown; 1 for a name of the run's own. unknown : the
+    fits : the probability that anything fits, 0 where the words are unknown; 1 for what the run itself says it has. unknown : the
     share of its words that the model was not taught. by : what decided: model or captions. best : the largest cosine.
     """
 
@@ -125,8 +131,8 @@ def ground_of(folder: RunFolder, clip: "Clip") -> Ground:
     own = _own_texts(folder, sample)
     known = taught_words(clip, THINGS)
     bank = [text for text in THINGS if known is None or unknown_share(text, known) == 0]
-    said = {word for text in [*own, *sample.captions] for word in content_words(text)}
-    foreign = [text for text in (*THINGS, *SENSELESS) if not content_words(text) & said]
+    words = {word for text in [*own, *sample.captions] for word in content_words(text)}
+    foreign = [text for text in (*THINGS, *SENSELESS) if not content_words(text) & words]
     made_from = storage.fingerprint(
         "relevance",
         VERSION,
@@ -155,7 +161,8 @@ def ground_of(folder: RunFolder, clip: "Clip") -> Ground:
         with contextlib.suppress(OSError):  # a run that cannot be written is read all the same
             storage.write_record(path, record)
     names = frozenset(map(plain_name, [*own, *sample.captions])) - {""}
-    return Ground(folder, clip, vectors, sample.vectors, curve, names, bool(sample.captions), known)
+    said = frozenset(map(content_words, sample.captions))
+    return Ground(folder, clip, vectors, sample.vectors, curve, names, said, known)
 
 
 def text_vectors(clip: "Clip", texts: Sequence[str]) -> Floats:
@@ -347,7 +354,7 @@ class _Scan:
         surplus = float(self._best[number].round(_DIGITS))
         fits = 1.0 if by == "captions" else ground.curve.probability(surplus)
         weight = 1.0 if by == "captions" else ground.curve.weight(surplus)
-        if plain_name(name) in ground.names:
+        if ground.has(name):
             fits = weight = 1.0
         elif unknown > UNKNOWN:
             fits = weight = 0.0

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from curate.embedding.clip import Clip
 
-__all__ = ["Query", "query_vector", "search", "text_model"]
+__all__ = ["Query", "judged_search", "query_vector", "search", "text_model"]
 
 
 Vector = npt.NDArray[np.float32]
@@ -56,8 +56,8 @@ def search(
     concept: int | None = None,
     kept: bool | None = None,
     threshold: float = THRESHOLD,
-) -> tuple["pl.DataFrame", Answer | None]:
-    """Return the samples of a run that a query finds, the best first, and for a text what was judged.
+) -> "pl.DataFrame":
+    """Return the samples of a run that a query finds, the best first.
 
     A text finds the images that are relevant to it (at least `threshold`, 0 for the best of what there is), perhaps none.
     An image, a vector and a sample find what is nearest, and so does a text among captions (`on`). concept, kept : only
@@ -65,6 +65,20 @@ def search(
     Columns: relevance (0 to 1, null where there is none), similarity (cosine, float64), uid, concept, keep, reason,
     caption, label, shard, row.
     """
+    return judged_search(run, query, top=top, on=on, concept=concept, kept=kept, threshold=threshold)[0]
+
+
+def judged_search(
+    run: str | Path,
+    query: Query,
+    *,
+    top: int,
+    on: str,
+    concept: int | None,
+    kept: bool | None,
+    threshold: float,
+) -> tuple["pl.DataFrame", Answer | None]:
+    """Return what `search` returns, and for a text among images what was judged."""
     import polars as pl
 
     if on not in ("image", "text"):

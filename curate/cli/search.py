@@ -38,11 +38,10 @@ def search(
     json_: Annotated[bool, Option("--json", help="Print as JSON.")] = False,
 ) -> None:
     """Find the samples of a run that a text names, or nearest to an image, a vector or a sample, with what became of them."""
-    from curate.analysis.search import Query
-    from curate.analysis.search import search as find
+    from curate.analysis.search import Query, judged_search
 
     query = Query(text, image, vector, uid)
-    found, answer = find(run, query, top=top, on=on, concept=concept, kept=kept, threshold=threshold)
+    found, answer = judged_search(run, query, top=top, on=on, concept=concept, kept=kept, threshold=threshold)
     rows = found.to_dicts()
     if json_:
         emit(rows)
