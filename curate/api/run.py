@@ -486,6 +486,23 @@ class Run(StoredRun):
         listed_names = read_names(names) if isinstance(names, (str, Path)) else tuple(names)
         return retrieve(self.path, Asked(listed_names, threshold, top, precision, compete))
 
+    def name_concepts(self, vocabulary: "str | Path | None" = None) -> dict[int, str]:
+        """Name the concepts of the run by what is said of one and not of others, and keep the names with the run.
+
+        Parameters
+        ----------
+        vocabulary : str or Path, optional
+            A file with one text a line to name concepts by; by default captions do, or labels.
+
+        Returns
+        -------
+        dict
+            The name of each concept that has one.
+        """
+        from curate.analysis.naming import name_concepts
+
+        return name_concepts(self.folder, None if vocabulary is None else str(vocabulary))
+
     def sql(self, query: str) -> "pl.DataFrame":
         """Return the answer to a SELECT over the tables of the run.
 

@@ -39,6 +39,7 @@ class Cluster(Settings):
     given: Paths | None = None
     drift_warn: Share = 0.03
     drift_refit: Share = 0.1
+    vocabulary: Annotated[str, Field(min_length=1)] | None = None
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:

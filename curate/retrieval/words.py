@@ -4,7 +4,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable
 
-__all__ = ["content_words", "coverage", "plain_name", "unknown_share"]
+__all__ = ["content_words", "coverage", "is_plain", "plain_name", "spoken", "unknown_share"]
 
 _WORD = re.compile(r"[^\W_]+(?:['\u2019-][^\W_]+)*")
 #: Words that say nothing of what is in a picture.
@@ -29,6 +29,21 @@ def content_words(text: str) -> frozenset[str]:
 def _words(text: str) -> list[str]:
     words = _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
     return [word for word in words if word not in _STOP] or words
+
+
+def spoken(text: str) -> list[list[str]]:
+    """Return the words of a text in small letters, cut at punctuation: words of two pieces do not stand together.
+
+    >>> spoken("A red hat, the blue dress.")
+    [['a', 'red', 'hat'], ['the', 'blue', 'dress']]
+    """
+    pieces = re.split(r"[,;:.!?()/|]+(?=\s|$)|\n", unicodedata.normalize("NFKC", text).casefold())
+    return [words for piece in pieces if (words := _WORD.findall(piece))]
+
+
+def is_plain(word: str) -> bool:
+    """Return whether a word says nothing of what is in a picture, such as `the`, or is a number."""
+    return word in _STOP or word.isdigit()
 
 
 def _stem(word: str) -> str:

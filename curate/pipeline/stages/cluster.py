@@ -44,7 +44,7 @@ __all__ = [
 ]
 
 #: Settings that do not change the centroids.
-NOT_FITTED = {"given", "drift_warn", "drift_refit"}
+NOT_FITTED = {"given", "drift_warn", "drift_refit", "vocabulary"}
 
 
 @dataclass(frozen=True)

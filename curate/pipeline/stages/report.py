@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from curate.analysis.naming import name_concepts
 from curate.analysis.summary.report_data import report_data, summarize_for_report
 from curate.execution.context import log
 from curate.execution.stage import Stage
@@ -30,6 +31,7 @@ class Report(Stage):
         folder = self.run_folder.report
         for old in folder.glob("_concept-*.html"):  # of decisions before
             storage.remove(old)
+        name_concepts(self.run_folder, self.recipe.cluster.vocabulary)
         summary, asked = summarize_for_report(self.context)
         storage.write_json(folder / "summary.json", summary.totals())
         with storage.atomic(folder / "report.html") as partial:
