@@ -77,13 +77,15 @@ def _sampled(run: RunFolder) -> "pl.DataFrame":
     names = run.class_names()
     k = storage.read_table(run.final_concepts / "concepts.parquet", ["concept"]).num_rows
     most = max(AT_LEAST, min(PER_CONCEPT, IN_ALL // max(k, 1)))
-    kinds = {
-        "concept": pl.Int32,
-        "caption": pl.String,
-        "label": pl.String,
-        "uid": pl.String,
-        "code": pl.UInt64,
-    }
+    kinds = pl.Schema(
+        {
+            "concept": pl.Int32(),
+            "caption": pl.String(),
+            "label": pl.String(),
+            "uid": pl.String(),
+            "code": pl.UInt64(),
+        }
+    )
     kept, sizes = pl.DataFrame(schema=kinds), pl.DataFrame(schema={"concept": pl.Int32, "size": pl.UInt32})
     for part in parts:
         rows = beside(run, part, ["caption", "label"], [], usable=True)

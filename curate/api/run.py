@@ -441,10 +441,7 @@ class Run(StoredRun):
 
         with _files(image, vector) as (picture, numbers):
             query = Query(text, picture, numbers, uid)
-            found, _ = search(
-                self.path, query, top=top, on=on, concept=concept, kept=kept, threshold=threshold
-            )
-            return found
+            return search(self.path, query, top=top, on=on, concept=concept, kept=kept, threshold=threshold)
 
     def retrieve(
         self,
