@@ -24,7 +24,7 @@ ROOT_MODULES = ("curate", "curate.__main__")
 
 #: Packages of numbers and text: they neither open files nor import what does.
 PURE = (
-    "errors", "hashing", "linalg", "schema", "settings", "clustering", "deduplication", "ordering", "selection", "report",
+    "errors", "hashing", "linalg", "schema", "settings", "clustering", "deduplication", "ordering", "selection", "report", "retrieval",
 )  # fmt: skip
 #: Modules (and folders) of pure packages that read the tables of a run all the same.
 READS_TABLES = ("clustering/store.py", "selection/rows/")

@@ -158,7 +158,7 @@ def filter_(
             "--dedup",
             "--epsilon",
             metavar="[EPSILON]",
-            help="Drop near-duplicates: similarity above 1 - EPSILON; auto, also where none is given, finds it; or drop=0.2.",
+            help="Drop near-duplicates: similarity above 1 - EPSILON; auto, also where none is given, finds it; or drop=0.2, precision=0.9.",
         ),
     ] = None,
     set_: flag.Set = None,

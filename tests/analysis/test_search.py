@@ -316,6 +316,18 @@ def test_what_cannot_be_retrieved(seen, names, options, said):
         open_run(seen / "run").retrieve(names, **options)
 
 
+def test_a_vocabulary_names_concepts(seen, tmp_path):
+    run = open_run(seen / "run")
+    (tmp_path / "names.txt").write_text("house\numbrella\nsunset\ncar\nfish\n")
+    said = curate("name", seen / "run", "--vocabulary", tmp_path / "names.txt", "--json")
+    assert said.code == 0, said.err
+    names = json.loads(said.out)
+    assert len(names) == 3 and len(set(names.values())) == 3
+    assert json.loads(run.folder.concept_names.read_text())["by"] == "vocabulary"
+    with pytest.raises(UsageError, match="cannot be read"):
+        run.name_concepts(tmp_path / "none.txt")
+
+
 def test_names_need_a_model(own):
     with pytest.raises(UsageError, match="has vectors of its own"):
         open_run(own / "run").retrieve(["a"])
