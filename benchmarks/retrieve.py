@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 import curate
-from curate.analysis.relevance import Ground, ground_of, relevant, text_vectors
-from curate.analysis.retrieve import Asked, retrieve
+from curate.analysis.retrieval.ground import Ground, ground_of, relevant, text_vectors
+from curate.analysis.retrieval.retrieve import Asked, retrieve
 from curate.analysis.search import text_model
 from curate.analysis.summary.tables import part_names
 from curate.embedding.store import EmbeddingPart

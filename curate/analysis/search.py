@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from curate.analysis.nearest import allowed_rows, check_limits, nearest, stored_vector, told
-from curate.analysis.relevance import THRESHOLD, Answer, ground_of, relevant
+from curate.analysis.retrieval.ground import THRESHOLD, Answer, ground_of, relevant
 from curate.analysis.summary.tables import facts, require
 from curate.errors import EmbeddingError, ModelError, SourceError, UsageError
 from curate.io import storage

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import polars as pl
     from PIL.Image import Image
 
-    from curate.analysis.retrieve import Retrieved
+    from curate.analysis.retrieval.retrieve import Retrieved
     from curate.evaluation.evaluate import Evaluation
     from curate.execution.context import Progress
     from curate.pipeline.export import Exported
@@ -478,7 +478,7 @@ class Run(StoredRun):
         UsageError
             For names that are empty or given twice, and for a run on vectors of your own.
         """
-        from curate.analysis.retrieve import Asked, read_names, retrieve
+        from curate.analysis.retrieval.retrieve import Asked, read_names, retrieve
 
         listed_names = read_names(names) if isinstance(names, (str, Path)) else tuple(names)
         return retrieve(self.path, Asked(listed_names, threshold, top, precision, compete))
@@ -496,7 +496,7 @@ class Run(StoredRun):
         dict
             The name of each concept that has one.
         """
-        from curate.analysis.naming import name_concepts
+        from curate.analysis.retrieval.concept_names import name_concepts
 
         return name_concepts(self.folder, None if vocabulary is None else str(vocabulary))
 

@@ -39,9 +39,9 @@ def retrieve(
     quiet: flag.Quiet = False,
 ) -> None:
     """Find the images of each of some names, and write one subset for each; nothing in the run changes."""
-    from curate.analysis.retrieve import Asked, read_names
-    from curate.analysis.retrieve import retrieve as find
-    from curate.pipeline.retrieve import check_retrieved_place, write_retrieved
+    from curate.analysis.retrieval.retrieve import Asked, read_names
+    from curate.analysis.retrieval.retrieve import retrieve as find
+    from curate.writers.retrieved import check_retrieved_place, write_retrieved
 
     asked = Asked(read_names(concepts), threshold, top, precision, not alone)
     place = check_retrieved_place(run, out, form)

@@ -50,13 +50,15 @@ def _stem(word: str) -> str:
     return word[:-1] if len(word) >= _MIN_STEM and word.endswith("s") and not word.endswith("ss") else word
 
 
-def coverage(query: frozenset[str], text: str) -> float:
+def coverage(query: frozenset[str], words: frozenset[str]) -> float:
     """Return the share of the words of a query that a text has, 0 to 1; 0 for a query without words.
 
-    >>> coverage(content_words("a black hole"), "black bird"), coverage(content_words("hearts"), "red heart")
-    (0.5, 1.0)
+    query, words : of the two texts, see `content_words`.
+
+    >>> coverage(content_words("a black hole"), content_words("black bird"))
+    0.5
     """
-    return len(query & content_words(text)) / len(query) if query else 0.0
+    return len(query & words) / len(query) if query else 0.0
 
 
 def unknown_share(text: str, known: Callable[[str], bool]) -> float:

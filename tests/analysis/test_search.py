@@ -162,7 +162,7 @@ def test_the_command_shows_and_says_as_data(own):
 
 def judged(folder, names, compete=True):
     """Relevance of all images to some names, {(name, uid): (relevance before the curve, cosine, surplus)}, from the definition."""
-    from curate.analysis.relevance import TEMPLATES
+    from curate.analysis.retrieval.ground import TEMPLATES
     from curate.embedding import clip as clips
     from curate.embedding.taught import taught_words
     from curate.retrieval.things import THINGS
@@ -220,7 +220,7 @@ def test_nothing_fits(seen, text):
 
 
 def test_the_chance_that_something_fits_counts(seen):
-    from curate.analysis.relevance import ground_of, relevant
+    from curate.analysis.retrieval.ground import ground_of, relevant
     from curate.analysis.search import text_model
 
     folder = open_run(seen / "run").folder
@@ -297,7 +297,7 @@ def test_top_precision_and_names_by_themselves(seen):
     )
     joined = other.join(one, on="uid")
     assert len(joined) and (joined["relevance"] <= joined["relevance_right"] + 1e-6).all()
-    # The same bytes however the images are cut into blocks, and with what was stored or made anew.
+    # The same with what was stored and with what is made anew.
     (run.folder.work / "relevance.json").unlink()
     assert run.retrieve(["umbrella", "house"], threshold=0.05).rows.equals(every.rows)
 

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from curate.analysis.naming import name_concepts
-from curate.analysis.retrieve import read_names
+from curate.analysis.retrieval.concept_names import name_concepts
+from curate.analysis.retrieval.retrieve import read_names
 from curate.analysis.summary.report_data import report_data, summarize_for_report
 from curate.errors import UsageError
 from curate.execution.context import log

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from curate.analysis.relevance import text_vectors
-from curate.analysis.retrieve import read_names
+from curate.analysis.retrieval.ground import text_vectors
+from curate.analysis.retrieval.retrieve import read_names
 from curate.analysis.search import text_model
 from curate.analysis.summary.tables import beside, part_names, require, table
 from curate.clustering.store import load_centroids

@@ -26,7 +26,7 @@ from curate.recipe.loading import load_recipe
 from curate.retrieval import relevance as formulas
 from curate.retrieval.fit import Curve, fit_curve
 from curate.retrieval.things import SENSELESS, THINGS
-from curate.retrieval.words import content_words, plain_name, unknown_share
+from curate.retrieval.words import content_words, coverage, plain_name, unknown_share
 from curate.runs.folder import RunFolder
 
 if TYPE_CHECKING:
@@ -315,7 +315,7 @@ class _Scan:
         classes = self._ground.folder.class_names()
         pairs = zip(rows["caption"].to_list(), rows["label"].to_list(), strict=True)
         texts = [content_words(f"{caption or ''} {classes.get(label, '')}") for caption, label in pairs]
-        shares = [[len(words & text) / max(len(words), 1) for text in texts] for words in self._words]
+        shares = [[coverage(words, text) for text in texts] for words in self._words]
         return np.array(shares, np.float64).reshape(len(self._words), len(texts))
 
     def _keep(

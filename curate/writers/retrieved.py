@@ -2,15 +2,18 @@
 
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
 
-from curate.analysis.retrieve import Retrieved
 from curate.errors import UsageError
 from curate.io import publish, storage
 from curate.runs.run import open_run
 from curate.writers import subsets
+
+if TYPE_CHECKING:
+    from curate.analysis.retrieval.retrieve import Retrieved
 
 __all__ = ["LISTS", "check_retrieved_place", "write_retrieved"]
 
@@ -27,13 +30,13 @@ def check_retrieved_place(run: str | Path, out: str, form: str) -> publish.Place
     return place
 
 
-def write_retrieved(found: Retrieved, place: publish.Place, form: str) -> None:
+def write_retrieved(found: "Retrieved", place: publish.Place, form: str) -> None:
     """Write `retrieved.parquet`, `concepts.parquet`, `summary.json`, and `uids/NAME` of each name (empty where nothing fits)."""
     fingerprint = storage.fingerprint("retrieved", found.concepts.to_dicts(), found.threshold)
     publish.write_folder(place, fingerprint, lambda folder: _write(found, folder, form))
 
 
-def _write(found: Retrieved, folder: Path, form: str) -> None:
+def _write(found: "Retrieved", folder: Path, form: str) -> None:
     for name, frame in (("retrieved", found.rows), ("concepts", found.concepts)):
         with storage.atomic(folder / f"{name}.parquet") as partial:
             frame.write_parquet(partial)

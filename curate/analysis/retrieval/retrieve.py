@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from curate.analysis.relevance import THRESHOLD, Answer, ground_of, relevant
+from curate.analysis.retrieval.ground import THRESHOLD, Answer, ground_of, relevant
 from curate.analysis.search import text_model
 from curate.analysis.summary.tables import part_names, require, table
 from curate.errors import UsageError
