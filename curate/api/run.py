@@ -498,7 +498,8 @@ class Run(StoredRun):
         """
         from curate.analysis.retrieval.concept_names import name_concepts
 
-        return name_concepts(self.folder, None if vocabulary is None else str(vocabulary))
+        with self.folder.lock():
+            return name_concepts(self.folder, None if vocabulary is None else str(vocabulary))
 
     def sql(self, query: str) -> "pl.DataFrame":
         """Return the answer to a SELECT over the tables of the run.

@@ -21,6 +21,7 @@ from curate.embedding.taught import taught_words
 from curate.errors import UsageError
 from curate.hashing import hash_uids
 from curate.io import storage
+from curate.io.remote.cache import store_of
 from curate.linalg import load_unit, unit_rows
 from curate.recipe.loading import load_recipe
 from curate.retrieval import relevance as formulas
@@ -158,8 +159,9 @@ def ground_of(folder: RunFolder, clip: "Clip") -> Ground:
             "curve": asdict(curve),
             "bank": base64.b64encode(packed.tobytes()).decode(),
         }
-        with contextlib.suppress(OSError):  # a run that cannot be written is read all the same
-            storage.write_record(path, record)
+        if store_of(folder.path) is None:  # nobody writes at a URL without its lock
+            with contextlib.suppress(OSError):  # a run that cannot be written is read all the same
+                storage.write_record(path, record)
     names = frozenset(map(plain_name, [*own, *sample.captions])) - {""}
     said = frozenset(map(content_words, sample.captions))
     return Ground(folder, clip, vectors, sample.vectors, curve, names, said, known)
