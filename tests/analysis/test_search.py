@@ -171,6 +171,10 @@ def judged(folder, names, compete=True):
     clip = clips.load("tiny", device="cpu", precision="float32")
     known = taught_words(clip, THINGS)
 
+    run = open_run(folder)
+    labels = run.samples().filter(pl.col("outcome") == "ok")["label"].unique()
+    classes = sorted(run.folder.class_names()[label] for label in labels if label is not None)
+    asked, names = len(names), [*names, *(one for one in classes if compete and one not in names)]
     things = [text for text in THINGS if unknown_share(text, known) == 0]
     every = [*names, *things]
     texts = clip.encode_texts([one.format(text) for text in every for one in TEMPLATES])
@@ -183,7 +187,7 @@ def judged(folder, names, compete=True):
     for at, uid in enumerate(uids):
         rest = np.mean([lifts[len(names) + text, at] for text in range(len(things))])
         nearest = np.mean(sorted(cosines[len(names) :, at], reverse=True)[:10])
-        for number, name in enumerate(names):
+        for number, name in enumerate(names[:asked]):
             rivals = sum(lifts[other, at] for other in range(len(names))) if compete else lifts[number, at]
             cosine = cosines[number, at]
             found[name, uid] = (lifts[number, at] / (rivals + rest), cosine, cosine - nearest)

@@ -59,7 +59,7 @@ class Ground:
     """What queries to a run are judged against.
 
     bank : unit vectors of texts about anything (texts, d). background : unit vectors of sampled images (m, d). curve :
-    says whether something fits. names, said : plain names of the run's classes and
+    says whether something fits. classes : names of the classes there are. names, said : plain names of the run's classes and
     sampled captions, and the words of each caption: what the run itself says it has. temperature :
     of the model. known : whether the model was taught a word; None where it cannot be told.
     """
@@ -69,6 +69,7 @@ class Ground:
     bank: Floats
     background: Floats
     curve: Curve
+    classes: tuple[str, ...]
     names: frozenset[str]
     said: frozenset[frozenset[str]]
     known: Callable[[str], bool] | None
@@ -164,7 +165,8 @@ def ground_of(folder: RunFolder, clip: "Clip") -> Ground:
                 storage.write_record(path, record)
     names = frozenset(map(plain_name, [*own, *sample.captions])) - {""}
     said = frozenset(map(content_words, sample.captions))
-    return Ground(folder, clip, vectors, sample.vectors, curve, names, said, known)
+    classes = tuple(_classes(folder, sample)[:OWN])
+    return Ground(folder, clip, vectors, sample.vectors, curve, classes, names, said, known)
 
 
 def text_vectors(clip: "Clip", texts: Sequence[str]) -> Floats:
@@ -212,9 +214,13 @@ def _background(folder: RunFolder, seed: int) -> _Sample:
 
 def _own_texts(folder: RunFolder, sample: _Sample) -> list[str]:
     """Return what the run itself calls its images: names of the classes that the sample has, then captions."""
+    return list(dict.fromkeys([*_classes(folder, sample), *sample.captions]))[:OWN]
+
+
+def _classes(folder: RunFolder, sample: _Sample) -> list[str]:
+    """Return the names of the classes that the sample has, sorted."""
     classes = folder.class_names()
-    named = [classes[label] for label in sample.labels if label in classes]
-    return list(dict.fromkeys([*sorted(named), *sample.captions]))[:OWN]
+    return sorted({classes[label] for label in sample.labels if label in classes})
 
 
 def _curve(
@@ -251,10 +257,12 @@ def relevant(
     """Return the images of a run that are relevant to each name, the most relevant first.
 
     threshold : the least relevance. top : at most so many of each name. compete : whether an image is of one name rather than
-    of another, or each name is judged by itself. allowed : which images of a part (its name, their number) may be found. The rows of an answer
+    of another (or of another class of the run), or each name is judged by itself. allowed : which images of a part (its name, their number) may be found. The rows of an answer
     have the columns uid, part, position, relevance, cosine; equal ones are in the order of their cosines, then of uids.
     """
-    vectors = text_vectors(ground.clip, names)
+    asked = {plain_name(name) for name in names}
+    rivals = [name for name in ground.classes if compete and plain_name(name) not in asked]
+    vectors = text_vectors(ground.clip, [*names, *rivals])
     scan = _Scan(ground, names, vectors, threshold, top, compete)
     masks: dict[str, npt.NDArray[np.bool_]] = {}
     for part, positions, block in _blocks(ground.folder):
@@ -296,13 +304,14 @@ class _Scan:
         if not len(block):
             return
         ground = self._ground
-        cosines, bank = self._vectors @ block.T, ground.bank @ block.T
+        every, bank = self._vectors @ block.T, ground.bank @ block.T
+        cosines = every[: len(self._names)]  # behind them those of classes that were not asked for
         self._best = np.maximum(self._best, formulas.best_surplus(cosines, bank))
         self._nearest = np.maximum(self._nearest, cosines.max(axis=1))
         other = formulas.something_else(formulas.log_lift(bank, ground.bank_where, ground.temperature))
-        lifts = formulas.log_lift(cosines, self._where, ground.temperature)
+        lifts = formulas.log_lift(every, self._where, ground.temperature)
         if self._compete:
-            found = formulas.posterior(lifts, other)
+            found = formulas.posterior(lifts, other)[: len(self._names)]
         else:
             found = np.concatenate([formulas.posterior(one[None, :], other) for one in lifts])
         if ground.captions_decide:
