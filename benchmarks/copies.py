@@ -22,6 +22,8 @@ import curate
 WAYS: dict[str, dict[str, Any]] = {
     "auto": {"epsilon": "auto"},
     "auto, vectors alone": {"epsilon": "auto", "confirm": "none"},
+    "precision .9": {"epsilon": {"precision": 0.9}},
+    "precision .8": {"epsilon": {"precision": 0.8}},
     ".05": {"epsilon": 0.05},
 }
 
@@ -33,6 +35,7 @@ def pools(data: Path) -> Iterator[Pool]:
     photos = replace(make("clothing", 0, data), vectors=None, test_vectors=None)
     yield photos
     yield photographed(photos, 0.3)
+    yield replace(photographed(photos, 0.05), name="clothing, few copies")
     yield make("emoji, right captions", 0, data)
 
 
@@ -66,10 +69,10 @@ def judge(pool: Pool, run: curate.Run) -> str:
     facts = run.folder.marker(run.folder.duplicates)["facts"]
     shares = [right / max(len(lost), 1), right / copies] if copies else [None, None]
     shown = ["-" if share is None else f"{share:.3f}" for share in shares]
-    near = facts.get("calibration", {}).get("near")
+    near, estimated = facts.get("calibration", {}).get("near"), facts.get("precision", {}).get("estimated")
     return " | ".join(
         [f"{facts['epsilon']:.3g}", "-" if near is None else f"{near:.1%}", facts.get("confirm", "-"),
-         f"{len(lost) / len(found):.1%}", *shown]
+         f"{len(lost) / len(found):.1%}", *shown, "-" if estimated is None else f"{estimated:.3f}"]
     )  # fmt: skip
 
 
@@ -80,7 +83,7 @@ def main() -> None:
     arguments.add_argument("--out", type=Path, required=True)
     asked = arguments.parse_args()
     print(
-        "| pool | way | epsilon | near | confirmed by | dropped | precision | recall |\n|---|---|---|---|---|---|---|---|"
+        "| pool | way | epsilon | near | confirmed by | dropped | precision | recall | estimated precision |\n|---|---|---|---|---|---|---|---|---|"
     )
     for pool in pools(asked.data):
         here = PoolRun(pool, asked.out / pool.name.replace(" ", "_").replace("%", "").replace(",", ""))

@@ -17,14 +17,14 @@ PACKAGE = ROOT / "curate"
 ORDER = (
     "errors", "hashing", "linalg", "progress", "plugins", "schema", "settings", "io", "sources", "runs", "execution",
     "embedding", "clustering", "deduplication", "ordering", "scores", "filtering", "selection", "weighting", "recipe",
-    "writers", "report", "analysis", "pipeline", "evaluation", "api", "torch", "cli",
+    "writers", "report", "retrieval", "analysis", "pipeline", "evaluation", "api", "torch", "cli",
 )  # fmt: skip
 #: Outside the order: what users import, and `python -m curate`.
 ROOT_MODULES = ("curate", "curate.__main__")
 
 #: Packages of numbers and text: they neither open files nor import what does.
 PURE = (
-    "errors", "hashing", "linalg", "schema", "settings", "clustering", "deduplication", "ordering", "selection", "report",
+    "errors", "hashing", "linalg", "schema", "settings", "clustering", "deduplication", "ordering", "selection", "report", "retrieval",
 )  # fmt: skip
 #: Modules (and folders) of pure packages that read the tables of a run all the same.
 READS_TABLES = ("clustering/store.py", "selection/rows/")

@@ -29,6 +29,8 @@ COMMANDS = [
     "explain",
     "plan",
     "search",
+    "retrieve",
+    "name",
     "verify",
     "diff",
     "gc",

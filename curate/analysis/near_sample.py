@@ -87,12 +87,17 @@ def _pairs(groups: Iterable[_Group]) -> Iterator[NearPair]:
             yield NearPair(group.uids[row], group.uids[other], similarity, group.concept)
 
 
-def _sampled(context: Context) -> Iterator[_Group]:
+def sampled_concepts(context: Context, rows: int) -> list[npt.NDArray[np.float32]]:
+    """Return the vectors of about `rows` sampled rows, concept by concept, first to keep first."""
+    return [group.vectors for group in _sampled(context, rows)]
+
+
+def _sampled(context: Context, most: int = ROWS) -> Iterator[_Group]:
     """Yield the sampled rows, concept by concept."""
     run, seed = context.run, context.recipe.seed
     sizes = storage.read_table(run.concepts / "concepts.parquet", ["n_assigned"])["n_assigned"].to_numpy()
     order = np.argsort(hash_uids(map(str, range(len(sizes))), seed, "near sample"))
-    drawn = order[: int(np.searchsorted(np.cumsum(sizes[order]), ROWS)) + 1]
+    drawn = order[: int(np.searchsorted(np.cumsum(sizes[order]), most)) + 1]
     frames, halves = [], []
     for part in context.parts:
         rows = eligible(run, part.name, ("filter",)).with_row_index("position")
@@ -106,7 +111,7 @@ def _sampled(context: Context) -> Iterator[_Group]:
         return
     every = pl.concat(frames).with_row_index("at")
     every = every.with_columns(pl.Series("tie", tie(every["uid"].to_list(), seed)))
-    every = every.sort("tie", "uid").head(ROWS)
+    every = every.sort("tie", "uid").head(most)
     half = np.concatenate(halves)
     for (concept,), group in every.group_by("concept", maintain_order=True):
         yield _Group(int(str(concept)), group["uid"].to_list(), load_unit(half[group["at"].to_numpy()]))

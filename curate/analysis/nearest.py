@@ -20,7 +20,7 @@ from curate.runs.folder import RunFolder
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["COLUMNS", "nearest", "stored_vector"]
+__all__ = ["COLUMNS", "allowed_rows", "check_limits", "nearest", "stored_vector", "told"]
 
 #: What is told of a sample that was found, besides its similarity.
 COLUMNS = ("uid", "concept", "keep", "reason", "caption", "label", "shard", "row")
@@ -47,7 +47,7 @@ def nearest(
     before there are decisions. Raises UsageError, EmbeddingError where the lengths differ, RunError.
     """
     require(run, run.embeddings)
-    _check(run, concept, kept)
+    check_limits(run, concept, kept)
     hits: Hits = []
     for part in part_names(run, run.embeddings):
         vectors = EmbeddingPart(run.part(run.embeddings, part))
@@ -57,12 +57,13 @@ def nearest(
             )
         if on == "text" and not vectors.has_text:
             raise UsageError(f"{run.where} has no vectors of captions; search the images")
-        allowed = _allowed(run, part, len(vectors), concept, kept)
+        allowed = allowed_rows(run, part, len(vectors), concept, kept)
         hits = _best_of_part(vectors, part, on, query, allowed, hits, top, without)
-    return _told(run, hits)
+    return told(run, hits)
 
 
-def _check(run: RunFolder, concept: int | None, kept: bool | None) -> None:
+def check_limits(run: RunFolder, concept: int | None, kept: bool | None) -> None:
+    """Raise UsageError for a concept that is not there, RunError for decisions that are not."""
     if kept is not None:
         require(run, run.decisions)
     if concept is not None:
@@ -74,7 +75,7 @@ def _check(run: RunFolder, concept: int | None, kept: bool | None) -> None:
             )
 
 
-def _allowed(
+def allowed_rows(
     run: RunFolder, part: str, n: int, concept: int | None, kept: bool | None
 ) -> npt.NDArray[np.bool_]:
     """Return which vectors of a part may be found."""
@@ -121,7 +122,7 @@ def _best_of_part(
     return hits
 
 
-def _told(run: RunFolder, hits: Hits) -> "pl.DataFrame":
+def told(run: RunFolder, hits: Hits) -> "pl.DataFrame":
     """Return what the tables say of the samples found, in their order."""
     import polars as pl
 

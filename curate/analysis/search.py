@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from curate.analysis.nearest import nearest, stored_vector
+from curate.analysis.nearest import allowed_rows, check_limits, nearest, stored_vector, told
+from curate.analysis.retrieval.ground import THRESHOLD, Answer, ground_of, relevant
 from curate.analysis.summary.tables import facts, require
 from curate.errors import EmbeddingError, ModelError, SourceError, UsageError
 from curate.io import storage
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from curate.embedding.clip import Clip
 
-__all__ = ["Query", "query_vector", "search"]
+__all__ = ["Query", "judged_search", "query_vector", "search", "text_model"]
 
 
 Vector = npt.NDArray[np.float32]
@@ -54,20 +55,55 @@ def search(
     on: str = "image",
     concept: int | None = None,
     kept: bool | None = None,
+    threshold: float = THRESHOLD,
 ) -> "pl.DataFrame":
-    """Return the samples of a run that are nearest to a query, the nearest first.
+    """Return the samples of a run that a query finds, the best first.
 
-    on : compare with the vectors of images, or of captions (`text`). concept, kept : only samples of a concept, only
-    kept (True) or dropped (False) ones. A sample searched for by its uid is not found itself. Columns: similarity
-    (cosine, float64), uid, concept, keep, reason, caption, label, shard, row.
+    A text finds the images that are relevant to it (at least `threshold`, 0 for the best of what there is), perhaps none.
+    An image, a vector and a sample find what is nearest, and so does a text among captions (`on`). concept, kept : only
+    samples of a concept, only kept (True) or dropped (False) ones. A sample searched for by its uid is not found itself.
+    Columns: relevance (0 to 1, null where there is none), similarity (cosine, float64), uid, concept, keep, reason,
+    caption, label, shard, row.
     """
+    return judged_search(run, query, top=top, on=on, concept=concept, kept=kept, threshold=threshold)[0]
+
+
+def judged_search(
+    run: str | Path,
+    query: Query,
+    *,
+    top: int,
+    on: str,
+    concept: int | None,
+    kept: bool | None,
+    threshold: float,
+) -> tuple["pl.DataFrame", Answer | None]:
+    """Return what `search` returns, and for a text among images what was judged."""
+    import polars as pl
+
     if on not in ("image", "text"):
         raise UsageError(f"--on must be image or text, got {on!r}")
     if top < 1:
         raise UsageError(f"--top must be at least 1, got {top}")
+    if not 0 <= threshold <= 1:
+        raise UsageError(f"--threshold must be from 0 to 1, got {threshold:g}")
     folder = open_run(run).folder
-    vector = query_vector(folder, query, on=on)
-    return nearest(folder, vector, top=top, on=on, concept=concept, kept=kept, without=query.uid)
+    if query.text is None or on == "text":
+        vector = query_vector(folder, query, on=on)
+        found = nearest(folder, vector, top=top, on=on, concept=concept, kept=kept, without=query.uid)
+        return found.insert_column(0, pl.lit(None, pl.Float64).alias("relevance")), None
+    require(folder, folder.embeddings)
+    clip = text_model(folder)
+    check_limits(folder, concept, kept)
+    ground = ground_of(folder, clip)
+
+    def may(part: str, rows: int) -> npt.NDArray[np.bool_]:
+        return allowed_rows(folder, part, rows, concept, kept)
+
+    [answer] = relevant(ground, [query.text], threshold=threshold, top=top, compete=False, allowed=may)
+    rows = answer.rows
+    hits = list(rows.select("cosine", "uid", "part", "position").iter_rows())
+    return told(folder, hits).insert_column(0, rows["relevance"]), answer
 
 
 def query_vector(run: RunFolder, query: Query, *, on: str = "image") -> Vector:
@@ -78,14 +114,8 @@ def query_vector(run: RunFolder, query: Query, *, on: str = "image") -> Vector:
     if query.vector is not None:
         return _given(query.vector)
     embed = load_recipe(run.recipe).embed
-    if embed.own_vectors:
-        name = "column" if embed.column is not None else "files"
-        raise UsageError(
-            f"{run.where} has vectors of its own (embed.{name}), made by a model curate does not know: it cannot "
-            "read a text or an image; search with --vector FILE.npy or --uid UID"
-        )
-    data = None if query.image is None else _bytes(query.image)
-    clip = _model(run, embed)
+    data = None if query.image is None or embed.own_vectors else _bytes(query.image)
+    clip = text_model(run)
     found = (
         clip.encode_texts([query.text or ""]) if data is None else _encoded(clip, embed, query.image, data)
     )
@@ -93,6 +123,18 @@ def query_vector(run: RunFolder, query: Query, *, on: str = "image") -> Vector:
         raise EmbeddingError(f"the model gives no finite vector for {query.text or query.image}")
     vector: Vector = found[0]
     return vector
+
+
+def text_model(run: RunFolder) -> "Clip":
+    """Return the model of a run, which reads texts; raises UsageError for a run on vectors of the user's own, ModelError."""
+    embed = load_recipe(run.recipe).embed
+    if embed.own_vectors:
+        name = "column" if embed.column is not None else "files"
+        raise UsageError(
+            f"{run.where} has vectors of its own (embed.{name}), made by a model curate does not know: it cannot "
+            "read a text or an image; search with --vector FILE.npy or --uid UID"
+        )
+    return _model(run, embed)
 
 
 def _given(path: Path) -> Vector:

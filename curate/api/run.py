@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import polars as pl
     from PIL.Image import Image
 
+    from curate.analysis.retrieval.retrieve import Retrieved
     from curate.evaluation.evaluate import Evaluation
     from curate.execution.context import Progress
     from curate.pipeline.export import Exported
@@ -405,8 +406,11 @@ class Run(StoredRun):
         top: int = 20,
         concept: int | None = None,
         kept: bool | None = None,
+        threshold: float = 0.5,
     ) -> "pl.DataFrame":
-        """Return the samples nearest to a text, an image, a vector or a sample, the nearest first.
+        """Return the samples that are relevant to a text, or nearest to an image, a vector or a sample, the best first.
+
+        A text that fits nothing finds nothing.
 
         Parameters
         ----------
@@ -426,17 +430,77 @@ class Run(StoredRun):
             Only samples of this concept.
         kept : bool, optional
             Only kept (True) or only dropped (False) samples.
+        threshold : float
+            The least relevance to a text, 0 to 1; 0 for the best of what there is.
 
         Returns
         -------
         polars.DataFrame
-            The columns similarity (cosine), uid, concept, keep, reason, caption, label, shard and row.
+            The columns relevance (0 to 1; to a text only), similarity (cosine), uid, concept, keep, reason, caption, label, shard and row.
         """
         from curate.analysis.search import Query, search
 
         with _files(image, vector) as (picture, numbers):
             query = Query(text, picture, numbers, uid)
-            return search(self.path, query, top=top, on=on, concept=concept, kept=kept)
+            return search(self.path, query, top=top, on=on, concept=concept, kept=kept, threshold=threshold)
+
+    def retrieve(
+        self,
+        names: "Sequence[str] | str | Path",
+        *,
+        threshold: float | None = None,
+        top: int | None = None,
+        precision: float | None = None,
+        compete: bool = True,
+    ) -> "Retrieved":
+        """Return a subset of the run for each name, found by text: the images that are relevant to it.
+
+        Parameters
+        ----------
+        names : list of str, str or Path
+            What to look for, or a file with one name a line.
+        threshold : float, optional
+            The least relevance, 0 to 1; 0.5 by default.
+        top : int, optional
+            At most so many of each name.
+        precision : float, optional
+            In place of `threshold`: how much of what is found should be right, as estimated without labels.
+        compete : bool
+            Whether an image is of one name rather than of another, or each name is judged by itself.
+
+        Returns
+        -------
+        Retrieved
+            `rows` (uid, concept, relevance, cosine, rank) and `concepts` (one row per name: how many, whether anything
+            fits, and beside labels of that name precision and recall).
+
+        Raises
+        ------
+        UsageError
+            For names that are empty or given twice, and for a run on vectors of your own.
+        """
+        from curate.analysis.retrieval.retrieve import Asked, read_names, retrieve
+
+        listed_names = read_names(names) if isinstance(names, (str, Path)) else tuple(names)
+        return retrieve(self.path, Asked(listed_names, threshold, top, precision, compete))
+
+    def name_concepts(self, vocabulary: "str | Path | None" = None) -> dict[int, str]:
+        """Name the concepts of the run by what is said of one and not of others, and keep the names with the run.
+
+        Parameters
+        ----------
+        vocabulary : str or Path, optional
+            A file with one text a line to name concepts by; by default captions do, or labels.
+
+        Returns
+        -------
+        dict
+            The name of each concept that has one.
+        """
+        from curate.analysis.retrieval.concept_names import name_concepts
+
+        with self.folder.lock():
+            return name_concepts(self.folder, None if vocabulary is None else str(vocabulary))
 
     def sql(self, query: str) -> "pl.DataFrame":
         """Return the answer to a SELECT over the tables of the run.

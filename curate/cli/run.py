@@ -106,7 +106,7 @@ def with_epsilon(args: Sequence[str]) -> list[str]:
     >>> with_epsilon(["--dedup", "photos"]), with_epsilon(["--dedup", "0.1"]), with_epsilon(["--dedup", "drop=0.2"])
     (['--dedup=auto', 'photos'], ['--dedup', '0.1'], ['--dedup', 'drop=0.2'])
     """
-    value = re.compile(r"[-+]?[0-9.]+(e-?[0-9]+)?%?|drop=.*|none|auto", re.IGNORECASE)
+    value = re.compile(r"[-+]?[0-9.]+(e-?[0-9]+)?%?|(drop|precision)=.*|none|auto", re.IGNORECASE)
     return [
         "--dedup=auto" if one == "--dedup" and not value.fullmatch(after) else one
         for one, after in zip(args, [*args[1:], ""], strict=True)
@@ -158,7 +158,7 @@ def filter_(
             "--dedup",
             "--epsilon",
             metavar="[EPSILON]",
-            help="Drop near-duplicates: similarity above 1 - EPSILON; auto, also where none is given, finds it; or drop=0.2.",
+            help="Drop near-duplicates: similarity above 1 - EPSILON; auto, also where none is given, finds it; or drop=0.2, precision=0.9.",
         ),
     ] = None,
     set_: flag.Set = None,
@@ -227,11 +227,12 @@ def _settings(
 
 
 def _epsilon(text: str | None) -> object:
-    """Return what --epsilon says: a number, {drop: share}, or the word as it is."""
+    """Return what --epsilon says: a number, {drop: share}, {precision: share}, or the word as it is."""
     if text is None:
         return None
-    if text.startswith("drop="):
-        return {"drop": text.removeprefix("drop=")}
+    name, equals, share = text.partition("=")
+    if equals and name in ("drop", "precision"):
+        return {name: share}
     try:
         return float(text)
     except ValueError:

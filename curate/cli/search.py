@@ -1,4 +1,4 @@
-"""The command `search`: the samples nearest to a text, an image, a vector or a sample."""
+"""The command `search`: the samples relevant to a text, or nearest to an image, a vector or a sample."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -31,20 +31,30 @@ def search(
     kept: Annotated[
         bool | None, Option("--kept/--dropped", help="Only samples that are kept, or only dropped ones.")
     ] = None,
+    threshold: Annotated[
+        float,
+        Option("--threshold", help="The least relevance to a text, 0 to 1; 0 for the best of what there is."),
+    ] = 0.5,
     json_: Annotated[bool, Option("--json", help="Print as JSON.")] = False,
 ) -> None:
-    """Find the samples of a run nearest to a text, an image, a vector or a sample, with what became of them."""
-    from curate.analysis.search import Query
-    from curate.analysis.search import search as find
+    """Find the samples of a run that a text names, or nearest to an image, a vector or a sample, with what became of them."""
+    from curate.analysis.search import Query, judged_search
 
-    found = find(run, Query(text, image, vector, uid), top=top, on=on, concept=concept, kept=kept)
+    query = Query(text, image, vector, uid)
+    found, answer = judged_search(run, query, top=top, on=on, concept=concept, kept=kept, threshold=threshold)
     rows = found.to_dicts()
     if json_:
         emit(rows)
         return
-    header = ["similarity", "uid", "concept", "decision", "caption", "where"]
-    print_table(header, [[row["similarity"], row["uid"], row["concept"], *_told(row)] for row in rows])
-    if not rows:
+    judged = [] if answer is None else ["relevance"]
+    header = [*judged, "similarity", "uid", "concept", "decision", "caption", "where"]
+    print_table(
+        header,
+        [[*(row[name] for name in [*judged, "similarity", "uid", "concept"]), *_told(row)] for row in rows],
+    )
+    if answer is not None and not rows:
+        note(f"nothing fits {text!r}: {answer.why_empty()}; --threshold 0 shows the best of what there is")
+    elif not rows:
         note("no sample was found: none is in what was asked for")
 
 

@@ -76,20 +76,28 @@ def _concepts(title: str, rows: Sequence[Facts] | None, total: int | None) -> No
         return
     columns = [name for name in CONCEPT_COLUMNS if rows[0].get(name) is not None]
     columns = columns if "n_eligible" in rows[0] else ["n_assigned"]
-    shown = []
+    shown, named = [], "name" in rows[0]
     for row in rows:
         limit = " ".join(name for name in ("cap", "floor") if row.get(f"at_{name}"))
         shares = [percent(row["share"]), limit] if "share" in row else []
-        shown.append([row["concept"], *(row[name] for name in columns), *shares, _typical(row["typical"])])
+        called = [_cut(row["name"] or "-")] if named else []
+        numbers = [row[name] for name in columns]
+        shown.append([row["concept"], *called, *numbers, *shares, _typical(row["typical"])])
     names = {"n_eligible": "samples", "n_assigned": "samples"}
     ends = ["share", "at", "typical sample"] if "share" in rows[0] else ["typical sample"]
     write(f"\n{title} of {total:,} concepts\n")
-    print_table(["concept", *(names.get(name, name) for name in columns), *ends], shown)
+    print_table(
+        ["concept", *(["name"] if named else []), *(names.get(name, name) for name in columns), *ends], shown
+    )
 
 
 def _typical(sample: Facts | None) -> str:
     """Return what says most about a sample: its caption, else its label, else its uid."""
     text = "-" if sample is None else str(sample["caption"] or sample["label"] or sample["uid"])
+    return _cut(text)
+
+
+def _cut(text: str) -> str:
     text = " ".join(text.split())
     return text if len(text) <= MAX_TEXT else f"{text[: MAX_TEXT - 3]}..."
 

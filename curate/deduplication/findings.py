@@ -27,6 +27,15 @@ def warnings_of(noted: Mapping[str, Any]) -> list[str]:
             f"this model cannot tell copies from what is alike: {calibrated['near']:.1%} of {calibrated['images']:,} images "
             f"have another sample as near as a copy, {calibrated['beyond']:.1%} one just beyond; {how}"
         )
+    cut = noted.get("precision")
+    if cut and cut["estimated"] is None:
+        best = (
+            "too few rows are near each other" if cut["best"] is None else f"the best has {cut['best']:.2f}"
+        )
+        found.append(
+            f"no epsilon has a precision of {cut['wanted']:g}, as estimated from {cut['rows']:,} rows ({best}): only equal "
+            "vectors were dropped"
+        )
     if noted.get("unreadable"):
         found.append(
             f"{noted['unreadable']:,} images could not be read again, so nothing confirms that they are copies, and they stay"
@@ -56,6 +65,8 @@ def in_words(noted: Mapping[str, Any]) -> str:
             f" {calibrated['recall']:.0%} of the copies made of {calibrated['images']:,} images are within epsilon "
             f"{calibrated['epsilon']:.6g}, and {calibrated['near']:.1%} of these images have another sample as near."
         )
+    if (cut := noted.get("precision")) and cut["estimated"] is not None:
+        text += f" {cut['estimated']:.0%} of what epsilon drops are copies, as estimated from {cut['rows']:,} rows."
     return text
 
 

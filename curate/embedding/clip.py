@@ -100,6 +100,12 @@ class Clip:
 
         return self._encode(_tokenize(captions, self._tokenizer), forward)
 
+    def token_table(self) -> tuple[npt.NDArray[np.float32] | None, Any]:
+        """Return the table of the tokens' vectors (tokens, width), or None where it has none of that name, and the tokenizer."""
+        table = getattr(getattr(self._model, "text", self._model), "token_embedding", None)
+        weight = getattr(table, "weight", None)
+        return None if weight is None else weight.detach().float().cpu().numpy(), self._tokenizer
+
     def _encode(
         self, rows: torch.Tensor, forward: Callable[[torch.Tensor], torch.Tensor]
     ) -> npt.NDArray[np.float32]:

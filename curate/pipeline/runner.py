@@ -24,7 +24,7 @@ from curate.io.yaml import read_yaml
 from curate.pipeline import wider_access
 from curate.pipeline.failed_rows import embed_again
 from curate.pipeline.order import STAGES
-from curate.pipeline.stages import filter, read, score, select, write
+from curate.pipeline.stages import filter, read, report, score, select, write
 from curate.pipeline.time_limit import run_limited
 from curate.recipe import FAMILIES, Embed, Recipe, Source
 from curate.runs.folder import FORMAT_VERSION, MARKER, RunFolder, folder_of
@@ -133,6 +133,7 @@ def check_request(recipe: Recipe) -> None:
     filter.check_recipe(recipe)
     select.check_recipe(recipe)
     write.check_recipe(recipe)
+    report.check_recipe(recipe)
 
 
 def _check_format(run: RunFolder) -> None:

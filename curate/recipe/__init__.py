@@ -4,7 +4,7 @@ Frozen models, checked once; `config` reads them from YAML and says what is wron
 recipe as ``${ENV}``; one that stands there literally works, and is written nowhere.
 """
 
-from curate.recipe.dedup import Cluster, Dedup, DropShare
+from curate.recipe.dedup import Cluster, Dedup, DropShare, PrecisionTarget
 from curate.recipe.embed import Embed
 from curate.recipe.evaluate import Evaluate
 from curate.recipe.notify import Notify
@@ -45,6 +45,7 @@ __all__ = [
     "Notify",
     "Pair",
     "Pixels",
+    "PrecisionTarget",
     "Ray",
     "Recipe",
     "Remote",

@@ -21,7 +21,7 @@ from curate.recipe.types import (
 )
 from curate.scores.leakage import Against
 
-__all__ = ["Cluster", "Dedup", "DropShare"]
+__all__ = ["Cluster", "Dedup", "DropShare", "PrecisionTarget"]
 
 #: Settings of near-duplicates that came after there were runs.
 _NEWER = ("across_captions", "recall", "confirm")
@@ -50,6 +50,7 @@ class Cluster(Settings):
     given: Paths | None = None
     drift_warn: Share = 0.03
     drift_refit: Share = 0.1
+    vocabulary: Annotated[str, Field(min_length=1)] | None = None
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
@@ -79,13 +80,19 @@ class Cluster(Settings):
     def of_fit(self) -> dict[str, Any]:
         """Return the values that decide the centroids, in fingerprints; those of levels where there are some."""
         idle = () if self.levels is not None else ("levels", "resamples", "resample_members")
-        return self.model_dump(exclude={"given", "drift_warn", "drift_refit", *idle})
+        return self.model_dump(exclude={"given", "drift_warn", "drift_refit", "vocabulary", *idle})
 
 
 class DropShare(Settings):
     """An epsilon given by the share of compared samples it is to drop."""
 
     drop: KeepShare
+
+
+class PrecisionTarget(Settings):
+    """An epsilon given by how much of what it drops should be copies, as estimated without labels."""
+
+    precision: Annotated[float, BeforeValidator(parse_share)]
 
 
 def _epsilon(value: object) -> object:
@@ -104,9 +111,22 @@ def _epsilon(value: object) -> object:
         if share.drop == 1:
             raise ValueError(f"is not a share: drop must be in (0, 1), got {value['drop']}")
         return share
+    if isinstance(value, PrecisionTarget) or (isinstance(value, Mapping) and set(value) == {"precision"}):
+        return _precision(value)
     raise ValueError(
-        f"must be none, auto, a number in (0, 1), or a share such as {{drop: 0.2}}, got {value!r}"
+        f"must be none, auto, a number in (0, 1), or a share such as {{drop: 0.2}} or {{precision: 0.9}}, got {value!r}"
     )
+
+
+def _precision(value: object) -> PrecisionTarget:
+    try:
+        target = PrecisionTarget.model_validate(value)
+    except pydantic.ValidationError:
+        target = None
+    if target is None or not 0 < target.precision < 1:
+        got = value["precision"] if isinstance(value, Mapping) else value
+        raise ValueError(f"is not a precision: precision must be in (0, 1), got {got!r}")
+    return target
 
 
 def _exact(value: object) -> object:
@@ -138,14 +158,17 @@ class Dedup(Settings):
     exact : `sample` (true) for rows of equal image, caption and label, `image` for those of equal image, false for none.
     Images are compared by their bytes where these are read, whatever they are called.
     epsilon : `auto` finds it from copies that are made of some images (`deduplication.calibration`): the distance that
-    a share `recall` of them is within.
+    a share `recall` of them is within. `{precision: 0.9}` finds it from the distances of the rows themselves
+    (`deduplication.precision`): the largest at which so much of what is dropped are copies, as estimated.
     across_captions : false leaves near-duplicates whose captions differ, white space at both ends aside.
     confirm : `thumbnail` drops a near-duplicate only if small grey pictures say so too (`deduplication.pictures`),
     `auto` where an epsilon found by itself shows that the model cannot tell copies.
     """
 
     exact: Annotated[bool | Literal["image"], BeforeValidator(_exact)] = True
-    epsilon: Annotated[float | DropShare | Literal["auto"] | None, BeforeValidator(_epsilon)] = None
+    epsilon: Annotated[
+        float | DropShare | PrecisionTarget | Literal["auto"] | None, BeforeValidator(_epsilon)
+    ] = None
     prefer: Preference = "hardest"
     mode: Literal["greedy", "reference"] = "greedy"
     inclusive: bool = False
@@ -168,9 +191,9 @@ class Dedup(Settings):
                 raise ValueError(
                     f"needs an epsilon for what is against {one.name}: a number, here or as dedup.epsilon"
                 )
-        if self.confirm == "thumbnail" and isinstance(self.epsilon, DropShare):
+        if self.confirm == "thumbnail" and isinstance(self.epsilon, DropShare | PrecisionTarget):
             raise ValueError(
-                "takes confirm thumbnail with a number or auto as epsilon, not with a share to drop"
+                "takes confirm thumbnail with a number or auto as epsilon, not with a share to drop or a precision"
             )
         return self
 

@@ -49,7 +49,10 @@ _NAME = re.compile(r"\d{4}-\d\d-\d\dT\d{6}Z")
 #: How long to wait for another process that begins, commits or removes runs here; neither takes long.
 WAIT_S = 60.0
 #: What a new run does not take over from the run before, by the folder it is in.
-_OWN = {".": {"7_report", "evaluation", "logs", "manifest.json"}, ".work": {"undo", "times.json"}}
+_OWN = {
+    ".": {"7_report", "evaluation", "logs", "manifest.json", "concept_names.json"},
+    ".work": {"undo", "times.json"},
+}
 
 
 def dated_runs(root: Path | str) -> list[Path]:

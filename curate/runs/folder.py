@@ -122,6 +122,11 @@ class RunFolder:
         return self.work / "near_sample.json"
 
     @cached_property
+    def concept_names(self) -> Path:
+        """What the concepts are called, and from what; no stage depends on it."""
+        return self.path / "concept_names.json"
+
+    @cached_property
     def logs(self) -> Path:
         """What was said while working: one file of JSON lines per invocation."""
         return self.path / "logs"

@@ -15,7 +15,7 @@ __all__ = ["scratch_copy"]
 
 #: What stages up to the decisions do not read.
 _LEFT_OUT = {
-    ".": {"6_filtered", "7_report", "evaluation", "logs", "manifest.json", COPY_FOLDER},
+    ".": {"6_filtered", "7_report", "evaluation", "logs", "manifest.json", "concept_names.json", COPY_FOLDER},
     ".work": {"undo"},
 }
 

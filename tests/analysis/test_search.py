@@ -160,18 +160,181 @@ def test_the_command_shows_and_says_as_data(own):
         assert line.endswith(f"{row['shard']}:{row['row']}")
 
 
-def test_a_text_finds_what_the_model_says(seen):
+def judged(folder, names, compete=True):
+    """Relevance of all images to some names, {(name, uid): (relevance before the curve, cosine, surplus)}, from the definition."""
+    from curate.analysis.retrieval.ground import TEMPLATES
     from curate.embedding import clip as clips
+    from curate.embedding.taught import taught_words
+    from curate.retrieval.things import THINGS
+    from curate.retrieval.words import unknown_share
 
     clip = clips.load("tiny", device="cpu", precision="float32")
-    said = curate("search", seen / "run", "a red stop sign", "--json", "--top", "30")
+    known = taught_words(clip, THINGS)
+
+    run = open_run(folder)
+    labels = run.samples().filter(pl.col("outcome") == "ok")["label"].unique()
+    classes = sorted(run.folder.class_names()[label] for label in labels if label is not None)
+    asked, names = len(names), [*names, *(one for one in classes if compete and one not in names)]
+    things = [text for text in THINGS if unknown_share(text, known) == 0]
+    every = [*names, *things]
+    texts = clip.encode_texts([one.format(text) for text in every for one in TEMPLATES])
+    texts = unit_rows(texts.reshape(len(every), len(TEMPLATES), -1).mean(1))[0].astype(float)
+    uids, images = stored(open_run(folder))
+    cosines = texts @ images.astype(float).T
+    lifts = np.exp(cosines / clip.temperature)
+    lifts /= lifts.mean(1, keepdims=True)
+    found = {}
+    for at, uid in enumerate(uids):
+        rest = np.mean([lifts[len(names) + text, at] for text in range(len(things))])
+        nearest = np.mean(sorted(cosines[len(names) :, at], reverse=True)[:10])
+        for number, name in enumerate(names[:asked]):
+            rivals = sum(lifts[other, at] for other in range(len(names))) if compete else lifts[number, at]
+            cosine = cosines[number, at]
+            found[name, uid] = (lifts[number, at] / (rivals + rest), cosine, cosine - nearest)
+    return found
+
+
+def test_a_text_finds_what_is_relevant(seen):
+    said = curate("search", seen / "run", "umbrella", "--json", "--top", "30", "--threshold", "0")
     assert said.code == 0, said.err
-    [query] = clip.encode_texts(["a red stop sign"])
-    found = [(row["uid"], row["similarity"]) for row in json.loads(said.out)]
-    wanted = brute(open_run(seen / "run"), query)
-    assert [uid for uid, _ in found] == [uid for uid, _ in wanted]
-    assert [value for _, value in found] == pytest.approx([value for _, value in wanted], abs=1e-6)
-    assert all(row["reason"] is None for row in json.loads(said.out)), "nothing is decided yet"
+    rows = json.loads(said.out)
+    wanted = judged(seen / "run", ["umbrella"], compete=False)
+    assert len(rows) == len(wanted) == 30
+    for row in rows:  # captions have an umbrella: the curve takes nothing away
+        relevance, cosine, _ = wanted["umbrella", row["uid"]]
+        assert row["relevance"] == pytest.approx(relevance, abs=1e-5)
+        assert row["similarity"] == pytest.approx(cosine, abs=1e-5)
+    assert [row["relevance"] for row in rows] == sorted((row["relevance"] for row in rows), reverse=True)
+    assert all("umbrella" in row["caption"] for row in rows[:2])
+    assert all(row["reason"] is None for row in rows), "nothing is decided yet"
+    at_half = search(seen / "run", Query("umbrella"), top=30)
+    assert len(at_half) == sum(row["relevance"] >= 0.5 for row in rows)
+
+
+@pytest.mark.parametrize(
+    "text", ["a submarine in quantum foam", "asdf qwer", "a black hole", "a red stop sign", "?!"]
+)
+def test_nothing_fits(seen, text):
+    said = curate("search", seen / "run", text)
+    assert said.code == 0 and f"nothing fits {text!r}" in said.err, said.err
+    assert len(search(seen / "run", Query(text))) == 0
+    assert len(search(seen / "run", Query(text), threshold=0.0, top=3)) == 3, (
+        "on demand the best of what there is"
+    )
+
+
+def test_the_chance_that_something_fits_counts(seen):
+    from curate.analysis.retrieval.ground import ground_of, relevant
+    from curate.analysis.search import text_model
+
+    folder = open_run(seen / "run").folder
+    ground = ground_of(folder, text_model(folder))
+    [answer] = relevant(ground, ["a dog"], threshold=0.01, compete=False)
+    wanted = {uid: values for (_, uid), values in judged(seen / "run", ["a dog"], compete=False).items()}
+    chance = 1 / (
+        1 + np.exp(-ground.curve.slope * (max(s for _, _, s in wanted.values()) - ground.curve.middle))
+    )
+    assert answer.fits == pytest.approx(chance, abs=1e-4) and answer.fits < 0.5
+    for uid, relevance in answer.rows.select("uid", "relevance").iter_rows():
+        assert relevance == pytest.approx(wanted[uid][0] * chance / (1 - chance), abs=1e-4)
+
+
+def test_names_compete_and_are_written(seen, tmp_path):
+    names = ["umbrella", "house", "sunset", "a black hole"]
+    (tmp_path / "names.txt").write_text("# things\numbrella\n\nhouse\nsunset\na black hole\n")
+    said = curate(
+        "retrieve", seen / "run", "--concepts", tmp_path / "names.txt", "--out", tmp_path / "out", "--json"
+    )
+    assert said.code == 0, said.err
+    rows = pl.read_parquet(tmp_path / "out/retrieved.parquet")
+    assert rows.columns == ["uid", "concept", "relevance", "cosine", "rank"]
+    wanted = judged(seen / "run", names)
+    for uid, concept, relevance, cosine, _ in rows.iter_rows():
+        assert (relevance, cosine) == pytest.approx(wanted[concept, uid][:2], abs=1e-5)
+    for name in names[:3]:
+        mine = rows.filter(pl.col("concept") == name)
+        assert len(mine) == sum(value[0] >= 0.5 for (one, _), value in wanted.items() if one == name) > 0
+        assert mine["rank"].to_list() == list(range(1, len(mine) + 1)) and mine["relevance"].is_sorted(
+            descending=True
+        )
+    lists = {path.stem: path.read_text().split() for path in (tmp_path / "out/uids").iterdir()}
+    assert (
+        sorted(lists) == ["0-umbrella", "1-house", "2-sunset", "3-a_black_hole"]
+        and lists["3-a_black_hole"] == []
+    )
+    assert lists["1-house"] == rows.filter(pl.col("concept") == "house")["uid"].to_list()
+    # Labels of these names are there: what is said of them is counted.
+    truth = dict(open_run(seen / "run").samples().select("uid", "label").iter_rows())
+    classes = open_run(seen / "run").folder.class_names()
+    told = {row["concept"]: row for row in json.loads(said.out)["concepts"]}
+    of_class = {uid for uid, label in truth.items() if classes[label] == "house"}
+    assert told["house"]["labelled"] == len(of_class)
+    assert told["house"]["right"] == len(of_class & set(lists["1-house"]))
+    assert told["a black hole"]["labelled"] is None and told["a black hole"]["why_empty"]
+    # Written again it is replaced; a folder of somebody else's is not.
+    assert (
+        curate("retrieve", seen / "run", "--concepts", tmp_path / "names.txt", "--out", tmp_path / "out").code
+        == 0
+    )
+    (tmp_path / "out/mine.txt").write_text("x")
+    refused = curate(
+        "retrieve", seen / "run", "--concepts", tmp_path / "names.txt", "--out", tmp_path / "out"
+    )
+    assert refused.code == 2 and "holds other files" in refused.err
+
+
+def test_top_precision_and_names_by_themselves(seen):
+    run = open_run(seen / "run")
+    few = run.retrieve(["umbrella", "house"], top=2)
+    assert few.concepts["found"].to_list() == [2, 2]
+    every = run.retrieve(["umbrella", "house"], threshold=0.05)
+    strict = run.retrieve(["umbrella", "house"], precision=0.9)
+    assert strict.rows["relevance"].mean() >= 0.9
+    more = every.rows.filter(pl.col("relevance") < strict.threshold)["relevance"].max()
+    both = every.rows.filter(pl.col("relevance") >= more)["relevance"]
+    assert both.mean() < 0.9, "one more would be too many"
+    alone = run.retrieve(["house", "building"], compete=False, threshold=0.05)
+    rivals = run.retrieve(["house", "building"], threshold=0.05)
+    one, other = (
+        found.rows.filter(pl.col("concept") == "house").select("uid", "relevance")
+        for found in (alone, rivals)
+    )
+    joined = other.join(one, on="uid")
+    assert len(joined) and (joined["relevance"] <= joined["relevance_right"] + 1e-6).all()
+    # The same with what was stored and with what is made anew.
+    (run.folder.work / "relevance.json").unlink()
+    assert run.retrieve(["umbrella", "house"], threshold=0.05).rows.equals(every.rows)
+
+
+@pytest.mark.parametrize(
+    "names, options, said",
+    [
+        ([], {}, "at least one name"), (["a", " "], {}, "not empty"), (["Long sleeve", "long-sleeve"], {}, "each name once"),
+        (["a"], {"threshold": 0.0}, r"--threshold must be in \(0, 1\], got 0"), (["a"], {"top": 0}, "--top must be at least 1"),
+        (["a"], {"precision": 1.0}, r"--precision must be in \(0, 1\)"), (["a"], {"threshold": 0.5, "precision": 0.5}, "one of"),
+        ("no-such-file.txt", {}, "no-such-file.txt cannot be read"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_retrieved(seen, names, options, said):
+    with pytest.raises(UsageError, match=said):
+        open_run(seen / "run").retrieve(names, **options)
+
+
+def test_a_vocabulary_names_concepts(seen, tmp_path):
+    run = open_run(seen / "run")
+    (tmp_path / "names.txt").write_text("house\numbrella\nsunset\ncar\nfish\n")
+    said = curate("name", seen / "run", "--vocabulary", tmp_path / "names.txt", "--json")
+    assert said.code == 0, said.err
+    names = json.loads(said.out)
+    assert len(names) == 3 and len(set(names.values())) == 3
+    assert json.loads(run.folder.concept_names.read_text())["by"] == "vocabulary"
+    with pytest.raises(UsageError, match="cannot be read"):
+        run.name_concepts(tmp_path / "none.txt")
+
+
+def test_names_need_a_model(own):
+    with pytest.raises(UsageError, match="has vectors of its own"):
+        open_run(own / "run").retrieve(["a"])
 
 
 def test_an_image_finds_itself(seen, tmp_path):

@@ -32,7 +32,7 @@ ALL_METHODS = SimpleNamespace(
     model_fields={name for one in selectors().values() for name in one.model_fields}
 )
 ALL_WEIGHTS = SimpleNamespace(model_fields={name for one in weighers().values() for name in one.model_fields})
-EPSILON = "dedup.epsilon must be none, auto, a number in (0, 1), or a share such as {drop: 0.2}, got "
+EPSILON = "dedup.epsilon must be none, auto, a number in (0, 1), or a share such as {drop: 0.2} or {precision: 0.9}, got "
 SMALL = {"run": "r", "source": {"path": "a.parquet"}, "select": {"keep": 0.3}}
 
 

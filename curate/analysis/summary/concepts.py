@@ -10,7 +10,7 @@ from curate.io import storage
 from curate.report.map import flat
 from curate.runs.folder import RunFolder
 
-__all__ = ["TYPICAL_COLUMNS", "concept_table", "first_concepts", "layout", "typical_samples"]
+__all__ = ["TYPICAL_COLUMNS", "concept_table", "first_concepts", "layout", "stored_names", "typical_samples"]
 
 #: What is known of a typical sample.
 TYPICAL_COLUMNS = ("uid", "shard", "row", "caption", "label")
@@ -23,8 +23,26 @@ def concept_table(run: RunFolder) -> pl.DataFrame | None:
 
     share : the part of the eligible that is kept. unevenness : how far the farthest hundredth of a concept lies from
     its centre, in mean distances. Before there are decisions: concept and `n_assigned`. None before there are
-    concepts.
+    concepts. Where concepts have names there is `name`.
     """
+    found, names = _without_names(run), stored_names(run)
+    if found is None or not names:
+        return found
+    told = pl.DataFrame(
+        {"concept": list(names), "name": list(names.values())}, {"concept": pl.Int32, "name": pl.String}
+    )
+    return found.join(told, on="concept", how="left", maintain_order="left")
+
+
+def stored_names(run: RunFolder) -> dict[int, str]:
+    """Return what the present concepts of a run are called; none where they were not named, or are others by now."""
+    noted, marker = storage.read_json(run.concept_names), run.marker(run.final_concepts)
+    if not isinstance(noted, dict) or marker is None or noted.get("concepts") != marker["fingerprint"]:
+        return {}
+    return {int(concept): str(name) for concept, name in noted["names"].items()}
+
+
+def _without_names(run: RunFolder) -> pl.DataFrame | None:
     fitted = None
     if run.marker(run.final_concepts) is not None:
         names = ["concept", "n_assigned", "p99_distance"]

@@ -37,9 +37,9 @@ from curate.io.remote.cache import store_of
 from curate.linalg import load_unit
 from curate.ordering.keys import score_of, with_priority
 from curate.pipeline.stages import dedup_reuse
-from curate.pipeline.stages.dedup_epsilon import calibration_of
+from curate.pipeline.stages.dedup_epsilon import calibration_of, precise_cut_of
 from curate.pipeline.stages.dedup_pictures import PICTURE, Confirming, make_pictures, pictures_in
-from curate.recipe import Dedup, DropShare
+from curate.recipe import Dedup, DropShare, PrecisionTarget
 from curate.runs.folder import RunFolder
 from curate.scores.registry import folders_for
 from curate.selection.rows.previous import Shipped, for_stage
@@ -212,13 +212,17 @@ def _compare_all(
             "dedup: epsilon auto is %.6g: %.0f %% of the copies made of %s images are within it, %.1f %% of the images have "
             "another sample as near", found.epsilon, 100 * found.recall, f"{found.images:,}", 100 * found.near,
         )  # fmt: skip
-    how = _how(context, found)
+    how, wanted = _how(context, found), settings.epsilon
+    cut = precise_cut_of(context, wanted.precision) if isinstance(wanted, PrecisionTarget) else None
+    if cut is not None:
+        how = replace(how, epsilon=cut.epsilon)
+    settled = found is not None or cut is not None or how.confirm
     k = storage.read_table(context.run.concepts / "concepts.parquet", ["concept"]).num_rows
     rules = storage.fingerprint(
         "dedup", Deduplicate.version, settings.canonical(), recipe.seed, recipe.cluster.compared, recipe.cluster.seed,
-        *([how.epsilon, how.confirm] if found is not None or how.confirm else []),
+        *([how.epsilon, how.confirm] if settled else []),
     )  # fmt: skip
-    if found is not None or how.confirm:
+    if settled:
         fingerprint = storage.fingerprint(fingerprint, how.epsilon, how.confirm)
     members = dedup_reuse.members(context, families, before, k)
     same = dedup_reuse.unchanged(context, members, rules)
@@ -245,6 +249,7 @@ def _compare_all(
         "epsilon": epsilon,
         "split_concepts": split,
         **({} if found is None else {"calibration": asdict(found) | {"tells_copies": found.tells_copies}}),
+        **({} if cut is None else {"precision": asdict(cut)}),
         **({"confirm": "thumbnail", **pictures} if how.confirm else {}),
     }
 

@@ -1,5 +1,7 @@
 """The epsilon of `dedup.epsilon: auto`: from copies that are made of some images and embedded by the run's own model.
 
+And that of `{precision: 0.9}`: from the distances of some rows among themselves.
+
 What is found stands beside the duplicates (`4_duplicates/_calibrated`). Like the centroids it is kept while data grow,
 so that what was compared stays so; other centroids (`--refit`, other settings), another model or recall calibrate anew.
 """
@@ -13,7 +15,9 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from curate.analysis.near_sample import sampled_concepts
 from curate.deduplication.calibration import IMAGES, Calibration, calibrate
+from curate.deduplication.precision import ROWS, PrecisionCut, cut_for_precision
 from curate.deduplication.similarity import most_similar, pair_similarities
 from curate.embedding.alterations import ALTERATIONS
 from curate.embedding.store import EmbeddingPart
@@ -27,7 +31,7 @@ from curate.pipeline.stages.embed_model import model_of, open_clip
 from curate.pipeline.stages.row_images import RowImages, altered_copies
 from curate.runs.folder import RunFolder
 
-__all__ = ["calibration_of"]
+__all__ = ["calibration_of", "precise_cut_of"]
 
 VERSION = 1
 #: Rows of a block of products with the chosen images.
@@ -67,6 +71,18 @@ def calibration_of(context: Context) -> Calibration:
         return Calibration(**known["calibration"])
     found = _calibrate(context)
     storage.write_record(path, {"made_from": made_from, "calibration": asdict(found)})
+    return found
+
+
+def precise_cut_of(context: Context, precision: float) -> PrecisionCut:
+    """Return the epsilon with a wanted precision as it was found for the present centroids, or find it now."""
+    path = context.run.duplicates / "_calibrated" / "precision.json"
+    made_from = storage.fingerprint(_made_from(context), "precision", VERSION, ROWS, precision)
+    known = storage.read_json(path)
+    if isinstance(known, dict) and known.get("made_from") == made_from:
+        return PrecisionCut(**known["cut"])
+    found = cut_for_precision(sampled_concepts(context, ROWS), precision)
+    storage.write_record(path, {"made_from": made_from, "cut": asdict(found)})
     return found
 
 

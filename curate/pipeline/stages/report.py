@@ -3,15 +3,35 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from curate.analysis.retrieval.concept_names import name_concepts
+from curate.analysis.retrieval.retrieve import read_names
 from curate.analysis.summary.report_data import report_data, summarize_for_report
+from curate.errors import UsageError
 from curate.execution.context import log
 from curate.execution.stage import Stage
 from curate.filtering.column_tables import column_table, say_missing
 from curate.io import storage
+from curate.recipe import Recipe
 from curate.report import page
 from curate.scores.registry import families_of
 
-__all__ = ["Report"]
+__all__ = ["Report", "check_recipe"]
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Raise UsageError for a vocabulary that cannot name concepts."""
+    if recipe.cluster.vocabulary is None:
+        return
+    read_names(recipe.cluster.vocabulary)
+    if recipe.embed.own_vectors or recipe.cluster.on != "image":
+        why = (
+            "there is no model for vectors of your own"
+            if recipe.embed.own_vectors
+            else "concepts are of captions (cluster.on text)"
+        )
+        raise UsageError(
+            f"cluster.vocabulary is compared with concepts by the model of the run, and {why}; leave it out"
+        )
 
 
 class Report(Stage):
@@ -36,6 +56,7 @@ class Report(Stage):
             column_table(self.context, name)
             for said in say_missing(self.context, name):
                 log.info("report: %s", said)
+        name_concepts(self.run_folder, self.recipe.cluster.vocabulary)
         summary, asked = summarize_for_report(self.context)
         storage.write_json(folder / "summary.json", summary.totals())
         with storage.atomic(folder / "report.html") as partial:

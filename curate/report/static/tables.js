@@ -42,7 +42,7 @@ function filterable(table) {
   const text = document.getElementById("concept-text"), rows = document.getElementById("concept-rows");
   const limit = document.getElementById("concept-limit"), pictured = document.getElementById("concept-pictured");
   const known = new Set(data.galleries.map((gallery) => gallery.concept)), said = document.getElementById("concept-count");
-  const words = (row) => [...(data.typical[row.dataset.concept] ?? [])].map(inWords).join(" ").toLowerCase();
+  const words = (row) => [row.querySelector(".name")?.textContent ?? "", ...(data.typical[row.dataset.concept] ?? []).map(inWords)].join(" ").toLowerCase();
   const filter = () => {
     const wanted = text.value.trim().toLowerCase(), least = Number(rows.value) || 0;
     let shown = 0;

@@ -1,0 +1,1 @@
+"""Finding what a text names: how relevant images are to it, and whether any is."""
