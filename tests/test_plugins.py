@@ -251,7 +251,19 @@ def test_both_in_python(site):
         "select.value is missing",
     ]
     assert json.loads(listed) == [
-        ["clip_score", "pair", "heads", "pixels", "normsim", "noise", "color", "fuse", "file", "words"],
+        [
+            "clip_score",
+            "pair",
+            "heads",
+            "pixels",
+            "normsim",
+            "noise",
+            "color",
+            "fuse",
+            "dfn",
+            "file",
+            "words",
+        ],
         ["all", "nearest"],
     ]
     assert json.loads(scored) == [2.0, None, 1.0]
