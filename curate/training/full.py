@@ -39,7 +39,7 @@ class FullModel(torch.nn.Module):
     """An open_clip model with what training needs beside it. new : with random weights, so that norms of batches learn too."""
 
     def __init__(
-        self, network: Any, tokenizer: Callable[[list[str]], torch.Tensor], config: dict[str, Any],
+        self, network: torch.nn.Module, tokenizer: Callable[[list[str]], torch.Tensor], config: dict[str, Any],
         preprocess: Preprocess, *, new: bool,
     ) -> None:  # fmt: skip
         super().__init__()

@@ -29,6 +29,7 @@ from curate.scores.tables.output import Output
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from curate.embedding.clip import Clip
     from curate.recipe import Recipe
     from curate.scores.dfn.dfn import Dfn
     from curate.scores.in_memory import Samples
@@ -228,7 +229,7 @@ def _embedded(
 
 def embed_pairs(
     context: Context,
-    model: Any,
+    model: "Clip",
     part: Part,
     sources: Sources,
 ) -> tuple[Halves, Halves, Flags, Flags]:
