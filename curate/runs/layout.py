@@ -76,4 +76,4 @@ def _score_folder(entry: str | Mapping[str, Any]) -> str:
     if "file" in entry:
         return str(entry["name"])
     ((family, settings),) = entry.items()
-    return str(settings["name"] if family == "fuse" else family)
+    return str(settings["name"] if family in ("dfn", "fuse") else family)

@@ -72,7 +72,12 @@ def test_edges_of_pair_scores():
 
 def test_label_losses_by_definition():
     rng = np.random.default_rng(4)
-    image, weight, bias, label = unit(rng, 7), rng.standard_normal((4, 6)), rng.standard_normal(4), rng.integers(0, 4, 7)
+    image, weight, bias, label = (
+        unit(rng, 7),
+        rng.standard_normal((4, 6)),
+        rng.standard_normal(4),
+        rng.integers(0, 4, 7),
+    )
     p, loss = label_losses(image, weight, bias, label)
     for i in range(7):
         logits = np.array([weight[c] @ image[i] + bias[c] for c in range(4)])

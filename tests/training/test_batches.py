@@ -30,7 +30,9 @@ def test_batches_hang_on_uids_and_not_on_their_order():
     turned = rng.permutation(50)
 
     def names(order, hard):
-        found = epoch_batches([uids[i] for i in order], 8, 3, 1, hard=hard, image=rows[order], text=rows[order])
+        found = epoch_batches(
+            [uids[i] for i in order], 8, 3, 1, hard=hard, image=rows[order], text=rows[order]
+        )
         return [[uids[order[row]] for row in batch] for batch in found]
 
     for hard in (0.0, 1.0):

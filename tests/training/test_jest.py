@@ -106,7 +106,9 @@ def test_refuses():
     with pytest.raises(UsageError, match=r"losses must be \(n, n\) alike, got \(3, 3\) and \(3, 2\)"):
         joint_batch(square, torch.zeros(3, 2), 1)
     for size in (0, 4):
-        with pytest.raises(UsageError, match=f"size must be from 1 to the 3 rows of the super-batch, got {size}"):
+        with pytest.raises(
+            UsageError, match=f"size must be from 1 to the 3 rows of the super-batch, got {size}"
+        ):
             joint_batch(square, square, size)
     with pytest.raises(UsageError, match="chunks must be at least 1, got 0"):
         joint_batch(square, square, 1, chunks=0)
