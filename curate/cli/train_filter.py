@@ -7,7 +7,7 @@ import typer
 from curate.cli import options as flag
 from curate.cli.app import app
 from curate.cli.options import Option
-from curate.cli.output import emit, note, progress, write
+from curate.cli.output import emit, logged, note, progress, write
 
 
 @app.command(name="train-filter")
@@ -24,7 +24,7 @@ def train_filter(
 
     given = [*(set_ or []), *([] if out is None else [f"out={out}"])]
     loaded = load_filter_recipe(recipe, given)
-    with progress(quiet=quiet) as show:
+    with progress(quiet=quiet) as show, logged(quiet=quiet):
         stored = train_recipe(loaded, progress=show)
     facts = {
         name: value for name, value in stored.facts.items() if name not in ("recipe", "files", "version")

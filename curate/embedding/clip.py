@@ -32,7 +32,7 @@ from curate.embedding.decode import Preprocess
 from curate.embedding.torchvision_guard import import_open_clip
 from curate.errors import ModelError
 
-__all__ = ["Clip", "load", "one_thread", "preprocess_of"]
+__all__ = ["Clip", "load", "one_thread", "preprocess_of", "quiet"]
 
 TINY = "tiny"
 #: Rows per forward pass on a CPU are at most 64 and at most this many pixels (8 rows of 224 x 224): larger
@@ -149,7 +149,7 @@ def load(
     if batch_size < 1:
         raise ModelError(f"embed.batch_size must be at least 1, got {batch_size}")
     device, precision = _device(device), _precision(precision, device)
-    with _quiet():
+    with quiet():
         open_clip = import_open_clip()
         name, weights, force = _resolve(open_clip, model, pretrained)
         network, tokenizer = _create(open_clip, name, weights, force, model)
@@ -333,7 +333,7 @@ def _offline(offline: bool) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep open_clip from logging through the root logger (which also installs a handler) and from warning."""
     root, silence = logging.getLogger(), logging.NullHandler()
     before = logging.root.manager.disable

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from curate.training.batches import epoch_batches
 from curate.training.loop import Course, Curve, Loss, fit
-from curate.training.losses import info_nce
+from curate.training.losses import best_scale_loss, info_nce
 
 __all__ = ["Adapter", "adapter_loss", "train_adapter"]
 
@@ -72,14 +72,12 @@ def train_adapter(
     def batches_of(epoch: int) -> list[Ints]:
         return epoch_batches(names, batch, course.seed, epoch, hard=hard, image=given[0], text=given[1])
 
-    plain = adapter_loss(model, image[held], text[held], 0.0, course.device)
+    apart = [torch.from_numpy(some[held]).to(course.device) for some in (image, text)]
 
     def validate() -> float:
         with torch.no_grad():
-            places = np.arange(int(held.sum()))
-            return float(
-                np.mean([float(plain(some, 0)) for some in np.array_split(places, -(-len(places) // batch))])
-            )
+            blocks = zip(*(one.split(batch) for one in model(*apart)), strict=True)
+            return float(np.mean([best_scale_loss(*block) for block in blocks]))
 
     loss = adapter_loss(model, *given, noise, course.device)
     more = {} if progress is None else {"progress": progress}

@@ -22,7 +22,7 @@ from curate.scores.pixels.parts import decoded_images
 from curate.training.augment import augmented
 from curate.training.batches import dealt, epoch_batches
 from curate.training.loop import Course, Curve, autocast, fit
-from curate.training.losses import info_nce
+from curate.training.losses import best_scale_loss, info_nce
 from curate.training.pairs import Pairs
 from curate.training.recipe import FilterRecipe
 
@@ -100,8 +100,9 @@ def _new(open_clip: Any, name: str, recipe: FilterRecipe) -> FullModel:  # noqa:
         )
     torch.manual_seed(recipe.seed)
     try:
-        network = open_clip.create_model(name)
-        tokenizer = open_clip.get_tokenizer(name)
+        with clip.quiet():
+            network = open_clip.create_model(name)
+            tokenizer = open_clip.get_tokenizer(name)
     except Exception as error:  # whatever open_clip or the hub of the tokenizer raise
         raise ModelError(f"model: {name} cannot be made: {' '.join(str(error).split())[:300]}") from error
     preprocess = clip.preprocess_of(network)
@@ -151,7 +152,7 @@ def train_full(
         model.eval()
         places = np.flatnonzero(held)
         some = np.array_split(places, -(-len(places) // size))
-        return float(np.mean([float(_loss(model, given, part, course, None)) for part in some]))
+        return float(np.mean([best_scale_loss(*_vectors(model, given, part, course, None)) for part in some]))
 
     return fit(model, loss, batches_of, course, validate=validate if held.any() else None, progress=progress)
 
@@ -177,20 +178,25 @@ def _wordings(caption: str | None, recipe: FilterRecipe) -> list[str]:
 
 
 def _loss(
-    model: FullModel, given: _Rows, batch: Ints, course: Course, draw: np.random.Generator | None
+    model: FullModel, given: _Rows, batch: Ints, course: Course, draw: np.random.Generator
 ) -> torch.Tensor:
-    """Return the loss of a batch, its pictures altered by `draw` (as they are without it)."""
+    """Return the loss of a batch, its pictures altered and its wordings drawn."""
+    return info_nce(*_vectors(model, given, batch, course, draw), model.log_scale.float().exp())
+
+
+def _vectors(
+    model: FullModel, given: _Rows, batch: Ints, course: Course, draw: np.random.Generator | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the vectors of a batch; without `draw` of its pictures as they are and their first wordings."""
     pixels = torch.from_numpy(np.ascontiguousarray(given.images[batch].transpose(0, 3, 1, 2)))
     pictures = pixels.to(course.device).float() / 255
     which = [given.tokens[row] for row in batch.tolist()]
     if draw is not None:
         pictures = augmented(pictures, [given.how[row] for row in batch.tolist()], draw)
-        tokens = torch.stack([some[int(draw.integers(len(some)))] for some in which])
-    else:
-        tokens = torch.stack([some[0] for some in which])
+    tokens = torch.stack([some[0 if draw is None else int(draw.integers(len(some)))] for some in which])
     with autocast(course.device, course.precision):
         image, text = model(pictures, tokens.to(course.device))
-    return info_nce(image, text, model.log_scale.float().exp())
+    return image, text
 
 
 def images_of(pairs: Pairs, preprocess: Preprocess, folder: Path) -> tuple[Images, Flags]:

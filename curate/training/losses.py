@@ -7,7 +7,7 @@ from torch.nn import functional
 
 from curate.scores.dfn.formula import MOST_SCALE
 
-__all__ = ["clamp_scale", "info_nce", "parameter_groups", "schedule"]
+__all__ = ["best_scale_loss", "clamp_scale", "info_nce", "parameter_groups", "schedule"]
 
 
 def info_nce(image: torch.Tensor, text: torch.Tensor, scale: torch.Tensor | float) -> torch.Tensor:
@@ -23,6 +23,16 @@ def info_nce(image: torch.Tensor, text: torch.Tensor, scale: torch.Tensor | floa
     target = torch.arange(len(logits), device=logits.device)
     both = functional.cross_entropy(logits, target) + functional.cross_entropy(logits.T, target)
     return both / 2
+
+
+def best_scale_loss(image: torch.Tensor, text: torch.Tensor) -> float:
+    """Return the least symmetric contrastive loss of a batch over a grid of scales from 1 to 100.
+
+    Held-out rows are judged so: a model that grows too sure of itself loses by its scale although its order still gets
+    better, and order is what a filter is for.
+    """
+    scales = [10 ** (step / 10) for step in range(21)]
+    return min(float(info_nce(image.double(), text.double(), scale)) for scale in scales)
 
 
 def clamp_scale(log_scale: torch.Tensor) -> None:

@@ -95,7 +95,7 @@ class FilterRecipe(Settings):
     alpha: Rate = 1.0
     noise: Decay = 0.3
     members: Some | None = None
-    validation: Annotated[float, Field(ge=0, le=0.5)] = 0.1
+    validation: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     background: Annotated[Count, Field(ge=0)] = 2048
     half: bool = False
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0

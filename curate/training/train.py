@@ -242,7 +242,7 @@ def _write(recipe: FilterRecipe, pairs: Pairs, found: _Trained, made: str) -> St
         "files": files, "set": pairs.fingerprint, "rows": len(pairs), "dim": pairs.image.shape[1], "scale": found.scale,
         "space": pairs.space, "epochs": len(curves[0]) - 1, "best_epoch": best, "notes": [], **found.facts,
     }  # fmt: skip
-    facts["notes"] = [*facts["notes"], *_notes(facts, best)]
+    facts["notes"] = [*facts["notes"], *_notes(facts, best, asked=recipe.validation > 0)]
     facts["recipe"] = recipe.model_dump(mode="json")
     storage.write_json(out / "training.json", facts["recipe"])
     with storage.atomic(out / "training.html") as partial:
@@ -250,19 +250,19 @@ def _write(recipe: FilterRecipe, pairs: Pairs, found: _Trained, made: str) -> St
     storage.write_json(out / FACTS, facts)
     for note in facts["notes"]:
         log.warning("train-filter: %s", note)
-    for path in sorted((out / ".work").glob("checkpoint-*.pt")):
+    for path in sorted((out / ".work").glob("checkpoint-*.pt")) + sorted((out / ".work").glob("images.*")):
         storage.remove(path)
     return open_filter(out, "out")
 
 
-def _notes(facts: Mapping[str, Any], best: list[int]) -> list[str]:
-    """Return what a user should know of a training."""
+def _notes(facts: Mapping[str, Any], best: list[int], *, asked: bool) -> list[str]:
+    """Return what a user should know of a training. asked : whether rows were to be held out."""
     notes = []
-    if not facts["held_out"]:
+    if not facts["held_out"] and asked:
         notes.append(
             "no rows were held out, so the last epoch was taken; a larger set, or validation, says which is best"
         )
-    elif not any(best):
+    elif facts["held_out"] and not any(best):
         notes.append(
             "no epoch was better on held-out rows than the untrained model: the filter is that model; more pairs are needed"
         )

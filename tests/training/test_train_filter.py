@@ -19,7 +19,7 @@ from curate.training.recipe import load_filter_recipe, parse_filter_recipe
 from curate.training.train import train_recipe
 
 DIM = 12
-FEW = {"epochs": 4, "batch": 32, "background": 20, "memory": "2GB"}
+FEW = {"epochs": 4, "batch": 32, "background": 20, "validation": 0.1, "memory": "2GB"}
 
 
 def lists(rows):
