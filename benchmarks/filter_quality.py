@@ -26,7 +26,7 @@ import curate
 from curate.embedding import clip
 from curate.embedding.decode import to_array
 from curate.linalg import load_unit
-from curate.scores.dfn.parts import under
+from curate.scores.dfn.compute import under
 from curate.scores.dfn.stored import open_filter
 
 CLEAN = 500

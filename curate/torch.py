@@ -15,13 +15,13 @@ from torch import distributed
 from torch.utils.data import Sampler
 
 from curate.errors import UsageError
-from curate.training.jest import JointBatchSampler
+from curate.training.jest import JointBatchSampler, sigmoid_losses
 from curate.weighting.loss import Method, check_settings
 
 if TYPE_CHECKING:
     from curate.runs.run import StoredRun
 
-__all__ = ["JointBatchSampler", "LossReweighter", "RunSampler", "sampler"]
+__all__ = ["JointBatchSampler", "LossReweighter", "RunSampler", "sampler", "sigmoid_losses"]
 
 #: Indices that become Python numbers at a time.
 _BLOCK = 65_536

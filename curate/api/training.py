@@ -53,7 +53,7 @@ def train_filter(
     """
     if not isinstance(recipe, str | Path | Mapping):
         raise UsageError(f"curate.train_filter takes a recipe file or a mapping, got {type(recipe).__name__}")
-    from curate.training.recipe import load_filter_recipe, parse_filter_recipe
+    from curate.training.filter_recipe import load_filter_recipe, parse_filter_recipe
     from curate.training.train import train_recipe
 
     changed = {} if out is None else {"out": str(out)}

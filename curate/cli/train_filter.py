@@ -19,7 +19,7 @@ def train_filter(
     quiet: flag.Quiet = False,
 ) -> None:
     """Train a filter on a small set of good pairs; a run scores with it: score: [{dfn: {path: FOLDER}}]."""
-    from curate.training.recipe import load_filter_recipe
+    from curate.training.filter_recipe import load_filter_recipe
     from curate.training.train import train_recipe
 
     given = [*(set_ or []), *([] if out is None else [f"out={out}"])]

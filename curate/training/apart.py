@@ -17,7 +17,7 @@ from curate.recipe import Recipe, Source
 from curate.runs.folder import RunFolder
 from curate.runs.run import open_run
 from curate.selection.everything import All
-from curate.training.recipe import FilterRecipe
+from curate.training.filter_recipe import FilterRecipe
 
 __all__ = ["require_apart"]
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from curate.training.recipe import Augment
+from curate.training.filter_recipe import Augment
 
 __all__ = ["augmented"]
 

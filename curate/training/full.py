@@ -21,10 +21,10 @@ from curate.scores.dfn.stored import MODEL
 from curate.scores.pixels.parts import decoded_images
 from curate.training.augment import augmented
 from curate.training.batches import dealt, epoch_batches
+from curate.training.filter_recipe import FilterRecipe
 from curate.training.loop import Course, Curve, autocast, fit
 from curate.training.losses import best_scale_loss, info_nce
 from curate.training.pairs import Pairs
-from curate.training.recipe import FilterRecipe
 
 __all__ = ["FullModel", "images_of", "load_model", "train_full", "write_model"]
 

@@ -38,7 +38,7 @@ from curate.scores.pair.formula import OWN_TEMPERATURE
 from curate.scores.registry import folders_for, score_columns
 from curate.selection.everything import All
 from curate.training.apart import require_apart
-from curate.training.recipe import FilterRecipe, TrainingSet
+from curate.training.filter_recipe import FilterRecipe, TrainingSet
 
 __all__ = ["Pairs", "read_pairs", "temperature_of"]
 

@@ -16,9 +16,9 @@ from curate.pipeline.stages.embed_task import space_of
 from curate.scores.dfn.stored import FACTS, FILTER_VERSION, MODEL, WEIGHTS, StoredFilter, open_filter
 from curate.scores.heads.evaluation import fixed_threads
 from curate.scores.heads.labels import device_of
+from curate.training.filter_recipe import FilterRecipe
 from curate.training.page import page
 from curate.training.pairs import Pairs, read_pairs, temperature_of
-from curate.training.recipe import FilterRecipe
 
 __all__ = ["train_recipe"]
 

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from curate.training.augment import augmented
 from curate.training.batches import dealt, epoch_batches, neighbours_together
+from curate.training.filter_recipe import Augment
 from curate.training.losses import info_nce, schedule
-from curate.training.recipe import Augment
 
 
 def unit(rng, n, d=4):

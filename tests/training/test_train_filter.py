@@ -15,7 +15,7 @@ from curate.errors import RecipeError, UsageError
 from curate.runs.run import open_run
 from curate.scores.dfn.formula import adapted, pair_scores
 from curate.scores.dfn.stored import open_filter
-from curate.training.recipe import load_filter_recipe, parse_filter_recipe
+from curate.training.filter_recipe import load_filter_recipe, parse_filter_recipe
 from curate.training.train import train_recipe
 
 DIM = 12

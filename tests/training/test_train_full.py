@@ -13,7 +13,7 @@ from curate.errors import UsageError
 from curate.linalg import load_unit
 from curate.runs.run import open_run
 from curate.scores.dfn.formula import pair_scores
-from curate.training.recipe import parse_filter_recipe
+from curate.training.filter_recipe import parse_filter_recipe
 from curate.training.train import train_recipe
 from tests.fixtures.pictured import picture
 

@@ -59,9 +59,9 @@ class Dfn(Score):
 
     def check(self, recipe: "Recipe", sources: Sources) -> None:
         """Raise UsageError where there is no filter, or one for another model."""
-        from curate.scores.dfn import parts
+        from curate.scores.dfn import compute
 
-        parts.check(self, recipe, sources)
+        compute.check(self, recipe, sources)
 
     def inputs(
         self, context: "Context", columns: Mapping[str, ScoreColumn], sources: Sources
@@ -73,12 +73,12 @@ class Dfn(Score):
 
     def in_memory(self, samples: "Samples") -> tuple[Mapping[str, npt.NDArray[Any]], npt.NDArray[np.object_]]:
         """Return the columns of samples in memory and the status of each row."""
-        from curate.scores.dfn import parts
+        from curate.scores.dfn import compute
 
-        return parts.in_memory(self, samples)
+        return compute.in_memory(self, samples)
 
     def compute(self, context: "Context", output: "Output") -> dict[str, Any]:
         """Write the tables of all parts."""
-        from curate.scores.dfn import parts
+        from curate.scores.dfn import compute
 
-        return parts.compute(context, self, output)
+        return compute.compute(context, self, output)
