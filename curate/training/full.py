@@ -43,7 +43,8 @@ class FullModel(torch.nn.Module):
         preprocess: Preprocess, *, new: bool,
     ) -> None:  # fmt: skip
         super().__init__()
-        self.network, self.tokenizer, self.config, self.new = network, tokenizer, config, new
+        self.network: Any = network
+        self.tokenizer, self.config, self.new = tokenizer, config, new
         self.preprocess = preprocess
 
     @property
