@@ -70,7 +70,12 @@ def _drawn(curves: Sequence[Sequence[Mapping[str, Any]]]) -> str:
     for name, points in lines:
         path = " ".join(at(*point) for point in points)
         parts.append(f'<polyline points="{path}" fill="none" stroke="{_COLOURS[name]}" stroke-width="1.8"/>')
-    for number, (name, colour) in enumerate(_COLOURS.items()):
+    there = {
+        name: colour
+        for name, colour in _COLOURS.items()
+        if any(points for other, points in lines if other == name)
+    }
+    for number, (name, colour) in enumerate(there.items()):
         parts.append(
             f'<text x="{_WIDTH - 120}" y="{34 + 18 * number}" style="fill:{colour}">{name} loss</text>'
         )

@@ -49,6 +49,9 @@ def train_recipe(recipe: FilterRecipe, *, progress: Progress = silent) -> Stored
         raise UsageError(
             f"start: {start.path} is of kind {start.kind}, and the recipe asks for {recipe.kind}"
         )
+    if start is not None:
+        start.check_files("start")
+    storage.clear_partials(out)
     device = device_of(recipe.device, "device")
     precision = _precision(recipe, device)
     pairs = read_pairs(recipe, progress)

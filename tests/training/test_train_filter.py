@@ -258,7 +258,7 @@ def test_a_filter_for_other_vectors_is_refused(made, tmp_path):
     (copy / "filter.json").write_bytes((made / "adapter/filter.json").read_bytes())
     (copy / "weights.npz").write_bytes(weights.read_bytes()[:-1])
     with pytest.raises(UsageError, match=r"weights\.npz is damaged or from another filter"):
-        open_filter(copy, "path")
+        curate.score(np.eye(DIM), {"dfn": {"path": str(copy)}}, text=np.eye(DIM))
 
 
 @pytest.mark.parametrize(

@@ -75,6 +75,7 @@ def check(settings: "Dfn", recipe: "Recipe", sources: Sources) -> None:
 def compute(context: Context, settings: "Dfn", output: Output) -> dict[str, Any]:
     """Write the tables of all parts."""
     stored = settings.opened()
+    stored.check_files(f"score: {settings.name}")
     parts = embedding_parts(context)
     if parts:
         space = context.facts(context.run.embeddings).get("space")
@@ -193,6 +194,7 @@ def in_memory(
 ) -> tuple[Mapping[str, npt.NDArray[Any]], npt.NDArray[np.object_]]:
     """Return the columns of samples in memory and the status of each row; a full model needs a run."""
     stored = settings.opened()
+    stored.check_files(f"score: {settings.name}")
     if stored.kind == "full":
         raise UsageError(f"score: {settings.name}: a filter of kind full embeds images itself, in a run only")
     image = samples.require(settings.name, "image")

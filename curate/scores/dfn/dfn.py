@@ -43,6 +43,11 @@ class Dfn(Score):
         """The name the user gave."""
         return self.name
 
+    @property
+    def row_needs(self) -> tuple[str, ...]:
+        """A caption, or a label where the filter is a head."""
+        return ("label",) if self.opened().kind == "head" else ("text",)
+
     def columns_made(self) -> Mapping[str, Column]:
         """Return the score and the loss under the name the user gave."""
         return {f"{self.name}{name.removeprefix('dfn')}": column for name, column in self.outputs.items()}

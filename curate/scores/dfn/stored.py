@@ -49,6 +49,13 @@ class StoredFilter:
         with np.load(self.path / WEIGHTS, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
 
+    def check_files(self, where: str) -> None:
+        """Raise UsageError where its arrays or its model are not those that it was written with."""
+        for name, known in self.facts["files"].items():
+            path = self.path / name
+            if not path.is_file() or storage.hash_file(path) != known:
+                raise UsageError(f"{where}: {path} is damaged or from another filter; train it anew")
+
     def check_model(self, embed: Any, where: str) -> None:  # noqa: ANN401  (the settings `embed` of a recipe)
         """Raise UsageError where the recipe names another model than the one whose vectors the filter knows."""
         space = self.facts.get("space") or {}
@@ -87,9 +94,6 @@ def open_filter(path: str | Path, where: str) -> StoredFilter:
         ) from None
     if not isinstance(facts, dict) or facts.get("version") != FILTER_VERSION:
         raise UsageError(f"{where}: {folder / FACTS} was written by another version of curate; train it anew")
-    for name in (WEIGHTS, *([MODEL] if facts["kind"] == "full" else [])):
-        if storage.hash_file(folder / name) != facts["files"].get(name):
-            raise UsageError(f"{where}: {folder / name} is damaged or from another filter; train it anew")
     return StoredFilter(folder, facts)
 
 
