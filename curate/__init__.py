@@ -2,7 +2,7 @@
 
 >>> import curate
 >>> sorted(name for name in curate.__all__ if name.islower())
-['cluster', 'deduplicate', 'filter', 'load_recipe', 'open_run', 'parse_recipe', 'run', 'score', 'select']
+['cluster', 'deduplicate', 'filter', 'load_recipe', 'open_run', 'parse_recipe', 'run', 'score', 'select', 'train_filter']
 """
 
 import importlib
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from curate.api.run import Run, open_run
     from curate.api.select import select
+    from curate.api.training import train_filter
     from curate.api.verbs import filter, run
     from curate.clustering.in_memory import Groups, cluster
     from curate.deduplication.in_memory import Deduplicated, deduplicate
@@ -34,6 +35,7 @@ __all__ = [
     "run",
     "score",
     "select",
+    "train_filter",
 ]
 
 #: Where each public name is defined.
@@ -52,6 +54,7 @@ _HOMES = {
     "run": "api.verbs",
     "score": "scores.in_memory",
     "select": "api.select",
+    "train_filter": "api.training",
 }
 
 

@@ -1,26 +1,30 @@
-"""Training pictures for the tiny CLIP, decoded and captioned once, held in memory as bytes.
+"""Write the pictures that the tiny CLIP is trained on: `python data/tiny_pools.py --shared ../shared/data --out pools`.
+
+One folder of Parquet shards for each origin, with the captions of a picture as lines of one text. Then
+`curate train-filter data/recipes/filters/tiny.yaml` trains. Without `--shared` there are generated scenes only.
 
 Captions are about the instance: a class word (or the emoji's name) and what was measured in the pixels, so that two
 pictures of a class have different captions. Class captions alone would teach the model to map a whole class to one
 vector, and duplicates could no longer be told from look-alikes.
 """
 
+import argparse
 import io
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import scenes
-import torch
 from PIL import Image
 
 SIDE = 64
 WORDINGS = 4
-Tokenizer = Callable[[list[str]], torch.Tensor]
+ROWS = 10_000
 
 # Five words from low to high for each measurement; an empty word is not said.
 MEASURES = {
@@ -49,28 +53,64 @@ MEASURES = {
 
 @dataclass(frozen=True)
 class Pool:
-    """Pictures of one origin with several wordings each, and how they may be changed in training."""
+    """Pictures of one origin, (n, side, side, 3) uint8, with several wordings each."""
 
     name: str
-    images: torch.Tensor  # (n, 1 or 3, side, side) uint8
-    tokens: torch.Tensor  # (n, WORDINGS, context_length) int
-    share: float  # of each batch
-    min_scale: float  # smallest side of a random crop
-    flip: bool
-    colour: float  # largest relative change of brightness, contrast and single channels
+    images: np.ndarray
+    captions: list[list[str]]
 
 
-def scene_pool(n: int, seed: int, tokenizer: Tokenizer, workers: int, brief: int, share: float) -> Pool:
+def main() -> None:
+    """Parse the arguments, and write what there is."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--shared", type=Path, help="folder with fashion_mnist, clothing and noto_emoji; none: scenes only"
+    )
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--scenes", type=int, default=24_000, help="generated scenes to train on")
+    parser.add_argument("--brief", type=int, default=1, help="how many of four wordings of a scene are short")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=2)
+    args = parser.parse_args()
+    write(scene_pool(args.scenes, args.seed * args.scenes, args.workers, args.brief), args.out)
+    for load in (fashion_pool, clothing_pool, emoji_pool) if args.shared is not None else ():
+        write(load(args.shared, args.seed), args.out)
+
+
+def write(pool: Pool, out: Path) -> None:
+    """Write the pictures of a pool as PNG, with a caption of several lines."""
+    folder = out / pool.name
+    folder.mkdir(parents=True, exist_ok=True)
+    starts = range(0, len(pool.images), ROWS)
+    for number, start in enumerate(starts):
+        rows = range(start, min(start + ROWS, len(pool.images)))
+        table = pa.table(
+            {
+                "id": [f"{pool.name}-{row}" for row in rows],
+                "image": [{"bytes": _png(pool.images[row]), "path": None} for row in rows],
+                "caption": ["\n".join(pool.captions[row]) for row in rows],
+            }
+        )
+        pq.write_table(table, folder / f"train-{number:05d}-of-{len(starts):05d}.parquet")
+
+
+def _png(picture: np.ndarray) -> bytes:
+    stored = io.BytesIO()
+    Image.fromarray(picture).save(stored, "PNG")
+    return stored.getvalue()
+
+
+def scene_pool(n: int, seed: int, workers: int, brief: int) -> Pool:
     """Draw `n` training scenes, concepts in turn, each stored once as JPEG or PNG the way a data set would hold it.
 
-    brief : how many of the wordings are short. share : part of each batch.
+    brief : how many of the wordings are short.
     """
     starts = range(seed, seed + n, 500)
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
         parts = list(pool.map(_draw, starts, [min(500, seed + n - s) for s in starts], [brief] * len(starts)))
     images = np.concatenate([images for images, _ in parts])
     captions = [c for _, part in parts for c in part]
-    return Pool("scenes", _chw(images), _tokens(captions, tokenizer), share, 0.94, False, 0.06)
+    return Pool("scenes", images, captions)
 
 
 def _draw(start: int, n: int, brief: int) -> tuple[np.ndarray, list[list[str]]]:
@@ -103,39 +143,30 @@ def short_caption(picture: scenes.Scene, seed: int, kind: int) -> str:
     return frame.format(concept)
 
 
-def fashion_pool(shared: Path, tokenizer: Tokenizer, seed: int) -> Pool:
+def fashion_pool(shared: Path, seed: int) -> Pool:
     """Load the first three of six training shards of Fashion-MNIST; the rest stays unseen."""
     files = [shared / "fashion_mnist" / f"train-0000{i}-of-00006.parquet" for i in range(3)]
-    return _real(
-        "fashion", files, tokenizer, seed, grey=True, share=0.26, min_scale=0.85, colour=0.1, side=SIDE
-    )
+    return _real("fashion", files, seed, grey=True, side=SIDE)
 
 
-def clothing_pool(shared: Path, tokenizer: Tokenizer, seed: int) -> Pool:
+def clothing_pool(shared: Path, seed: int) -> Pool:
     """Load the training photographs of the clothing data set."""
     files = sorted((shared / "clothing").glob("train-*.parquet"))
-    return _real(
-        "clothing", files, tokenizer, seed, grey=False, share=0.27, min_scale=0.55, colour=0.25, side=80
-    )
+    return _real("clothing", files, seed, grey=False, side=80)
 
 
-def emoji_pool(shared: Path, tokenizer: Tokenizer, seed: int) -> Pool:
+def emoji_pool(shared: Path, seed: int) -> Pool:
     """Load the emoji pictures with their Unicode names and keywords."""
     files = sorted((shared / "noto_emoji").glob("train-*.parquet"))
-    return _real(
-        "emoji", files, tokenizer, seed, grey=False, share=0.05, min_scale=0.85, colour=0.1, side=SIDE
-    )
+    return _real("emoji", files, seed, grey=False, side=SIDE)
 
 
-def _real(
-    name: str, files: Sequence[Path], tokenizer: Tokenizer, seed: int, *, grey: bool, share: float,
-    min_scale: float, colour: float, side: int,
-) -> Pool:  # fmt: skip
+def _real(name: str, files: Sequence[Path], seed: int, *, grey: bool, side: int) -> Pool:
     rows = [row for file in files for row in pq.read_table(file).to_pylist()]
     images = np.stack([square(Image.open(io.BytesIO(row["image"]["bytes"])), side) for row in rows])
-    captions = measured_captions(images, [_nouns(row) for row in rows], colours=not grey, seed=seed)
-    stored = _chw(images[..., :1] if grey else images)
-    return Pool(name, stored, _tokens(captions, tokenizer), share, min_scale, name != "emoji", colour)
+    return Pool(
+        name, images, measured_captions(images, [_nouns(row) for row in rows], colours=not grey, seed=seed)
+    )
 
 
 def _nouns(row: dict[str, str]) -> list[str]:
@@ -232,11 +263,5 @@ def _palette() -> tuple[tuple[str, ...], np.ndarray]:
 _NAMES, _PALETTE = _palette()
 
 
-def _chw(images: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
-
-
-def _tokens(captions: Iterable[Sequence[str]], tokenizer: Tokenizer) -> torch.Tensor:
-    rows = list(captions)
-    flat = tokenizer([c for row in rows for c in row]).to(torch.int32)
-    return flat.view(len(rows), WORDINGS, -1)
+if __name__ == "__main__":
+    main()

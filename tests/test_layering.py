@@ -17,7 +17,7 @@ PACKAGE = ROOT / "curate"
 ORDER = (
     "errors", "hashing", "linalg", "progress", "plugins", "schema", "settings", "io", "sources", "runs", "execution",
     "embedding", "clustering", "deduplication", "ordering", "scores", "filtering", "selection", "weighting", "recipe",
-    "writers", "report", "retrieval", "analysis", "pipeline", "evaluation", "api", "torch", "cli",
+    "writers", "report", "retrieval", "analysis", "pipeline", "evaluation", "training", "api", "torch", "cli",
 )  # fmt: skip
 #: Outside the order: what users import, and `python -m curate`.
 ROOT_MODULES = ("curate", "curate.__main__")

@@ -22,6 +22,7 @@ COMMANDS = [
     "select",
     "methods",
     "evaluate",
+    "train-filter",
     "retry",
     "export",
     "inspect",

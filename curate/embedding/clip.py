@@ -32,7 +32,7 @@ from curate.embedding.decode import Preprocess
 from curate.embedding.torchvision_guard import import_open_clip
 from curate.errors import ModelError
 
-__all__ = ["Clip", "load", "one_thread"]
+__all__ = ["Clip", "load", "one_thread", "preprocess_of", "quiet"]
 
 TINY = "tiny"
 #: Rows per forward pass on a CPU are at most 64 and at most this many pixels (8 rows of 224 x 224): larger
@@ -68,6 +68,11 @@ class Clip:
     batch_size: int
     _model: Any = field(repr=False)
     _tokenizer: Callable[[list[str]], torch.Tensor] = field(repr=False)
+
+    def for_training(self) -> tuple[torch.nn.Module, Callable[[list[str]], torch.Tensor]]:
+        """Return the network itself, whose weights may then be changed, and the tokenizer."""
+        network: torch.nn.Module = self._model.requires_grad_(True)
+        return network, self._tokenizer
 
     def encode_images(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Return the unit vectors of `pixels`, (n, height, width, 3) uint8 as `decode.to_array` makes them.
@@ -150,12 +155,12 @@ def load(
     if batch_size < 1:
         raise ModelError(f"embed.batch_size must be at least 1, got {batch_size}")
     device, precision = _device(device), _precision(precision, device)
-    with _quiet():
+    with quiet():
         open_clip = import_open_clip()
         name, weights, force = _resolve(open_clip, model, pretrained)
         network, tokenizer = _create(open_clip, name, weights, force, model)
     config = open_clip.get_model_config(name)
-    preprocess = _preprocess(network.visual.preprocess_cfg)
+    preprocess = preprocess_of(network)
     return Clip(
         name=model,
         pretrained=pretrained,
@@ -334,7 +339,7 @@ def _offline(offline: bool) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep open_clip from logging through the root logger (which also installs a handler) and from warning."""
     root, silence = logging.getLogger(), logging.NullHandler()
     before = logging.root.manager.disable
@@ -349,7 +354,10 @@ def _quiet() -> Iterator[None]:
         root.removeHandler(silence)
 
 
-def _preprocess(settings: dict[str, Any]) -> Preprocess:
+def preprocess_of(network: Any) -> Preprocess:  # noqa: ANN401  (an open_clip model)
+    """Return how images are brought to what a model takes."""
+    settings: dict[str, Any] = network.visual.preprocess_cfg
+
     def three(value: float | Sequence[float]) -> tuple[float, float, float]:
         values = list(value) if isinstance(value, Sequence) else [value] * 3
         return (float(values[0]), float(values[1]), float(values[2]))

@@ -8,5 +8,15 @@ from curate.torch.infobatch import Indexed, InfoBatch
 from curate.torch.reweighter import LossReweighter
 from curate.torch.run_sampler import RunSampler, sampler
 from curate.torch.soft_cap_sampler import SoftCapSampler
+from curate.training.jest import JointBatchSampler, sigmoid_losses
 
-__all__ = ["Indexed", "InfoBatch", "LossReweighter", "RunSampler", "SoftCapSampler", "sampler"]
+__all__ = [
+    "Indexed",
+    "InfoBatch",
+    "JointBatchSampler",
+    "LossReweighter",
+    "RunSampler",
+    "SoftCapSampler",
+    "sampler",
+    "sigmoid_losses",
+]

@@ -36,7 +36,7 @@ def checkpoints(tmp_path_factory):
         config = folder / f"{name}.json"
         config.write_text(json.dumps({"embed_dim": 48, "vision_cfg": vision, "text_cfg": TEXT}))
         open_clip.add_model_config(config)
-        with clips._quiet():
+        with clips.quiet():
             network = open_clip.create_model(name)
         save_file(network.state_dict(), folder / f"{name}.safetensors")
         found[name] = folder / f"{name}.safetensors"

@@ -29,7 +29,7 @@ def model(tmp_path_factory):
     config.write_text(json.dumps({"embed_dim": 24, "vision_cfg": vision, "text_cfg": text}))
     open_clip.add_model_config(config)
     torch.manual_seed(0)
-    with clips._quiet():
+    with clips.quiet():
         torch.save(open_clip.create_model("curate-test-encode").state_dict(), folder / "weights.pt")
     return load("curate-test-encode", str(folder / "weights.pt"), batch_size=8)
 

@@ -211,11 +211,12 @@ def _decode(
 
 
 def decoded_images(
-    context: Context, wanted: Flags, size: int, sources: Sources, *, stage: str = "score"
+    context: Context, wanted: Flags, size: int | Preprocess, sources: Sources, *, stage: str = "score"
 ) -> Iterator[Decoded]:
     """Yield the images of some samples of a run, decoded and brought to `size` x `size`, in the order of the embeddings.
 
-    wanted : (n,), one per sample with a vector. stage : under which progress is reported.
+    wanted : (n,), one per sample with a vector. size : or how a model brings them to its own. stage : under which
+    progress is reported.
     """
     from curate.embedding.batching import default_decode_workers
     from curate.embedding.decode_pool import DecodePool
@@ -223,7 +224,7 @@ def decoded_images(
     recipe = context.recipe
     workers = default_decode_workers("cpu") if recipe.workers == "auto" else context.engine.here
     with DecodePool(
-        Preprocess((size, size)), workers=workers, max_pixels=recipe.embed.max_pixels,
+        size if isinstance(size, Preprocess) else Preprocess((size, size)), workers=workers, max_pixels=recipe.embed.max_pixels,
         memory_limit_bytes=recipe.embed.decode_memory, in_flight_bytes=context.image_memory,
     ) as pool:  # fmt: skip
         yield from _rows(pool.map(_encoded(context, wanted, sources)), context, stage, int(wanted.sum()))
