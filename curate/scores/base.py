@@ -5,8 +5,9 @@ Where code goes. A recipe is checked, and `curate --help` shown, by these classe
 them inside the functions that need them. A family whose computation fills several modules is a package (`pair`, `heads`,
 `pixels`, `external`) with the class in a light module of the same name (`pair/pair.py`), the computation over parts in
 `parts.py`, and formulas beside it; the class imports those when it computes. `curate/scores/tables` holds what families
-share to read and write tables. A class knows no other family and not the registry: columns of other families, and
-reading of sources, are handed to it (`Sources`, `Output.columns`).
+share to read and write tables, `curate/scores/regions` what they share of boxes in pictures. A class knows no other
+family and not the registry: columns of other families, and reading of sources, are handed to it (`Sources`,
+`Output.columns`).
 
 A family that needs no more than the rows themselves gives `outputs`, `reads` and `score_rows`; the tables are then
 written by `compute` of this class. This is also the way of a score in a package of its own (docs/plugins.md).

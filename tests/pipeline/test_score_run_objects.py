@@ -18,7 +18,7 @@ from curate.analysis.verify.verify import decisions_digest
 from curate.embedding import clip as models
 from curate.embedding.decode import to_array
 from curate.embedding.regions import crops, filled
-from curate.errors import UsageError
+from curate.errors import RunError, UsageError
 from curate.execution.context import Part
 from curate.linalg import load_unit
 from curate.pipeline.runner import run
@@ -280,6 +280,33 @@ def test_parts_that_are_there_stay_when_others_come(place, tmp_path, monkeypatch
     assert len([name for name in after if name.endswith(".parquet")]) == len(kept) + 2
     assert 0 < len(asked) <= 2 * 4
     assert table(open_run(tmp_path / "run"), "objects").height == N + 4
+
+
+def test_a_run_that_was_ended_goes_on_with_the_next_part(place, finished, tmp_path, monkeypatch):
+    from curate.embedding import region_pool
+
+    shutil.copytree(place / "run", tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "3_scores" / "objects")
+    asked, real, most = [], region_pool.pack, [10**6]
+
+    def pack(*given):
+        asked.append(1)
+        if len(asked) > most[0]:
+            raise RunError("ended")
+        return real(*given)
+
+    monkeypatch.setattr(region_pool, "pack", pack)
+    pictured = table(finished, "objects").filter(pl.col("objects_count") > 0)["uid"]
+    half = int((pictured <= "s014").sum())  # two shards of 15 rows; the parts are worked on in order
+    most[0] = half
+    glob = str(place / "data" / "*.parquet")
+    with pytest.raises(RunError, match="ended"):
+        made(glob, tmp_path / "run", until="score")
+    most[0] = 10**6
+    asked.clear()
+    again = made(glob, tmp_path / "run", until="score")
+    assert len(asked) == len(pictured) - half
+    assert table(again, "objects").equals(table(finished, "objects"))
 
 
 # --- errors and edges --------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from curate.embedding.region_pool import embed_regions
-from curate.embedding.store import EmbeddingPart
+from curate.embedding.store import BATCH_ROWS, EmbeddingPart
 from curate.execution.context import Context, Part, reuse_or_remove, usable
 from curate.io import storage
 from curate.linalg import load_unit
@@ -54,7 +54,7 @@ def _part(
     n = len(stored)
     score, has_text = np.full(n, np.nan, np.float32), np.zeros(n, np.bool_)
     for batch in range(stored.batches if stored.has_text else 0):
-        start = batch * len(stored.half("image", 0))
+        start = batch * BATCH_ROWS
         there = np.flatnonzero(stored.present("text", batch))
         image, text = (load_unit(stored.half(name, batch)[there]) for name in ("image", "text"))
         score[start + there] = clip_score(image, text)
