@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curate import select
@@ -59,6 +59,7 @@ def test_vectors_of_no_and_of_one_row():
 # Scores
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from([0.0, 1.0, 2.5, math.nan]), st.booleans()), max_size=30))
 def test_auc_is_the_share_of_pairs(rows):
     score, truth = (np.array([row[i] for row in rows], kind) for i, kind in ((0, np.float64), (1, np.bool_)))

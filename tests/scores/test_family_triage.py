@@ -3,7 +3,7 @@
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curate.errors import CurateError, RecipeError, UsageError
@@ -29,6 +29,7 @@ def by_definition(error, uncertainty, error_at, uncertainty_at):
     return [names[int(a > e), int(b > u)] for a, b in zip(error, uncertainty, strict=True)]
 
 
+@settings(max_examples=50, deadline=None)
 @given(VALUES, st.sampled_from([0.1, 0.5, 0.75]), st.sampled_from([0.25, 0.5, 0.9]))
 def test_quadrants_are_the_definition(rows, error_at, uncertainty_at):
     error, uncertainty = (np.array([row[i] for row in rows], np.float64) for i in (0, 1))

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curate.errors import CurateError
@@ -20,6 +20,7 @@ from tests.fixtures.trained_heads import N, clusters, directly
 from tests.reference.losses import softmax
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.integers(0, 40), st.integers(2, 5), st.integers(0, 9))
 def test_the_error_is_the_definition(n, n_classes, seed):
     rng = np.random.default_rng(seed)

@@ -112,7 +112,7 @@ def oracle(rows, n_keep, *, k, gamma_f, gamma_r, pinned=()):
 def test_a_selection_is_the_most_worthy_rows_of_all_concepts(k, gamma_f, gamma_r):
     rows, before = frame(), set()
     asked = {"k": k, "gamma_f": gamma_f, "gamma_r": gamma_r}
-    for count in (0, 1, 17, 60, 120):
+    for count in (0, 17, 60):
         found = select(rows, "d2", by="hard", count=count, **asked)
         now = set(found.filter("keep")["uid"])
         assert now == oracle(rows, count, **asked)

@@ -65,11 +65,8 @@ def test_the_less_is_kept_the_easier_it_is():
 
 
 def test_odds_are_those_of_the_distribution():
-    from scipy.stats import beta
-
     p = np.linspace(0.05, 0.95, 19)
-    gap = log_odds(p, (3.2, 1.7)) - beta.logpdf(p, 3.2, 1.7)
-    np.testing.assert_allclose(gap, gap[0], atol=1e-9)
+    np.testing.assert_allclose(np.exp(log_odds(p, (3.2, 1.7))), p**2.2 * (1 - p) ** 0.7, rtol=1e-12)
     assert np.isfinite(log_odds(np.array([0.0, 1.0]), (15.9, 0.1))).all()
 
 

@@ -44,7 +44,7 @@ def by_definition(frame, n_keep, misconception):
     return None
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.integers(0, 40), st.integers(0, 9), st.sampled_from([None, 2, 5]), st.booleans(), st.floats(0, 0.6))
 def test_the_corners_are_the_definition(n, seed, levels, misconception, share):
     frame = rows(n, seed, levels)

@@ -25,6 +25,7 @@ __all__ = [
     "kl_change",
     "ldr_temperature",
     "look_after",
+    "mdl_hardness",
     "tdds_window",
 ]
 
@@ -152,6 +153,36 @@ def dual_window(p_label: Array) -> Floats:
     return np.asarray((1.0 - values.mean(axis=0)) * values.std(axis=0, ddof=1), np.float64)
 
 
+def mdl_hardness(p_sum: Floats, n_looks: npt.NDArray[np.int64]) -> Floats:
+    """Return one minus the mean probability of the label over heads that saw few rows, then more and more.
+
+    A look follows 1, 2, 4, 8, ... steps of the first epoch, in which every row is met once: the heads of each look have
+    learnt from twice the rows of the one before.
+
+    Parameters
+    ----------
+    p_sum : numpy.ndarray
+        (n,), the finite probabilities of the label of all looks and seeds, summed.
+    n_looks : numpy.ndarray
+        (n,), how many there were.
+
+    Returns
+    -------
+    numpy.ndarray
+        (n,) in [0, 1]; higher is harder: easy rows are predicted from few examples. NaN where there was no look.
+
+    Notes
+    -----
+    After Hase et al. 2024, arXiv:2401.06751, who train heads to the end on each of some growing subsets; source: not checked.
+
+    Examples
+    --------
+    >>> mdl_hardness(np.array([0.5 + 0.7, 0.0]), np.array([2, 0]))
+    array([0.4, nan])
+    """
+    return 1.0 - np.where(n_looks > 0, p_sum / np.maximum(n_looks, 1), np.nan)
+
+
 def ldr_temperature(logits: "torch.Tensor", label: "torch.Tensor", before: "torch.Tensor") -> "torch.Tensor":
     """Return the temperature that ALDR-KL gives each row: the less certain its prediction, the larger.
 
@@ -266,10 +297,12 @@ class Course:
         for name in (one for one in COURSE if one in self.names):
             if name == "calibrated":
                 found[COURSE[name][0]] = self.calibrated
-            elif name in ("mdl", "dual"):
+            elif name == "mdl":
+                found[COURSE[name][0]] = mdl_hardness(self._sums[name][0], self._counts[name])
+            elif name == "dual":
                 total, seen = self._sums[name][0], self._counts[name]
                 value = np.where(seen > 0, total / np.maximum(seen, 1), np.nan)
-                found[COURSE[name][0]] = 1.0 - value if name == "mdl" else value
+                found[COURSE[name][0]] = value
             else:
                 by_seed = self._sums["tdds"] if name == "tdds" else self._recent["aldr"][0].astype(np.float64)
                 fine = np.isfinite(by_seed)
