@@ -8,9 +8,11 @@ from curate.embedding import clip as clips
 from curate.linalg import load_unit
 from curate.pipeline import runner
 from curate.recipe.loading import parse_recipe
+from curate.runs.run import open_run
 from curate.scores.clipn import out_of_distribution
 from curate.scores.concept_share import share_inside, span_of
 from curate.scores.prompts import text_contrast
+from tests.fixtures.builders import DIM, planted, recipe_values, write_shards
 
 LIKE, UNLIKE = ["a red house", "a red boat"], ["a blue tree"]
 PROMPTS = {"prompts": {"name": "red", "like": LIKE, "unlike": UNLIKE}}
@@ -94,3 +96,27 @@ def test_another_file_of_vectors_is_computed_anew(folder):
         )
         found.append((folder / "run/3_scores/mine/_done.json").stat().st_mtime_ns)
     assert found[0] == found[1] != found[2]
+
+
+@pytest.mark.parametrize("n", [0, 1])
+def test_no_row_and_one_row(tmp_path, n):
+    """All scores by texts, heads and captions, on vectors of their own."""
+    captions = pl.Series([], dtype=pl.String) if n == 0 else ["a cat"]
+    glob = write_shards(tmp_path / "in", planted(1)[:n], shards=1, extra={"caption": captions})
+    vectors, names = str(tmp_path / "t.npy"), str(tmp_path / "names.txt")
+    np.save(vectors, planted(3).astype(np.float32))
+    np.savez(tmp_path / "head.npz", weight=np.ones((1, DIM)))
+    (tmp_path / "names.txt").write_text("cat", encoding="utf-8")
+    scores = [
+        "caption", {"metaclip": {"entries": names}}, {"mentions": {"names": names}}, {"target_clusters": {"target": vectors}},
+        {"prompts": {"like": vectors}}, {"clipn": {"yes": vectors, "no": vectors}}, {"concept_share": {"concept": vectors}},
+        {"linear": {"weights": str(tmp_path / "head.npz")}},
+    ]  # fmt: skip
+    values = recipe_values(glob, tmp_path / "run", score=scores, cluster={"concepts": 1}, dedup={})
+    runner.run(parse_recipe(values | {"select": {"method": "metaclip", "count": n}}), until="select")
+    assert open_run(tmp_path / "run").decisions()["keep"].to_list() == [True] * n
+    folders = ["caption", "metaclip", "mentions", "target_clusters", "prompts", "ood", "unsafe", "linear"]
+    for folder in folders:
+        found = pl.read_parquet(tmp_path / f"run/3_scores/{folder}/*.parquet")
+        assert found[f"{folder}_status"].to_list() == ["ok"] * n, folder
+    assert pl.read_parquet(tmp_path / "run/3_scores/mentions/*.parquet")["mentions"].to_list() == [1.0] * n
