@@ -48,7 +48,7 @@ function filterable(table) {
     let shown = 0;
     for (const row of table.tBodies[0].rows) {
       const fits = (!wanted || row.dataset.concept === wanted || words(row).includes(wanted))
-        && Number(row.cells[2].dataset.value) >= least && (!limit.value || row.dataset.limit === limit.value)
+        && Number(row.dataset.rows) >= least && (!limit.value || row.dataset.limit === limit.value)
         && (!pictured.checked || known.has(Number(row.dataset.concept)));
       row.hidden = !fits;
       shown += fits;
