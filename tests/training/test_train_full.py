@@ -75,6 +75,7 @@ def test_a_model_is_trained_and_a_run_scores_by_it(pairs, tmp_path, decoding_her
     np.testing.assert_array_equal(scores["dfn_loss"].to_numpy(), loss)
 
 
+@pytest.mark.long
 def test_a_training_that_was_killed_goes_on_with_the_same_weights(pairs, tmp_path, decoding_here):
     # new weights (norms over batches learn too), several wordings, altered pictures, batches of neighbours
     config = str(clip.__file__).replace("clip.py", "tiny/tiny.json")
