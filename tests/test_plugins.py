@@ -253,8 +253,8 @@ def test_both_in_python(site):
     assert json.loads(listed) == [
         [
             "clip_score",
-            "clip",
             "pair",
+            "clip",
             "heads",
             "pixels",
             "normsim",

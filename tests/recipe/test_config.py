@@ -204,7 +204,7 @@ def test_shares():
         ("score.pair", {"batsh": 1}, "score.pair.batsh is not a setting; did you mean 'batch'?"),
         ("score.pair", {"temperature": -1}, "score.pair.temperature must be 'auto' or above 0, got -1"),
         ("score", ["pairs"], "score: no family 'pairs'; did you mean 'pair'?"),
-        ("score", [{"xyz": {}}], ("score: no family 'xyz'; there are clip_score, clip, pair, heads, pixels, normsim, noise, "
+        ("score", [{"xyz": {}}], ("score: no family 'xyz'; there are clip_score, pair, clip, heads, pixels, normsim, noise, "
          "color, fuse, file, source")),
         ("score", [3], "score.0 must be a family or settings, got 3"),
         ("score", ["pair", "pair"], "score must name each family once, got pair twice"),
