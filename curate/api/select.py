@@ -34,7 +34,8 @@ def select(
         One row per sample. `uid` names it (without this column, the number of the row does); `concept` is its group,
         a whole number from 0 (without it, all rows are one), and `concept_2`, `concept_3`, ... those of the levels above
         that it is in (for balanced); `distance` to the centre of the concept is what `prefer`
-        hardest and easiest go by; `label` is for quotas of labels; `pinned` rows are kept whatever happens; `vector`
+        hardest and easiest go by; `label`, or the column that `per` or `floor_per` names, is what quotas and floors
+        group by; `pinned` rows are kept whatever happens; `vector`
         (lists of one length) is for diversity, and for density unless `d_inter`, the distance of the row's concept to
         other concepts, is there; `objects` (lists of structs with `category` and `vector`) is for method objects. Other
         columns are scores; null and NaN say that a row has none.

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from curate.execution.context import Part
 from curate.execution.engines.local import cpu_count
 from curate.recipe import Recipe
+from curate.scores.clip.clip import Clip
 
 __all__ = ["Estimate", "estimate"]
 
@@ -38,8 +39,12 @@ def estimate(recipe: Recipe, parts: Sequence[Part]) -> Estimate:
     if not recipe.embed.own_vectors:
         seconds += rows / (IMAGES_PER_S_CORE.get(recipe.embed.model, OTHER_MODEL) * cores)
         vectors = 2
+    further = {one.embed(recipe).model for one in recipe.score if isinstance(one, Clip)}
+    further -= set() if recipe.embed.own_vectors else {recipe.embed.model}
+    seconds += sum(rows / (IMAGES_PER_S_CORE.get(model, OTHER_MODEL) * cores) for model in further)
     share = recipe.select.keep or min(1.0, (recipe.select.count or 0) / max(rows, 1))
     given = [part.columns.vector_dim for part in parts if part.columns.vector_dim]
     width = 2 * (given[0] if given else DIMENSIONS.get(recipe.embed.model, 512))
-    disk = rows * (vectors * width + 400) + int(share * sum(sizes.values()))
+    more = sum(4 * DIMENSIONS.get(model, 512) for model in further)  # images and captions
+    disk = rows * (vectors * width + more + 400) + int(share * sum(sizes.values()))
     return Estimate(len(sizes), rows, sum(sizes.values()), seconds, disk)

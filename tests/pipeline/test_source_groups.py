@@ -158,6 +158,7 @@ def test_what_would_decide_otherwise(place, tmp_path):
             assert found.filter(pl.col("uid") == uid)["keep"][0] == kept
 
 
+@pytest.mark.long
 def test_neither_workers_nor_the_order_of_shards_change_it(place, tmp_path):
     asked = {"select": {"method": "quotas", "per": "language", "shares": {"en": 0.2}, "count": 50}}
     first = decide(place, tmp_path / "one", **asked).decisions()
@@ -172,6 +173,8 @@ def test_neither_workers_nor_the_order_of_shards_change_it(place, tmp_path):
         ({"select": {"method": "quotas", "per": "width", "count": 9}}, "select.per: 'width' is a column of the run, .*source.width is the one of the source"),
         ({"select": {"method": "quotas", "per": "tags", "count": 9}}, "select.per: 'tags' holds lists"),
         ({"select": {"method": "random", "floor": 2, "floor_per": "lang", "count": 9}}, "select.floor_per: the source has no column 'lang'"),
+        ({"select": {"method": "quotas", "per": "source", "shares": {"wep": 0.5}, "count": 9}}, "select.shares: there is no source 'wep'; there are photos, web"),
+        ({"select": {"method": "quotas", "per": "split", "shares": {"test": 0.5}, "count": 9}}, "select.shares: there is no split 'test'; there are train"),
         ({"report": {"by": ["langage"]}}, "report.by: the source has no column 'langage'"),
         ({"score": [{"source": {"column": "punsafee", "higher_is": "noisier"}}]}, "score: source.column of punsafee: the source has no column"),
         ({"score": [{"source": {"column": "language", "higher_is": "better"}}]}, "'language' must be a column of numbers, it is String"),

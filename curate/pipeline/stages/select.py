@@ -32,6 +32,7 @@ from curate.runs.folder import BUDGETS, COVERED, RunFolder
 from curate.scores.heads.label_errors import estimated_errors
 from curate.scores.registry import folders_for, require_score, score_columns
 from curate.selection.base import Selector
+from curate.selection.quotas import Quotas
 from curate.selection.rows import choose as choice
 from curate.selection.rows import previous, ranks, unscored
 from curate.selection.rows.first import First, find_first
@@ -297,6 +298,7 @@ def check_recipe(recipe: Recipe) -> None:
         if name not in OWN:
             shards = (shard for source in recipe.source for shard in find_shards(source))
             check_column(recipe, name, setting, shards)
+    _check_shares(recipe)
     if recipe.weight is not None and recipe.weight.column is not None:
         require_score(recipe, recipe.weight.column, "weight.by")
     if recipe.weight is not None and recipe.weight.needs_odds and not recipe.select.known_odds:
@@ -308,6 +310,20 @@ def check_recipe(recipe: Recipe) -> None:
         raise UsageError(
             f"weight.method {recipe.weight.method} needs the probability of each row to be kept, which has no closed "
             "form where a floor goes ahead of a draw; leave out select.floor or take another weight"
+        )
+
+
+def _check_shares(recipe: Recipe) -> None:
+    """Raise UsageError for a share of a source or a split that there is not: these are known before any row is read."""
+    select = recipe.select
+    if not isinstance(select, Quotas) or select.shares is None or select.per not in ("source", "split"):
+        return
+    names = {source.name for source in recipe.source}
+    if select.per == "split":
+        names = {shard.split for source in recipe.source for shard in find_shards(source)}
+    if strange := next((name for name in select.shares if name not in names), None):
+        raise UsageError(
+            f"select.shares: there is no {select.per} {strange!r}; there are {', '.join(sorted(names)) or 'none'}"
         )
 
 

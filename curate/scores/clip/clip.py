@@ -41,7 +41,7 @@ class Clip(Score):
     cost: ClassVar[str] = "every image and caption embedded once more; nothing for the model of `embed`"
     requires: ClassVar[str] = "images, captions, an open_clip model"
     avoid: ClassVar[str] = "where the model is one family with that of `embed`: both then err alike"
-    place: ClassVar[int] = 2
+    place: ClassVar[int] = 3
 
     family: Literal["clip"] = "clip"
     model: Annotated[str, Field(min_length=1)]
