@@ -30,7 +30,7 @@ class Metaclip(KeepsStretch):
     from_easiest = True
     known_odds = False
     floor_order = "key"
-    place = 14
+    place = 12
 
     method: Literal["metaclip"] = "metaclip"
 

@@ -100,6 +100,8 @@ def test_defaults_in_comments_are_the_defaults():
         "normsim": {"target": "x"},
         "color": {"prior": "a", "conditional": "b"},
         "fuse": {"columns": {"a": 1}},
+        "learnability": {"learner": "a", "reference": "b"},
+        "dfn": {"path": "a"},
         "tmars": {"boxes": "x"},
         "clip": {"model": "ViT-L-14"},
         "source": {"column": "punsafe", "higher_is": "noisier"},

@@ -36,8 +36,8 @@ ALL_WEIGHT = {
 def test_methods_and_their_order():
     assert list(selectors()) == [
         "auto", "density", "random", "prototypes", "hardest", "easiest", "top", "window", "middle",
-        "stratified", "balanced", "quotas", "weighted", "diversity", "d2", "dual", "objects", "triage",
-        "all", "metaclip",
+        "stratified", "balanced", "quotas", "weighted", "diversity", "d2", "dual", "metaclip",
+        "objects", "triage", "all",
     ]  # fmt: skip
     assert list(weighers()) == [
         "concept", "linupper", "quadratic", "extremes", "upper", "focal", "inverse", "soft_cap",
