@@ -92,8 +92,9 @@ def sampled_concepts(context: Context, rows: int) -> list[npt.NDArray[np.float32
     return [group.vectors for group in _sampled(context, rows)]
 
 
-def _sampled(context: Context, most: int = ROWS) -> Iterator[_Group]:
-    """Yield the sampled rows, concept by concept."""
+def _sampled(context: Context, most: int | None = None) -> Iterator[_Group]:
+    """Yield the sampled rows, concept by concept. most : how many, `ROWS` by default."""
+    most = ROWS if most is None else most
     run, seed = context.run, context.recipe.seed
     sizes = storage.read_table(run.concepts / "concepts.parquet", ["n_assigned"])["n_assigned"].to_numpy()
     order = np.argsort(hash_uids(map(str, range(len(sizes))), seed, "near sample"))

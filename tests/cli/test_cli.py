@@ -37,6 +37,8 @@ COMMANDS = [
     "plan",
     "report",
     "search",
+    "retrieve",
+    "name",
     "verify",
     "diff",
     "gc",
