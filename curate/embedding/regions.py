@@ -91,8 +91,8 @@ def fill_boxes(pixels: Pixels, boxes: list[tuple[int, int, int, int]]) -> Pixels
     pixels : (h, w, 3) uint8. boxes : x0 y0 x1 y1 in whole pixels, the last ones not in it. Around a box are the pixels
     of a ring (`RING`) that are in no box; where there are none, all pixels in no box; where there are none either, all.
     Colours are those of the picture as it was, so that the order of boxes has no effect; where boxes overlap the last
-    in the order of numbers shows. The paper says "the average color of the surrounding pixels"; how wide the ring is,
-    is ours.
+    in the order of numbers shows. That the colour is the average of the surroundings is the rule
+    of the paper as far as it is known here (source: not checked); how wide the ring is, is ours.
     """
     result = pixels.copy()
     height, width = pixels.shape[:2]
