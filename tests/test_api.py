@@ -243,7 +243,8 @@ def test_search_takes_vectors_from_memory(run, vectors):
 def test_search_takes_words_and_pictures(tmp_path, decoding_here):
     pictures = [picture(i) for i in range(8)]
     found = curate.filter(pictures, out=tmp_path / "run", model="tiny", keep=1.0, workers=1)
-    assert found.search("a red square", top=3).height == 3
+    assert found.search("a red square", top=3, threshold=0.0).height == 3
+    assert found.search("asdf qwer").height == 0
     nearest = found.search(image=pictures[5], top=1)
     assert nearest["similarity"].item() == pytest.approx(1, abs=1e-3)
     assert nearest["row"].item() == 5

@@ -134,7 +134,9 @@ def ground_of(folder: RunFolder, clip: "Clip") -> Ground:
     known = taught_words(clip, THINGS)
     bank = [text for text in THINGS if known is None or unknown_share(text, known) == 0]
     words = {word for text in [*own, *sample.captions] for word in content_words(text)}
-    foreign = [text for text in (*THINGS, *SENSELESS) if not content_words(text) & words]
+    # Where the run says nothing of itself, common things may well be in it.
+    others = (*THINGS, *SENSELESS) if own else SENSELESS
+    foreign = [text for text in others if not content_words(text) & words]
     made_from = storage.fingerprint(
         "relevance",
         VERSION,
