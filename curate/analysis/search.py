@@ -125,9 +125,12 @@ def query_vector(run: RunFolder, query: Query, *, on: str = "image") -> Vector:
     return vector
 
 
-def text_model(run: RunFolder) -> "Clip":
-    """Return the model of a run, which reads texts; raises UsageError for a run on vectors of the user's own, ModelError."""
-    embed = load_recipe(run.recipe).embed
+def text_model(run: RunFolder, embed: Embed | None = None) -> "Clip":
+    """Return the model of a run, which reads texts; raises UsageError for a run on vectors of the user's own, ModelError.
+
+    embed : its settings, those of the stored recipe by default.
+    """
+    embed = load_recipe(run.recipe).embed if embed is None else embed
     if embed.own_vectors:
         name = "column" if embed.column is not None else "files"
         raise UsageError(

@@ -66,7 +66,7 @@ def text_contrast(vectors: Vectors, like: Vectors, unlike: Vectors) -> npt.NDArr
     do not fit.
 
     >>> eye = np.eye(2, dtype=np.float32)
-    >>> text_contrast(np.array([[0.6, 0.8]], np.float32), eye[:1], eye[1:]), text_contrast(eye, eye, eye[:0])
+    >>> text_contrast(np.array([[0.6, 0.8]], np.float32), eye[:1], eye[1:]).round(3), text_contrast(eye, eye, eye[:0])
     (array([-0.2], dtype=float32), array([0.5, 0.5], dtype=float32))
     """
     direction = np.zeros(vectors.shape[1])

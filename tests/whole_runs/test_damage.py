@@ -46,7 +46,7 @@ KINDS = (
     "4_duplicates/_compared/compared.parquet", "4_duplicates/part-",
     "5_decisions/_done.json", "5_decisions/_concepts/concepts.parquet", "5_decisions/part-", "6_filtered/README.md",
     "6_filtered/_done.json", "6_filtered/train-", "7_report/_done.json", "7_report/report.html",
-    "7_report/summary.json", "manifest.json", "recipe.yaml",
+    "7_report/summary.json", "concept_names.json", "manifest.json", "recipe.yaml",
 )  # fmt: skip
 #: Kinds that may be another after they were made anew (times are in them), or are not needed any more.
 LOOSE = (".work/copies/", ".work/times.json", "7_report/report.html", "manifest.json")

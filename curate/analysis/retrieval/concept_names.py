@@ -13,6 +13,7 @@ from curate.clustering.store import load_centroids
 from curate.errors import UsageError
 from curate.hashing import hash_uids
 from curate.io import storage
+from curate.recipe import Recipe
 from curate.recipe.loading import load_recipe
 from curate.retrieval import naming
 from curate.runs.folder import RunFolder
@@ -26,18 +27,22 @@ __all__ = ["name_concepts"]
 PER_CONCEPT, IN_ALL, AT_LEAST = 64, 200_000, 4
 
 
-def name_concepts(run: RunFolder, vocabulary: str | None = None) -> dict[int, str]:
+def name_concepts(
+    run: RunFolder, vocabulary: str | None = None, recipe: Recipe | None = None
+) -> dict[int, str]:
     """Name the concepts of a run, keep the names in `concept_names.json`, and return them.
 
     vocabulary : a file with one text a line, which the model of the run compares with centroids; else n-grams of captions,
-    else names of labels, else nothing. Fingerprints of stages do not change. Raises UsageError for a vocabulary that
+    else names of labels, else nothing. recipe : that of the run; the stored one by default, which may hide a secret and
+    cannot be read then. Fingerprints of stages do not change. Raises UsageError for a vocabulary that
     cannot be used, RunError for a run without concepts.
     """
     require(run, run.final_concepts)
-    rows = _sampled(run)
+    recipe = load_recipe(run.recipe) if recipe is None else recipe
+    rows = _sampled(run, recipe.seed)
     sizes = dict(rows.select("concept", "size").unique().iter_rows())
     if vocabulary is not None:
-        by, terms = "vocabulary", _from_vocabulary(run, read_names(vocabulary), set(sizes))
+        by, terms = "vocabulary", _from_vocabulary(run, recipe, read_names(vocabulary), set(sizes))
     elif rows["caption"].is_not_null().any():
         by, terms = "captions", naming.caption_terms(_grouped(rows, "caption"))
     elif rows["label"].is_not_null().any():
@@ -54,14 +59,15 @@ def name_concepts(run: RunFolder, vocabulary: str | None = None) -> dict[int, st
     return names
 
 
-def _from_vocabulary(run: RunFolder, texts: Sequence[str], filled: set[int]) -> dict[int, list[str]]:
+def _from_vocabulary(
+    run: RunFolder, recipe: Recipe, texts: Sequence[str], filled: set[int]
+) -> dict[int, list[str]]:
     """Return the terms of the concepts that have rows."""
-    recipe = load_recipe(run.recipe)
     if recipe.cluster.on != "image":
         raise UsageError(
             "a vocabulary names concepts of images; those of captions (cluster.on text) are named by captions"
         )
-    clip = text_model(run)
+    clip = text_model(run, recipe.embed)
     centroids = load_centroids(run.final_concepts / "centroids.parquet").astype(np.float64)
     unique = list(dict.fromkeys(texts))
     places = sorted(filled)
@@ -69,11 +75,11 @@ def _from_vocabulary(run: RunFolder, texts: Sequence[str], filled: set[int]) -> 
     return {places[place]: terms for place, terms in found.items()}
 
 
-def _sampled(run: RunFolder) -> "pl.DataFrame":
+def _sampled(run: RunFolder, seed: int) -> "pl.DataFrame":
     """Return some rows of every concept: concept, its size, caption and the name of the label."""
     import polars as pl
 
-    seed, parts = load_recipe(run.recipe).seed, part_names(run, run.embeddings)
+    parts = part_names(run, run.embeddings)
     names = run.class_names()
     k = storage.read_table(run.final_concepts / "concepts.parquet", ["concept"]).num_rows
     most = max(AT_LEAST, min(PER_CONCEPT, IN_ALL // max(k, 1)))

@@ -47,6 +47,20 @@ class Report(Stage):
         by = list(self.recipe.counted_by)  # reports made before there were such counts stay as they are
         return [run.fingerprint(run.filtered), families, *([by] if by else [])]
 
+    def run(self) -> bool:
+        """Do what there is to do; names that were lost are found again, whether or not a report is due."""
+        worked = super().run()
+        self._name_concepts()
+        return worked
+
+    def _name_concepts(self) -> None:
+        """Name the concepts that have no names yet; those of `curate name` stay as long as the concepts do."""
+        run, vocabulary = self.run_folder, self.recipe.cluster.vocabulary
+        noted = storage.read_json(run.concept_names) or {}
+        named = noted.get("concepts") == run.fingerprint(run.final_concepts)
+        if not named or (vocabulary is not None and noted.get("by") != "vocabulary"):
+            name_concepts(run, vocabulary, self.recipe)
+
     def finish(self, results: Sequence[object]) -> dict[str, object]:
         """Write the page and the summary."""
         folder = self.run_folder.report
@@ -56,7 +70,7 @@ class Report(Stage):
             column_table(self.context, name)
             for said in say_missing(self.context, name):
                 log.info("report: %s", said)
-        name_concepts(self.run_folder, self.recipe.cluster.vocabulary)
+        self._name_concepts()
         summary, asked = summarize_for_report(self.context)
         storage.write_json(folder / "summary.json", summary.totals())
         with storage.atomic(folder / "report.html") as partial:

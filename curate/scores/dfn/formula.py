@@ -57,7 +57,7 @@ def pair_scores(
     arXiv:1807.03748) with the background as negatives, so that a row's value is its own. Returns (n,) and (n,) float32.
 
     >>> one = np.eye(2)
-    >>> [part.round(3).tolist() for part in pair_scores(one, one, one, one, 1.0)]
+    >>> [np.round(v.astype(float), 3).tolist() for v in pair_scores(one, one, one, one, 1.0)]
     [[1.0, 1.0], [0.313, 0.313]]
     """
     cosine = np.clip(row_dots(image, text), -1.0, 1.0)
@@ -77,7 +77,7 @@ def label_losses(
 
     image : (n, d). weight : (C, d), bias : (C,). label : (n,) in [0, C). Returns (n,) and (n,) float32.
 
-    >>> [v.round(3).tolist() for v in label_losses(np.eye(2), np.zeros((2, 2)), np.zeros(2), np.array([0, 1]))]
+    >>> [np.round(v.astype(float), 3).tolist() for v in label_losses(np.eye(2), np.zeros((2, 2)), np.zeros(2), np.array([0, 1]))]
     [[0.5, 0.5], [0.693, 0.693]]
     """
     loss = np.empty(len(image))
