@@ -2,7 +2,8 @@
 
 `python benchmarks/quality.py --data ../shared/data --out runs/quality` (about three hours on two cores; `--fast` takes
 minutes). A cell is one subset of one pool, judged by one model trained on it; cells that are in `cells.jsonl` of the
-folder are not repeated. `--table` prints the tables of what is there, `--plots` draws them.
+folder are not repeated; a new folder begins with those measured before, in `benchmarks/cells` (`--fresh`: with none).
+`--table` prints the tables of what is there, `--plots` draws them.
 
 Each pool and share has ten random draws, one more as a placebo, all recipes, and what the truth would give. A star
 marks a difference to the mean of the draws beyond t x sd x sqrt(1 + 1 / draws), t of 95 % for the draws there are.
@@ -27,6 +28,7 @@ from subsets import judges, methods, pools, runs, tables, verdict
 
 DRAWS = 10
 PLACEBO = 999
+CELLS = Path(__file__).resolve().parent / "cells"
 HEAD_SHARES = (0.1, 0.2, 0.3, 0.5, 0.7)
 PIXEL_SHARES = (0.1, 0.3)
 PIXEL_POOLS = ("clean", "noise 20 %", "human-like 20 %", "copies 30 %", "tail 100:1", "all three")
@@ -162,6 +164,8 @@ def main() -> None:
     options.out = options.out.resolve()
     if options.fresh:
         shutil.rmtree(options.out, ignore_errors=True)
+    elif not (options.out / "cells").exists():
+        shutil.copytree(CELLS, options.out / "cells")
     if not options.table:
         if not (options.data / "fashion_mnist").is_dir():
             parser.error(f"{options.data} has no fashion_mnist; --data names the folder of the data")
