@@ -20,7 +20,7 @@ _WORDS = {
 @app.command()
 def methods(
     json_: flag.Json = False,
-    tables: Annotated[bool, Option("--markdown", help="Print the tables that stand in the README.")] = False,
+    tables: Annotated[bool, Option("--markdown", help="Print the tables of docs/scores.md and docs/methods.md.")] = False,
 ) -> None:
     """Say which selection methods, weights and scores there are, what each needs, and when not to take it."""
     if tables:
@@ -115,7 +115,7 @@ def _shown(value: object) -> str:
 
 
 def markdown() -> tuple[str, ...]:
-    """Return the tables of scores, selection methods and weights, as they stand in the README."""
+    """Return the tables of scores, selection methods and weights, as they stand in docs/scores.md and docs/methods.md."""
     found = described()
     families = [
         {**one, "method": one["family"], "columns": ", ".join(_shown_columns(one["columns"]))}

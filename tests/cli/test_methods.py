@@ -1,4 +1,4 @@
-"""`curate methods`: what there is to choose from, for people, as JSON, and as the tables of the README."""
+"""`curate methods`: what there is to choose from, for people, as JSON, and as the tables of docs."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ from curate.selection.registry import selectors
 from curate.weighting.registry import weighers
 from tests.fixtures.calls import curate
 
-README = Path(__file__).resolve().parents[2] / "README.md"
+DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 
 def test_json_has_every_method_with_its_settings():
@@ -35,8 +35,7 @@ def test_people_read_what_a_method_needs_and_when_not_to_take_it():
     assert "  el2n (harder): heads, of image vectors" in out
 
 
-def test_the_readme_has_these_tables():
-    text = README.read_text(encoding="utf-8")
-    for table in markdown():
-        assert f"\n\n{table}\n" in text
+def test_the_docs_have_these_tables():
+    for page, table in zip(("scores", "methods", "methods"), markdown(), strict=True):
+        assert f"\n\n{table}\n" in (DOCS / f"{page}.md").read_text(encoding="utf-8")
     assert curate("methods", "--markdown").out == "\n".join(markdown())
