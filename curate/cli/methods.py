@@ -20,7 +20,9 @@ _WORDS = {
 @app.command()
 def methods(
     json_: flag.Json = False,
-    tables: Annotated[bool, Option("--markdown", help="Print the tables of docs/scores.md and docs/methods.md.")] = False,
+    tables: Annotated[
+        bool, Option("--markdown", help="Print the tables of docs/scores.md and docs/methods.md.")
+    ] = False,
 ) -> None:
     """Say which selection methods, weights and scores there are, what each needs, and when not to take it."""
     if tables:
