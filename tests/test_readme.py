@@ -13,6 +13,10 @@ from tests.fixtures.calls import curate
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = {
+    path: path.read_text(encoding="utf-8")
+    for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+}
 COMMANDS = [
     "init",
     "run",
@@ -40,8 +44,8 @@ COMMANDS = [
 
 
 def shown_calls():
-    """Return every call of curate in a block of shell lines."""
-    blocks = re.findall(r"```\w*\n(.*?)```", README, re.DOTALL)
+    """Return every call of curate in a block of shell lines, in the README and in docs."""
+    blocks = [block for text in PAGES.values() for block in re.findall(r"```\w*\n(.*?)```", text, re.DOTALL)]
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
     calls = [re.match(r"\s*(?:\$ )?(?:\S*/)?curate (.*)", line) for line in lines]
     return sorted({call[1] for call in calls if call})
@@ -68,7 +72,7 @@ def test_every_call_shown_has_flags_that_there_are(call):
 
 
 def test_every_setting_shown_with_set_is_one():
-    shown = re.findall(r"--set '?([a-z_.]+)=([^'\s]+)", README)
+    shown = re.findall(r"--set '?([a-z_.]+)=([^'\s]+)", "\n".join(PAGES.values()))
     assert shown
     for name, value in shown:
         values = {"run": "r", "source": {"path": "a"}, "select": {"keep": 0.3}}
@@ -85,6 +89,31 @@ def test_every_setting_shown_with_set_is_one():
 def test_recipes_that_ship_load():
     for path in sorted((ROOT / "data/recipes").glob("*.yaml")):
         assert load_recipe(path).select.keep
+
+
+def test_every_link_leads_somewhere():
+    """Links between the README, docs and the files beside them, to headings too."""
+    for page, text in PAGES.items():
+        for target in re.findall(r"\]\(([^)\s]+)\)", re.sub(r"```.*?```", "", text, flags=re.DOTALL)):
+            if target.startswith("http"):
+                continue
+            name, _, heading = target.partition("#")
+            path = (page.parent / name).resolve() if name else page
+            assert path.exists(), f"{page.name}: {target}"
+            if heading:
+                assert heading in {slug(line) for line in PAGES[path].splitlines() if line.startswith("#")}, (
+                    target
+                )
+
+
+def slug(heading):
+    """Return the anchor that GitHub gives a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.lstrip("# ").lower()).replace(" ", "-")
+
+
+def test_every_page_of_docs_is_named_in_the_readme():
+    for page in PAGES:
+        assert page.name in README or page.name == "README.md", page.name
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +138,7 @@ def asked(tmp_path_factory):
 
 def python_blocks():
     """Return the Python blocks of the section on scores, up to the one that trains."""
-    section = README[README.index("### Five questions") : README.index("### What can be computed")]
+    section = README[README.index("### Five questions") : README.index("## Selection")]
     return re.findall(r"```python\n(.*?)```", section, re.DOTALL)
 
 

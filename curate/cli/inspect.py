@@ -24,7 +24,9 @@ def inspect(
     limit: Annotated[
         int | None,
         Option(
-            "--limit", min=0, help=f"Rows of an answer to --sql; 0: all. By default {LIMIT}, as data all."
+            "--limit",
+            min=0,
+            help=f"Rows of an answer to --sql; 0: all. By default {LIMIT}; as JSON or CSV all.",
         ),
     ] = None,
     csv: Annotated[bool, Option("--csv", help="Print the answer to --sql as CSV.")] = False,
@@ -35,12 +37,14 @@ def inspect(
     against: Annotated[
         str | None,
         Option(
-            "--against", metavar="COLUMN", help="How well every score tells where a column is true (AUC)."
+            "--against",
+            metavar="COLUMN",
+            help="How well every score tells where a column of true and false is true (AUC).",
         ),
     ] = None,
     json_: Annotated[bool, Option("--json", help="Print as JSON.")] = False,
 ) -> None:
-    """Show what a run decided: counts, concepts, scores, duplicates, groups, weights, times; or ask it by SQL."""
+    """Show what a run decided: counts, concepts, scores, duplicates, groups, weights, diagnosis, times; or ask it by SQL."""
     from curate.analysis.inspect import inspect_run
     from curate.runs.run import open_run
 

@@ -1,13 +1,17 @@
 """What there is to choose from: every selection method, weight and score, and what people need to know of it."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from typing import Annotated, Any
+
+import typer
 
 from curate.cli import options as flag
 from curate.cli.app import app
 from curate.cli.options import Option
 from curate.cli.output import emit, write
+from curate.errors import UsageError
 
 __all__ = ["described", "markdown", "methods"]
 
@@ -19,16 +23,25 @@ _WORDS = {
 
 @app.command()
 def methods(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="NAME", help="Only these methods, weights and scores.")
+    ] = None,
     json_: flag.Json = False,
-    tables: Annotated[bool, Option("--markdown", help="Print the tables that stand in the README.")] = False,
+    tables: Annotated[
+        bool, Option("--markdown", help="Print the tables of docs/scores.md and docs/methods.md.")
+    ] = False,
 ) -> None:
     """Say which selection methods, weights and scores there are, what each needs, and when not to take it."""
+    if tables and names:
+        raise UsageError("--markdown prints whole tables: leave the names out")
     if tables:
         write("\n".join(markdown()))
-    elif json_:
-        emit(described())
+        return
+    found = _named(described(), names or ())
+    if json_:
+        emit(found)
     else:
-        write("\n".join(_lines(described())) + "\n")
+        write("\n".join(_lines(found)) + "\n")
 
 
 def described() -> dict[str, list[dict[str, Any]]]:
@@ -59,6 +72,31 @@ def described() -> dict[str, list[dict[str, Any]]]:
     return found
 
 
+def _named(found: dict[str, list[dict[str, Any]]], names: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+    """Return what goes by one of some names, of a score column its family too; everything without names."""
+    if not names:
+        return found
+    known = {name for section in found.values() for one in section for name in _names(one)}
+    for name in names:
+        if name not in known:
+            close = get_close_matches(name, known, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else "`curate methods` lists all"
+            raise UsageError(f"there is no method, weight or score {name!r}; {hint}")
+    families = {one["family"] for one in found["score"] if one["score"] in names}
+    return {
+        section: [
+            one for one in rows
+            if not _names(one).isdisjoint(names) or (section == "family" and one["family"] in families)
+        ]
+        for section, rows in found.items()
+    }  # fmt: skip
+
+
+def _names(one: Mapping[str, Any]) -> set[str]:
+    """Return what an entry goes by: the name of a method or weight; of scores the family, and that of a column."""
+    return {one[key] for key in ("method", "family", "score") if one.get(key)}
+
+
 def _settings(one: Any, name: str) -> dict[str, Any]:  # noqa: ANN401  (a class of settings of any kind)
     """Return the settings of a class with their defaults; null where there is none, since the user must say it."""
     fields = {key: field for key, field in one.model_fields.items() if key != name}
@@ -79,14 +117,21 @@ def _described(name: str, one: Any, does: str) -> dict[str, Any]:  # noqa: ANN40
 
 
 def _lines(found: Mapping[str, list[dict[str, Any]]]) -> Iterator[str]:
-    """Yield what is printed for people."""
+    """Yield what is printed for people. Settings that all selection methods have are said once."""
+    from curate.selection.base import Selector
+
+    common = _settings(Selector, "method")
     titles = {
         "select": ("select.method", "method"),
         "weight": ("weight.method", "method"),
         "family": ("score", "family"),
     }
     for section, (title, name) in titles.items():
+        if not found[section]:
+            continue
         yield title
+        if section == "select":
+            yield f"  all methods: {_shown_settings(common)}"
         for one in found[section]:
             yield f"  {one[name]}: {one['does'].replace('`', '')}"
             yield from (
@@ -95,14 +140,21 @@ def _lines(found: Mapping[str, list[dict[str, Any]]]) -> Iterator[str]:
                 for word, begins in _WORDS.items()
                 if one.get(word)
             )
-            settings = (f"{name}={_shown(value)}" for name, value in one["settings"].items())
-            yield f"    {'settings':<9}{', '.join(settings)}"
+            shared = common if section == "select" else {}
+            own = {key: value for key, value in one["settings"].items() if (key, value) not in shared.items()}
+            if own:
+                yield f"    {'settings':<9}{_shown_settings(own)}"
         yield ""
-    yield "scores (a higher value is)"
+    if found["score"]:
+        yield "scores (a higher value is)"
     yield from (
         f"  {one['score']} ({one['higher_is']}): {one['family'] or 'concepts'}, of {one['needs']}"
         for one in found["score"]
     )
+
+
+def _shown_settings(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={_shown(value)}" for name, value in settings.items())
 
 
 def _shown(value: object) -> str:
@@ -115,7 +167,7 @@ def _shown(value: object) -> str:
 
 
 def markdown() -> tuple[str, ...]:
-    """Return the tables of scores, selection methods and weights, as they stand in the README."""
+    """Return the tables of scores, selection methods and weights, as they stand in docs/scores.md and docs/methods.md."""
     found = described()
     families = [
         {**one, "method": one["family"], "columns": ", ".join(_shown_columns(one["columns"]))}

@@ -120,7 +120,9 @@ def select(
         flag.Text, Option("--cutoff", help="stratified: the score that --beta goes by.")
     ] = None,
     strata: Annotated[int | None, Option("--strata", help="stratified: number of strata.")] = None,
-    per: Annotated[flag.Text, Option("--per", help="quotas: groups by concept or label.")] = None,
+    per: Annotated[
+        flag.Text, Option("--per", help="quotas: groups by concept, label, source, split or a column.")
+    ] = None,
     gamma: Annotated[float | None, Option("--gamma", help="weighted: odds are score ** gamma.")] = None,
     set_: flag.Set = None,
     workers: flag.Workers = None,

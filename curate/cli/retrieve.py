@@ -13,7 +13,7 @@ from curate.cli.output import emit, note, print_table, write
 def retrieve(
     run: flag.RunPlace,
     concepts: Annotated[
-        Path, Option("--concepts", metavar="FILE", help="The names to look for, one a line.")
+        Path, Option("--concepts", metavar="FILE", help="A text file with the names to look for, one a line.")
     ],
     out: Annotated[
         str, Option("--out", help="The folder to write, here or at a URL; only such a folder is replaced.")

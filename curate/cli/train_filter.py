@@ -12,9 +12,19 @@ from curate.cli.output import emit, logged, note, progress, write
 
 @app.command(name="train-filter")
 def train_filter(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="The recipe of the filter, a YAML file.")],
-    out: Annotated[flag.Text, Option("--out", help="The folder for the filter.")] = None,
-    set_: flag.Set = None,
+    recipe: Annotated[
+        str,
+        typer.Argument(
+            metavar="RECIPE", help="The recipe of the filter, a YAML file; data/recipes/filters has some."
+        ),
+    ],
+    out: Annotated[
+        flag.Text, Option("--out", help="The folder for the filter; by default `out` of the recipe.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        Option("--set", metavar="NAME=VALUE", help="Override a setting: epochs=20; repeatable."),
+    ] = None,
     json_: flag.Json = False,
     quiet: flag.Quiet = False,
 ) -> None:

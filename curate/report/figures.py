@@ -43,10 +43,11 @@ def samples(shown: Sequence[Sample], room: int) -> tuple[dict[str, list[Any]], i
     return {**{name: [getattr(one, name) for one in shown] for name in names}, "image": images}, left_out
 
 
-def gallery(one: Gallery) -> dict[str, Any]:
-    """Return the lists of a concept's gallery, by places of samples."""
+def gallery(one: Gallery, name: str | None = None) -> dict[str, Any]:
+    """Return the lists of a concept's gallery, by places of samples. name : what the concept is called."""
     return {
         "concept": one.concept,
+        "name": name,
         "why": list(one.why),
         "hardest_kept": shown(one.hardest_kept),
         "easiest_dropped": shown(one.easiest_dropped),

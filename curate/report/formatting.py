@@ -28,10 +28,14 @@ def count(value: int | None) -> str:
 
 
 def number(value: float | None, decimals: int = 4) -> str:
-    """Return a number with so many decimals; what is no number is a dash."""
+    """Return a number with so many decimals, without a sign where that is 0; what is no number is a dash.
+
+    >>> [number(-0.001, 2), number(-0.25, 2).replace(MINUS, "-")]
+    ['0.00', '-0.25']
+    """
     if value is None or not math.isfinite(value):
         return NOTHING
-    return f"{value:,.{decimals}f}".replace("-", MINUS)
+    return f"{value:z,.{decimals}f}".replace("-", MINUS)
 
 
 def share(part: float | None, whole: float | None = 1.0) -> str:

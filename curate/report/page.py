@@ -58,6 +58,7 @@ def render(report: ReportData) -> str:
     _check_sums(report)
     concepts = largest(report.concepts) if report.concepts.height else pl.DataFrame()
     drawn = figures.figures(report, concepts)
+    names = _names(report.concepts)
     given: dict[str, Any] = {
         "report": report,
         "unusable": sum(n for reason, n in report.reasons.items() if _kind(reason) == "unusable"),
@@ -65,7 +66,7 @@ def render(report: ReportData) -> str:
         "concepts": concepts.to_dicts(),
         "concept_counts": _concept_counts(report.concepts),
         "scores": [_score(row) for row in report.scores],
-        "groups": [_groups(one) for one in report.groups],
+        "groups": [_groups(one, names) for one in report.groups],
         "stages": _stages(report.stages),
         "total_seconds": sum(stage.seconds or 0.0 for stage in report.stages),
         "drawn": drawn,
@@ -74,7 +75,7 @@ def render(report: ReportData) -> str:
         "evaluation": evaluation_figure.table(report.evaluation) if report.evaluation else ((), ()),
     }
     script_data = {
-        **drawn, "galleries": [figures.gallery(one) for one in report.galleries],
+        **drawn, "galleries": [figures.gallery(one, names.get(one.concept)) for one in report.galleries],
         "duplicates": figures.pairs(report.duplicates), "mislabelled": figures.shown(report.mislabelled),
         "quadrants": {name: figures.shown(rows) for name, rows in report.of_quadrants.items()},
         "typical": {str(concept): list(rows) for concept, rows in report.typical.items()},
@@ -221,12 +222,20 @@ def _score(row: Score) -> dict[str, Any]:
     return {"score": row, "text": text, "place": place}
 
 
-def _groups(groups: Groups) -> dict[str, Any]:
-    """Return the groups of a kind that are listed: those that shrink most, and of few all."""
+def _names(concepts: pl.DataFrame) -> dict[int, str]:
+    """Return what concepts are called, of those that have a name."""
+    if "name" not in concepts.columns:
+        return {}
+    return dict(concepts.select("concept", "name").drop_nulls().iter_rows())
+
+
+def _groups(groups: Groups, names: Mapping[int, str]) -> dict[str, Any]:
+    """Return the groups of a kind that are listed: those that shrink most, and of few all. names : of concepts."""
     frame = compared(groups.frame)
+    called = {str(concept): name for concept, name in names.items()} if groups.by == "concept" else {}
     return {
         "by": groups.by, "one": groups.by if groups.by in ("class", "concept", "source", "split") else "value", "all": frame.height, "cut": groups.cut, "shrunk": frame.filter("shrunk").height,
-        "rows": frame.head(MAX_GROUPS).to_dicts(),
+        "rows": [{**row, "name": called.get(str(row["group"]))} for row in frame.head(MAX_GROUPS).to_dicts()],
     }  # fmt: skip
 
 

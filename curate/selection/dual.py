@@ -37,7 +37,7 @@ class Dual(ByScore):
     The fewer are kept, the more the distribution leans to rows with a high probability: to easy ones.
     """
 
-    keeps = "a draw by `by` (`dual`) that leans to rows of higher probability (`mean`) the less is kept"
+    keeps = "a draw with odds by a score (`by`, by default `dual`), leaning to rows of higher probability (`mean`) the less is kept"
     needs = "two scores, by default `dual` (heads.dynamics) and `early_agreement` of heads"
     direction = "larger values have better odds"
     paper = "Cho et al. 2025, arXiv:2502.06905"

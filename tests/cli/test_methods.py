@@ -1,4 +1,4 @@
-"""`curate methods`: what there is to choose from, for people, as JSON, and as the tables of the README."""
+"""`curate methods`: what there is to choose from, for people, as JSON, and as the tables of docs."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ from curate.selection.registry import selectors
 from curate.weighting.registry import weighers
 from tests.fixtures.calls import curate
 
-README = Path(__file__).resolve().parents[2] / "README.md"
+DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 
 def test_json_has_every_method_with_its_settings():
@@ -35,8 +35,31 @@ def test_people_read_what_a_method_needs_and_when_not_to_take_it():
     assert "  el2n (harder): heads, of image vectors" in out
 
 
-def test_the_readme_has_these_tables():
-    text = README.read_text(encoding="utf-8")
-    for table in markdown():
-        assert f"\n\n{table}\n" in text
+def test_names_are_shown_alone():
+    out = curate("methods", "d2", "el2n").out
+    assert [line for line in out.splitlines() if line and not line.startswith(" ")] == [
+        "select.method", "score", "scores (a higher value is)",
+    ]  # fmt: skip
+    assert out.count("\n    needs") == 2  # d2, and heads for its column
+    assert "  el2n (harder)" in out
+    found = json.loads(curate("methods", "focal", "--json").out)
+    assert {section: len(rows) for section, rows in found.items()} == {
+        "select": 0, "weight": 1, "family": 0, "score": 0,
+    }  # fmt: skip
+    wrong = curate("methods", "stratifed")
+    assert (wrong.code, wrong.err.count("\n")) == (2, 1)
+    assert "'stratifed'; did you mean 'stratified'?" in wrong.err
+    assert curate("methods", "d2", "--markdown").code == 2
+
+
+def test_settings_of_all_methods_are_said_once():
+    out = curate("methods").out
+    assert out.count("shipped=false") == 1
+    auto = out[out.index("  auto: ") : out.index("  density: ")]
+    assert "settings drop_noise=auto, floor=half\n" in auto  # other defaults than those of all methods
+
+
+def test_the_docs_have_these_tables():
+    for page, table in zip(("scores", "methods", "methods"), markdown(), strict=True):
+        assert f"\n\n{table}\n" in (DOCS / f"{page}.md").read_text(encoding="utf-8")
     assert curate("methods", "--markdown").out == "\n".join(markdown())

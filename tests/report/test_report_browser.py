@@ -1,5 +1,6 @@
 """The report of a real run, opened from disk in Chromium with the network off, and used as a person would."""
 
+import json
 import shutil
 from types import SimpleNamespace
 
@@ -106,16 +107,25 @@ def test_hostile_texts_only_show(seen):
     assert (
         page.locator("img[src=x]").count() == 0 and page.locator("bdi b, bdi script, td script").count() == 0
     )
-    assert (
-        page.locator("#gallery-choice option")
-        .first.inner_text()
-        .startswith(page.locator("#gallery-choice").input_value())
-        or True
-    )
     page.locator("[data-figure=map] .points path").first.hover(force=True)
     page.wait_for_selector("#card:not([hidden])")
     assert page.locator("#card img[src=x]").count() == 0
     assert seen.noted == []
+
+
+def test_concepts_go_by_their_names(seen, run):
+    names = {
+        int(one): name for one, name in json.loads((run / "concept_names.json").read_text())["names"].items()
+    }
+    assert names
+    shown = dict(
+        text.split(": ", 1) for text in seen.page.locator("#gallery-choice option").all_inner_texts()
+    )
+    assert all(text.startswith(names[int(one)][:60]) for one, text in shown.items() if int(one) in names)
+    groups = seen.page.locator("[data-groups=concept] tbody th").all_inner_texts()
+    listed = dict(text.removesuffix(" ▲").split(" ", 1) for text in groups if " " in text)
+    assert {int(one) for one in listed} & set(names)
+    assert all(text.startswith(names[int(one)][:39]) for one, text in listed.items())
 
 
 def test_the_table_sorts_and_filters(seen, run):

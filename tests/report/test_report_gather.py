@@ -22,7 +22,7 @@ from curate.recipe.loading import load_recipe, parse_recipe
 from curate.report.notable import notable_concepts
 from curate.runs.folder import RunFolder
 from tests.fixtures.calls import curate as command
-from tests.fixtures.pictured import ROWS, picture, pictured
+from tests.fixtures.pictured import LABELS, ROWS, picture, pictured
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +86,15 @@ def test_duplicates_nearest_to_the_cut_come_first(seen, run):
     shown = seen.picks.filter(pl.col("list") == "near_cut")
     assert len(shown) >= 10
     assert shown.select("uid", "other").rows() == expected.select("uid", "duplicate_of").rows()
+
+
+def test_kept_twins_go_by_the_names_of_their_classes(seen, context, monkeypatch):
+    picks = seen.picks.filter(pl.col("list") == "near_cut").head(1)
+    other = picks["other"].item()
+    assert other not in picks["uid"].to_list()
+    monkeypatch.setattr(RunFolder, "class_names", lambda _: dict.fromkeys(LABELS, "named"))
+    shelf = galleries.shelve(context, picks)
+    assert shelf.samples[shelf.places[other]].label == "named"
 
 
 def test_groups_and_smallest_uids_are_exact(seen, rows):

@@ -35,7 +35,8 @@ def near_by_definition(vectors, k):
 
 def by_definition(hard, near, gamma_f, gamma_r, first=()):
     """Take the row that is worth most, again and again."""
-    worth = [h + sum(math.exp(-gamma_f * d) * hard[j] for d, j in near[i]) for i, h in enumerate(hard)]
+    # The sum begins with the row's own: of rows worth the same, the last bit of another order would choose another one.
+    worth = [sum((math.exp(-gamma_f * d) * hard[j] for d, j in near[i]), h) for i, h in enumerate(hard)]
     taken, then = [], {}
     for group in (list(first), [i for i in range(len(hard)) if i not in first]):
         left = set(group)

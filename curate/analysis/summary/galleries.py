@@ -83,7 +83,9 @@ def _kept_twins(context: Context, picks: pl.DataFrame) -> pl.DataFrame:
         rows = rows.hstack(pl.DataFrame(said))
         rows = rows.filter(pl.col("uid").is_in(twins.implode()) & (pl.col("occurrence") == 0))
         found.append(rows.drop("occurrence").with_columns(pl.lit(part.index, pl.Int32).alias("part")))
-    return pl.concat(found, how="diagonal")
+    twins_found = pl.concat(found, how="diagonal")
+    classes = context.run.class_names()
+    return twins_found.with_columns(pl.col("label").replace(classes)) if classes else twins_found
 
 
 def _cut(text: str | None, limit: int) -> str | None:

@@ -18,10 +18,10 @@ function showGallery(gallery, place) {
   }
 }
 
-// One line for a concept: its id, a typical caption, why it is telling.
+// One line for a concept: its id, its name or else a typical caption, why it is telling.
 function titled(gallery) {
   const first = gallery.most_typical[0] ?? gallery.hardest_kept[0];
-  const words = first ? inWords(first[0]).slice(0, 60) : "";
+  const words = (gallery.name ?? (first ? inWords(first[0]) : "")).slice(0, 60);
   return `${gallery.concept}: ${words}${gallery.why.length ? ` (${gallery.why.join(", ")})` : ""}`;
 }
 
