@@ -110,3 +110,4 @@ def test_models_that_are_not_there_are_said(pairs, tmp_path, decoding_here):
         train_recipe(recipe(pairs, tmp_path / "a", model="nothing.json"))
     with pytest.raises(UsageError, match="open_clip knows no 'tniy'"):
         train_recipe(recipe(pairs, tmp_path / "a", model="tniy"))
+    assert not (tmp_path / "a").exists()  # nothing was read for it
