@@ -128,6 +128,11 @@ class FilterRecipe(Settings):
                 f"must say the share of each source in mix: {', '.join(sorted(names)) or 'set.source has none'}, "
                 f"got {', '.join(self.mix)}"
             )
+        size, total = self.value("batch"), sum(one.share for one in self.mix.values())
+        if none := [name for name, one in self.mix.items() if int(one.share / total * size) < 1]:
+            raise ValueError(
+                f"must give {none[0]} a row of each batch in mix; raise its share or batch ({size})"
+            )
         return self
 
     def run_of(self, sources: Sequence[Source], folder: Path) -> Recipe:

@@ -78,6 +78,11 @@ def require_model(recipe: FilterRecipe) -> None:
     if name.endswith(".json"):
         if not Path(name).is_file():
             raise UsageError(f"model: {name} is not there; give the JSON configuration of an open_clip model")
+        held = storage.read_json(Path(name))
+        if not isinstance(held, dict) or not {"embed_dim", "vision_cfg", "text_cfg"} <= set(held):
+            raise UsageError(
+                f"model: {name} is no JSON configuration of an open_clip model (embed_dim, vision_cfg, text_cfg)"
+            )
     elif recipe.model not in (None, "tiny") and not name.startswith(("local-dir:", "hf-hub:")):
         known = import_open_clip().list_models()
         if recipe.pretrained is None and name not in known:

@@ -4,7 +4,7 @@ They are the rows of a run: one that is there, or one that is made of a source b
 of every run up to `embed`. Rows stand in the order of their uids, so that no shard and no place in one decides anything.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from curate.hashing import hash_uids
 from curate.io import storage
 from curate.linalg import load_unit
 from curate.pipeline import runner
-from curate.pipeline.row_needs import rows_lack
+from curate.pipeline.row_needs import columns_lack, rows_lack
 from curate.pipeline.stages import filter as filter_stage
 from curate.pipeline.stages import read
 from curate.pipeline.stages.condition_values import types_of_source
@@ -41,7 +41,7 @@ from curate.selection.everything import All
 from curate.training.apart import require_apart
 from curate.training.filter_recipe import FilterRecipe, TrainingSet
 
-__all__ = ["Pairs", "read_pairs", "temperature_of"]
+__all__ = ["LEAST", "Pairs", "read_pairs", "temperature_of"]
 
 #: Fewer rows than this teach nothing.
 LEAST = 16
@@ -150,10 +150,7 @@ def _of_source(recipe: FilterRecipe, progress: Progress) -> Context:
     own = recipe.run_of(recipe.set.source, folder)
     runner.run(own, until="read", force=True, progress=progress)
     found = _opened(own, RunFolder(folder), progress)  # before anything is embedded
-    lack = rows_lack(own, found.parts, lambda part: read.keys_path(found, part))
-    for what in _NEEDS[recipe.kind]:
-        if what in lack:
-            raise UsageError(f"set: a filter of kind {recipe.kind} cannot be trained: {lack[what]}")
+    _require(recipe, rows_lack(own, found.parts, lambda part: read.keys_path(found, part)))
     require_apart(recipe, *_identities(found))
     runner.run(own, until="embed", progress=progress)
     return _opened(own, RunFolder(folder), progress)
@@ -188,7 +185,16 @@ def _of_run(recipe: FilterRecipe, progress: Progress) -> Context:
             raise RunError(
                 f"set.run {folder.where}: {one.name} is not there yet; first: curate run {folder.recipe}"
             )
-    return _opened(asked.model_copy(update={"memory": recipe.memory}), folder, progress)
+    context = _opened(asked.model_copy(update={"memory": recipe.memory}), folder, progress)
+    _require(recipe, columns_lack(made, context.parts))
+    return context
+
+
+def _require(recipe: FilterRecipe, lack: Mapping[str, str]) -> None:
+    """Raise UsageError where a set lacks what its kind of filter is trained on."""
+    for what in _NEEDS[recipe.kind]:
+        if what in lack:
+            raise UsageError(f"set: a filter of kind {recipe.kind} cannot be trained: {lack[what]}")
 
 
 def _identities(context: Context) -> tuple[list[str], list[str | None]]:

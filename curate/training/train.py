@@ -19,7 +19,7 @@ from curate.scores.heads.evaluation import fixed_threads
 from curate.scores.heads.labels import device_of
 from curate.training.filter_recipe import FilterRecipe
 from curate.training.page import page
-from curate.training.pairs import Pairs, read_pairs, temperature_of
+from curate.training.pairs import LEAST, Pairs, read_pairs, temperature_of
 
 __all__ = ["train_recipe"]
 
@@ -225,6 +225,10 @@ def _full(recipe: FilterRecipe, pairs: Pairs, start: StoredFilter | None, place:
 
     model = load_model(recipe)
     images, decoded = images_of(pairs, model.preprocess, place.out / ".work")
+    if decoded.sum() < LEAST:
+        raise UsageError(
+            f"set: at least {LEAST} pictures are needed to train on, and of {len(pairs):,} {int(decoded.sum()):,} can be decoded"
+        )
     held = pairs.held_out(recipe.validation, recipe.seed, 0) & decoded
     size = recipe.value("batch")
     course = place.course(recipe, -(-int((~held & decoded).sum()) // size))

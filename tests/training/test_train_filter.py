@@ -315,6 +315,9 @@ def test_what_cannot_be_trained_is_said(made, tmp_path):
     assert not (tmp_path / "d/.work/set/1_embeddings").exists()  # it was said before rows were embedded
     with pytest.raises(UsageError, match="holds something else than a filter"):
         train_recipe(recipe(good, made / "run"))
+    with pytest.raises(UsageError, match="kind full cannot be trained: the source has no images"):
+        query = {"run": str(made / "run")}
+        train_recipe(recipe(good, tmp_path / "e", set=query, kind="full", model="tiny"))
     with pytest.raises(UsageError, match="is out, which is replaced"):
         train_recipe(recipe(good, made / "adapter", start=str(made / "adapter")))
     with pytest.raises(curate.CurateError, match="set a smaller rate"):
@@ -350,6 +353,16 @@ def test_a_filter_for_other_vectors_is_refused(made, tmp_path):
             "must say the share of each source in mix: source, got a",
         ),
         ({"memory": "10kB"}, "memory must be at least 1GB, got 0.01MB"),
+        (
+            {
+                "kind": "full",
+                "model": "tiny",
+                "batch": 4,
+                "mix": {"a": {"share": 9}, "b": {"share": 1}},
+                "set": {"source": [{"name": "a", "path": "x"}, {"name": "b", "path": "y"}]},
+            },
+            r"must give b a row of each batch in mix; raise its share or batch \(4\)",
+        ),
         ({"batch": 1}, r"batch: .*greater than or equal to 2, got 1"),
         ({"alpha": math.inf}, "alpha"),
     ],
