@@ -116,7 +116,7 @@ class _Place:
 def _may_hold(out: Path) -> bool:
     """Return True for an empty folder, and for one with a filter, whole or begun; a run has a folder `.work` too."""
     names = {path.name for path in out.iterdir()}
-    return not names - {LOCK} or FACTS in names or (".work" in names and "recipe.yaml" not in names)
+    return not names - {LOCK} or ("recipe.yaml" not in names and bool(names & {FACTS, ".work"}))
 
 
 def _precision(recipe: FilterRecipe, device: str) -> str:
