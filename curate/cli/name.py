@@ -30,4 +30,6 @@ def name(
         return
     print_table(["concept", "name"], [[concept, text] for concept, text in names.items()])
     if not names:
-        note("there is nothing to name concepts by: no captions and no labels; give --vocabulary")
+        note(
+            "nothing is said of one concept and not of others (captions, labels); --vocabulary FILE gives texts"
+        )

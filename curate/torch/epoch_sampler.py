@@ -13,7 +13,7 @@ from curate.errors import UsageError
 from curate.hashing import hash_uids
 from curate.torch.ranks import world
 
-__all__ = ["EpochSampler", "item_hashes"]
+__all__ = ["EpochSampler", "item_hashes", "whole"]
 
 #: Indices that become Python numbers at a time.
 _BLOCK = 65_536
@@ -146,6 +146,15 @@ class EpochSampler(Sampler[int]):
     def _draw(self, epoch: int, size: int) -> torch.Tensor:
         """Return the indices that all processes get in an epoch, (size,)."""
         raise NotImplementedError
+
+
+def whole(name: str, number: int) -> int:
+    """Return a whole number of at least 1; raises UsageError for another."""
+    if not isinstance(number, int | np.integer):
+        raise UsageError(f"{name} must be a whole number, got {number!r}")
+    if number < 1:
+        raise UsageError(f"{name} must be at least 1, got {number}")
+    return int(number)
 
 
 def item_hashes(uids: Sequence[str] | None, n: int, purpose: str, seed: int) -> npt.NDArray[np.uint64]:

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from curate.errors import UsageError
 from curate.hashing import nth_hash
 from curate.ordering.shares import exact_share
-from curate.torch.epoch_sampler import EpochSampler, item_hashes
+from curate.torch.epoch_sampler import EpochSampler, item_hashes, whole
 from curate.torch.ranks import gather, world
 
 __all__ = ["Indexed", "InfoBatch"]
@@ -105,8 +105,7 @@ class InfoBatch(EpochSampler):
     ) -> None:
         super().__init__(seed, num_replicas, rank, drop_last=drop_last, group=group)
         for name, number in (("n", n), ("epochs", epochs)):
-            if number < 1:
-                raise UsageError(f"{name} must be at least 1, got {number}")
+            whole(name, number)
         self._r, self._delta = exact_share(r), exact_share(delta)
         for name, share, value in (("r", self._r, r), ("delta", self._delta, delta)):
             if not 0 <= share <= 1:

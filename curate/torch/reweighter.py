@@ -67,6 +67,8 @@ class LossReweighter:
             raise UsageError(
                 f"losses must be one number per sample (reduction='none'), got {tuple(losses.shape)}"
             )
+        if not losses.is_floating_point():
+            raise UsageError(f"losses must be floats, got {losses.dtype}")
         self.steps += 1
         with torch.no_grad():
             loss = losses.detach()

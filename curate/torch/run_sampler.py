@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 
 from curate.errors import UsageError
-from curate.torch.epoch_sampler import EpochSampler
+from curate.torch.epoch_sampler import EpochSampler, whole
 
 if TYPE_CHECKING:
     from curate.runs.run import StoredRun
@@ -39,8 +39,7 @@ class RunSampler(EpochSampler):
     ) -> None:
         super().__init__(seed, num_replicas, rank, drop_last=drop_last)
         n_some = int((weights > 0).sum())
-        if num_samples < 1:
-            raise UsageError(f"num_samples must be at least 1, got {num_samples}")
+        num_samples = whole("num_samples", num_samples)
         if not replacement and num_samples > n_some:
             raise UsageError(
                 f"num_samples must be at most {n_some:,}, the items with a weight, where replacement is False, got "
@@ -137,7 +136,10 @@ def _weights(run: "str | Path | StoredRun", dataset_uids: Sequence[str] | None) 
     )
     if dataset_uids is None:
         return np.array(decisions.sort("shard", "row")["weight"])
-    items = pl.DataFrame({"uid": pl.Series(dataset_uids, dtype=pl.String)})
+    try:
+        items = pl.DataFrame({"uid": pl.Series(dataset_uids, dtype=pl.String)})
+    except TypeError:
+        raise UsageError("dataset_uids must be texts, one for each item of the data set") from None
     totals = decisions.group_by("uid").agg(pl.col("weight").sum())
     found = items.join(totals, on="uid", how="left", maintain_order="left", validate="m:1")
     unknown = found.filter(pl.col("weight").is_null())

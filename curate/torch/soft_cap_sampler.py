@@ -8,7 +8,7 @@ import torch
 
 from curate.errors import UsageError
 from curate.hashing import nth_hash
-from curate.torch.epoch_sampler import EpochSampler, item_hashes
+from curate.torch.epoch_sampler import EpochSampler, item_hashes, whole
 from curate.weighting.soft_cap import soft_cap_draws
 
 __all__ = ["SoftCapSampler"]
@@ -48,16 +48,16 @@ class SoftCapSampler(EpochSampler):
         values = np.array(known, np.float64)
         if values.ndim != 1:
             raise UsageError(f"scores must be one number per item, got {values.shape}")
-        n_some = int(np.isfinite(values).sum())
-        if n_some == 0:
-            raise UsageError(f"none of the {len(values):,} items has a finite score")
-        wanted = n_some if num_samples is None else num_samples
-        if wanted < 1:
-            raise UsageError(f"num_samples must be at least 1, got {wanted}")
         if not temperature > 0:
             raise UsageError(f"temperature must be above 0, got {temperature}")
+        with np.errstate(over="ignore"):
+            logit = values / temperature
+        n_some = int(np.isfinite(logit).sum())
+        if n_some == 0:
+            raise UsageError(f"none of the {len(values):,} items has a finite score (over temperature)")
+        wanted = whole("num_samples", n_some if num_samples is None else num_samples)
         soft_cap_draws(values[:0], 0, penalty, np.empty(0, np.uint64))  # checks the penalty
-        self.penalty, self._logit, self._wanted = penalty, values / temperature, wanted
+        self.penalty, self._logit, self._wanted = penalty, logit, wanted
         self._hashes = item_hashes(uids, len(values), "soft cap", seed)
 
     def _n_indices(self) -> int:

@@ -13,10 +13,9 @@ from curate.filtering.uid_lists import read_uids
 from curate.io import paths, storage
 from curate.pipeline import runner
 from curate.pipeline.stages import read
-from curate.recipe import Recipe, Source
+from curate.recipe import Source
 from curate.runs.folder import RunFolder
 from curate.runs.run import open_run
-from curate.selection.everything import All
 from curate.training.filter_recipe import FilterRecipe
 
 __all__ = ["require_apart"]
@@ -73,9 +72,7 @@ def _rows_of(
 def _read(recipe: FilterRecipe, source: Source, number: int) -> Iterable[tuple[list[str], list[str | None]]]:
     """Read a source as a run does, in a folder of its own; nothing of it is embedded."""
     folder = Path(recipe.out) / ".work" / f"against-{number}"
-    own = Recipe(
-        run=str(folder), source=(source,), embed=recipe.embed, score=(), select=All(), memory=recipe.memory
-    )
+    own = recipe.run_of([source], folder)
     runner.run(own, until="read", force=True)
     context = with_parts(Context(own, RunFolder(folder), LocalEngine(1)))
     for part in context.parts:

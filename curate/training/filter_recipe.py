@@ -7,14 +7,15 @@ from typing import Annotated, Any, Literal, Self
 
 import pydantic
 import yaml
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from curate.errors import RecipeError, UsageError
 from curate.io import storage
 from curate.io.yaml import read_yaml
-from curate.recipe import Embed, ScoreFilter, Source
-from curate.recipe.loading import override
-from curate.recipe.types import Bytes, default_memory
+from curate.recipe import Embed, Recipe, ScoreFilter, Source
+from curate.recipe.loading import override, parse_recipe
+from curate.recipe.types import Bytes, default_memory, enough_memory
+from curate.selection.everything import All
 from curate.settings import Count, Folder, Settings, Share, listed
 
 __all__ = ["Augment", "FilterRecipe", "Mix", "TrainingSet", "load_filter_recipe", "parse_filter_recipe"]
@@ -102,7 +103,7 @@ class FilterRecipe(Settings):
     device: str = "auto"
     precision: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     threads: Some = 1
-    memory: Bytes = Field(default_factory=default_memory)
+    memory: Annotated[Bytes, AfterValidator(enough_memory)] = Field(default_factory=default_memory)
 
     @model_validator(mode="before")
     @classmethod
@@ -127,7 +128,17 @@ class FilterRecipe(Settings):
                 f"must say the share of each source in mix: {', '.join(sorted(names)) or 'set.source has none'}, "
                 f"got {', '.join(self.mix)}"
             )
+        size, total = self.value("batch"), sum(one.share for one in self.mix.values())
+        if none := [name for name, one in self.mix.items() if int(one.share / total * size) < 1]:
+            raise ValueError(
+                f"must give {none[0]} a row of each batch in mix; raise its share or batch ({size})"
+            )
         return self
+
+    def run_of(self, sources: Sequence[Source], folder: Path) -> Recipe:
+        """Return the recipe of a run that reads and embeds sources. Raises RecipeError for some that no run takes."""
+        own = {"run": str(folder), "source": tuple(sources), "embed": self.embed, "memory": self.memory}
+        return parse_recipe({**own, "score": (), "select": All()})
 
     def value(self, name: str) -> Any:  # noqa: ANN401  (numbers of several kinds)
         """Return a setting, or what its kind of filter does by default."""

@@ -26,7 +26,7 @@ from curate.training.loop import Course, Curve, autocast, fit
 from curate.training.losses import best_scale_loss, info_nce
 from curate.training.pairs import Pairs
 
-__all__ = ["FullModel", "images_of", "load_model", "train_full", "write_model"]
+__all__ = ["FullModel", "images_of", "load_model", "require_model", "train_full", "write_model"]
 
 CONFIG = "open_clip_config.json"
 
@@ -72,6 +72,25 @@ class FullModel(torch.nn.Module):
         return image.float(), self.network.encode_text(tokens, normalize=True).float()
 
 
+def require_model(recipe: FilterRecipe) -> None:
+    """Raise UsageError for a model that is not there, before anything is embedded."""
+    name = str(recipe.model)
+    if name.endswith(".json"):
+        if not Path(name).is_file():
+            raise UsageError(f"model: {name} is not there; give the JSON configuration of an open_clip model")
+        held = storage.read_json(Path(name))
+        if not isinstance(held, dict) or not {"embed_dim", "vision_cfg", "text_cfg"} <= set(held):
+            raise UsageError(
+                f"model: {name} is no JSON configuration of an open_clip model (embed_dim, vision_cfg, text_cfg)"
+            )
+    elif recipe.model not in (None, "tiny") and not name.startswith(("local-dir:", "hf-hub:")):
+        known = import_open_clip().list_models()
+        if recipe.pretrained is None and name not in known:
+            raise UsageError(
+                f"model: open_clip knows no {name!r}; give tiny, one of its names, or a JSON configuration"
+            )
+
+
 def load_model(recipe: FilterRecipe) -> FullModel:
     """Return the model that training begins with: of a filter, of open_clip, or new from a JSON configuration."""
     open_clip = import_open_clip()
@@ -80,8 +99,6 @@ def load_model(recipe: FilterRecipe) -> FullModel:
         name, pretrained = f"local-dir:{recipe.start}", None
     name = str(name)
     if name.endswith(".json"):
-        if not Path(name).is_file():
-            raise UsageError(f"model: {name} is not there; give the JSON configuration of an open_clip model")
         open_clip.add_model_config(Path(name))
         name = Path(name).stem
     if name == "tiny" or pretrained is not None or name.startswith(("local-dir:", "hf-hub:")):
@@ -95,10 +112,6 @@ def load_model(recipe: FilterRecipe) -> FullModel:
 
 def _new(open_clip: Any, name: str, recipe: FilterRecipe) -> FullModel:  # noqa: ANN401  (a module)
     """Return a model with random weights, those of the seed."""
-    if name not in open_clip.list_models():
-        raise UsageError(
-            f"model: open_clip knows no {name!r}; give tiny, one of its names, or a JSON configuration"
-        )
     torch.manual_seed(recipe.seed)
     try:
         with clip.quiet():

@@ -35,7 +35,8 @@ class Head(torch.nn.Module):
 def classes_of(pairs: Pairs, start: Mapping[str, Any] | None) -> list[str]:
     """Return the classes of a head: those of the one it goes on from, else all labels of the set, sorted.
 
-    Raises UsageError for fewer than two, and where the set has a label that the head to go on from does not know.
+    Raises UsageError for fewer than two, and where the set has a label that the head to go on from does not know, or one
+    that is called otherwise there.
     """
     labels = sorted({label for label in pairs.labels if label is not None})
     known = list(start["classes"]) if start is not None else labels
@@ -43,6 +44,12 @@ def classes_of(pairs: Pairs, start: Mapping[str, Any] | None) -> list[str]:
     if unknown is not None:
         raise UsageError(
             f"start: the head knows no label {unknown!r} of the set; it was trained on {len(known):,} others"
+        )
+    ours, theirs = pairs.class_names, (start or {}).get("class_names") or {}
+    other = next((one for one in ours if one in theirs and ours[one] != theirs[one]), None)
+    if other is not None:
+        raise UsageError(
+            f"start: label {other!r} is {theirs[other]!r} to the head and {ours[other]!r} in the set; they are other classes"
         )
     if len(known) < 2:
         raise UsageError(f"set: a head needs at least two labels, got {len(known)}")

@@ -125,8 +125,16 @@ class JointBatchSampler(Sampler[list[int]]):
             if len(waiting) < self.super_batch:
                 continue
             learner, reference = self.losses(waiting)
+            if len(learner) != len(waiting):
+                raise UsageError(
+                    f"losses of {len(waiting):,} indices must be as many rows and columns, got {tuple(learner.shape)}"
+                )
             key = int(np.random.SeedSequence([self.seed, self.epoch, step]).generate_state(1, np.uint64)[0])
             rows = joint_batch(learner, reference, self.size, chunks=self.chunks, seed=key)
             yield [waiting[row] for row in rows.tolist()]
             waiting, step = [], step + 1
+        if not step:
+            raise UsageError(
+                f"an epoch of the sampler has {len(waiting):,} indices, fewer than super_batch ({self.super_batch:,})"
+            )
         self.epoch += 1

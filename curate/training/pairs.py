@@ -4,7 +4,7 @@ They are the rows of a run: one that is there, or one that is made of a source b
 of every run up to `embed`. Rows stand in the order of their uids, so that no shard and no place in one decides anything.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from curate.hashing import hash_uids
 from curate.io import storage
 from curate.linalg import load_unit
 from curate.pipeline import runner
+from curate.pipeline.row_needs import columns_lack, rows_lack
 from curate.pipeline.stages import filter as filter_stage
 from curate.pipeline.stages import read
 from curate.pipeline.stages.condition_values import types_of_source
@@ -40,10 +41,12 @@ from curate.selection.everything import All
 from curate.training.apart import require_apart
 from curate.training.filter_recipe import FilterRecipe, TrainingSet
 
-__all__ = ["Pairs", "read_pairs", "temperature_of"]
+__all__ = ["LEAST", "Pairs", "read_pairs", "temperature_of"]
 
 #: Fewer rows than this teach nothing.
 LEAST = 16
+#: What a source must have for a kind of filter.
+_NEEDS = {"adapter": ("text",), "head": ("label",), "full": ("image", "caption")}
 
 Floats = npt.NDArray[np.float32]
 Flags = npt.NDArray[np.bool_]
@@ -73,6 +76,12 @@ class Pairs:
     def space(self) -> dict[str, Any]:
         """What embedded the vectors."""
         return dict(self.context.facts(self.context.run.embeddings).get("space") or {})
+
+    @property
+    def class_names(self) -> dict[str, str]:
+        """What their labels are called, where the source says so."""
+        names = self.context.run.class_names()
+        return {label: names[label] for label in sorted({one for one in self.labels if one in names})}
 
     @property
     def fingerprint(self) -> str:
@@ -138,13 +147,11 @@ def temperature_of(pairs: Pairs) -> float:
 def _of_source(recipe: FilterRecipe, progress: Progress) -> Context:
     """Embed the source in a run of its own, and return it."""
     folder = Path(recipe.out) / ".work" / "set"
-    own = Recipe(
-        run=str(folder), source=recipe.set.source, embed=recipe.embed, score=(), select=All(), memory=recipe.memory,
-    )  # fmt: skip
+    own = recipe.run_of(recipe.set.source, folder)
     runner.run(own, until="read", force=True, progress=progress)
-    require_apart(
-        recipe, *_identities(_opened(own, RunFolder(folder), progress))
-    )  # before anything is embedded
+    found = _opened(own, RunFolder(folder), progress)  # before anything is embedded
+    _require(recipe, rows_lack(own, found.parts, lambda part: read.keys_path(found, part)))
+    require_apart(recipe, *_identities(found))
     runner.run(own, until="embed", progress=progress)
     return _opened(own, RunFolder(folder), progress)
 
@@ -163,10 +170,10 @@ def _of_run(recipe: FilterRecipe, progress: Progress) -> Context:
             "only": (),
         }
     )
+    filter_stage.check_recipe(asked)
     families = folders_for(
         asked, [name for name in columns_of(recipe.set.filter) if name in score_columns(asked)]
     )
-    filter_stage.check_recipe(asked)
     needs = [
         folder.embeddings,
         *([folder.concepts] if recipe.set.filter else []),
@@ -178,7 +185,16 @@ def _of_run(recipe: FilterRecipe, progress: Progress) -> Context:
             raise RunError(
                 f"set.run {folder.where}: {one.name} is not there yet; first: curate run {folder.recipe}"
             )
-    return _opened(asked.model_copy(update={"memory": recipe.memory}), folder, progress)
+    context = _opened(asked.model_copy(update={"memory": recipe.memory}), folder, progress)
+    _require(recipe, columns_lack(made, context.parts))
+    return context
+
+
+def _require(recipe: FilterRecipe, lack: Mapping[str, str]) -> None:
+    """Raise UsageError where a set lacks what its kind of filter is trained on."""
+    for what in _NEEDS[recipe.kind]:
+        if what in lack:
+            raise UsageError(f"set: a filter of kind {recipe.kind} cannot be trained: {lack[what]}")
 
 
 def _identities(context: Context) -> tuple[list[str], list[str | None]]:

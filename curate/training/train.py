@@ -11,14 +11,15 @@ import numpy.typing as npt
 from curate.errors import ModelError, UsageError
 from curate.execution.context import Progress, log, silent
 from curate.hashing import hash_uids
-from curate.io import storage
+from curate.io import lock, storage
+from curate.io.holding import LOCK
 from curate.pipeline.stages.embed_task import space_of
 from curate.scores.dfn.stored import FACTS, FILTER_VERSION, MODEL, WEIGHTS, StoredFilter, open_filter
 from curate.scores.heads.evaluation import fixed_threads
 from curate.scores.heads.labels import device_of
 from curate.training.filter_recipe import FilterRecipe
 from curate.training.page import page
-from curate.training.pairs import Pairs, read_pairs, temperature_of
+from curate.training.pairs import LEAST, Pairs, read_pairs, temperature_of
 
 __all__ = ["train_recipe"]
 
@@ -45,15 +46,31 @@ def train_recipe(recipe: FilterRecipe, *, progress: Progress = silent) -> Stored
     if out.exists() and (not out.is_dir() or not _may_hold(out)):
         raise UsageError(f"out: {out} holds something else than a filter; name a new folder")
     start = None if recipe.start is None else open_filter(recipe.start, "start")
+    if start is not None and start.path.resolve() == out.resolve():
+        raise UsageError(
+            f"start: {start.path} is out, which is replaced; name another folder for the new filter"
+        )
     if start is not None and start.kind != recipe.kind:
         raise UsageError(
             f"start: {start.path} is of kind {start.kind}, and the recipe asks for {recipe.kind}"
         )
     if start is not None:
         start.check_files("start")
-    storage.clear_partials(out)
+    if recipe.kind == "full":
+        from curate.training.full import require_model
+
+        require_model(recipe)
     device = device_of(recipe.device, "device")
     precision = _precision(recipe, device)
+    with lock.held(out):
+        return _train(recipe, start, device, precision, progress)
+
+
+def _train(
+    recipe: FilterRecipe, start: StoredFilter | None, device: str, precision: str, progress: Progress
+) -> StoredFilter:
+    out = Path(recipe.out)
+    storage.clear_partials(out)
     pairs = read_pairs(recipe, progress)
     made = storage.fingerprint(
         "filter", FILTER_VERSION, recipe.fingerprinted(), pairs.fingerprint, _model_hash(recipe), precision,
@@ -61,8 +78,14 @@ def train_recipe(recipe: FilterRecipe, *, progress: Progress = silent) -> Stored
     )  # fmt: skip
     before = storage.read_json(out / FACTS)
     if isinstance(before, dict) and before.get("made_from") == made:
-        log.info("train-filter: %s is there already", out)
-        return open_filter(out, "out")
+        try:
+            there = open_filter(out, "out")
+            there.check_files("out")
+        except UsageError:
+            log.warning("train-filter: %s is damaged and is trained anew", out)
+        else:
+            log.info("train-filter: %s is there already", out)
+            return there
     with fixed_threads(recipe.threads):
         train = {"adapter": _adapter, "head": _head, "full": _full}[recipe.kind]
         found = train(recipe, pairs, start, _Place(out, made, device, precision, progress))
@@ -91,9 +114,9 @@ class _Place:
 
 
 def _may_hold(out: Path) -> bool:
-    """Return True for an empty folder, and for one with a filter, whole or begun."""
+    """Return True for an empty folder, and for one with a filter, whole or begun; a run has a folder `.work` too."""
     names = {path.name for path in out.iterdir()}
-    return not names or bool(names & {FACTS, ".work"})
+    return not names - {LOCK} or ("recipe.yaml" not in names and bool(names & {FACTS, ".work"}))
 
 
 def _precision(recipe: FilterRecipe, device: str) -> str:
@@ -176,6 +199,7 @@ def _head(recipe: FilterRecipe, pairs: Pairs, start: StoredFilter | None, place:
     from curate.training.head import Head, classes_of, train_head
 
     classes = classes_of(pairs, None if start is None else start.facts)
+    names = {**({} if start is None else start.facts.get("class_names") or {}), **pairs.class_names}
     model = Head(len(classes), pairs.image.shape[1])
     if start is not None:
         start.check_vectors(pairs.space, pairs.image.shape[1], "start")
@@ -190,7 +214,9 @@ def _head(recipe: FilterRecipe, pairs: Pairs, start: StoredFilter | None, place:
         "weight": model.weight.detach().cpu().numpy(),
         "bias": model.bias.detach().cpu().numpy(),
     }
-    return _Trained(arrays, [curve], 1.0, {"held_out": int(held.sum()), "classes": classes})
+    return _Trained(
+        arrays, [curve], 1.0, {"held_out": int(held.sum()), "classes": classes, "class_names": names}
+    )
 
 
 def _full(recipe: FilterRecipe, pairs: Pairs, start: StoredFilter | None, place: _Place) -> _Trained:
@@ -199,6 +225,10 @@ def _full(recipe: FilterRecipe, pairs: Pairs, start: StoredFilter | None, place:
 
     model = load_model(recipe)
     images, decoded = images_of(pairs, model.preprocess, place.out / ".work")
+    if decoded.sum() < LEAST:
+        raise UsageError(
+            f"set: at least {LEAST} pictures are needed to train on, and of {len(pairs):,} {int(decoded.sum()):,} can be decoded"
+        )
     held = pairs.held_out(recipe.validation, recipe.seed, 0) & decoded
     size = recipe.value("batch")
     course = place.course(recipe, -(-int((~held & decoded).sum()) // size))
@@ -239,9 +269,10 @@ def _write(recipe: FilterRecipe, pairs: Pairs, found: _Trained, made: str) -> St
     storage.write_json(out / "loss.json", curves)
     names = [WEIGHTS, *([MODEL] if recipe.kind == "full" else [])]
     files = {name: storage.hash_file(out / name) for name in names}
+    called = found.facts.get("class_names")
     best = [curve.best for curve in found.curves]
     facts: dict[str, Any] = {
-        "version": FILTER_VERSION, "kind": recipe.kind, "identity": storage.fingerprint(made, files), "made_from": made,
+        "version": FILTER_VERSION, "kind": recipe.kind, "identity": storage.fingerprint(made, files, *filter(None, [called])), "made_from": made,
         "files": files, "set": pairs.fingerprint, "rows": len(pairs), "dim": pairs.image.shape[1], "scale": found.scale,
         "space": pairs.space, "epochs": len(curves[0]) - 1, "best_epoch": best, "notes": [], **found.facts,
     }  # fmt: skip

@@ -15,6 +15,9 @@ from curate.writers import subsets
 if TYPE_CHECKING:
     from curate.analysis.retrieval.retrieve import Retrieved
 
+#: Of a name in the name of a file, of which file systems take 255 with all that stands around it.
+_NAME_BYTES = 120
+
 __all__ = ["LISTS", "check_retrieved_place", "write_retrieved"]
 
 #: Formats of the lists of uids, as `curate export` has them.
@@ -61,5 +64,8 @@ def _plain(name: str) -> str:
 
     >>> _plain("A red/blue hat!")
     'a_red_blue_hat'
+    >>> len(_plain("\U00020000" * 99).encode())
+    120
     """
-    return re.sub(r"\W+", "_", name.casefold()).strip("_")[:60] or "name"
+    plain = re.sub(r"\W+", "_", name.casefold()).strip("_")[:60].encode()[:_NAME_BYTES]
+    return plain.decode(errors="ignore").strip("_") or "name"

@@ -74,7 +74,7 @@ def test_labels_name_concepts_and_nothing_names_none(tmp_path):
     assert names and {name.partition(" (")[0].partition(",")[0] for name in names.values()} <= {"hat", "shoe"}
     bare = made(tmp_path / "bare", None)
     assert bare.name_concepts() == {}
-    assert "nothing to name concepts by" in curate("name", bare.path).err
+    assert "nothing is said of one concept and not of others" in curate("name", bare.path).err
     assert "name" not in bare.summary()["concepts"][0]
 
 

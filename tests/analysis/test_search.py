@@ -1,5 +1,6 @@
 """`curate search`: the nearest samples against brute force, by text, image, vector and uid, and clear refusals."""
 
+import errno
 import json
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from curate.analysis.search import Query, search
 from curate.cli.demo import sample_path
 from curate.embedding import store
 from curate.errors import UsageError
+from curate.io import storage
 from curate.linalg import load_unit, row_dots, unit_rows
 from curate.pipeline import runner
 from curate.recipe.loading import parse_recipe
@@ -304,6 +306,20 @@ def test_top_precision_and_names_by_themselves(seen):
     # The same with what was stored and with what is made anew.
     (run.folder.work / "relevance.json").unlink()
     assert run.retrieve(["umbrella", "house"], threshold=0.05).rows.equals(every.rows)
+
+
+def test_a_run_that_cannot_be_written_is_searched_all_the_same(seen, monkeypatch):
+    run = open_run(seen / "run")
+    before = run.retrieve(["umbrella", "house"])
+    (run.folder.work / "relevance.json").unlink()
+
+    def refuse(path):
+        raise OSError(errno.EACCES, "Permission denied", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "_sync", refuse)
+        assert run.retrieve(["umbrella", "house"]).rows.equals(before.rows)
+    assert not (run.folder.work / "relevance.json").exists()
 
 
 @pytest.mark.parametrize(

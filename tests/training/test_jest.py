@@ -117,3 +117,15 @@ def test_refuses():
     for keep in (0.0, 1.5, 0.01):
         with pytest.raises(UsageError, match=r"keep must be in \(0, 1\] and leave a row of 20"):
             JointBatchSampler(range(9), lambda _: (square, square), 20, keep=keep)
+
+
+def test_a_sampler_refuses_losses_of_other_rows_and_an_epoch_without_a_batch():
+    def fewer(indices):
+        return torch.zeros(3, 3), torch.zeros(3, 3)
+
+    with pytest.raises(
+        UsageError, match=r"losses of 4 indices must be as many rows and columns, got \(3, 3\)"
+    ):
+        list(JointBatchSampler(range(8), fewer, 4, keep=0.5))
+    with pytest.raises(UsageError, match=r"has 8 indices, fewer than super_batch \(40\)"):
+        list(JointBatchSampler(range(8), fewer, 40))

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 import curate
-from curate.errors import RecipeError, UsageError
+from curate.errors import RecipeError, RunError, UsageError
+from curate.io import lock
 from curate.runs.run import open_run
 from curate.scores.dfn.formula import adapted, pair_scores
 from curate.scores.dfn.stored import open_filter
@@ -108,6 +109,42 @@ def test_a_head_gives_the_loss_of_labels(made):
     )
 
 
+def test_a_head_goes_by_the_names_of_labels_where_numbers_mean_others(tmp_path):
+    path = write_pairs(tmp_path / "plain.parquet", 60)
+    table = pq.read_table(path)
+    codes = np.arange(60) % 3
+    made = {}
+    for place, names in enumerate((["car", "bus", "dog"], ["dog", "car", "bus"], ["ant", "bee", "cow"])):
+        features = {"label": {"_type": "ClassLabel", "names": names}}
+        own = (
+            np.array([names.index(one) for one in np.array(["car", "bus", "dog"])[codes]])
+            if place < 2
+            else codes
+        )
+        called = table.set_column(4, "label", pa.array(own, pa.int64())).replace_schema_metadata(
+            {"huggingface": json.dumps({"info": {"features": features}})}
+        )
+        pq.write_table(called, tmp_path / f"{place}.parquet")
+        made[place] = str(tmp_path / f"{place}.parquet")
+    stored = train_recipe(recipe(made[0], tmp_path / "head", kind="head", epochs=20, rate=0.1))
+    assert stored.facts["class_names"] == {"0": "car", "1": "bus", "2": "dog"}
+    found = {}
+    for place, source in made.items():
+        run = curate.run(
+            {
+                "run": str(tmp_path / f"run{place}"), "source": {"path": source, "uid": "id"}, "embed": EMBED, "workers": 1,
+                "cluster": {"concepts": 3}, "score": [{"dfn": {"path": str(stored.path)}}], "select": {"method": "all"},
+            },
+            progress=False,
+        )  # fmt: skip
+        found[place] = run.scores().sort("uid")
+    assert found[0]["dfn_score"].to_list() == found[1]["dfn_score"].to_list()
+    assert found[0]["dfn_score"].null_count() == 0
+    assert set(found[2]["dfn_status"]) == {"no_label"}
+    with pytest.raises(UsageError, match=r"start: label '0' is 'car' to the head and 'dog' in the set"):
+        train_recipe(recipe(made[1], tmp_path / "b", kind="head", start=str(stored.path)))
+
+
 def test_in_memory_and_in_a_run_the_numbers_are_the_same(made):
     table = pq.read_table(made / "pool/train-0.parquet")
     image, text = (np.stack(table[name].to_numpy()) for name in ("img", "txt"))
@@ -131,6 +168,32 @@ def test_what_is_there_is_not_trained_again_and_another_folder_gives_the_same(ma
     )
     assert other.identity == again.identity
     assert all(np.array_equal(other.arrays[name], again.arrays[name]) for name in again.arrays)
+
+
+@pytest.mark.parametrize("harm", ["torn", "gone", "facts"])
+def test_a_damaged_filter_is_refused_and_trained_anew(made, tmp_path, harm):
+    settings = recipe(str(made / "good/train-0.parquet"), tmp_path / "out", epochs=1)
+    whole = train_recipe(settings)
+    weights, facts = tmp_path / "out/weights.npz", tmp_path / "out/filter.json"
+    before = weights.read_bytes()
+    if harm == "torn":
+        weights.write_bytes(before[:-100])
+    elif harm == "gone":
+        weights.unlink()
+    else:
+        facts.write_text(json.dumps({name: one for name, one in whole.facts.items() if name != "files"}))
+    with pytest.raises(UsageError, match=r"score: dfn.* is damaged.*; train it anew"):
+        curate.score(np.eye(DIM), {"dfn": {"path": str(tmp_path / "out")}}, text=np.eye(DIM))
+    assert train_recipe(settings).identity == whole.identity
+    assert weights.read_bytes() == before
+
+
+def test_a_folder_is_trained_into_once_at_a_time(made, tmp_path):
+    settings = recipe(str(made / "good/train-0.parquet"), tmp_path / "out", epochs=1)
+    with lock.held(tmp_path / "out"), pytest.raises(RunError, match="is being written by process"):
+        train_recipe(settings)
+    train_recipe(settings)
+    assert not (tmp_path / "out/.lock").exists()
 
 
 def test_a_training_that_was_killed_goes_on_with_the_same_result(made, tmp_path):
@@ -241,6 +304,22 @@ def test_what_cannot_be_trained_is_said(made, tmp_path):
     with pytest.raises(UsageError, match="no score 'dfn_socre'; did you mean 'dfn_score'"):
         query = {"run": str(made / "run"), "filter": [{"by": "dfn_socre", "top": 0.5}]}
         train_recipe(recipe(good, tmp_path / "a", set=query))
+    with pytest.raises(UsageError, match="filter 'dfn_score >': unable to parse"):
+        query = {"run": str(made / "run"), "filter": ["dfn_score >"]}
+        train_recipe(recipe(good, tmp_path / "a", set=query))
+    with pytest.raises(RecipeError, match="needs sources of different names, got source, source"):
+        train_recipe(recipe(good, tmp_path / "c", set={"source": [{"path": good}, {"path": small}]}))
+    with pytest.raises(UsageError, match="kind head cannot be trained: the source has no labels"):
+        unlabelled = {"source": {"path": good, "uid": "id", "label": None}}
+        train_recipe(recipe(good, tmp_path / "d", kind="head", set=unlabelled))
+    assert not (tmp_path / "d/.work/set/1_embeddings").exists()  # it was said before rows were embedded
+    with pytest.raises(UsageError, match="holds something else than a filter"):
+        train_recipe(recipe(good, made / "run"))
+    with pytest.raises(UsageError, match="kind full cannot be trained: the source has no images"):
+        query = {"run": str(made / "run")}
+        train_recipe(recipe(good, tmp_path / "e", set=query, kind="full", model="tiny"))
+    with pytest.raises(UsageError, match="is out, which is replaced"):
+        train_recipe(recipe(good, made / "adapter", start=str(made / "adapter")))
     with pytest.raises(curate.CurateError, match="set a smaller rate"):
         train_recipe(recipe(good, tmp_path / "b", rate=1e30))
 
@@ -272,6 +351,17 @@ def test_a_filter_for_other_vectors_is_refused(made, tmp_path):
         (
             {"kind": "full", "model": "tiny", "mix": {"a": {"share": 1}}},
             "must say the share of each source in mix: source, got a",
+        ),
+        ({"memory": "10kB"}, "memory must be at least 1GB, got 0.01MB"),
+        (
+            {
+                "kind": "full",
+                "model": "tiny",
+                "batch": 4,
+                "mix": {"a": {"share": 9}, "b": {"share": 1}},
+                "set": {"source": [{"name": "a", "path": "x"}, {"name": "b", "path": "y"}]},
+            },
+            r"must give b a row of each batch in mix; raise its share or batch \(4\)",
         ),
         ({"batch": 1}, r"batch: .*greater than or equal to 2, got 1"),
         ({"alpha": math.inf}, "alpha"),

@@ -108,5 +108,9 @@ def test_a_training_that_was_killed_goes_on_with_the_same_weights(pairs, tmp_pat
 def test_models_that_are_not_there_are_said(pairs, tmp_path, decoding_here):
     with pytest.raises(UsageError, match=r"nothing\.json is not there; give the JSON configuration"):
         train_recipe(recipe(pairs, tmp_path / "a", model="nothing.json"))
+    (tmp_path / "odd.json").write_text("[]")
+    with pytest.raises(UsageError, match=r"odd\.json is no JSON configuration of an open_clip model"):
+        train_recipe(recipe(pairs, tmp_path / "a", model=str(tmp_path / "odd.json")))
     with pytest.raises(UsageError, match="open_clip knows no 'tniy'"):
         train_recipe(recipe(pairs, tmp_path / "a", model="tniy"))
+    assert not (tmp_path / "a").exists()  # nothing was read for it

@@ -256,6 +256,7 @@ def test_training_goes_on_from_a_checkpoint_where_it_stood():
 def test_settings_of_a_sampler_are_checked():
     for how, said in (
         ({"num_samples": 0}, "num_samples must be at least 1, got 0"),
+        ({"num_samples": 2.5}, r"num_samples must be a whole number, got 2\.5"),
         ({"num_samples": 6, "replacement": False}, "must be at most 5, the items with a weight, .* got 6"),
         ({"num_samples": 1, "rank": 0}, "num_replicas and rank must be given together"),
         (
@@ -371,3 +372,8 @@ def test_what_cannot_be_shared_evenly_may_be_left_out(replacement):
 def test_importing_curate_and_weights_loads_no_torch():
     code = "import curate, sys, curate.weighting.loss; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_losses_that_are_no_floats_are_refused():
+    with pytest.raises(UsageError, match=r"losses must be floats, got torch\.int64"):
+        LossReweighter()(torch.tensor([3, 1]))

@@ -68,6 +68,8 @@ def test_what_is_wrong_is_said():
         ({"scores": [[1.0]]}, r"scores must be one number per item, got \(1, 1\)"),
         ({"scores": [np.nan, np.inf]}, "none of the 2 items has a finite score"),
         ({"scores": [1.0], "num_samples": 0}, "num_samples must be at least 1, got 0"),
+        ({"scores": [1.0], "num_samples": 2.5}, r"num_samples must be a whole number, got 2\.5"),
+        ({"scores": [1e308, -1e308], "temperature": 1e-9}, "none of the 2 items has a finite score"),
         ({"scores": [1.0], "temperature": 0}, "temperature must be above 0, got 0"),
         (
             {"scores": [1.0], "uids": ["a", "b"]},

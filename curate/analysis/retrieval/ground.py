@@ -18,7 +18,7 @@ import numpy.typing as npt
 from curate.analysis.summary.tables import beside, part_names
 from curate.embedding.store import BATCH_ROWS, EmbeddingPart
 from curate.embedding.taught import taught_words
-from curate.errors import UsageError
+from curate.errors import RunError, UsageError
 from curate.hashing import hash_uids
 from curate.io import storage
 from curate.io.remote.cache import store_of
@@ -163,7 +163,7 @@ def ground_of(folder: RunFolder, clip: "Clip") -> Ground:
             "bank": base64.b64encode(packed.tobytes()).decode(),
         }
         if store_of(folder.path) is None:  # nobody writes at a URL without its lock
-            with contextlib.suppress(OSError):  # a run that cannot be written is read all the same
+            with contextlib.suppress(RunError):  # a run that cannot be written is read all the same
                 storage.write_record(path, record)
     names = frozenset(map(plain_name, [*own, *sample.captions])) - {""}
     said = frozenset(map(content_words, sample.captions))

@@ -61,6 +61,7 @@ def check(settings: "Dfn", recipe: "Recipe", sources: Sources) -> None:
     where = f"score: {settings.name}"
     stored = settings.opened()
     stored.check_model(recipe.embed, where)
+    stored.check_files(where)
     for source in recipe.source:
         if stored.kind == "head" and source.label is None:
             raise UsageError(
@@ -142,7 +143,7 @@ def _score_part(task: DfnTask) -> tuple[list[Floats], npt.NDArray[np.object_]]:
     if task.stored.kind == "head":
         samples = usable(task.run, task.part)
         require_same(samples["uid"], pl.Series(part.uids(), dtype=pl.String), task.out)
-        labels = samples["label"].to_list()
+        labels = _as_trained(task.stored, samples["label"].to_list(), task.run.class_names())
     blocks = []
     start = 0
     with threadpool_limits(1, user_api="blas"):
@@ -182,6 +183,15 @@ def _of_labels(stored: StoredFilter, image: Floats, labels: list[str | None]) ->
         weight, bias = stored.arrays["weight"], stored.arrays["bias"]
         score[known], loss[known] = label_losses(image[known], weight, bias, codes[known])
     return score, loss, _statuses(np.isfinite(score), known, int(NO_LABEL))
+
+
+def _as_trained(stored: StoredFilter, labels: list[str | None], names: Mapping[str, str]) -> list[str | None]:
+    """Return labels as a head knows them. names : what the labels of the run are called; numbers mean other classes elsewhere."""
+    known = stored.facts.get("class_names") or {}
+    if not known or not names:
+        return labels
+    code = {known.get(one, one): one for one in stored.facts["classes"]}
+    return [None if label is None else code.get(names.get(label, label)) for label in labels]
 
 
 def _statuses(known: Flags, there: Flags, lacks: int) -> npt.NDArray[np.object_]:

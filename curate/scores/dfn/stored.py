@@ -22,6 +22,10 @@ FACTS = "filter.json"
 WEIGHTS, MODEL = "weights.npz", "open_clip_model.safetensors"
 
 
+#: What `filter.json` says of every filter.
+_NEEDED = ("kind", "identity", "files", "dim", "scale")
+
+
 @dataclass(frozen=True)
 class StoredFilter:
     """A filter in its folder.
@@ -94,6 +98,8 @@ def open_filter(path: str | Path, where: str) -> StoredFilter:
         ) from None
     if not isinstance(facts, dict) or facts.get("version") != FILTER_VERSION:
         raise UsageError(f"{where}: {folder / FACTS} was written by another version of curate; train it anew")
+    if lacks := [name for name in _NEEDED if name not in facts]:
+        raise UsageError(f"{where}: {folder / FACTS} is damaged: it has no {lacks[0]!r}; train it anew")
     return StoredFilter(folder, facts)
 
 
