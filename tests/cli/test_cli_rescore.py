@@ -12,10 +12,10 @@ import pytest
 
 from curate import open_run
 from curate.analysis.verify.verify import verify_run
-from curate.errors import RunError, UsageError
+from curate.errors import RecipeError, RunError, UsageError
 from curate.io import storage
 from curate.pipeline import rescore, runner
-from curate.recipe.loading import load_recipe
+from curate.recipe.loading import load_recipe, override, parse_recipe
 from curate.runs.folder import RunFolder
 from tests.fixtures.builders import planted, write_shards
 from tests.fixtures.calls import curate, own
@@ -293,6 +293,34 @@ def test_switching_methods_keeps_what_still_fits(run):
         UsageError, match=r"select\.by is not a setting of method density; it belongs to hardest"
     ):
         rescore.chosen_recipe("run", ["select.by=distance"], {"select.method": "density"})
+
+
+def test_a_method_with_a_score_of_its_own_does_not_take_that_of_another(run):
+    by = ["select.method=hardest", "select.by=distance"]
+    assert curate("select", "run", *(word for item in by for word in ("--set", item)), "-q").code == 0
+    before = load_recipe("run/recipe.yaml").model_dump(mode="json")
+    for method, score in (("metaclip", "metaclip_t"), ("dual", "dual"), ("triage", "loss")):
+        select = parse_recipe(override(before, settings={"select.method": method})).select
+        assert (select.score_column, select.on_null) == (
+            score,
+            "drop" if method == "metaclip" else "proportional",
+        )
+        back = {"select.method": "hardest", "select.by": "el2n"}
+        own = {
+            **before,
+            "select": select.model_dump(mode="json", include={"method", "keep", "by", "on_null"}),
+        }
+        assert parse_recipe(override(own, settings=back)).select.on_null == "proportional"
+        with pytest.raises(RecipeError, match="needs by"):
+            parse_recipe(override(own, settings={"select.method": "hardest"}))
+        named = override(before, settings={"select.method": method, "select.by": "distance"})
+        assert parse_recipe(named).select.score_column == "distance"
+
+
+def test_another_method_prefers_what_it_prefers_by_itself(run):
+    assert curate("select", "run", "--method", "random", "-q").code == 0
+    assert curate("select", "run", "--method", "density", "-q").code == 0
+    assert rescore.chosen_recipe("run", settings={"select.method": "prototypes"}).select.prefer == "hardest"
 
 
 def test_another_method_ends_what_auto_does_by_itself(run):
