@@ -59,7 +59,7 @@ def _from_vocabulary(run: RunFolder, texts: Sequence[str], filled: set[int]) -> 
     recipe = load_recipe(run.recipe)
     if recipe.cluster.on != "image":
         raise UsageError(
-            "a vocabulary names concepts of images; those of captions (cluster.on text) are named by captions"
+            f"a vocabulary names concepts of images; those of captions (cluster.on {recipe.cluster.on}) are named by captions"
         )
     clip = text_model(run)
     centroids = load_centroids(run.final_concepts / "centroids.parquet").astype(np.float64)
