@@ -313,13 +313,12 @@ class Selector(Settings):
         """Return how unevenly complexity divides the rows over concepts; None where it does not divide them."""
         return None
 
-    def noted(self, rows: RowSource, rule: Rule) -> dict[str, Any]:
-        """Return what is to be known of what was found: facts by name, `warnings` among them; {} where nothing is."""
-        return {}
+    def noted(self, rows: RowSource, rule: Rule, facts: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what is to be known of what was found: facts by name; `warnings` and `notes` are sentences.
 
-    def notes(self, rule: Rule, facts: Mapping[str, Any]) -> list[str]:
-        """Return what is to be said of the rule, in sentences. facts : what the score that the method goes by noted."""
-        return []
+        facts : what the score that the method goes by noted.
+        """
+        return {}
 
     def concept_budgets(
         self, sizes: Counts, n_keep: int, parents: Sequence[npt.NDArray[Any]] = ()

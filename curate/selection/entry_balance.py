@@ -42,17 +42,16 @@ class Metaclip(KeepsStretch):
         """Return the rows that are drawn first; how likely each was depends on all its entries."""
         return Stretch(span_cuts(pairs(rows), self.span(n_keep, total)), known=False)
 
-    def notes(self, rule: Rule, facts: Mapping[str, Any]) -> list[str]:
-        """Say the t, and how many entries are head and tail. facts : what the score noted."""
+    def noted(self, rows: RowSource, rule: Rule, facts: Mapping[str, Any]) -> dict[str, Any]:
+        """Say the t, and how many entries are head and tail."""
         cuts = rule.cuts if isinstance(rule, Stretch) else None
         if cuts is None or cuts.upto is None or self.shipped or "by_count" not in facts:
-            return []
+            return {}
         t = key_value(cuts.upto[0], "easiest")
         head, tail = drawn_below(facts["by_count"], t)
         unseen = facts["entries"] - head - tail
-        return [
-            (
-                f"metaclip: t is {t:,.4g}; {head:,} entries have more captions (head, drawn), {tail:,} have fewer (tail, all "
-                f"kept), {unseen:,} have none"
-            )
-        ]
+        said = (
+            f"metaclip: t is {t:,.4g}; {head:,} entries have more captions (head, drawn), {tail:,} have fewer (tail, all "
+            f"kept), {unseen:,} have none"
+        )
+        return {"notes": [said]}
