@@ -17,6 +17,7 @@ from curate.io import storage
 from curate.pipeline import rescore, runner
 from curate.recipe.loading import load_recipe, override, parse_recipe
 from curate.runs.folder import RunFolder
+from curate.selection.registry import selectors
 from tests.fixtures.builders import planted, write_shards
 from tests.fixtures.calls import curate, own
 from tests.fixtures.folders import changed, leftovers, tables, times
@@ -575,3 +576,31 @@ def test_filter_by_a_score_in_one_line(made):
     assert said.code == 0, said.err
     assert kept("one") == set(UIDS[-15:])
     assert written("one") == kept("one")
+
+
+#: What methods cannot do without.
+NEEDED = {
+    "window": {"by": "distance", "offset": 2}, "triage": {"misconception": True}, "quotas": {"per": "label"},
+    **{one: {"by": "distance"} for one in ("hardest", "easiest", "top", "middle", "stratified", "weighted", "d2")},
+}  # fmt: skip
+
+
+def test_from_every_method_to_every_other_is_as_to_begin_with_it(tmp_path, monkeypatch):
+    """What is left of a method are settings that were chosen, none of those that it has by itself."""
+    heads = {"heads": {"dynamics": ["dual"], "epochs": 4}}
+    scores = [heads, {"metaclip": {"entries": "names.txt"}}, {"objects": {}}]
+    values = {"run": str(tmp_path / "run"), "source": {"path": "a.parquet"}, "score": scores}
+
+    def with_method(name):
+        budget = {} if selectors()[name].keeps_all else {"keep": 0.3}
+        return parse_recipe({**values, "select": {"method": name, **budget, **NEEDED.get(name, {})}})
+
+    for old in selectors():
+        before = with_method(old).model_dump(mode="json")
+        monkeypatch.setattr(rescore, "_values", lambda run, before=before: before)
+        for new, kind in selectors().items():
+            asked = {"method": new, **({} if kind.keeps_all else {"keep": 0.3}), **NEEDED.get(new, {})}
+            found = rescore.chosen_recipe(
+                "run", settings={f"select.{name}": one for name, one in asked.items()}
+            )
+            assert found.select == with_method(new).select, (old, new)
