@@ -142,10 +142,18 @@ def _read(task: ColumnTask) -> None:
 def as_texts(column: pl.Series) -> pl.Series:
     """Return values as texts: whole numbers without a point, and nothing for an empty text.
 
+    Raises UsageError for bytes that are no text, such as images.
+
     >>> as_texts(pl.Series([2024.0, 0.5, None])).to_list(), as_texts(pl.Series(["en", ""])).to_list()
     (['2024', '0.5', None], ['en', None])
     """
-    texts = column.cast(pl.String)
+    try:
+        texts = column.cast(pl.String)
+    except pl.exceptions.PolarsError:
+        raise UsageError(
+            f"{column.name!r} cannot name groups of rows: {column.dtype} that is no text; name a column of texts, numbers or "
+            "truth values"
+        ) from None
     if column.dtype.is_float():
         whole = (column == column.round()) & (column.abs() < 1e15)
         texts = column.cast(pl.Int64, strict=False).cast(pl.String).zip_with(whole.fill_null(False), texts)
