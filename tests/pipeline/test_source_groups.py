@@ -180,6 +180,7 @@ def test_neither_workers_nor_the_order_of_shards_change_it(place, tmp_path):
         ({"score": [{"source": {"column": "punsafee", "higher_is": "noisier"}}]}, "score: source.column of punsafee: the source has no column"),
         ({"score": [{"source": {"column": "language", "higher_is": "better"}}]}, "'language' must be a column of numbers, it is String"),
         ({"score": [{"source": {"column": "width", "higher_is": "better"}}]}, "width has a column 'width', and so has the samples; rename one"),
+        ({"score": [{"source": {"column": "punsafe", "higher_is": "better", "name": "keep"}}]}, "keep has a column 'keep', and so has the decisions; rename"),
         ({"select": {"method": "hardest", "by": "source.punsafe", "count": 9}}, r"add \{source: \{column: source.punsafe, higher_is: better\}\} to score"),
         ({"filter": [{"by": "distance", "below": 0.5, "spare": 0}]}, r"filter.*spare must be in \(0, 1\], got 0"),
         ({"score": [{"source": {"column": "width"}}]}, "higher_is is missing"),
@@ -190,6 +191,16 @@ def test_what_cannot_be_is_said_before_any_work(place, tmp_path, changes, messag
     with pytest.raises((UsageError, RecipeError), match=message):
         runner.run(recipe(place, tmp_path / "run", **changes))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_score_may_be_called_as_a_count(place, tmp_path):
+    score = [{"source": {"column": "punsafe", "higher_is": "noisier", "name": "n"}}]
+    run = decide(place, tmp_path / "run", score=score, select={"method": "hardest", "by": "n", "count": 9})
+    uid = run.decisions().filter("keep")["uid"].sort()[0]
+    found = {one["score"]: one for one in explain(run.folder.path, uid)["scores"]}
+    value, every = dict(zip(UIDS, values()["punsafe"], strict=True))[uid], run.scores()["n"].drop_nulls()
+    lower, same = (every < value).sum(), (every == value).sum()
+    assert found["n"]["percentile"] == pytest.approx(100 * (lower + same / 2) / len(every))
 
 
 def test_bytes_that_are_no_text_name_no_group():
