@@ -13,7 +13,8 @@ __all__ = [
     "parse_share", "whole",
 ]  # fmt: skip
 
-URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+URL = re.compile(r"(?!file:|local:)[A-Za-z][A-Za-z0-9+.-]*://")
+_HERE = re.compile(r"(?:file|local)://")
 
 
 def parse_share(value: float | str) -> float:
@@ -64,7 +65,12 @@ def whole(value: object) -> object:
 
 
 def local_folder(value: str) -> str:
-    """Return a folder of this machine, with `~` filled in."""
+    """Return a folder of this machine, with `~` filled in and without ``file://``.
+
+    >>> local_folder("file:///data/run")
+    '/data/run'
+    """
+    value = value[here.end() :] if (here := _HERE.match(value)) else value
     if URL.match(value):
         raise ValueError(f"must be a folder on this machine, got {value!r}")
     return str(Path(value).expanduser()) if value.startswith("~") else value

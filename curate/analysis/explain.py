@@ -136,7 +136,7 @@ def _scores(context: Context, judged: Mapping[str, Any]) -> list[dict[str, Any]]
             other = pl.col(name)
             counts = pl.scan_parquet(ensure_all_local(folder, "part-*.parquet")).filter(other.is_finite())
             below, same, n = (
-                counts.select((other < value).sum(), same=(other == value).sum(), n=pl.len())
+                counts.select(below=(other < value).sum(), same=(other == value).sum(), n=pl.len())
                 .collect(engine="streaming")
                 .row(0)
             )

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "OWN",
+    "as_texts",
     "check_column",
     "check_numbers",
     "column_table",
@@ -132,19 +133,27 @@ def _read(task: ColumnTask) -> None:
     )
     rows = pl.DataFrame(table).filter(pl.col("outcome") == "ok")
     rows = rows.select("uid", "row", copy=pl.col("copy_of").is_not_null())
-    values = [_texts(block[task.name]) for block in task.source.beside(rows)] if len(rows) else []
+    values = [as_texts(block[task.name]) for block in task.source.beside(rows)] if len(rows) else []
     column = pl.concat(values) if values else pl.Series("value", [], pl.String)
     made = rows.select("uid", "copy").with_columns(column.alias("value")).to_arrow().cast(SCHEMA)
     storage.write_parquet(task.out, made, SCHEMA, task.fingerprint)
 
 
-def _texts(column: pl.Series) -> pl.Series:
+def as_texts(column: pl.Series) -> pl.Series:
     """Return values as texts: whole numbers without a point, and nothing for an empty text.
 
-    >>> _texts(pl.Series([2024.0, 0.5, None])).to_list(), _texts(pl.Series(["en", ""])).to_list()
+    Raises UsageError for bytes that are no text, such as images.
+
+    >>> as_texts(pl.Series([2024.0, 0.5, None])).to_list(), as_texts(pl.Series(["en", ""])).to_list()
     (['2024', '0.5', None], ['en', None])
     """
-    texts = column.cast(pl.String)
+    try:
+        texts = column.cast(pl.String)
+    except pl.exceptions.PolarsError:
+        raise UsageError(
+            f"{column.name!r} cannot name groups of rows: {column.dtype} that is no text; name a column of texts, numbers or "
+            "truth values"
+        ) from None
     if column.dtype.is_float():
         whole = (column == column.round()) & (column.abs() < 1e15)
         texts = column.cast(pl.Int64, strict=False).cast(pl.String).zip_with(whole.fill_null(False), texts)

@@ -17,6 +17,7 @@ from curate.io import storage
 from curate.io.filesystem import StorageOptions, is_remote
 from curate.io.records import MARKER
 from curate.io.remote import destination as remote
+from curate.settings import local_folder
 
 __all__ = [
     "Place",
@@ -55,7 +56,7 @@ class Place:
     @property
     def path(self) -> Path:
         """The path, of a place on this machine."""
-        return Path(self.where)
+        return Path(local_folder(self.where))
 
 
 def files_in(folder: Path) -> set[str]:

@@ -19,6 +19,7 @@ from curate.recipe.build import given
 from curate.recipe.loading import load_recipe
 from curate.runs.folder import folder_of
 from curate.runs.run import open_run
+from curate.settings import local_folder
 from curate.sources.base import Shard
 from curate.writers import subsets
 from curate.writers.exports.coco_json import ENDS as COCO_ENDS
@@ -176,7 +177,7 @@ def _folder(context: Context, form: str, out: str | Path, folder: Path) -> Expor
 def _images(context: Context, form: str, out: str | Path, folder: Path) -> Exported:
     shards = list(Kept(context).shards())
     if not is_remote(str(out)):
-        check_outside(Path(out), (shard for shard, _ in shards))
+        check_outside(Path(local_folder(str(out))), (shard for shard, _ in shards))
     images = KeptImages(context, form)
     new = ImageFolder(folder, links=form == "links", named=len(context.recipe.source) > 1)
     rows = 0

@@ -165,9 +165,8 @@ def _unmet(recipe: Recipe, lack: Mapping[str, str]) -> str | None:
     if text in lack and recipe.cluster.on != "image":
         return f"cluster.on {recipe.cluster.on} needs captions: {lack[text]}"
     select, dedup, weight = recipe.select, recipe.dedup, recipe.weight
-    used = [
-        ("select.by" if name == select.score_column else "select.prefer", name) for name in select.columns
-    ]
+    named = {select.cut_by: f"select.{select.cut_setting}", select.score_column: "select.by"}
+    used = [(named.get(name, "select.prefer"), name) for name in select.columns]
     used = [] if select.null_policy == "keep" else used
     used += [("dedup.prefer", name) for name in score_of(dedup.prefer)] if dedup.epsilon is not None else []
     used += [("weight.by", weight.column)] if weight is not None and weight.column is not None else []

@@ -90,6 +90,7 @@ def load_recipe(
 _INSTEAD_OF = {
     "select.keep": ("count",),
     "select.count": ("keep",),
+    "select.per": ("shares",),
     "cluster.concepts": ("given",),
     "cluster.given": ("concepts",),
     "embed.model": ("pretrained", "column", "text_column", "files", "array"),
@@ -152,13 +153,13 @@ def _forget_defaults(before: Mapping[str, Any], values: dict[str, Any], named: M
     new = select.get("method", DEFAULT) if isinstance(select, dict) else old
     if not isinstance(select, dict) or old == new or not {old, new} <= set(known):
         return
-    for name in Selector.model_fields.keys() - {"method", "keep", "count"}:
-        default = known[old].model_fields[name].default
-        if (
-            f"select.{name}" not in named
-            and select.get(name, default) == default != known[new].model_fields[name].default
-        ):
+    of_old, of_new = known[old].model_fields, known[new].model_fields
+    for name in (of_old.keys() & of_new.keys()) - {"method", "keep", "count"}:
+        default = of_old[name].default
+        if f"select.{name}" not in named and select.get(name, default) == default != of_new[name].default:
             select.pop(name, None)
+    if "select.by" not in named and (known[old].own_score or known[new].own_score):
+        select.pop("by", None)
 
 
 def _parse_override(item: str) -> tuple[str, object]:

@@ -9,6 +9,7 @@ from curate.io import storage
 from curate.io.remote import cache
 from curate.io.remote.working_copy import copy_path
 from curate.runs.folder import RunFolder, latest
+from curate.settings import local_folder
 
 if TYPE_CHECKING:
     import polars as pl
@@ -192,7 +193,7 @@ def open_run(path: str | Path) -> StoredRun:
     """
     from curate.io.filesystem import is_remote
 
-    folder = _at_url(str(path)) if is_remote(str(path)) else RunFolder(Path(path))
+    folder = _at_url(str(path)) if is_remote(str(path)) else RunFolder(Path(local_folder(str(path))))
     if not folder.recipe.exists() and not is_remote(str(path)):
         folder = RunFolder(latest(folder.path) or folder.path)
     if not folder.recipe.exists():

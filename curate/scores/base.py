@@ -58,7 +58,7 @@ __all__ = [
     "require_memory",
 ]
 
-#: Folders below 3_scores that have a meaning of their own.
+#: Names that have a meaning of their own: folders below 3_scores, and the first column of their tables.
 RESERVED = (
     "clip_score",
     "clip",
@@ -72,6 +72,7 @@ RESERVED = (
     "denoised",
     "filter",
     "against",
+    "uid",
 )
 
 #: What `score_rows` calls the fields of samples in memory.

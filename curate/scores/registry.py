@@ -148,11 +148,14 @@ def score_columns(recipe: "Recipe") -> dict[str, ScoreColumn]:
 
     kind = schema.ASSIGNMENTS.field("distance").type
     found = {"distance": ScoreColumn("", kind, "harder", "")}
-    taken = {*schema.SAMPLES.names, *schema.ASSIGNMENTS.names, *schema.FILTER.names}
+    # What stands beside the scores where a run is looked at; other columns of the decisions do not.
+    decided = {"keep", "weight", "duplicate_of"}
+    taken = {*schema.SAMPLES.names, *schema.ASSIGNMENTS.names, *schema.FILTER.names, *decided}
     for score in families_of(recipe):
         for name, column in score.described().items():
             if name in found or name in taken:
-                where = found[name].folder if name in found else "the samples"
+                tables = "the decisions" if name in decided else "the samples"
+                where = found[name].folder if name in found else tables
                 raise UsageError(
                     f"score: {column.folder} has a column {name!r}, and so has {where or 'concepts'}; "
                     "rename one of them"

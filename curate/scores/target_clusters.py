@@ -58,6 +58,11 @@ class TargetClusters(Score):
 
     def check(self, recipe: "Recipe", sources: Sources) -> None:
         """Raise UsageError for a target or centroids that are not there or cannot be used."""
+        if self._on(recipe) == "both":
+            raise UsageError(
+                "score: target_clusters puts the target into the concepts of the run, which are of images and captions together "
+                "(cluster.on both): give it centroids, or take cluster.on image or text"
+            )
         sources.check(recipe, self.target, _WHAT, self._on(recipe))
         if self.centroids is not None:
             read_centroids(Path(self.centroids), normalise=self.normalise)

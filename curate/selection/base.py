@@ -150,6 +150,10 @@ class Selector(Settings):
     avoid: ClassVar[str]
     #: Whether rows are ordered by one score over all concepts, `by`.
     goes_by_score: ClassVar[bool] = False
+    #: The setting that names the second score, `cut_by`.
+    cut_setting: ClassVar[str] = "cutoff"
+    #: The score that it goes by where `by` names none; empty where one must be named.
+    own_score: ClassVar[str] = ""
     #: Whether it keeps one stretch of a score, so that a plot can show where it is cut.
     keeps_stretch: ClassVar[bool] = False
     #: Whether shipped rows can go ahead of others.
@@ -309,13 +313,12 @@ class Selector(Settings):
         """Return how unevenly complexity divides the rows over concepts; None where it does not divide them."""
         return None
 
-    def noted(self, rows: RowSource, rule: Rule) -> dict[str, Any]:
-        """Return what is to be known of what was found: facts by name, `warnings` among them; {} where nothing is."""
-        return {}
+    def noted(self, rows: RowSource, rule: Rule, facts: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what is to be known of what was found: facts by name; `warnings` and `notes` are sentences.
 
-    def notes(self, rule: Rule, facts: Mapping[str, Any]) -> list[str]:
-        """Return what is to be said of the rule, in sentences. facts : what the score that the method goes by noted."""
-        return []
+        facts : what the score that the method goes by noted.
+        """
+        return {}
 
     def concept_budgets(
         self, sizes: Counts, n_keep: int, parents: Sequence[npt.NDArray[Any]] = ()
@@ -346,8 +349,6 @@ class ByScore(Selector):
     as_it_is: ClassVar[bool] = False
     #: The column that orders rows with the same key.
     ties: ClassVar[str] = "tie"
-    #: The setting that names the second score, `cut_by`.
-    cut_setting: ClassVar[str] = "cutoff"
     floor_order = "draw"
 
     by: str | None = None
@@ -355,14 +356,14 @@ class ByScore(Selector):
 
     @model_validator(mode="after")
     def _has_score(self) -> Self:
-        if self.by is None:
+        if not self.score_column:
             raise ValueError(f"needs by (a score column) for method {self.method}")
         return self
 
     @property
     def score_column(self) -> str:
         """The score that the method goes by."""
-        return self.by or ""
+        return self.by or self.own_score
 
     @property
     def null_policy(self) -> str:

@@ -49,6 +49,7 @@ class Dual(ByScore):
     ranks_ahead = False
     known_odds = False
     cut_setting = "mean"
+    own_score = "dual"
     place = 12
 
     method: Literal["dual"] = "dual"
@@ -56,15 +57,10 @@ class Dual(ByScore):
     lean: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 4.0
 
     @model_validator(mode="after")
-    def _has_score(self) -> Self:
+    def _two_scores(self) -> Self:
         if self.score_column == self.mean:
             raise ValueError(f"needs two scores for method dual, got {self.mean} for by and mean")
         return self
-
-    @property
-    def score_column(self) -> str:
-        """The score: by default DUAL."""
-        return self.by or "dual"
 
     @property
     def cut_by(self) -> str:

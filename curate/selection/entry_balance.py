@@ -3,8 +3,6 @@
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import model_validator
-
 from curate.ordering.span import Span, key_value, span_cuts
 from curate.scores.metaclip import drawn_below
 from curate.selection.base import RowSource, pairs
@@ -30,17 +28,11 @@ class Metaclip(KeepsStretch):
     from_easiest = True
     known_odds = False
     floor_order = "key"
+    own_score = "metaclip_t"
     place = 12
 
     method: Literal["metaclip"] = "metaclip"
-
-    @model_validator(mode="before")
-    @classmethod
-    def _by_its_score(cls, values: Any) -> Any:  # noqa: ANN401  (what stands in a recipe)
-        if not isinstance(values, Mapping):
-            return values
-        given = {name: value for name, value in values.items() if value is not None}
-        return {**values, "by": given.get("by", "metaclip_t"), "on_null": given.get("on_null", "drop")}
+    on_null: Literal["proportional", "keep", "drop", "error"] = "drop"
 
     def span(self, n_keep: int, total: int) -> Span:
         """Return the first ranks, counted from the row that is drawn first."""
@@ -50,17 +42,16 @@ class Metaclip(KeepsStretch):
         """Return the rows that are drawn first; how likely each was depends on all its entries."""
         return Stretch(span_cuts(pairs(rows), self.span(n_keep, total)), known=False)
 
-    def notes(self, rule: Rule, facts: Mapping[str, Any]) -> list[str]:
-        """Say the t, and how many entries are head and tail. facts : what the score noted."""
+    def noted(self, rows: RowSource, rule: Rule, facts: Mapping[str, Any]) -> dict[str, Any]:
+        """Say the t, and how many entries are head and tail."""
         cuts = rule.cuts if isinstance(rule, Stretch) else None
         if cuts is None or cuts.upto is None or self.shipped or "by_count" not in facts:
-            return []
+            return {}
         t = key_value(cuts.upto[0], "easiest")
         head, tail = drawn_below(facts["by_count"], t)
         unseen = facts["entries"] - head - tail
-        return [
-            (
-                f"metaclip: t is {t:,.4g}; {head:,} entries have more captions (head, drawn), {tail:,} have fewer (tail, all "
-                f"kept), {unseen:,} have none"
-            )
-        ]
+        said = (
+            f"metaclip: t is {t:,.4g}; {head:,} entries have more captions (head, drawn), {tail:,} have fewer (tail, all "
+            f"kept), {unseen:,} have none"
+        )
+        return {"notes": [said]}

@@ -131,7 +131,7 @@ class Quotas(Selector):
             sizes + pinned,
         )
 
-    def noted(self, rows: RowSource, rule: rules.Rule) -> dict[str, Any]:
+    def noted(self, rows: RowSource, rule: rules.Rule, facts: Mapping[str, Any]) -> dict[str, Any]:
         """Return what became of the shares: asked and kept by group, and which groups have too few rows."""
         if self.shares is None or not isinstance(rule, Groups):
             return {}

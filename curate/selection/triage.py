@@ -54,23 +54,19 @@ class Triage(ByScore):
     place = 12
 
     cut_setting = "uncertainty"
+    own_score = "loss"
 
     method: Literal["triage"] = "triage"
     uncertainty: str = "entropy"
     misconception: bool = False
 
     @model_validator(mode="after")
-    def _has_score(self) -> Self:
+    def _two_scores(self) -> Self:
         if self.score_column == self.uncertainty:
             raise ValueError(
                 f"needs two scores for method triage, got {self.uncertainty} for by and uncertainty"
             )
         return self
-
-    @property
-    def score_column(self) -> str:
-        """The error: by default the loss."""
-        return self.by or "loss"
 
     @property
     def cut_by(self) -> str:

@@ -12,11 +12,12 @@ import pytest
 
 from curate import open_run
 from curate.analysis.verify.verify import verify_run
-from curate.errors import RunError, UsageError
+from curate.errors import RecipeError, RunError, UsageError
 from curate.io import storage
 from curate.pipeline import rescore, runner
-from curate.recipe.loading import load_recipe
+from curate.recipe.loading import load_recipe, override, parse_recipe
 from curate.runs.folder import RunFolder
+from curate.selection.registry import selectors
 from tests.fixtures.builders import planted, write_shards
 from tests.fixtures.calls import curate, own
 from tests.fixtures.folders import changed, leftovers, tables, times
@@ -295,6 +296,34 @@ def test_switching_methods_keeps_what_still_fits(run):
         rescore.chosen_recipe("run", ["select.by=distance"], {"select.method": "density"})
 
 
+def test_a_method_with_a_score_of_its_own_does_not_take_that_of_another(run):
+    by = ["select.method=hardest", "select.by=distance"]
+    assert curate("select", "run", *(word for item in by for word in ("--set", item)), "-q").code == 0
+    before = load_recipe("run/recipe.yaml").model_dump(mode="json")
+    for method, score in (("metaclip", "metaclip_t"), ("dual", "dual"), ("triage", "loss")):
+        select = parse_recipe(override(before, settings={"select.method": method})).select
+        assert (select.score_column, select.on_null) == (
+            score,
+            "drop" if method == "metaclip" else "proportional",
+        )
+        back = {"select.method": "hardest", "select.by": "el2n"}
+        own = {
+            **before,
+            "select": select.model_dump(mode="json", include={"method", "keep", "by", "on_null"}),
+        }
+        assert parse_recipe(override(own, settings=back)).select.on_null == "proportional"
+        with pytest.raises(RecipeError, match="needs by"):
+            parse_recipe(override(own, settings={"select.method": "hardest"}))
+        named = override(before, settings={"select.method": method, "select.by": "distance"})
+        assert parse_recipe(named).select.score_column == "distance"
+
+
+def test_another_method_prefers_what_it_prefers_by_itself(run):
+    assert curate("select", "run", "--method", "random", "-q").code == 0
+    assert curate("select", "run", "--method", "density", "-q").code == 0
+    assert rescore.chosen_recipe("run", settings={"select.method": "prototypes"}).select.prefer == "hardest"
+
+
 def test_another_method_ends_what_auto_does_by_itself(run):
     assert curate("select", "run", "--method", "auto", "-q").code == 0
     kept = rescore.chosen_recipe("run", settings={"select.keep": 0.2}).select
@@ -547,3 +576,31 @@ def test_filter_by_a_score_in_one_line(made):
     assert said.code == 0, said.err
     assert kept("one") == set(UIDS[-15:])
     assert written("one") == kept("one")
+
+
+#: What methods cannot do without.
+NEEDED = {
+    "window": {"by": "distance", "offset": 2}, "triage": {"misconception": True}, "quotas": {"per": "label"},
+    **{one: {"by": "distance"} for one in ("hardest", "easiest", "top", "middle", "stratified", "weighted", "d2")},
+}  # fmt: skip
+
+
+def test_from_every_method_to_every_other_is_as_to_begin_with_it(tmp_path, monkeypatch):
+    """What is left of a method are settings that were chosen, none of those that it has by itself."""
+    heads = {"heads": {"dynamics": ["dual"], "epochs": 4}}
+    scores = [heads, {"metaclip": {"entries": "names.txt"}}, {"objects": {}}]
+    values = {"run": str(tmp_path / "run"), "source": {"path": "a.parquet"}, "score": scores}
+
+    def with_method(name):
+        budget = {} if selectors()[name].keeps_all else {"keep": 0.3}
+        return parse_recipe({**values, "select": {"method": name, **budget, **NEEDED.get(name, {})}})
+
+    for old in selectors():
+        before = with_method(old).model_dump(mode="json")
+        monkeypatch.setattr(rescore, "_values", lambda run, before=before: before)
+        for new, kind in selectors().items():
+            asked = {"method": new, **({} if kind.keeps_all else {"keep": 0.3}), **NEEDED.get(new, {})}
+            found = rescore.chosen_recipe(
+                "run", settings={f"select.{name}": one for name, one in asked.items()}
+            )
+            assert found.select == with_method(new).select, (old, new)

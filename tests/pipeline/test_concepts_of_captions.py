@@ -213,3 +213,12 @@ def test_what_cannot_be(place):
         curate.cluster(IMAGE, text=TEXT[:2])
     with pytest.raises(EmbeddingError, match="finite and not zero, row 1"):
         curate.cluster(IMAGE[:2], text=np.array([[1.0, 0], [np.nan, 0]]))
+
+
+def test_a_target_does_not_go_into_concepts_of_both(place):
+    np.save(place / "target.npy", planted(5).astype(np.float32))
+    with pytest.raises(
+        UsageError, match=r"images and captions together \(cluster.on both\): give it centroids"
+    ):
+        go(place, "target", "both", score=[{"target_clusters": {"target": f"{place}/target.npy"}}])
+    assert not (place / "target" / "1_embeddings").exists()

@@ -226,6 +226,15 @@ def test_lists_of_a_run_go_back_in(done, tmp_path):
     assert len(np.unique(subset)) < len(subset), "weights are repeats"
 
 
+def test_places_of_this_machine_may_be_urls(done, tmp_path):
+    run, _ = done
+    found = view_of(f"file://{run.resolve()}")
+    assert found.kept()["uid"].to_list() == kept_of(run)["uid"].to_list()
+    for form, name in (("txt", "kept.txt"), ("parquet", "kept")):
+        found.export(form, f"file://{tmp_path}/{name}", progress=False)
+        assert (tmp_path / name).exists(), form
+
+
 def test_export_leaves_the_run_as_it_is_and_follows_its_decisions(tmp_path):
     _, glob = write_source(tmp_path / "in")
     values = recipe_values(glob, tmp_path / "run", select={"method": "random", "count": 20})

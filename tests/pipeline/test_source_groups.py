@@ -12,6 +12,7 @@ from curate import open_run
 from curate.analysis.explain import explain
 from curate.api.select import select
 from curate.errors import RecipeError, UsageError
+from curate.filtering.column_tables import as_texts
 from curate.hashing import hash_uids
 from curate.pipeline import runner
 from curate.recipe.loading import parse_recipe
@@ -179,15 +180,33 @@ def test_neither_workers_nor_the_order_of_shards_change_it(place, tmp_path):
         ({"score": [{"source": {"column": "punsafee", "higher_is": "noisier"}}]}, "score: source.column of punsafee: the source has no column"),
         ({"score": [{"source": {"column": "language", "higher_is": "better"}}]}, "'language' must be a column of numbers, it is String"),
         ({"score": [{"source": {"column": "width", "higher_is": "better"}}]}, "width has a column 'width', and so has the samples; rename one"),
+        ({"score": [{"source": {"column": "punsafe", "higher_is": "better", "name": "keep"}}]}, "keep has a column 'keep', and so has the decisions; rename"),
         ({"select": {"method": "hardest", "by": "source.punsafe", "count": 9}}, r"add \{source: \{column: source.punsafe, higher_is: better\}\} to score"),
         ({"filter": [{"by": "distance", "below": 0.5, "spare": 0}]}, r"filter.*spare must be in \(0, 1\], got 0"),
         ({"score": [{"source": {"column": "width"}}]}, "higher_is is missing"),
+        ({"score": [{"source": {"column": "punsafe", "higher_is": "noisier", "name": "uid"}}]}, "name must be letters, .* got 'uid'"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_said_before_any_work(place, tmp_path, changes, message):
     with pytest.raises((UsageError, RecipeError), match=message):
         runner.run(recipe(place, tmp_path / "run", **changes))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_score_may_be_called_as_a_count(place, tmp_path):
+    score = [{"source": {"column": "punsafe", "higher_is": "noisier", "name": "n"}}]
+    run = decide(place, tmp_path / "run", score=score, select={"method": "hardest", "by": "n", "count": 9})
+    uid = run.decisions().filter("keep")["uid"].sort()[0]
+    found = {one["score"]: one for one in explain(run.folder.path, uid)["scores"]}
+    value, every = dict(zip(UIDS, values()["punsafe"], strict=True))[uid], run.scores()["n"].drop_nulls()
+    lower, same = (every < value).sum(), (every == value).sum()
+    assert found["n"]["percentile"] == pytest.approx(100 * (lower + same / 2) / len(every))
+
+
+def test_bytes_that_are_no_text_name_no_group():
+    assert as_texts(pl.Series("a", [b"web", None])).to_list() == ["web", None]
+    with pytest.raises(UsageError, match="'image' cannot name groups of rows: Binary that is no text"):
+        as_texts(pl.Series("image", [b"\xff\xd8"]))
 
 
 def test_a_name_without_rows_is_said_where_groups_are_found(place, tmp_path):

@@ -303,6 +303,13 @@ def test_home_is_filled_in(monkeypatch):
     assert recipe(run="~/runs/x").run == "/home/me/runs/x"
 
 
+@pytest.mark.parametrize("here", ["file:///runs/x", "local:///runs/x", "/runs/x"])
+def test_a_folder_of_this_machine_has_no_scheme(here):
+    assert recipe(run=here).run == "/runs/x"
+    assert recipe(select={"method": "random", "keep": 0.3, "shipped": here}).select.shipped == "/runs/x"
+    assert recipe(run="s3://runs/x").run == "s3://runs/x"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -115,6 +115,16 @@ def test_no_rows():
     )
 
 
+@pytest.mark.parametrize("labels", [[None] * 3, ["cat", "dog", "cat"]])
+def test_rows_of_which_none_is_trained_on_have_the_columns(labels):
+    """Without labels, or with classes that are too small."""
+    rng = np.random.default_rng(0)
+    family = Heads(**{**SMALL, "epochs": 4}, dynamics=(*ALL, "calibrated"))
+    found = score(rng.standard_normal((3, 8)).astype(np.float32), family, labels=labels)
+    for name in course_columns((*ALL, "calibrated")):
+        assert found[name].null_count() == 3, name
+
+
 # Trained heads
 
 

@@ -5,7 +5,7 @@ from fractions import Fraction
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curate.api.select import select
@@ -52,6 +52,7 @@ def test_by_hand(shares, sizes, total, want):
     assert dict(zip(names, found.tolist(), strict=True)) == want
 
 
+@settings(deadline=None)
 @given(BOUNDS, st.data())
 def test_by_search_and_its_laws(groups, data):
     weights = [Fraction(weight, 7) for weight, _, _ in groups]
@@ -68,6 +69,7 @@ def test_by_search_and_its_laws(groups, data):
     assert (found[~rising] == lower[~rising]).all()
 
 
+@settings(deadline=None)
 @given(BOUNDS, st.data())
 def test_a_row_is_asked_about_at_every_number(groups, data):
     weights = tuple(Fraction(weight, 7) for weight, _, _ in groups)

@@ -437,3 +437,40 @@ def test_another_seed_is_another_draw_of_the_same_size(frame):
     second = kept(select(frame, "random", count=50, seed=SEED + 1))
     assert len(first) == len(second) == 50
     assert 0 < len(first & second) < 45
+
+
+@pytest.mark.parametrize(
+    "name", ["key", "tie", "score", "draw", "noise", "cutoff", "group", "floor_group", "part"]
+)
+def test_columns_may_have_the_names_of_what_methods_add(frame, name):
+    """A column of the user's rows, or a score, that is called as the selection calls its own."""
+    mine = frame.drop("vector").with_columns(mine=pl.col("label").fill_null("none"), wrong=pl.col("good"))
+    same = mine.rename({"mine": name})
+    for settings in (
+        {"method": "quotas", "per": "mine", "shares": {"cat": 0.2}},
+        {"method": "random", "floor": 4, "floor_per": "mine"},
+        {"method": "stratified", "by": "share", "cutoff": "noisy", "floor": 4, "floor_per": "mine"},
+    ):
+        renamed = {key: name if value == "mine" else value for key, value in settings.items()}
+        want, got = (decide(some, count=60, **one) for some, one in ((mine, settings), (same, renamed)))
+        assert got["keep"].to_list() == want["keep"].to_list()
+    settings = {"method": "dual", "by": "hard", "mean": "share", "drop_noise": 0.3, "count": 60}
+    want = decide(mine, noise_by="wrong", **settings)
+    got = decide(mine.drop("mine").rename({"wrong": name}), noise_by=name, **settings)
+    assert got["keep"].to_list() == want["keep"].to_list()
+
+
+def test_groups_of_numbers_and_truth_values_have_names(frame):
+    rows = frame.drop("vector").with_columns(
+        year=pl.when(pl.int_range(N) % 5 > 0).then(2020.0 + pl.int_range(N) % 3),
+        flag=pl.int_range(N) % 4 == 0,
+    )
+    kept = decide(rows, method="quotas", per="year", shares={"2020": 0.5, "2021": 0.25}, count=40).filter(
+        "keep"
+    )
+    assert (kept["year"] == 2020).sum() == 20
+    assert (kept["year"] == 2021).sum() == 10
+    kept = decide(rows, method="quotas", per="flag", shares={"true": 0.75}, count=40).filter("keep")
+    assert kept["flag"].sum() == 30
+    with pytest.raises(UsageError, match="no row is of '1999'; there are 2020, 2021, 2022"):
+        decide(rows, method="quotas", per="year", shares={"1999": 0.5}, count=40)

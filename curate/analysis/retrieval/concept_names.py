@@ -65,7 +65,7 @@ def _from_vocabulary(
     """Return the terms of the concepts that have rows."""
     if recipe.cluster.on != "image":
         raise UsageError(
-            "a vocabulary names concepts of images; those of captions (cluster.on text) are named by captions"
+            f"a vocabulary names concepts of images; those of captions (cluster.on {recipe.cluster.on}) are named by captions"
         )
     clip = text_model(run, recipe.embed)
     centroids = load_centroids(run.final_concepts / "centroids.parquet").astype(np.float64)

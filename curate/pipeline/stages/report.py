@@ -27,7 +27,7 @@ def check_recipe(recipe: Recipe) -> None:
         why = (
             "there is no model for vectors of your own"
             if recipe.embed.own_vectors
-            else "concepts are of captions (cluster.on text)"
+            else f"concepts are of captions (cluster.on {recipe.cluster.on})"
         )
         raise UsageError(
             f"cluster.vocabulary is compared with concepts by the model of the run, and {why}; leave it out"

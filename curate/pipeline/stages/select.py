@@ -151,7 +151,8 @@ def run(context: Context) -> bool:
     divided = recipe.select.divides(chosen.choice.rule, chosen.rows.concepts)
     if divided is not None:
         facts |= {"complexity": divided.facts, "warnings": _even(recipe.select, divided)}
-    noted = recipe.select.noted(chosen.rows, chosen.choice.rule)
+    noted = recipe.select.noted(chosen.rows, chosen.choice.rule, _score_facts(context))
+    notes = noted.pop("notes", None)
     said = [
         *noted.pop("warnings", ()),
         *(one for name in order.columns for one in say_missing(context, name)),
@@ -166,7 +167,7 @@ def run(context: Context) -> bool:
         facts["objects"] = objects_noted(
             context, chosen.rows, chosen.rows.covered, new / COVERED, fingerprint
         )
-    if notes := recipe.select.notes(chosen.choice.rule, _score_facts(context)):
+    if notes:
         facts["first"] = {**facts.get("first", {}), "notes": notes}
     if recipe.select.takes_what_is_there:
         facts["auto"] = explain_auto(context, first, n_eligible, len(labels_of(context)))

@@ -20,7 +20,7 @@ import torch
 from curate.errors import CurateError, RecipeError
 from curate.scores.heads.accumulators import Accumulator
 from curate.scores.heads.batches import Batches, Normalise, Rows
-from curate.scores.heads.course import Course, CourseName, look_after
+from curate.scores.heads.course import Course, CourseName, course_columns, look_after
 from curate.scores.heads.evaluation import EVALUATION_ROWS, Each, Evaluation, fixed_threads, spread_over
 from curate.scores.heads.factory import Kind, make_group, split_seeds
 from curate.scores.heads.folds import Ints, Label, Labelled, assign_folds, labelled, row_hashes
@@ -138,7 +138,11 @@ def train_heads(
     data = labelled(hashes, labels, rows.status, min_class=settings.smallest_class)
     seeds = list(range(settings.first_seed, settings.first_seed + settings.n_seeds))
     if not len(data.rows):
-        return collect(data, Accumulator(0, len(seeds), settings.epochs), seeds, trained=True)
+        found = collect(data, Accumulator(0, len(seeds), settings.epochs), seeds, trained=True)
+        return replace(
+            found,
+            course={name: np.full_like(found.loss, np.nan) for name in course_columns(settings.dynamics)},
+        )
     with fixed_threads():
         batches = Batches(
             rows,

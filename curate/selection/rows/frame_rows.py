@@ -13,6 +13,7 @@ from curate.clustering.dimension import MOST_ROWS, intrinsic_dimension
 from curate.clustering.geometry import Geometry, between, centred, centred_distances, mean_vector, with_known
 from curate.errors import BudgetError, UsageError
 from curate.execution.context import log
+from curate.filtering.column_tables import OWN, as_texts
 from curate.linalg import load_unit, row_dots
 from curate.ordering.shares import n_keep
 from curate.scores import SCORES
@@ -244,6 +245,11 @@ def _source(
     rows: pl.DataFrame, select: Selector, seed: int, higher_is: Mapping[str, Direction], wanted: int
 ) -> tuple[FrameRows, npt.NDArray[np.int32], npt.NDArray[np.bool_], First]:
     """Return the rows that compete, in the order of the method; ranks in the concepts, and which rows went as noise."""
+    rows = rows.with_columns(
+        as_texts(rows[name])
+        for name in select.grouped_by
+        if name not in OWN or rows.schema[name] != pl.String
+    )  # groups have names, as in a run
     classes = _values(rows, select.group_column) if select.group_column else ()
     floors = _values(rows, select.floor_column) if select.floor_column else ()
     by = cutoff = noise = None

@@ -99,20 +99,21 @@ def with_order(frame: pl.DataFrame, order: Order) -> pl.DataFrame:
     Pinned rows get the smallest key, rows without a score the largest. Where shipped rows go ahead, it is the first
     bit of the key that says so.
     """
+    given = frame  # scores and columns of the source may have the names of what is added
     if isinstance(order.select, ByScore) and order.by is not None:
         frame = _by_score(frame, order, order.select, order.by)
     else:
         frame = with_priority(frame, order.select.preference, order.seed, "select")
     if order.select.drop_noise is not None:
-        noise = pl.lit(None, pl.Float64)
+        noise = pl.repeat(None, len(frame), dtype=pl.Float64, eager=True)
         if order.noise is not None:
-            noise = pl.col(order.noise[0]).cast(pl.Float64) * order.noise[1]
+            noise = given[order.noise[0]].cast(pl.Float64) * order.noise[1]
         frame = frame.with_columns(noise.alias("noise"))
     if order.select.floor is not None:
-        frame = frame.with_columns(_floor_groups(frame, order))
+        frame = frame.with_columns(_floor_groups(given, order))
     if order.select.group_column is not None:
         code = {name: index for index, name in enumerate(order.classes)}
-        groups = [code.get(value, len(code)) for value in frame[order.select.group_column].to_list()]
+        groups = [code.get(value, len(code)) for value in given[order.select.group_column].to_list()]
         frame = frame.with_columns(pl.Series("group", groups, pl.Int32))
     if order.shipped is not None:
         first = order.shipped.ahead(frame["uid"].to_list())

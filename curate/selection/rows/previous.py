@@ -71,8 +71,8 @@ def check_recipe(recipe: "Recipe") -> None:
         return
     if not select.ranks_ahead:
         raise UsageError(
-            f"select.shipped does not go with method {select.method}, which takes a stretch of all rows and ranks none "
-            "ahead; take another method"
+            f"select.shipped does not go with method {select.method}, in whose order no row can go ahead of others; "
+            "take another method"
         )
     if recipe.weight is not None and recipe.weight.needs_odds:
         raise UsageError(
