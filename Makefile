@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 # Three test files at a time (some wait for servers), in order (else the few long ones come last and others wait); the
 # tests of one file stay together, because they share what they have set up.
-PARALLEL := -n 3 --dist loadfile --no-loadscope-reorder
+PARALLEL := -n 4 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help demo test test-all lint format bench clean
 .DEFAULT_GOAL := help
