@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
-# Three test files at a time (some wait for servers), in order (else the few long ones come last and others wait); the
+# Four test files at a time (some wait for servers), in order (else the few long ones come last and others wait); the
 # tests of one file stay together, because they share what they have set up.
 PARALLEL := -n 4 --dist loadfile --no-loadscope-reorder
 

@@ -39,6 +39,8 @@ PIXEL_RECIPES = (
     "floor half, then random",
     "density, prefer hardest",
     "density, prefer random",
+    "dual",
+    "dual, floor half",
 )
 FAST_POOLS = ("noise 20 %", "tail 100:1", "emoji")
 

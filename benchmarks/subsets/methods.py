@@ -17,6 +17,9 @@ def _select(method: str, **settings: object) -> dict[str, object]:
     return {"select.method": method} | {f"select.{name}": value for name, value in settings.items()}
 
 
+#: Heads that are trained long enough for their course to say something.
+_COURSE: dict[str, object] = {"score": [{"heads": {"epochs": 10, "dynamics": ["dual"]}}]}
+
 _HEADS: dict[str, dict[str, object]] = {
     "random": _select("random"),
     "auto": _select("auto"),
@@ -39,7 +42,9 @@ _HEADS: dict[str, dict[str, object]] = {
     "balanced in levels": {**_select("balanced"), "cluster.levels": [200, 50, 10]},
     "d2 el2n": _select("d2", by="el2n"),
     "d2 el2n, noise out (auto)": _select("d2", by="el2n", drop_noise="auto"),
-    "dual": {**_select("dual"), "score": [{"heads": {"epochs": 10, "dynamics": ["dual"]}}]},
+    "dual": {**_select("dual"), **_COURSE},
+    "dual, floor half": {**_select("dual", floor="half"), **_COURSE},
+    "dual, noise out (auto), floor half": {**_select("dual", drop_noise="auto", floor="half"), **_COURSE},
     "triage, far from the centre": _select(
         "triage", uncertainty="distance", misconception=True, at_most=True
     ),
