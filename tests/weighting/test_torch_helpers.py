@@ -268,6 +268,7 @@ def test_settings_of_a_sampler_are_checked():
             RunSampler(WEIGHTS, **how)
 
 
+@pytest.mark.usefixtures("plain_forks")
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("n_batches", [0, 1, 3, 5, 9, 10])
 def test_a_checkpoint_tells_what_was_used_and_not_what_a_loader_fetched(n_batches, workers):

@@ -89,6 +89,7 @@ def test_losses_that_are_not_finite_are_not_noted():
     )
 
 
+@pytest.mark.usefixtures("plain_forks")
 def test_a_loop_with_workers_and_ever_other_losses():
     """Losses change with the epoch; pruned samples keep their last one. Followed by hand beside it."""
     n, epochs = 24, 6

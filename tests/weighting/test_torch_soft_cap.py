@@ -49,6 +49,7 @@ def test_order_is_random_and_items_are_known_by_uid():
     assert [order[i] for i in moved] == list(SoftCapSampler(SCORES, 50, uids=uids))
 
 
+@pytest.mark.usefixtures("plain_forks")
 def test_scores_of_many_kinds_in_a_loader():
     one = SoftCapSampler(torch.tensor(SCORES), seed=1)
     assert len(one) == 5
