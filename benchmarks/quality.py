@@ -13,6 +13,7 @@ import argparse
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import sys
 import time
@@ -110,7 +111,7 @@ def subsets(
 def work(job: Job) -> str:
     """Judge all cells of a job that are not there yet; return what was done."""
     started = time.monotonic()
-    cells = job.out / "cells" / f"{job.judge}-{job.pool}-{job.seed}.jsonl".replace(" ", "_")
+    cells = job.out / "cells" / f"{job.judge}-{re.sub('[^a-z0-9]+', '_', job.pool)}-{job.seed}.jsonl"
     cells.parent.mkdir(parents=True, exist_ok=True)
     before = tables.read(cells)
     pool = pools.make(job.pool, job.seed, job.data)

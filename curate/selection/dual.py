@@ -43,7 +43,8 @@ class Dual(ByScore):
     paper = "Cho et al. 2025, arXiv:2502.06905"
     cost = "some passes over both scores"
     avoid = (
-        "when heads know nearly every row for sure: `dual` is then next to 0 for most, and odds mean little"
+        "when classes are rare: on a tail of 100:1 it was no better than a draw, where floors gained 12 points at 10 %; "
+        "when heads know nearly every row for sure, odds mean little"
     )
     as_it_is = True
     ranks_ahead = False

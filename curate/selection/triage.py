@@ -47,8 +47,8 @@ class Triage(ByScore):
     paper = 'Wang et al. 2025, "Winning the pruning gamble" (Q-Tuning); source: not checked'
     cost = "some passes over both scores for each of log2(rows) steps of a bisection"
     avoid = (
-        "when the scores rank alike, as loss and entropy of good heads do: the corners then hold next to nothing "
-        "(12 of 1,932 rows of the sample), and the error names the maximum"
+        "when a subset is to be trained on: it lost 1 to 46 points to a draw in all pools judged; when scores rank alike, "
+        "as loss and entropy of good heads do, the corners hold next to nothing"
     )
     ranks_ahead = False
     place = 12
