@@ -1,6 +1,7 @@
 """A Prefect server that lives as long as what started it."""
 
 import contextlib
+import http.client
 import os
 import runpy
 import signal
@@ -150,7 +151,7 @@ def is_up(url: str) -> bool:
     try:
         with urllib.request.urlopen(f"{url}/health", timeout=5) as answer:
             return bool(answer.status == 200)
-    except OSError:
+    except (OSError, http.client.HTTPException):  # the second: what is there speaks something else
         return False
 
 

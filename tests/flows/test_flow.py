@@ -1,5 +1,6 @@
 """The Prefect flow: against a real server, on a schedule, as an entrypoint in a new interpreter."""
 
+import contextlib
 import doctest
 import importlib
 import json
@@ -71,10 +72,18 @@ def server(home):
     """The API address of a real server, started as `curate schedule --start-server` does; one for the whole file."""
     from curate.flows.server import started
 
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    with started(port, home / "server.log") as own, pytest.MonkeyPatch.context() as patch:
+    with contextlib.ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
+        for last in (False, False, True):  # other tests look for free ports too, and may be faster
+            with socket.socket() as free:
+                free.bind(("127.0.0.1", 0))
+                port = free.getsockname()[1]
+            try:
+                own = stack.enter_context(started(port, home / "server.log"))
+            except CurateError:
+                if last:
+                    raise
+            else:
+                break
         patch.setenv("PREFECT_API_URL", own.url)
         yield own.url
 

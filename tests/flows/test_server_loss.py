@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from datetime import UTC, datetime
 from types import SimpleNamespace
@@ -87,6 +88,24 @@ def test_server_that_hangs_is_started_again(fake, monkeypatch):
     monkeypatch.setattr(server, "HANG_S", 0)
     assert "has not answered for 0 s and is started again" in own.keep(answers=False)
     own.wait_until_up()
+
+
+def test_what_speaks_no_http_is_no_server():
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+
+        def answer():
+            caller, _ = other.accept()
+            with caller:
+                caller.sendall(b"\0\0\x18\x04\0\0\0\0\0\r\n")  # as gRPC begins
+                caller.recv(1000)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        assert not server.is_up(f"http://127.0.0.1:{other.getsockname()[1]}/api")
+        thread.join(10)
+    assert not thread.is_alive()
 
 
 def test_server_that_does_not_come_up_is_given_up(fake):
