@@ -32,11 +32,11 @@ def phrases(caption: str) -> set[str]:
     """
     found = set()
     for piece in spoken(caption):
+        plain = [is_plain(word) for word in piece]
         for size in range(1, _WORDS + 1):
             for start in range(len(piece) - size + 1):
-                words = piece[start : start + size]
-                if not is_plain(words[0]) and not is_plain(words[-1]):
-                    found.add(" ".join(words))
+                if not plain[start] and not plain[start + size - 1]:
+                    found.add(" ".join(piece[start : start + size]))
     return found
 
 
