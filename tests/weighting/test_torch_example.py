@@ -32,6 +32,7 @@ def train(place, monkeypatch, capsys, name, *options):
     return capsys.readouterr().out.splitlines(), torch.load(path)
 
 
+@pytest.mark.usefixtures("plain_forks")
 def test_training_goes_on_where_it_stopped(place, monkeypatch, capsys):
     said, whole = train(place, monkeypatch, capsys, "whole", "--workers", 0)
     assert [line.split(" samples")[0] for line in said] == [f"epoch {epoch}: 44" for epoch in range(3)]
