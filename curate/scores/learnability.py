@@ -1,24 +1,18 @@
 """Learnability: what a learner still loses on a sample and a reference does not (RHO-loss; JEST)."""
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from curate.errors import CurateError
-from curate.scores.base import Score, ScoreColumn, Sources
 from curate.scores.columns import Column
-
-if TYPE_CHECKING:
-    from curate.execution.context import Context
-    from curate.scores.in_memory import Samples
-    from curate.scores.tables.output import Output
+from curate.scores.tables.differences import Difference, difference
 
 __all__ = ["Learnability", "learnability"]
 
 
-class Learnability(Score):
+class Learnability(Difference):
     """The loss of a learner less that of a reference trained on good data: what is worth learning and can be learnt."""
 
     measures: ClassVar[str] = "what a learner still loses on a sample that a reference on good data does not"
@@ -35,39 +29,7 @@ class Learnability(Score):
     learner: str
     reference: str
 
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """Both losses."""
-        return (self.learner, self.reference)
-
-    def check_columns(self, found: Callable[[str, str], ScoreColumn]) -> None:
-        """Raise UsageError unless both losses are scores."""
-        found(self.learner, "score: learnability.learner")
-        found(self.reference, "score: learnability.reference")
-
-    def inputs(
-        self, context: "Context", columns: Mapping[str, ScoreColumn], sources: Sources
-    ) -> list[object]:
-        """Return the fingerprints of the tables with the losses."""
-        folders = sorted({column.folder for column in columns.values()} - {""})
-        return [context.run.fingerprint(context.run.scores(folder)) for folder in folders]
-
-    def in_memory(self, samples: "Samples") -> tuple[Mapping[str, npt.NDArray[Any]], npt.NDArray[np.object_]]:
-        """Return the columns of samples in memory and the status of each row."""
-        losses = [samples.column("learnability", name) for name in (self.learner, self.reference)]
-        return {"learnability": learnability(*losses)}, samples.why_missing((self.learner, self.reference))
-
-    def compute(self, context: "Context", output: "Output") -> dict[str, Any]:
-        """Write the tables of all parts."""
-        from curate.scores.tables.stored import read_part
-
-        scored = 0
-        for part in context.parts:
-            losses, status = read_part(context.run, part.name, output.columns)
-            scored += int((status == "ok").sum())
-            value = learnability(losses[self.learner], losses[self.reference])
-            output.write(part, {"learnability": value, "learnability_status": status.to_list()})
-        return {"scored": scored, "learner": self.learner, "reference": self.reference}
+    losses: ClassVar[tuple[str, str]] = ("learner", "reference")
 
 
 def learnability(
@@ -82,9 +44,4 @@ def learnability(
     >>> learnability(np.array([3.0, 3.0, 0.25]), np.array([0.5, 3.0, 0.25]))
     array([2.5, 0. , 0. ])
     """
-    if learner.ndim != 1 or learner.shape != reference.shape:
-        raise CurateError(f"both losses must be (n,) alike, got {learner.shape} and {reference.shape}")
-    finite = np.isfinite(learner) & np.isfinite(reference)
-    left = np.full(len(learner), np.nan)
-    left[finite] = learner[finite].astype(np.float64) - reference[finite].astype(np.float64)
-    return left
+    return difference(learner, reference)

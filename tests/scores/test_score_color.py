@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
-from curate.errors import CurateError
+from curate.errors import CurateError, UsageError
 from curate.scores.color import color
+from curate.scores.registry import families
 
 
 def test_by_hand():
@@ -28,3 +29,12 @@ def test_what_is_not_finite_has_none():
 def test_refuses():
     with pytest.raises(CurateError, match=r"must be \(n,\) alike, got \(3,\) and \(2,\)"):
         color(np.zeros(3), np.zeros(2))
+
+
+@pytest.mark.parametrize(
+    ("family", "losses"), [("color", ("prior", "conditional")), ("learnability", ("learner", "reference"))]
+)
+def test_one_loss_twice_is_refused(family, losses):
+    one = families()[family].model_validate({"family": family, **dict.fromkeys(losses, "loss")})
+    with pytest.raises(UsageError, match="are both loss, so that every value would be 0"):
+        one.check_columns(lambda name, setting: None)
