@@ -95,7 +95,7 @@ def filter(
     out: str | Path,
     keep: float | str | None = None,
     count: int | None = None,
-    dedup: float | Literal["auto"] | Mapping[str, object] | None = None,
+    dedup: float | Literal["auto", "none"] | Mapping[str, object] | None = None,
     score: str | Mapping[str, object] | Sequence[str | Mapping[str, object]] = (),
     where: str | Mapping[str, object] | Sequence[str | Mapping[str, object]] = (),
     method: str | None = None,
@@ -137,10 +137,11 @@ def filter(
         all others are kept.
     count : int, optional
         The number of samples to keep.
-    dedup : float, "auto" or dict, optional
+    dedup : float, "auto", "none" or dict, optional
         Drop samples whose similarity to another of their concept is above 1 - `dedup`; ``"auto"`` finds a number that fits
         the model, from altered copies of some images; ``{"drop": 0.2}`` takes the
-        threshold that drops about this share. Exact copies are dropped in any case.
+        threshold that drops about this share. Exact copies are dropped in any case. Where nothing is said method auto
+        takes near-duplicates out, but not those whose captions differ; ``"none"`` keeps them.
     score : str, dict or list
         Families of scores to compute beside clip_score, such as ``"heads"`` or ``{"heads": {"seeds": 3}}``.
     where : str, dict or list

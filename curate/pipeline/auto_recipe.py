@@ -6,7 +6,6 @@ import yaml
 
 from curate.analysis.summary.said import named_errors, say_labels
 from curate.execution.context import Context
-from curate.recipe import Recipe
 from curate.scores.registry import score_columns
 from curate.selection.rows.first import First
 from curate.selection.rows.order import noise_column
@@ -24,7 +23,7 @@ def explain_auto(context: Context, first: First, eligible: int, n_classes: int) 
         _floor(context, first, n_classes),
         *_near_duplicates(context),
     ]
-    return {"why": why, "recipe": _explicit(context.recipe, first, eligible)}
+    return {"why": why, "recipe": _explicit(context, first, eligible)}
 
 
 def _noise(context: Context, first: First, eligible: int, n_classes: int) -> list[str]:
@@ -73,16 +72,25 @@ def _near_duplicates(context: Context) -> list[str]:
     """Say whether near-duplicates were looked for."""
     if context.recipe.dedup.epsilon is None:
         return ["auto: near-duplicates were not looked for: dedup.epsilon is none"]
-    dropped = context.facts(context.run.duplicates).get("dropped", 0)
-    return [f"auto: {dropped:,} near-duplicates went before (dedup.epsilon)"]
+    found = context.facts(context.run.duplicates)
+    dropped, epsilon = found.get("dropped", 0), found["epsilon"]
+    stay = (
+        ""
+        if context.recipe.dedup.across_captions or not _captions(context)
+        else "; those whose captions differ stay"
+    )
+    return [f"auto: {dropped:,} near-duplicates went before, at epsilon {epsilon:.6g}{stay}"]
 
 
 def _captions(context: Context) -> bool:
     return any(part.columns.caption is not None for part in context.parts)
 
 
-def _explicit(recipe: Recipe, first: First, eligible: int) -> str:
-    """Return the settings of a selection that keeps the same rows of the same data."""
+def _explicit(context: Context, first: First, eligible: int) -> str:
+    """Return the settings of dedup and of a selection that keep the same rows of the same data."""
+    recipe = context.recipe
+    idle = set() if _captions(context) else {"across_captions"}
+    dedup = recipe.dedup.model_dump(mode="json", exclude_defaults=True, exclude=idle)
     select = recipe.select
     said = select.model_dump(mode="json", exclude_defaults=True)
     named: dict[str, Any] = {"method": "random"}
@@ -95,4 +103,5 @@ def _explicit(recipe: Recipe, first: First, eligible: int) -> str:
         named |= {"drop_noise": first.n_cut / eligible, "noise_by": noise_column(recipe)}
     if first.each and first.groups:
         named |= {"floor": first.each, "floor_per": select.floor_per}
-    return yaml.safe_dump({"select": named}, sort_keys=False, allow_unicode=True)
+    values = ({"dedup": dedup} if dedup else {}) | {"select": named}
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)

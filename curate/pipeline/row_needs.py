@@ -173,7 +173,8 @@ def _unmet(recipe: Recipe, lack: Mapping[str, str]) -> str | None:
     for setting, name in used:
         if name in lost:
             return f"{setting} {name}: no row can have this score, for {lost[name]}; or take another score"
-    if dedup.epsilon is not None and not dedup.across_captions and "caption" in lack:
+    captions = not (dedup.epsilon is None or dedup.across_captions or select.takes_what_is_there)
+    if captions and "caption" in lack:
         return f"dedup.across_captions false needs captions: {lack['caption']}"
     if dedup.epsilon is not None and "image" in lack:
         if dedup.epsilon == "auto":

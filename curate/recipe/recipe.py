@@ -1,5 +1,6 @@
 """The whole recipe."""
 
+from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
 import yaml
@@ -27,6 +28,15 @@ from curate.scores.clip_score import ClipScore
 from curate.sources.settings import Source, StorageOptions
 
 __all__ = ["Card", "Limits", "Ray", "Recipe", "Remote", "Report", "Write"]
+
+
+#: How select.method auto takes copies out. Near-duplicates whose captions differ stay: what the captions tell apart is
+#: what is to be learnt (dropping them lost 7 points of recall on emoji).
+AUTO_DEDUP = {"epsilon": "auto", "across_captions": False}
+
+
+def _mapping(section: object) -> Mapping[str, object]:
+    return section if isinstance(section, Mapping) else {}
 
 
 def _cluster(value: str) -> str:
@@ -136,6 +146,20 @@ class Recipe(Settings):
     workers: Annotated[Literal["auto"] | int, BeforeValidator(count_or_auto)] = "auto"
     limits: Limits = Limits()
     notify: Notify | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _auto_without_copies(cls, values: object) -> object:
+        """Let the method for people who do not know take copies out, where the recipe does not say whether to."""
+        if not isinstance(values, Mapping):
+            return values
+        select, dedup, cluster, embed = (
+            _mapping(values.get(name)) for name in ("select", "dedup", "cluster", "embed")
+        )
+        pictures = cluster.get("on") != "text" and embed.get("column") is None and embed.get("files") is None
+        if select.get("method") != "auto" or "epsilon" in dedup or not pictures:
+            return values
+        return {**values, "dedup": {**AUTO_DEDUP, **dedup}}
 
     @model_validator(mode="after")
     def _names(self) -> Self:

@@ -1,4 +1,4 @@
-"""The method for people who do not know: noise out, a floor per class, and a draw."""
+"""The method for people who do not know: copies and noise out, a floor per class, and a draw."""
 
 from typing import Annotated, ClassVar, Literal
 
@@ -14,13 +14,17 @@ class Auto(Random):
     """A draw behind what data asks for: rows whose labels are wrong go, and every class keeps half of an equal share.
 
     Both do nothing where there is nothing to do: no row goes where few labels are counted as wrong, and a floor of half an
-    equal share is kept by a draw of even classes anyway. What is not there (labels, heads) is left out.
+    equal share is kept by a draw of even classes anyway. What is not there (labels, heads) is left out. Near-duplicates go
+    first (`dedup.epsilon: auto`, but those whose captions differ), unless the recipe says what to do with them or has
+    vectors of its own.
     """
 
-    keeps = "a draw, after wrong labels are dropped, with half of an equal share for every class"
+    keeps = "a draw, after near-duplicates and wrong labels are dropped, with half of an equal share for every class"
     needs = "nothing; labels and `heads` (or captions and `pair`) to do more than random"
     direction = "none"
-    cost = "a few passes over the rows"
+    cost = (
+        "a few passes over the rows; 250 images are embedded again, altered, to find what a near-duplicate is"
+    )
     avoid = "when you know what the data lacks: name a method, `drop_noise` and `floor`"
     takes_what_is_there: ClassVar[bool] = True
     place = -1

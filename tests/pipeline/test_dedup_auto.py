@@ -9,6 +9,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from PIL import Image
 
 from curate import open_run
@@ -257,3 +258,24 @@ def test_a_picture_that_cannot_be_had_confirms_nothing():
     confirm = Confirming(pictures)
     assert confirm(2, np.array([0, 1])).tolist() == [True, False]
     assert confirm(1, np.array([0])).tolist() == [False]
+
+
+def test_method_auto_takes_near_duplicates_out_and_names_a_recipe_that_keeps_the_same(place, first):
+    def selected(name, **changes):
+        asked = values(place, copied(place, name)) | changes
+        runner.run(parse_recipe(asked), until="select")
+        return open_run(place / name)
+
+    given = {"dedup": {"prefer": "random"}, "select": {"method": "auto", "count": 40}}
+    found = selected("method_auto", **given)
+    epsilon = facts(found)["epsilon"]
+    chosen = found.summary()["auto"]
+    assert chosen["why"][-1] == (
+        f"auto: {facts(found)['dropped']} near-duplicates went before, at epsilon {epsilon:.6g}"
+    )
+    assert facts(found)["dropped"] > 0
+    named = yaml.safe_load(chosen["recipe"])
+    assert named["dedup"] == {"epsilon": "auto", "prefer": "random"}
+    again = selected("method_named", **named)
+    kept = [set(one.kept()["uid"].to_list()) for one in (found, again)]
+    assert kept[0] == kept[1] and len(kept[0]) == 40

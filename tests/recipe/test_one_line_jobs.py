@@ -1,10 +1,11 @@
 """What `curate filter` keeps where nothing is said of it, and how method all and budgets replace each other."""
 
 import pytest
+import yaml
 
 from curate.errors import RecipeError
 from curate.recipe.build import filter_recipe
-from curate.recipe.loading import override
+from curate.recipe.loading import override, parse_recipe
 
 BASE = {"run": "r", "source": {"path": "a.parquet"}}
 
@@ -56,3 +57,24 @@ def test_a_budget_and_method_all_replace_each_other():
     both = override(values, ["select.method=all", "select.keep=0.3"])
     with pytest.raises(RecipeError, match=r"method all keeps every row that passes, got keep 0\.3"):
         filter_recipe(both)
+
+
+@pytest.mark.parametrize(
+    ("base", "asked", "epsilon", "across"),
+    [
+        ({}, {}, "auto", False),
+        ({"dedup": {"across_captions": True, "exact": False}}, {}, "auto", True),
+        ({"dedup": {"epsilon": 0.1}}, {}, 0.1, True),
+        ({"dedup": {"epsilon": None}}, {}, None, True),
+        ({}, {"epsilon": "none"}, None, True),
+        ({}, {"method": "random"}, None, True),
+        ({}, {"vectors": "vectors.npy"}, None, True),
+        ({}, {"vectors": "emb"}, None, True),
+        ({"cluster": {"on": "text"}}, {}, None, True),
+        ({"cluster": {"on": "both"}}, {}, "auto", False),
+    ],
+)
+def test_auto_takes_near_duplicates_out_where_nothing_is_said_of_them(base, asked, epsilon, across):
+    recipe = filter_recipe(BASE | base, keep=0.5, **asked)
+    assert (recipe.dedup.epsilon, recipe.dedup.across_captions) == (epsilon, across)
+    assert parse_recipe(yaml.safe_load(recipe.to_yaml())).dedup == recipe.dedup
