@@ -7,7 +7,7 @@ READY  := $(VENV)/.ready
 # tests of one file stay together, because they share what they have set up.
 PARALLEL := -n 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo test test-all lint format bench clean
+.PHONY: help demo test test-all lint format docs bench clean
 .DEFAULT_GOAL := help
 
 help:
@@ -15,6 +15,7 @@ help:
 	@echo "make test      set up, and run the tests (under ten minutes)"
 	@echo "make test-all  the tests in their long forms too"
 	@echo "make lint      ruff and mypy"
+	@echo "make docs      the pages of docs/ as a site"
 	@echo "make bench     measurements: speed, memory, quality (long)"
 
 # torch first and alone: constraints.txt pins the version of which a CPU build is offered, so that nothing
@@ -54,9 +55,13 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: $(READY)
+	@echo "== docs as a site: site/index.html"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 bench: $(READY)
 	@echo "== benchmarks (long)"
 	$(BIN)/python benchmarks/density.py
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) build dist site *.egg-info

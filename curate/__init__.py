@@ -2,7 +2,7 @@
 
 >>> import curate
 >>> sorted(name for name in curate.__all__ if name.islower())
-['cluster', 'deduplicate', 'filter', 'load_recipe', 'open_run', 'parse_recipe', 'run', 'score', 'select', 'train_filter']
+['cluster', 'deduplicate', 'filter', 'load_recipe', 'open_run', 'parse_recipe', 'run', 'sample_path', 'score', 'select', 'train_filter']
 """
 
 import importlib
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from curate.api.run import Run, open_run
+    from curate.api.sample import sample_path
     from curate.api.select import select
     from curate.api.training import train_filter
     from curate.api.verbs import filter, run
@@ -33,6 +34,7 @@ __all__ = [
     "open_run",
     "parse_recipe",
     "run",
+    "sample_path",
     "score",
     "select",
     "train_filter",
@@ -52,6 +54,7 @@ _HOMES = {
     "open_run": "api.run",
     "parse_recipe": "recipe.loading",
     "run": "api.verbs",
+    "sample_path": "api.sample",
     "score": "scores.in_memory",
     "select": "api.select",
     "train_filter": "api.training",

@@ -1,18 +1,45 @@
 """The Typer application, to which each module of commands adds its own."""
 
 from importlib import metadata
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from curate.cli.output import write
 
-__all__ = ["app"]
+__all__ = ["GROUPS", "app"]
+
+#: The commands as the help lists them, by what one wants to do.
+GROUPS = {
+    "Start": ("demo", "init", "filter", "run"),
+    "Look": ("inspect", "report", "review", "explain", "search", "evaluate", "plan", "diff", "verify"),
+    "Decide": ("score", "select", "overrides", "name", "retrieve"),
+    "Take out": ("export", "forget"),
+    "For good": ("schedule", "gc", "retry", "train-filter"),
+    "What there is": ("methods", "models", "formats"),
+}
+
+
+class _Grouped(TyperGroup):
+    """The commands, listed in groups."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401  (of the copy of click in Typer)
+        known = {name: self.get_command(ctx, name) for name in self.list_commands(ctx)}
+        rest = tuple(name for name in known if not any(name in names for names in GROUPS.values()))
+        width = formatter.width - 6 - max(map(len, known))
+        for title, names in [*GROUPS.items(), ("Others", rest)]:
+            rows = [(name, known[name].get_short_help_str(width)) for name in names if known.get(name)]
+            if rows:
+                with formatter.section(title):
+                    formatter.write_dl(rows)
+
 
 app = typer.Typer(
     name="curate",
+    cls=_Grouped,
     help="Curate and prune image-text datasets by concept complexity, hardness and noise.",
-    add_completion=False,
+    epilog="Shell completion: curate --install-completion. What each says of itself: curate COMMAND --help",
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )

@@ -1,33 +1,20 @@
-"""The sample that ships with curate: where it is, in a checkout and in an installed package, and what a run finds."""
+"""The recipe of the sample that ships with curate, and what a run finds in it."""
 
 from pathlib import Path
 from textwrap import shorten
 from typing import TYPE_CHECKING
 
-from curate.errors import UsageError
+from curate.api.sample import data_path
 
 if TYPE_CHECKING:
     from curate.runs.run import StoredRun
 
-__all__ = ["recipe_path", "sample_path", "what_was_found"]
-
-
-def _data() -> Path:
-    package = Path(__file__).parents[1]
-    for folder in (package / "data", package.parent / "data"):
-        if (folder / "sample").is_dir():
-            return folder
-    raise UsageError("the sample is not installed; clone the repository and run `make demo` there")
-
-
-def sample_path() -> Path:
-    """Return the folder of the sample's shards."""
-    return _data() / "sample"
+__all__ = ["recipe_path", "what_was_found"]
 
 
 def recipe_path() -> Path:
     """Return the sample's recipe."""
-    return _data() / "recipes" / "sample.yaml"
+    return data_path() / "recipes" / "sample.yaml"
 
 
 def what_was_found(run: "StoredRun") -> list[str]:

@@ -207,7 +207,8 @@ def demo(
     quiet: flag.Quiet = False,
 ) -> None:
     """Run the main job on the sample that ships with curate."""
-    from curate.cli.demo import recipe_path, sample_path, what_was_found
+    from curate.api.sample import sample_path
+    from curate.cli.demo import recipe_path, what_was_found
     from curate.runs.run import open_run
 
     settings = {"run": out, "source.path": f"{sample_path()}/*.parquet"}

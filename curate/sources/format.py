@@ -27,7 +27,8 @@ class Format:
     nobody sets back. All are those of one file, unless a shard is something else. images_beside : (prefix, url): a
     `Rows.image_ref` without this prefix is what `references.follow` takes beside this url. untyped : the columns of text
     that are text for want of types: numbers may stand in them. addresses : (key, address) of the rows of a shard, where the format keeps them
-    apart from its images; None where they are columns, if anything.
+    apart from its images; None where they are columns, if anything. what : in the words of a table for users, what the format is;
+    rows : what becomes a row.
     """
 
     name: str
@@ -43,3 +44,5 @@ class Format:
     images_beside: Callable[[Shard], tuple[str, str]] = lambda shard: ("", shard.url)
     untyped: Callable[[Shard, pa.Schema], Collection[str]] = lambda shard, schema: ()
     addresses: Callable[[Shard], Iterator[tuple[str | None, str | None]] | None] = lambda shard: None
+    what: str = ""
+    rows: str = ""

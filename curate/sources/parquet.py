@@ -343,4 +343,6 @@ FORMAT = Format(
     find,
     lambda columns, allow_url: ParquetReader(columns, allow_url),
     untyped=lambda shard, schema: partitions(shard),
+    what="shards with images as bytes, `{bytes, path}` or paths, or with vectors; `year=2024/` is a column",
+    rows="rows",
 )

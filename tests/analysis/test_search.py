@@ -13,7 +13,7 @@ import pytest
 from curate import open_run
 from curate.analysis import nearest as nearby
 from curate.analysis.search import Query, search
-from curate.cli.demo import sample_path
+from curate.api.sample import sample_path
 from curate.embedding import store
 from curate.errors import UsageError
 from curate.io import storage

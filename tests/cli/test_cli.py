@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from curate import cli, open_run
-from curate.cli import demo
+from curate.api.sample import sample_path
 from curate.cli.output import plain
 from curate.recipe.loading import load_recipe
 from tests.fixtures.builders import planted, write_shards
@@ -29,6 +29,8 @@ COMMANDS = [
     "score",
     "select",
     "methods",
+    "models",
+    "formats",
     "evaluate",
     "retry",
     "export",
@@ -255,8 +257,8 @@ def test_demo_runs_the_recipe_that_ships(monkeypatch):
     assert curate("demo", "--out", "x: y", "--quiet").code == 0
     [(recipe, options)] = ran
     assert recipe.run == "x: y"
-    assert recipe.source[0].path == f"{demo.sample_path()}/*.parquet"
-    assert len(list(demo.sample_path().glob("*.parquet"))) >= 1
+    assert recipe.source[0].path == f"{sample_path()}/*.parquet"
+    assert len(list(sample_path().glob("*.parquet"))) >= 1
     assert options == {"json_": False, "quiet": True}
 
 

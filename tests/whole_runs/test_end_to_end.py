@@ -15,7 +15,8 @@ import pytest
 
 import curate
 from curate.analysis.verify.verify import decisions_digest, verify_run
-from curate.cli.demo import recipe_path, sample_path, what_was_found
+from curate.api.sample import sample_path
+from curate.cli.demo import recipe_path, what_was_found
 from curate.pipeline import runner
 from curate.recipe.loading import load_recipe
 

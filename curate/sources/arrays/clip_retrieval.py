@@ -130,4 +130,6 @@ FORMAT = Format(
     fingerprint=functools.partial(beside.fingerprint, partners=partners),
     check_unchanged=functools.partial(beside.check_unchanged, partners=partners),
     changed_at=functools.partial(beside.changed_at, partners=partners),
+    what="`img_emb/`, `text_emb/`, `metadata/`: `embed: {column: img_emb, text_column: text_emb}`",
+    rows="metadata",
 )

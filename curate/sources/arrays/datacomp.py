@@ -113,4 +113,6 @@ FORMAT = Format(
     fingerprint=functools.partial(beside.fingerprint, partners=partners),
     check_unchanged=functools.partial(beside.check_unchanged, partners=partners),
     changed_at=functools.partial(beside.changed_at, partners=partners),
+    what="metadata Parquet with `.npz` beside: `embed: {column: l14_img, text_column: l14_txt}`",
+    rows="uids",
 )

@@ -150,5 +150,10 @@ def _opened(shard: Shard) -> Iterator[_Ipc]:
 
 
 FORMAT = Format(
-    "arrow", EXTENSIONS, find, lambda columns, allow_url: BlockReader(_opened, columns, allow_url)
+    "arrow",
+    EXTENSIONS,
+    find,
+    lambda columns, allow_url: BlockReader(_opened, columns, allow_url),
+    what="Arrow IPC files and streams, Feather, folders of `datasets`' `save_to_disk`",
+    rows="rows",
 )

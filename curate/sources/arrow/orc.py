@@ -67,4 +67,11 @@ def _opened(shard: Shard) -> Iterator[_Orc]:
         yield found
 
 
-FORMAT = Format("orc", EXTENSIONS, find, lambda columns, allow_url: BlockReader(_opened, columns, allow_url))
+FORMAT = Format(
+    "orc",
+    EXTENSIONS,
+    find,
+    lambda columns, allow_url: BlockReader(_opened, columns, allow_url),
+    what="ORC files",
+    rows="rows",
+)

@@ -467,4 +467,6 @@ FORMAT = Format(
     changed_at=lambda shard: "",  # its version is that of every file in it
     images_beside=lambda shard: (place_of(shard).prefix, place_of(shard).inside_root),
     untyped=lambda shard, schema: schema.names if shard.url.endswith(".csv") else (),
+    what="images; labels from sub-folders, captions from `x.txt` beside `x.jpg`, or `metadata.csv`, `.jsonl`, `.parquet`",
+    rows="images",
 )

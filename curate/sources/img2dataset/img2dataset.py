@@ -237,4 +237,6 @@ FORMAT = Format(
     changed_at=changed_at,
     images_beside=images_beside,
     addresses=addresses,
+    what="its tars, Parquet or files; failed downloads are rows, unfinished shards refused or skipped",
+    rows="its rows",
 )

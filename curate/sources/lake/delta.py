@@ -121,4 +121,6 @@ FORMAT = Format(
     lambda columns, allow_url: TableReader(KIND, columns, allow_url),
     fingerprint=KIND.fingerprint,
     check_unchanged=KIND.check_unchanged,
+    what="the live files of a Delta table, without deleted rows (`curate[delta]`)",
+    rows="live rows",
 )

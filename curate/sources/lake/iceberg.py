@@ -233,4 +233,6 @@ FORMAT = Format(
     lambda columns, allow_url: TableReader(KIND, columns, allow_url),
     fingerprint=KIND.fingerprint,
     check_unchanged=KIND.check_unchanged,
+    what="the live files of an Iceberg table, without deleted rows (`curate[iceberg]`); Hudi and Lance are refused by name",
+    rows="live rows",
 )

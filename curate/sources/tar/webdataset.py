@@ -206,5 +206,11 @@ def _table(held: Sequence[Sample], schema: pa.Schema) -> pa.Table:
 
 
 FORMAT = Format(
-    "webdataset", EXTENSIONS, find, lambda columns, allow_url: WebDatasetReader(columns), roles.columns
+    "webdataset",
+    EXTENSIONS,
+    find,
+    lambda columns, allow_url: WebDatasetReader(columns),
+    roles.columns,
+    what="`.tar`, `.tar.gz`; image, `.txt`, `.json`, `.cls` members",
+    rows="keys",
 )

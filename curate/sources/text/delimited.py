@@ -126,4 +126,6 @@ FORMAT = Format(
     find,
     lambda columns, allow_url: LinesReader(parse, columns, allow_url),
     untyped=lambda shard, schema: schema.names,
+    what="also `.tsv` and `.gz`; a column of image paths or (with `allow`, as `jsonl`) addresses",
+    rows="lines",
 )

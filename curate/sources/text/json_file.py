@@ -64,4 +64,6 @@ FORMAT = Format(
     (),
     find,
     lambda columns, allow_url: JsonReader(lambda lines, where: (None, iter(())), columns, allow_url),
+    what="a list of objects (LLaVA), COCO captions and instances; a `.json` of JSON lines is `jsonl`",
+    rows="objects, captions, images",
 )

@@ -52,4 +52,11 @@ def _record(line: Line, encoding: str | None) -> Record:
     return Record(line, values, None, size, encoding or other)
 
 
-FORMAT = Format("jsonl", EXTENSIONS, find, lambda columns, allow_url: LinesReader(parse, columns, allow_url))
+FORMAT = Format(
+    "jsonl",
+    EXTENSIONS,
+    find,
+    lambda columns, allow_url: LinesReader(parse, columns, allow_url),
+    what="JSON lines, also `.gz`; image paths or (with `allow: [url]`; inside your network `[url, private]`) addresses",
+    rows="lines",
+)
