@@ -43,6 +43,11 @@ def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
     return output.replace("https://unpkg.com/iframe-worker/shim", f"{up}style/iframe-worker.js")
 
 
+def on_post_template(output: str, template_name: str, config: MkDocsConfig) -> str:
+    """Do the same for what is no page of docs (404.html)."""
+    return output.replace("https://unpkg.com/iframe-worker/shim", "style/iframe-worker.js")
+
+
 def _linked(match: re.Match[str], files: Files) -> str:
     text, name, heading = match[1], match[2], match[3] or ""
     if files.get_file_from_path(name) is None:

@@ -17,6 +17,7 @@ CALLED_FROM_OUTSIDE = {
     "curate.sources.text.encoding._Recoded.readinto": "readers of file objects",
     "curate.sources.addresses._Handler.http_open": "urllib",
     "curate.sources.addresses._Handler.https_open": "urllib",
+    "curate.cli.app._Grouped.format_commands": "the help of Typer",
 }
 #: Decorators whose functions are called by what decorates them.
 CALLED_BY_DECORATOR = ("validator", "serializer", "app.command", "app.callback", "overload")

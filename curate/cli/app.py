@@ -26,10 +26,12 @@ class _Grouped(TyperGroup):
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401  (of the copy of click in Typer)
         known = {name: self.get_command(ctx, name) for name in self.list_commands(ctx)}
-        rest = tuple(name for name in known if not any(name in names for names in GROUPS.values()))
+        grouped = {name for names in GROUPS.values() for name in names}
+        rest = tuple(name for name in known if name not in grouped)
         width = formatter.width - 6 - max(map(len, known))
         for title, names in [*GROUPS.items(), ("Others", rest)]:
-            rows = [(name, known[name].get_short_help_str(width)) for name in names if known.get(name)]
+            there = [(name, known.get(name)) for name in names]
+            rows = [(name, one.get_short_help_str(width)) for name, one in there if one is not None]
             if rows:
                 with formatter.section(title):
                     formatter.write_dl(rows)

@@ -1,6 +1,6 @@
 """What can be read: every source format."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from curate.cli import options as flag
 from curate.cli.app import app
@@ -32,7 +32,7 @@ def markdown() -> str:
     return "\n".join(["| format | what | rows |", "|---|---|---|", *lines]) + "\n"
 
 
-def _described() -> list[dict[str, object]]:
+def _described() -> list[dict[str, Any]]:
     """Return the formats as plain values. ends : of the names of files by which `source.format: auto` knows it."""
     from curate.sources.registry import FORMATS, format_of
 
