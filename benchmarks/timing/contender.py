@@ -29,6 +29,8 @@ class Contender:
         Called after every turn: small numbers that say what came out. What a function returns is added to them.
     environment
         Variables set for it beside those of this process.
+    whole
+        Of a function, count the start of Python and the imports of its script too, as of a command.
     """
 
     name: str
@@ -36,6 +38,7 @@ class Contender:
     fresh: Sequence[Path] = ()
     facts: Callable[[], Mapping[str, Any]] | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
+    whole: bool = False
 
 
 def call(script: str | Path, function: str, python: str = sys.executable, **given: Any) -> list[str]:  # noqa: ANN401

@@ -122,7 +122,9 @@ def run(contender: Contender) -> Turn:
             raise _FailedError(_last_words(said.read_text(errors="replace"), process.returncode))
         inner = json.loads(result.read_text()) if result.exists() else {}
     facts = {**(contender.facts() if contender.facts else {}), **inner.get("facts", {})}
-    return Turn(inner.get("processor", busy), inner.get("wall", wall), memory, facts)
+    if inner and not contender.whole:
+        busy, wall = inner["processor"], inner["wall"]
+    return Turn(busy, wall, memory, facts)
 
 
 def _wait(process: "subprocess.Popen[bytes]") -> float:

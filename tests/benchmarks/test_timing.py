@@ -58,6 +58,7 @@ def test_of_a_function_only_what_follows_its_first_yield_is_timed(script):
     turn = run(Contender("one", call(script, "prepared", before=0.5, after=0.2)))
     assert 0.19 <= turn.processor < 0.4
     assert turn.facts == {"answer": 42}
+    assert run(Contender("one", call(script, "prepared", before=0.2, after=0), whole=True)).processor > 0.2
 
 
 def test_contenders_run_in_turns_and_what_is_not_fresh_is_removed(script, tmp_path):
