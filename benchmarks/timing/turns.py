@@ -1,5 +1,6 @@
 """Let contenders run in turns, A B A B, and note what each turn took."""
 
+import compileall
 import json
 import os
 import shutil
@@ -74,6 +75,7 @@ def compare(
         else:
             running.append(one)
     print(f"== {name}", flush=True)
+    compileall.compile_dir(ROOT / "curate", quiet=2)
     for number in range(-int(warm), pairs):
         for one in list(running):
             try:
@@ -103,6 +105,7 @@ def run(contender: Contender) -> Turn:
     with tempfile.TemporaryDirectory() as scratch:
         result, said = Path(scratch, "result.json"), Path(scratch, "said")
         environment = {**os.environ, **contender.environment, "TIMING_RESULT": str(result)}
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)  # its users have bytecode
         paths = [str(ROOT), str(ROOT / "benchmarks"), environment.get("PYTHONPATH", "")]
         environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
         began = time.perf_counter()
