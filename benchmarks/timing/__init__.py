@@ -25,8 +25,10 @@ the same turn: above 1, ours is the faster. `timing/README.md` says what is meas
 from timing.contender import CURATE, ROOT, Contender, call
 from timing.options import arguments
 from timing.results import render, write
+from timing.summary import put_between, summary
 from timing.turns import Comparison, Turn, compare
 
 __all__ = [
-    "CURATE", "ROOT", "Comparison", "Contender", "Turn", "arguments", "call", "compare", "render", "write",
+    "CURATE", "ROOT", "Comparison", "Contender", "Turn", "arguments", "call", "compare", "put_between",
+    "render", "summary", "write",
 ]  # fmt: skip

@@ -27,8 +27,13 @@ def finish(steps: Any) -> Any:  # noqa: ANN401  (a generator)
 
 
 def main(script: str, function: str, keywords: str) -> None:
-    """Load the script under its own name, prepare, call, and write seconds and facts to $TIMING_RESULT."""
+    """Call the function and write seconds and facts to $TIMING_RESULT."""
     sys.path[0] = str(Path(script).resolve().parent)
+    Path(os.environ["TIMING_RESULT"]).write_text(json.dumps(called(script, function, keywords)))
+
+
+def called(script: str, function: str, keywords: str) -> dict[str, Any]:
+    """Load the script under its own name, prepare, call; return seconds and facts."""
     spec = importlib.util.spec_from_file_location(Path(script).stem, script)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -41,8 +46,7 @@ def main(script: str, function: str, keywords: str) -> None:
         next(steps)
     busy, began = processor(), time.perf_counter()
     facts = work(**given) if steps is None else finish(steps)
-    took = {"processor": processor() - busy, "wall": time.perf_counter() - began, "facts": facts or {}}
-    Path(os.environ["TIMING_RESULT"]).write_text(json.dumps(took))
+    return {"processor": processor() - busy, "wall": time.perf_counter() - began, "facts": facts or {}}
 
 
 if __name__ == "__main__":
