@@ -29,7 +29,7 @@ FIRST = (
 
 def there() -> list[str]:
     """Return the names of the scripts that compare: those that take their turns from `timing`."""
-    names = [path.stem for path in sorted(HERE.glob("*.py")) if "from timing import" in path.read_text()]
+    names = [path.stem for path in sorted(HERE.glob("*.py")) if "import arguments" in path.read_text()]
     names.remove(Path(__file__).stem)
     return [name for name in FIRST if name in names] + [name for name in names if name not in FIRST]
 

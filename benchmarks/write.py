@@ -24,7 +24,7 @@ from timing import Contender, arguments, call, compare, write
 DIM, IMAGE_BYTES, SHARDS, ROW_GROUP = 512, 20_000, 4, 1_000
 #: Rows of each kind.
 ROWS = {
-    "toy": {"images": 400, "vectors": 400},
+    "toy": {"images": 200},
     "short": {"images": 16_000, "vectors": 100_000},
     "long": {"images": 64_000, "vectors": 400_000},
 }

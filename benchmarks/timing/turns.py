@@ -1,6 +1,7 @@
 """Let contenders run in turns, A B A B, and note what each turn took."""
 
 import compileall
+import contextlib
 import json
 import os
 import shutil
@@ -165,8 +166,9 @@ def _wait(process: "subprocess.Popen[bytes]") -> float:
     try:
         _, status, used = os.wait4(process.pid, 0)
     except BaseException:
-        for one in [*psutil.Process(process.pid).children(recursive=True), process]:
-            one.kill()
+        with contextlib.suppress(psutil.Error):
+            for one in [*psutil.Process(process.pid).children(recursive=True), process]:
+                one.kill()
         process.wait()
         raise
     process.returncode = os.waitstatus_to_exitcode(status)
