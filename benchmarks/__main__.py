@@ -28,9 +28,9 @@ FIRST = (
 
 
 def there() -> list[str]:
-    """Return the names of the scripts that compare: those that take their turns from `timing`."""
-    names = [path.stem for path in sorted(HERE.glob("*.py")) if "import arguments" in path.read_text()]
-    names.remove(Path(__file__).stem)
+    """Return the names of the scripts that compare: those that take contenders and options from `timing`."""
+    texts = {path.stem: path.read_text() for path in sorted(HERE.glob("[!_]*.py"))}
+    names = [name for name, text in texts.items() if "from timing import" in text and "arguments(" in text]
     return [name for name in FIRST if name in names] + [name for name in names if name not in FIRST]
 
 

@@ -1,6 +1,7 @@
 """Every benchmark is imported, tells what it takes, and runs at toy size, so that none rots."""
 
 import importlib
+import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -13,7 +14,16 @@ import peers
 from timing import put_between, summary
 
 SCRIPTS = sorted(path.stem for path in BENCHMARKS.glob("[!_]*.py"))
-COMPARING = {name for name in SCRIPTS if "from timing import" in (BENCHMARKS / f"{name}.py").read_text()}
+
+
+def driver_module():
+    spec = importlib.util.spec_from_file_location("benchmarks_main", BENCHMARKS / "__main__.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+COMPARING = set(driver_module().there())
 #: Those whose toy size takes more than some seconds; and what others are given, so that it does not.
 LONG = {"duplicates", "embedding", "scale", "fixed_costs"}
 GIVEN = {"duplicates": ["--only", "concepts"]}
@@ -21,10 +31,7 @@ GIVEN = {"duplicates": ["--only", "concepts"]}
 
 @pytest.fixture
 def driver():
-    spec = importlib.util.spec_from_file_location("benchmarks_main", BENCHMARKS / "__main__.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return driver_module()
 
 
 @pytest.fixture
@@ -132,8 +139,26 @@ def test_the_driver_runs_what_there_is_and_says_what_is_missing(driver, monkeypa
     assert "- write: 2026-01-01, commit abc, some, 2 cores (avx2)" in text
 
 
-def test_the_driver_takes_every_script_that_compares(driver):
-    assert set(driver.there()) == COMPARING
+def test_the_driver_takes_every_script_that_compares():
+    assert {"published", "write", "label_issues", "duplicates"} <= COMPARING
+    assert not {"quality", "capacity", "synthetic", "gradnorm"} & COMPARING
+
+
+def test_capacity_follows_from_the_rates(tmp_path, capsys):
+    import capacity
+
+    rates = json.loads(capacity.RATES.read_text())
+    rate = rates["processor_seconds"]
+    ten = capacity.seconds(10**7, rate, images=False)
+    assert ten["read"] == pytest.approx(10**7 * rate["read, a row of ids"])
+    assert ten["dedup"] / capacity.seconds(10**6, rate, images=False)["dedup"] == pytest.approx(
+        10**1.5, rel=0.01
+    )
+    assert capacity.wall(ten, 32) < capacity.wall(ten, 4) < sum(ten.values())
+    assert capacity.memory(10**9) == 4 * 512 * 257 * 31_623
+    capacity.main([])
+    shown = capsys.readouterr().out
+    assert shown.strip() in capacity.DOCS.read_text(), "run `python benchmarks/capacity.py --write`"
 
 
 def test_a_file_without_marks_is_left_alone(tmp_path):
