@@ -28,12 +28,12 @@ def write(benchmark: str, found: Sequence[Comparison], options: argparse.Namespa
         "comparisons": [as_record(one) for one in found],
     }
     table = render(record)
-    print(table)
     if options.json is not None:
         path = Path(options.json)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(record, indent=1) + "\n")
         path.with_suffix(".md").write_text(table)
+    print(table)
     return record
 
 
