@@ -7,7 +7,7 @@ READY  := $(VENV)/.ready
 # tests of one file stay together, because they share what they have set up.
 PARALLEL := -n 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo test test-all lint format docs bench clean
+.PHONY: help demo test test-all lint format docs bench bench-full clean
 .DEFAULT_GOAL := help
 
 help:
@@ -16,7 +16,8 @@ help:
 	@echo "make test-all  the tests in their long forms too"
 	@echo "make lint      ruff and mypy"
 	@echo "make docs      the pages of docs/ as a site"
-	@echo "make bench     measurements: speed, memory, quality (long)"
+	@echo "make bench     speed and memory beside other tools, in short form (a quarter of an hour)"
+	@echo "make bench-full  the same in the long form (hours)"
 
 # torch first and alone: constraints.txt pins the version of which a CPU build is offered, so that nothing
 # after it pulls in gigabytes of GPU libraries.
@@ -59,9 +60,16 @@ docs: $(READY)
 	@echo "== docs as a site: site/index.html"
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
+# Tools that need other versions have environments of their own, made once; without a network they are left out.
 bench: $(READY)
-	@echo "== benchmarks (long)"
-	$(BIN)/python benchmarks/density.py
+	@echo "== benchmarks, short"
+	$(BIN)/python benchmarks/peers
+	$(BIN)/python benchmarks --short
+
+bench-full: $(READY)
+	@echo "== benchmarks, long"
+	$(BIN)/python benchmarks/peers
+	$(BIN)/python benchmarks
 
 clean:
-	rm -rf $(VENV) build dist site *.egg-info
+	rm -rf $(VENV) .peers build dist site *.egg-info

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 OUTWARD = re.compile(r"\[([^\]]*)\]\(\.\./([^)#\s]+)(#[^)\s]*)?\)")
 #: Files that are pages of the site.
 PAGES = (
-    "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/RESULTS.md", "flows/README.md", "flows/capacity.md",
+    "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/RESULTS.md", "flows/README.md",
     "curate/embedding/tiny/MODEL_CARD.md",
 )  # fmt: skip
 _LINK = re.compile(r"\[([^\]]*)\]\(([^)#\s:]+)(#[^)\s]*)?\)")
