@@ -76,7 +76,8 @@ def summarize_for_report(context: Context) -> tuple[RunSummary, ReportRequest]:
     table = _concepts(concept_table(context.run))
     listed = tuple(page.largest(table)["concept"].to_list()) if table.height else ()
     asked = report_request(context, listed, tuple(notable_concepts(table)))
-    found = summarize(context.run, report=asked, engine=context.engine, progress=context.progress)
+    engine = context.engine if context.in_processes(len(context.parts)) else None
+    found = summarize(context.run, report=asked, engine=engine, progress=context.progress)
     check_counts(context, found.scan)
     return found, asked
 
