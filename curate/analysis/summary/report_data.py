@@ -20,6 +20,7 @@ from curate.deduplication.findings import in_words, of_sample
 from curate.execution.context import Context
 from curate.io import storage
 from curate.ordering.keys import score_of
+from curate.progress import bytes_text
 from curate.recipe import Recipe
 from curate.report import page
 from curate.report.evaluation_figure import EVALUATION_VERSION
@@ -163,14 +164,19 @@ def _reasons(recipe: Recipe, counts: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _stages(summary: RunSummary) -> list[StageStats]:
-    """Return how long each stage took, and the memory of its largest process."""
+    """Return how long each stage took, and the most memory that it held in all its processes."""
     return [
         StageStats(
             name=stage, seconds=times["seconds"], rows=times["rows"],
-            summary=f"{times['rows_per_s']:,.0f} rows/s, peak {times['peak_memory'] / 1e9:.1f} GB a process",
+            summary=f"{times['rows_per_s']:,.0f} rows/s{_peak(times)}",
         )
         for stage, times in summary.times.items()
     ]  # fmt: skip
+
+
+def _peak(times: Mapping[str, Any]) -> str:
+    held = times.get("peak_memory")
+    return "" if held is None else f", at most {bytes_text(held)} of memory"
 
 
 def _reliability(row: Mapping[str, Any]) -> dict[str, object]:
