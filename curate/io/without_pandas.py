@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
-from types import ModuleType
+from types import FrameType, ModuleType
 
 __all__ = ["keep_pandas_out"]
 
@@ -45,7 +45,7 @@ def keep_pandas_out() -> None:
 
 def _asking() -> str:
     """Return the package whose code runs: that of the innermost frame that is none of the import system's."""
-    frame = sys._getframe(2)
+    frame: FrameType | None = sys._getframe(2)
     while frame is not None:
         name = str(frame.f_globals.get("__name__", "")).partition(".")[0]
         if name not in ("importlib", "_frozen_importlib", "_frozen_importlib_external"):
