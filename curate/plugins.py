@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from curate.errors import UsageError
 
-__all__ = ["SCORES", "SELECTORS", "load_plugins"]
+__all__ = ["SCORES", "SELECTORS", "are_loaded", "load_plugins"]
 
 #: Groups of entry points.
 SCORES, SELECTORS = "curate.scores", "curate.selectors"
@@ -23,6 +23,8 @@ SCORES, SELECTORS = "curate.scores", "curate.selectors"
 _KINDS = {SCORES: ("family", "family of scores"), SELECTORS: ("method", "selection method")}
 
 Class = TypeVar("Class", bound=BaseModel)
+
+_loaded: set[str] = set()
 
 
 def load_plugins(group: str, base: type[Class], taken: Collection[str]) -> dict[str, type[Class]]:
@@ -66,7 +68,13 @@ def load_plugins(group: str, base: type[Class], taken: Collection[str]) -> dict[
             rule = f'{field}: Literal["{entry.name}"] = "{entry.name}"'
             raise UsageError(f"{_where(entry)} must declare {rule}, got {named!r}")
         found[entry.name] = loaded
+    _loaded.update(found)
     return found
+
+
+def are_loaded() -> bool:
+    """Return True if any class of another package was loaded in this process."""
+    return bool(_loaded)
 
 
 def _load(entry: EntryPoint) -> object:

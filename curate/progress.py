@@ -3,12 +3,18 @@
 A stage reports (stage, done, total, unit); a `Meter` remembers when, and `pace` makes the numbers.
 """
 
+import contextlib
+import math
+import os
+import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
 
-__all__ = ["Meter", "Pace", "bytes_text", "duration_text", "memory_in_use", "pace"]
+__all__ = ["Meter", "Pace", "PeakMemory", "bytes_text", "duration_text", "memory_in_use", "pace"]
 
 #: The rate is that of about the last minute: what a stage did at its start says little about its end.
 WINDOW_S = 60.0
@@ -16,6 +22,8 @@ WINDOW_S = 60.0
 LEAST_S = 1.0
 #: Looking at the memory of all processes takes milliseconds, and is done at most this often.
 MEMORY_EVERY_S = 2.0
+#: For the peak of a stage it is looked at so often, in a cheaper way.
+SAMPLE_EVERY_S = 0.25
 
 
 @dataclass(frozen=True)
@@ -133,6 +141,88 @@ def memory_in_use() -> int | None:
             continue
         total += max(held.rss - getattr(held, "shared", 0), 0)
     return total
+
+
+class PeakMemory:
+    """The most memory in use while inside: looked at when it begins, when it ends, and a few times a second between.
+
+    memory : bytes in use; one that fails, or cannot tell, is no error.
+
+    >>> with PeakMemory(iter([5, 9, 7]).__next__, every_s=60) as peak:
+    ...     pass
+    >>> peak.bytes
+    9
+    """
+
+    def __init__(
+        self, memory: Callable[[], int | None] | None = None, *, every_s: float = SAMPLE_EVERY_S
+    ) -> None:
+        self.bytes: int | None = None
+        self._memory, self._every = memory or _Processes().memory, every_s
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True, name="memory")
+
+    def __enter__(self) -> Self:
+        self._look()
+        with contextlib.suppress(RuntimeError):  # no thread is to be had: then two looks have to do
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+        self._look()
+
+    def _watch(self) -> None:
+        while not self._done.wait(self._every):
+            self._look()
+
+    def _look(self) -> None:
+        with contextlib.suppress(Exception):  # whatever it is, it is not worth a run
+            found = self._memory()
+            self.bytes = found if self.bytes is None or (found or 0) > self.bytes else self.bytes
+
+
+class _Processes:
+    """What this process and those below it hold by themselves, by files of Linux where there are any.
+
+    Which processes there are is found out once a second: it takes longer than what they hold.
+    """
+
+    def __init__(self) -> None:
+        self._known: list[int] = []
+        self._since = -math.inf
+
+    def memory(self) -> int | None:
+        """Return what `memory_in_use` does."""
+        if not _OWN_STATM.exists():
+            return memory_in_use()
+        now = time.monotonic()
+        if now - self._since >= 1.0:
+            self._known, self._since = list(_below(os.getpid())), now
+        return sum(map(_held_by, [os.getpid(), *self._known]))
+
+
+_OWN_STATM = Path("/proc/self/statm")
+
+
+def _below(process: int) -> Iterator[int]:
+    """Yield the processes that a process, and those that it started, have started."""
+    for listed in Path(f"/proc/{process}/task").glob("*/children"):
+        with contextlib.suppress(OSError):  # the thread ended meanwhile
+            for child in map(int, listed.read_text().split()):
+                yield child
+                yield from _below(child)
+
+
+def _held_by(process: int) -> int:
+    """Return the bytes that a process holds by itself; 0 where it has ended."""
+    try:
+        _, resident, shared, *_ = Path(f"/proc/{process}/statm").read_text().split()
+    except (OSError, ValueError):
+        return 0
+    return max(int(resident) - int(shared), 0) * os.sysconf("SC_PAGE_SIZE")
 
 
 def rate_text(per_s: float) -> str:

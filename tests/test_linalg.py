@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from curate.errors import EmbeddingError
-from curate.linalg import distances, first_equal, load_unit, margin, row_dots, unit_rows
+from curate.linalg import distances, first_equal, load_unit, margin, row_dots, unit_rows, units_and_norms
 
 
 def rows(n, d, seed=0):
@@ -114,3 +114,15 @@ def test_first_equal_where_the_probed_columns_agree():
     x[1, 1] = x[3, 1] = 1.0
     assert first_equal(x).tolist() == [0, 1, 0, 1]
     assert first_equal(x[:0]).tolist() == []
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-30, 1e-13, 1e-44, 1e30, 3e38])
+@pytest.mark.parametrize("d", [1, 17, 512])
+def test_rows_of_float32_are_scaled_as_those_of_float64(scale, d):
+    with np.errstate(over="ignore"):
+        x = (np.random.default_rng(d).standard_normal((150, d)) * scale).astype(np.float32)
+    x[3], x[5, 0], x[7, 0] = 0, np.inf, np.nan
+    (narrow, valid), (wide, wide_valid) = unit_rows(x), unit_rows(x.astype(np.float64))
+    np.testing.assert_array_equal(narrow, wide)
+    np.testing.assert_array_equal(valid, wide_valid)
+    np.testing.assert_array_equal(units_and_norms(x)[1] >= 1e-12, valid)

@@ -2,11 +2,13 @@
 
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from rich.console import Console
 from rich.text import Text
@@ -18,7 +20,7 @@ from curate.api.progress import progress_lines
 from curate.cli import output
 from curate.execution.units import rows_of_items
 from curate.pipeline import runner
-from curate.progress import Meter, Pace, memory_in_use, pace
+from curate.progress import Meter, Pace, PeakMemory, memory_in_use, pace
 from curate.recipe.loading import parse_recipe
 from tests.fixtures.builders import planted, recipe_values, write_shards
 
@@ -98,6 +100,39 @@ def test_memory_is_that_of_all_processes():
         during = memory_in_use()
         child.stdin.close()
     assert during - before > 120_000_000
+
+
+def test_the_peak_is_that_of_the_time_inside_and_falls_behind_it():
+    with PeakMemory(every_s=0.02) as first:
+        held = np.ones(300_000_000, np.uint8)
+        time.sleep(0.1)
+        del held
+    with PeakMemory(every_s=0.02) as second:
+        time.sleep(0.1)
+    assert first.bytes - second.bytes > 280_000_000
+
+
+def test_the_peak_counts_processes_below():
+    code = "import sys; held = bytearray(b'x') * 150_000_000; print(flush=True); sys.stdin.read()"
+    with PeakMemory(every_s=60) as alone:
+        pass
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as child:
+        child.stdout.readline()
+        with PeakMemory(every_s=60) as both:
+            pass
+        child.stdin.close()
+    assert both.bytes - alone.bytes > 120_000_000
+
+
+def test_memory_that_cannot_be_told_ends_nothing():
+    def broken():
+        raise OSError("no /proc")
+
+    with PeakMemory(broken, every_s=0.01) as peak:
+        time.sleep(0.03)
+    assert peak.bytes is None
 
 
 def test_a_log_gets_a_line_every_half_minute_at_most(capsys):

@@ -14,6 +14,7 @@ import typer
 from curate.cli.app import app as commands
 from curate.cli.output import ReaderGoneError, plain
 from curate.errors import CurateError
+from curate.io.without_pandas import keep_pandas_out
 
 __all__ = ["main"]
 
@@ -40,6 +41,7 @@ def _register() -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 1 failed, 2 wrong usage, 3 too much unusable, 130 interrupted."""
     logging.getLogger("curate").setLevel(logging.INFO)
+    keep_pandas_out()
     code = _run(None if arguments is None else list(arguments))
     if code == INTERRUPTED:
         _say("interrupted; run the same command again to go on where it stopped")

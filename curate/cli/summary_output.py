@@ -208,9 +208,9 @@ def _times(times: Mapping[str, Facts]) -> None:
             duration_text(one["seconds"]),
             one["rows"],
             round(one["rows_per_s"]),
-            bytes_text(one["peak_memory"]),
+            bytes_text(one["peak_memory"]) if "peak_memory" in one else None,
         ]
         for stage, one in times.items()
-        if {"seconds", "rows", "rows_per_s", "peak_memory"} <= one.keys()
+        if {"seconds", "rows", "rows_per_s"} <= one.keys()
     ]
-    section("stage", ["time", "rows", "rows/s", "largest process"], rows)
+    section("stage", ["time", "rows", "rows/s", "memory at most"], rows)

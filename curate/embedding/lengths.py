@@ -20,18 +20,18 @@ class Lengths:
     """The lengths of some vectors, collected batch by batch.
 
     >>> lengths = Lengths()
-    >>> lengths.note(np.array([[3, 4], [0, 1], [0, 7]], np.float32))
+    >>> lengths.note(np.array([5.0, 1.0, 7.0]))
     >>> lengths.median()
     5.0
     """
 
     noted: list[npt.NDArray[np.float32]] = field(default_factory=list)
 
-    def note(self, vectors: npt.NDArray[np.float32]) -> None:
-        """Add the lengths of the rows of (n, d) finite vectors."""
+    def note(self, lengths: npt.NDArray[np.float64]) -> None:
+        """Add the lengths (n,) of some vectors."""
         # float64 is not needed to tell 1 from 1.01, and an overflow to infinity is far from 1 too
         with np.errstate(over="ignore"):
-            self.noted.append(np.linalg.norm(vectors, axis=1).astype(np.float32))
+            self.noted.append(lengths.astype(np.float32))
 
     def median(self) -> float | None:
         """Return the median length; None where nothing was noted."""

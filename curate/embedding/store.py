@@ -41,23 +41,39 @@ def write_part(path: Path, pieces: Iterable[Vectors], dim: int, fingerprint: str
 
 
 def _recut(pieces: Iterable[Vectors], dim: int, *, text: bool) -> Iterator[Vectors]:
-    uid: list[str] = []
-    image = np.empty((0, dim), np.float16)
-    words = np.empty((0, dim), np.float16)
-    known = np.empty(0, np.bool_)
+    held: list[Vectors] = []
+    rows = 0
     for piece in pieces:
-        uid += piece.uid
-        image = np.concatenate([image, piece.image])
-        if text:
-            given = np.zeros_like(piece.image) if piece.text is None else piece.text
-            mask = np.zeros(len(piece.uid), np.bool_) if piece.has_text is None else piece.has_text
-            words, known = np.concatenate([words, given]), np.concatenate([known, mask])
-        while len(uid) >= BATCH_ROWS:
-            cut = BATCH_ROWS
-            yield Vectors(uid[:cut], image[:cut], words[:cut] if text else None, known[:cut])
-            uid, image, words, known = uid[cut:], image[cut:], words[cut:], known[cut:]
-    if uid:
-        yield Vectors(uid, image, words if text else None, known)
+        held.append(piece)
+        rows += len(piece.uid)
+        if rows >= BATCH_ROWS:
+            *full, rest = _cut(_joined(held, dim, text=text))
+            yield from full
+            held, rows = [rest], len(rest.uid)
+    if rows:
+        yield _joined(held, dim, text=text)
+
+
+def _joined(pieces: list[Vectors], dim: int, *, text: bool) -> Vectors:
+    """Return pieces as one, with text vectors (zero, and marked as missing, where a piece has none) if `text`."""
+    uid = [one for piece in pieces for one in piece.uid]
+    image = np.concatenate([np.empty((0, dim), np.float16), *(piece.image for piece in pieces)])
+    if not text:
+        return Vectors(uid, image)
+    words = [np.zeros_like(piece.image) if piece.text is None else piece.text for piece in pieces]
+    known = [
+        np.zeros(len(piece.uid), np.bool_) if piece.has_text is None else piece.has_text for piece in pieces
+    ]
+    return Vectors(uid, image, np.concatenate(words), np.concatenate(known))
+
+
+def _cut(whole: Vectors) -> Iterator[Vectors]:
+    """Yield batches of `BATCH_ROWS` rows, and what is left (perhaps nothing) last."""
+    for start in range(0, len(whole.uid) + 1, BATCH_ROWS):
+        some = slice(start, start + BATCH_ROWS)
+        text = None if whole.text is None else whole.text[some]
+        known = None if whole.has_text is None else whole.has_text[some]
+        yield Vectors(whole.uid[some], whole.image[some], text, known)
 
 
 def _batch(piece: Vectors, kind: pa.Schema) -> pa.RecordBatch:

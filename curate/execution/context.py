@@ -140,11 +140,20 @@ class Context:
         rows = rows_of_items(todo, {part.name: part.rows for part in self.parts})
         sizes, unit = ([1] * len(todo), unit) if rows is None else (rows, "rows")
         self.progress(stage, 0, sum(sizes), unit)
-        for size, result in zip(sizes, self.engine.map(function, todo, parallel=len(todo) > 1), strict=True):
+        parallel = self.in_processes(len(todo), None if rows is None else sum(rows))
+        for size, result in zip(sizes, self.engine.map(function, todo, parallel=parallel), strict=True):
             results.append(result)
             done += size
             self.progress(stage, done, sum(sizes), unit)
         return results
+
+    def in_processes(self, items: int, rows: int | None = None) -> bool:
+        """Return True if so many items are worked on in several processes: not where these take longer to start.
+
+        rows : what the items are about, None for all rows of the source.
+        """
+        rows = (self.rows or None) if rows is None else rows
+        return items > 1 and (rows is None or rows >= self.engine.least_rows)
 
 
 def reuse_or_remove(path: Path, fingerprint: str) -> bool:

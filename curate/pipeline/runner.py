@@ -1,8 +1,6 @@
 """The order of the stages, in one place. The command line and the flows both call this."""
 
 import contextlib
-import resource
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,6 +24,7 @@ from curate.pipeline.failed_rows import embed_again
 from curate.pipeline.order import STAGES
 from curate.pipeline.stages import filter, read, report, score, select, write
 from curate.pipeline.time_limit import run_limited
+from curate.progress import PeakMemory
 from curate.recipe import FAMILIES, Embed, Recipe, Source
 from curate.runs.folder import FORMAT_VERSION, MARKER, RunFolder, folder_of
 from curate.runs.layout import marked_stages, stages_until
@@ -276,6 +275,17 @@ def run_stage(context: Context, stage: str) -> tuple[Context, bool]:
     started = time.monotonic()
     if stage != "read" and not context.parts:
         context = with_parts(context)
+    with PeakMemory() as peak:
+        context, did = _done(context, stage)
+    if did:
+        _note_time(context, stage, time.monotonic() - started, peak.bytes)
+    if stage == "report" and (did or not _is_current(context)):
+        write_manifest(context)
+    return context, did
+
+
+def _done(context: Context, stage: str) -> tuple[Context, bool]:
+    """Run one stage, as `run_stage` does, without noting it."""
     seconds = (context.recipe.limits.time or {}).get(stage)
     earlier = stage == "embed" and not isinstance(context.run, _Settled)
     passing = earlier and context.facts(context.run.embeddings).get("passing")
@@ -290,10 +300,6 @@ def run_stage(context: Context, stage: str) -> tuple[Context, bool]:
         wider_access.settled(context.run)
     if stage == "read":
         context = with_parts(context)
-    if did:
-        _note_time(context, stage, time.monotonic() - started)
-    if stage == "report" and (did or not _is_current(context)):
-        write_manifest(context)
     return context, did
 
 
@@ -330,21 +336,17 @@ def require_done(context: Context, stage: str) -> Context:
     return replace(context, parts=settled.parts)
 
 
-def _note_time(context: Context, stage: str, seconds: float) -> None:
-    """Remember how long a stage took and the most memory any process held, for the manifest."""
+def _note_time(context: Context, stage: str, seconds: float, peak: int | None) -> None:
+    """Remember how long a stage took and the most memory that all processes held meanwhile, for the manifest."""
     path = context.run.work / "times.json"
     times = storage.read_json(path) or {}
-    scale = 1 if sys.platform == "darwin" else 1024
-    peaks = [
-        resource.getrusage(who).ru_maxrss * scale for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    ]
     rows = context.rows
     times[stage] = {
         "seconds": round(seconds, 3),
         "rows": rows,
         "rows_per_s": round(rows / max(seconds, 1e-9), 1),
     }
-    times[stage]["peak_memory"] = max(peaks)
+    times[stage] |= {} if peak is None else {"peak_memory": peak}
     times[stage] |= {"worked": worked} if (worked := context.worked.get(stage)) else {}
     storage.write_record(path, times)
     note_stage(stage, times[stage])

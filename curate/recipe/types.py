@@ -4,7 +4,6 @@ import re
 from fractions import Fraction
 from typing import Annotated
 
-import psutil
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from curate.io.secrets import with_password
@@ -62,6 +61,8 @@ def parse_bytes(value: int | str) -> int:
 
 def default_memory() -> int:
     """Return half of the memory of this machine, at least 2 GB."""
+    import psutil
+
     return max(2 * 10**9, int(psutil.virtual_memory().total) // 2)
 
 

@@ -10,6 +10,7 @@ def flat(centroids: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
     """Return the first two principal components of centroids, (k, d) -> (k, 2), the same for the same centroids.
 
     Near centroids lie near each other, but not every pair that lies near is near: two directions of many are left.
+    A direction is told from its opposite by its largest entry, which is positive.
 
     >>> flat(np.eye(1, 3, dtype=np.float32))
     array([[0., 0.]])
@@ -19,9 +20,11 @@ def flat(centroids: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
     directions = min(2, k - 1, dim)
     if directions < 1:
         return found
-    from sklearn.decomposition import PCA
-
-    # The covariance has a fixed size, and its solver draws nothing at random.
-    solver = PCA(n_components=directions, svd_solver="covariance_eigh")
-    found[:, :directions] = solver.fit_transform(centroids.astype(np.float64))
+    # The eigenvectors of the covariance; scikit-learn has the same, and takes longer to import than they take to find.
+    rows = centroids.astype(np.float64)
+    centred = rows - rows.mean(axis=0)
+    axes = np.linalg.eigh(centred.T @ centred)[1][:, : -directions - 1 : -1]
+    largest = np.abs(axes).argmax(axis=0)
+    axes = axes * np.where(axes[largest, np.arange(directions)] < 0, -1.0, 1.0)
+    found[:, :directions] = centred @ axes
     return found

@@ -10,15 +10,15 @@ entry in `figures.figures` (the numbers) and in figures.js (how they are drawn).
 
 import functools
 import hashlib
+import importlib.util
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib import resources
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import jinja2
 import polars as pl
-from markupsafe import Markup
 from polars import selectors
 
 from curate.errors import RunError
@@ -27,6 +27,9 @@ from curate.report.formatting import REASONS
 from curate.report.groups import compared
 from curate.report.model import Gallery, Groups, ReportData, Sample, Score, StageStats
 from curate.schema import OUTCOMES
+
+if TYPE_CHECKING:
+    import jinja2
 
 __all__ = [
     "MAX_CONCEPTS",
@@ -102,15 +105,15 @@ def render_concept(
 def _page(name: str, given: Mapping[str, Any], script_data: dict[str, Any], samples: Sequence[Sample]) -> str:
     """Return a page with as many thumbnails as it has room for."""
     template = _environment().get_template(name)
-    style = Markup(_file("style.css"))
+    style = _markup(_file("style.css"))
     columns, _ = figures.samples(samples, 0)
     fill = partial(template.render, **given, style=style, quantiles=QUANTILES, max_listed=MAX_LISTED)
     text = figures.as_json({**script_data, "samples": columns})
-    bare = fill(data=Markup(text), nonce="", left_out=0)
+    bare = fill(data=_markup(text), nonce="", left_out=0)
     columns, left_out = figures.samples(samples, MAX_PAGE - len(bare.encode("utf-8", "replace")))
     text = figures.as_json({**script_data, "samples": columns})
     nonce = hashlib.blake2b(f"{text}{bare}".encode("utf-8", "replace"), digest_size=16).hexdigest()
-    return fill(data=Markup(text), nonce=nonce, left_out=left_out)
+    return fill(data=_markup(text), nonce=nonce, left_out=left_out)
 
 
 def _file(name: str) -> str:
@@ -118,18 +121,30 @@ def _file(name: str) -> str:
     return resources.files("curate.report").joinpath(folder, name).read_text("utf-8")
 
 
-def _scripts(names: Sequence[str]) -> Markup:
-    return Markup("\n".join(_file(name) for name in names))
+def _markup(text: str) -> str:
+    """Return text that goes onto the page as it is."""
+    from markupsafe import Markup
+
+    return Markup(text)
 
 
-def _plotly() -> Markup:
-    from plotly.offline import get_plotlyjs
+def _scripts(names: Sequence[str]) -> str:
+    return _markup("\n".join(_file(name) for name in names))
 
-    return Markup(get_plotlyjs())
+
+def _plotly() -> str:
+    """Return the script of Plotly; importing the package would take half a second for the sake of one file."""
+    found = importlib.util.find_spec("plotly")
+    if found is None or not found.submodule_search_locations:
+        raise RunError("report: the package plotly is not installed; install curate with all that it needs")
+    script = Path(found.submodule_search_locations[0]) / "package_data" / "plotly.min.js"
+    return _markup(script.read_text(encoding="utf-8"))
 
 
 @functools.cache
-def _environment() -> jinja2.Environment:
+def _environment() -> "jinja2.Environment":
+    import jinja2
+
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
         loader=jinja2.FunctionLoader(_file),

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from curate.retrieval.words import content_words, is_plain, spoken
+from curate.retrieval.words import content_words, spoken
 
 __all__ = ["TERMS", "caption_terms", "label_terms", "names_from_terms", "phrases", "vocabulary_terms"]
 
@@ -32,11 +32,11 @@ def phrases(caption: str) -> set[str]:
     """
     found = set()
     for piece in spoken(caption):
-        plain = [is_plain(word) for word in piece]
+        words, plain = [word for word, _ in piece], [says_nothing for _, says_nothing in piece]
         for size in range(1, _WORDS + 1):
-            for start in range(len(piece) - size + 1):
+            for start in range(len(words) - size + 1):
                 if not plain[start] and not plain[start + size - 1]:
-                    found.add(" ".join(piece[start : start + size]))
+                    found.add(" ".join(words[start : start + size]))
     return found
 
 

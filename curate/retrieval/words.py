@@ -4,7 +4,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable
 
-__all__ = ["content_words", "coverage", "is_plain", "plain_name", "spoken", "unknown_share"]
+__all__ = ["content_words", "coverage", "plain_name", "spoken", "unknown_share"]
 
 _WORD = re.compile(r"[^\W_]+(?:['\u2019-][^\W_]+)*")
 #: Words that say nothing of what is in a picture.
@@ -31,19 +31,17 @@ def _words(text: str) -> list[str]:
     return [word for word in words if word not in _STOP] or words
 
 
-def spoken(text: str) -> list[list[str]]:
+def spoken(text: str) -> list[list[tuple[str, bool]]]:
     """Return the words of a text in small letters, cut at punctuation: words of two pieces do not stand together.
 
-    >>> spoken("A red hat, the blue dress.")
-    [['a', 'red', 'hat'], ['the', 'blue', 'dress']]
+    Beside each word: whether it says nothing of what is in a picture, such as `the`, or is a number.
+
+    >>> spoken("A red hat, 2.")
+    [[('a', True), ('red', False), ('hat', False)], [('2', True)]]
     """
     pieces = re.split(r"[,;:.!?()/|]+(?=\s|$)|\n", unicodedata.normalize("NFKC", text).casefold())
-    return [words for piece in pieces if (words := _WORD.findall(piece))]
-
-
-def is_plain(word: str) -> bool:
-    """Return whether a word says nothing of what is in a picture, such as `the`, or is a number."""
-    return word in _STOP or word.isdigit()
+    found = (_WORD.findall(piece) for piece in pieces)
+    return [[(word, word in _STOP or word.isdigit()) for word in words] for words in found if words]
 
 
 def _stem(word: str) -> str:

@@ -1,7 +1,8 @@
 """The log of a run folder: one file of JSON lines per invocation, in `logs/`, readable with one line of Polars.
 
 Every line has `time` (UTC, ISO 8601), `level` and `message`, as the terminal shows it; a line about a finished stage has
-its facts besides: `stage`, `seconds`, `rows`, `rows_per_s`, `peak_memory` (bytes), `worked`.
+its facts besides: `stage`, `seconds`, `rows`, `rows_per_s`, `peak_memory` (bytes, of all
+processes together, sampled), `worked`.
 """
 
 import contextlib

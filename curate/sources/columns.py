@@ -279,6 +279,8 @@ def uids_of(table: pa.Table, name: str | None, start: int, where: str) -> list[s
     column = _plain_column(table, name)
     if pt.is_integer(column.type):
         column = column.cast(pa.string())
+    if column.null_count == 0 and is_text(column.type) and _is_utf8(column):
+        return list(column.to_pylist())
     texts: list[str] = []
     try:
         for uid in column.cast(pa.large_binary()).to_pylist():
@@ -288,6 +290,15 @@ def uids_of(table: pa.Table, name: str | None, start: int, where: str) -> list[s
     except UnicodeDecodeError:
         raise SourceError(f"{where}: column {name!r} holds a uid that is not valid UTF-8") from None
     return texts
+
+
+def _is_utf8(column: pa.ChunkedArray) -> bool:
+    """Return True if all texts of a column are valid UTF-8."""
+    try:
+        column.validate(full=True)
+    except pa.ArrowInvalid:
+        return False
+    return True
 
 
 def vectors_of(

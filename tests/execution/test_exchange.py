@@ -155,3 +155,11 @@ def test_results_carry_what_they_were_found_with(tmp_path):
     second = one.bucket(partial(counted, 2), rows, fingerprint="twice")
     assert first == second
     assert Exchange.back(second, 0).sort("position")["count"].to_list() == [8, 8, 4, 8, 8]
+
+
+def test_few_rows_start_no_processes(tmp_path):
+    few = Context(None, RunFolder(tmp_path), LocalEngine(2, least_rows=100))
+    assert not few.in_processes(2, 99) and few.in_processes(2, 100) and not few.in_processes(1, 100)
+    always = Context(None, RunFolder(tmp_path), LocalEngine(2))
+    assert always.in_processes(2, 0)
+    assert few.in_processes(2)  # nobody knows how many rows there are

@@ -20,6 +20,7 @@ from curate.deduplication.findings import in_words, of_sample
 from curate.execution.context import Context
 from curate.io import storage
 from curate.ordering.keys import score_of
+from curate.progress import bytes_text
 from curate.recipe import Recipe
 from curate.report import page
 from curate.report.evaluation_figure import EVALUATION_VERSION
@@ -76,7 +77,8 @@ def summarize_for_report(context: Context) -> tuple[RunSummary, ReportRequest]:
     table = _concepts(concept_table(context.run))
     listed = tuple(page.largest(table)["concept"].to_list()) if table.height else ()
     asked = report_request(context, listed, tuple(notable_concepts(table)))
-    found = summarize(context.run, report=asked, engine=context.engine, progress=context.progress)
+    engine = context.engine if context.in_processes(len(context.parts)) else None
+    found = summarize(context.run, report=asked, engine=engine, progress=context.progress)
     check_counts(context, found.scan)
     return found, asked
 
@@ -162,14 +164,19 @@ def _reasons(recipe: Recipe, counts: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _stages(summary: RunSummary) -> list[StageStats]:
-    """Return how long each stage took, and the memory of its largest process."""
+    """Return how long each stage took, and the most memory that it held in all its processes."""
     return [
         StageStats(
             name=stage, seconds=times["seconds"], rows=times["rows"],
-            summary=f"{times['rows_per_s']:,.0f} rows/s, peak {times['peak_memory'] / 1e9:.1f} GB a process",
+            summary=f"{times['rows_per_s']:,.0f} rows/s{_peak(times)}",
         )
         for stage, times in summary.times.items()
     ]  # fmt: skip
+
+
+def _peak(times: Mapping[str, Any]) -> str:
+    held = times.get("peak_memory")
+    return "" if held is None else f", at most {bytes_text(held)} of memory"
 
 
 def _reliability(row: Mapping[str, Any]) -> dict[str, object]:

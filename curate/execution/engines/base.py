@@ -44,6 +44,10 @@ class Engine(Protocol):
         """Processors that the calling process may use."""
 
     @property
+    def least_rows(self) -> int:
+        """Rows from which on work goes to other processes: fewer are done here before a process has started."""
+
+    @property
     def remote(self) -> bool:
         """Whether work may be done on other machines."""
 

@@ -13,11 +13,14 @@ if TYPE_CHECKING:
 
 __all__ = ["make_engine", "on_engine", "worker_count"]
 
+#: Starting a process takes a second, as these rows do.
+LEAST_ROWS = 4_000
+
 
 def make_engine(recipe: "Recipe") -> Engine:
     """Return the engine that a recipe asks for; it starts nothing before its first map."""
-    if recipe.engine == "local":
-        return LocalEngine(worker_count(recipe))
+    if recipe.engine == "local":  # a number of workers that was asked for is kept to
+        return LocalEngine(worker_count(recipe), least_rows=LEAST_ROWS if recipe.workers == "auto" else 0)
     asked = None if recipe.workers == "auto" else recipe.workers
     here = min(worker_count(recipe), cpu_count())
     return RayEngine(

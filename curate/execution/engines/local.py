@@ -21,6 +21,7 @@ from typing import Self, TypeVar
 
 from curate.errors import CurateError
 from curate.execution.engines.base import THREAD_LIMITS, Place
+from curate.io.without_pandas import keep_pandas_out
 
 __all__ = ["LocalEngine", "cpu_count"]
 
@@ -71,6 +72,7 @@ def _no_main() -> Iterator[None]:
 
 def _start_worker(parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    keep_pandas_out()
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
 
@@ -83,12 +85,13 @@ def _end_with(parent: int) -> None:
 class LocalEngine:
     """Maps functions over items with `workers` processes; with one worker, in this process.
 
-    Results come in the order of the items. Functions and items must be picklable.
+    Results come in the order of the items. Functions and items must be picklable. least_rows : see `Engine`.
     """
 
     remote = False
 
-    def __init__(self, workers: int) -> None:
+    def __init__(self, workers: int, *, least_rows: int = 0) -> None:
+        self.least_rows = least_rows
         self.workers = self.machine_workers = self.here = workers
         self._pool: ProcessPoolExecutor | None = None
 

@@ -52,6 +52,7 @@ class RayEngine:
     """
 
     remote = True
+    least_rows = 0
 
     def __init__(
         self, address: str | None, *, workers: int | None, here: int, retries: int, folder: Path

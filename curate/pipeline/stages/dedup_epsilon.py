@@ -204,7 +204,7 @@ def _to_nearest(
         if chosen
     ]
     best = np.full(len(chosen), np.nan, np.float32)
-    for found in context.engine.map(_nearest_in_part, tasks, parallel=len(tasks) > 1):
+    for found in context.engine.map(_nearest_in_part, tasks, parallel=context.in_processes(len(tasks))):
         best = np.fmax(best, found)
     return best
 

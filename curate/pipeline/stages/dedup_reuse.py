@@ -59,7 +59,9 @@ def members(context: Context, families: tuple[str, ...], shipped: Shipped | None
     )
     prefer, seed = context.recipe.dedup.prefer, context.recipe.seed
     tasks = [MembersTask(context.run, part.name, families, prefer, seed, shipped) for part in context.parts]
-    for concept, hashes, there in context.engine.map(_hash_part, tasks, parallel=len(tasks) > 1):
+    for concept, hashes, there in context.engine.map(
+        _hash_part, tasks, parallel=context.in_processes(len(tasks))
+    ):
         np.add.at(total.rows, concept, 1)
         np.add.at(total.hashes, concept, hashes)
         total.lost[concept] |= not there

@@ -11,16 +11,19 @@ from curate.embedding.lengths import Lengths, warn_of_lengths
 from curate.embedding.store import Vectors, write_part
 from curate.errors import EmbeddingError
 from curate.execution.context import Context
-from curate.linalg import unit_rows
-from curate.pipeline.stages import given_vectors, read_task
+from curate.io import storage
+from curate.linalg import units_and_norms
+from curate.pipeline.stages import given_vectors
 from curate.pipeline.stages.embed_task import EmbedTask, Outcomes, keys_of, write_samples
-from curate.sources.base import Rows
+from curate.pipeline.stages.read_task import given_batches
 from curate.sources.vector_columns import why_unusable
 
 __all__ = ["embed_own"]
 
 #: Outcomes of rows that are broken as rows, not for want of an image.
 BROKEN_ROWS = ("bad_row", "duplicate_key", "split_sample", "truncated")
+
+NO_TEXT = "concepts are made of captions, and there is no vector of one"
 
 
 def embed_own(context: Context, tasks: Sequence[EmbedTask]) -> None:
@@ -58,31 +61,45 @@ def _own_pieces(
 ) -> Iterator[Vectors]:
     """Yield the usable vectors of a part; outcomes and lengths of its rows are noted on the way."""
     uids, copied = keys["uid"].to_list(), keys["copy_of"].is_not_null().to_numpy()
+    said = keys["outcome"].to_list(), keys["reason"].to_list()
+    own = storage.read_table(task.keys, ["uid"])["uid"].to_pylist() if task.part.vectors else uids
     start = 0
-    for rows, given in read_task.read_batches(
-        task.part, task.source, batch_bytes=task.batch_bytes, images=False
-    ):
-        if given is None or given.shape[1] != task.dim:
-            width = "no" if given is None else given.shape[1]
-            raise EmbeddingError(f"{task.part.shard.url}: vectors of {width} numbers, {task.dim} expected")
-        unit, valid = unit_rows(given)
-        words, known = (None, None) if rows.text_vector is None else unit_rows(rows.text_vector)
-        ok = _judge_own(task, rows, given, valid, known, outcomes)
-        lengths["image"].note(given[valid])
-        wanted = np.flatnonzero(ok & ~copied[start : start + len(rows)])
+    for given, texts in given_batches(task.part, task.source, own, batch_bytes=task.batch_bytes):
+        if given.shape[1] != task.dim:
+            raise _other_length(task, str(given.shape[1]))
+        stop = start + len(given)
+        unit, norms = units_and_norms(given)
+        words, text_norms = (None, None) if texts is None else units_and_norms(texts)
+        known = None if text_norms is None else ~np.isnan(text_norms)
+        valid = ~np.isnan(norms)
+        ok = _judge_own(task, said[0][start:stop], said[1][start:stop], given, valid, known, outcomes)
+        lengths["image"].note(norms[valid])
+        wanted = np.flatnonzero(ok & ~copied[start:stop])
         chosen = [uids[start + row] for row in wanted.tolist()]
-        image = unit[wanted].astype(np.float16)
-        if words is None or known is None or rows.text_vector is None:
+        image = _halves(unit, wanted)
+        if words is None or known is None or text_norms is None:
             yield Vectors(chosen, image)
         else:
-            lengths["text"].note(rows.text_vector[known])
-            yield Vectors(chosen, image, words[wanted].astype(np.float16), known[wanted])
-        start += len(rows)
+            lengths["text"].note(text_norms[known])
+            yield Vectors(chosen, image, _halves(words, wanted), known[wanted])
+        start = stop
+    if start < len(keys):
+        raise _other_length(task, "no")
+
+
+def _other_length(task: EmbedTask, width: str) -> EmbeddingError:
+    return EmbeddingError(f"{task.part.shard.url}: vectors of {width} numbers, {task.dim} expected")
+
+
+def _halves(unit: npt.NDArray[np.float32], wanted: npt.NDArray[np.int64]) -> npt.NDArray[np.float16]:
+    """Return the rows at ascending positions in half precision."""
+    return (unit if len(wanted) == len(unit) else unit[wanted]).astype(np.float16)
 
 
 def _judge_own(
     task: EmbedTask,
-    rows: Rows,
+    outcome: list[str],
+    reason: list[str | None],
     given: npt.NDArray[np.float32],
     valid: npt.NDArray[np.bool_],
     known: npt.NDArray[np.bool_] | None,
@@ -90,19 +107,22 @@ def _judge_own(
 ) -> npt.NDArray[np.bool_]:
     """Note the outcomes of rows whose vectors are given; return which rows are usable.
 
-    valid, known : which rows have a usable vector, and one of the caption. What reading said of a row holds,
-    unless the vectors are in files: then a row needs no image.
+    outcome, reason : what reading said of the rows. It holds, unless the vectors are in files: then a row needs no
+    image. valid, known : which rows have a usable vector, and one of the caption.
     """
-    found, place = why_unusable(given), len(outcomes.outcome)
-    for row, good in enumerate(valid):
-        outcome, reason = rows.outcome[row], rows.reason[row]
-        if outcome in BROKEN_ROWS:  # whatever its vector: the row is not the sample it seems to be
+    no_text = ~known if known is not None and task.on == "text" else np.zeros(len(valid), bool)
+    ok = np.array([one == "ok" for one in outcome], bool)
+    doubtful = np.flatnonzero(~ok | ~valid | no_text)
+    found = dict(zip(doubtful.tolist(), why_unusable(given[doubtful]), strict=True))
+    for row in doubtful.tolist():
+        if outcome[row] in BROKEN_ROWS:  # whatever its vector: the row is not the sample it seems to be
             pass
-        elif task.in_files or (outcome == "ok" and not good):
+        elif task.in_files or (outcome[row] == "ok" and not valid[row]):
             bad = ("bad_vector", found[row] or "the vector has no usable length")
-            outcome, reason = ("ok", None) if good else bad
-        if outcome == "ok" and task.on == "text" and known is not None and not known[row]:
-            outcome, reason = "no_caption", "concepts are made of captions, and there is no vector of one"
-        outcomes.outcome.append(outcome)
-        outcomes.reason.append(reason)
-    return np.array([outcome == "ok" for outcome in outcomes.outcome[place:]], bool)
+            outcome[row], reason[row] = ("ok", None) if valid[row] else bad
+        if outcome[row] == "ok" and no_text[row]:
+            outcome[row], reason[row] = "no_caption", NO_TEXT
+        ok[row] = outcome[row] == "ok"
+    outcomes.outcome += outcome
+    outcomes.reason += reason
+    return ok

@@ -26,7 +26,7 @@ class Notes:
     def add(self, rows: Rows) -> None:
         """Count the notes of some rows."""
         for place, notes in enumerate(rows.notes or ()):
-            for note in dict.fromkeys(notes):
+            for note in dict.fromkeys(notes) if notes else ():
                 known = self.counts.setdefault(
                     note, {"rows": 0, "first": rows.key[place] or int(rows.row[place])}
                 )

@@ -1,7 +1,7 @@
 """Reading the rows of a part: what workers do for the stage `read`, and how the stages after it read the source again."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ __all__ = [
     "BadShard",
     "ReadTask",
     "fails",
+    "given_batches",
     "read_batches",
     "read_part",
     "reader_of",
@@ -29,6 +30,10 @@ __all__ = [
 ]
 
 CAPTION_CHARACTERS = 300
+#: Rows of vectors in files that are read at a time, at most.
+_BLOCK_ROWS = 8_192
+#: Formats that read a column by itself; in others, what else a row holds says whether it is one.
+_BY_COLUMN = ("arrow", "parquet")
 
 
 @dataclass(frozen=True)
@@ -82,7 +87,7 @@ def _keys(task: ReadTask, notes: Notes) -> Iterator[pa.Table]:
         captions = hashing.content_hashes(rows.caption)
         images = _image_hashes(rows, vectors)
         content = hashing.content_uids(images, captions, rows.label)
-        caption_bytes = [len(c.encode("utf-8", "replace")) if c else 0 for c in rows.caption]
+        caption_bytes = [_bytes_of(caption) for caption in rows.caption]
         columns = {
             "uid": content if rows.uid is None else list(rows.uid),
             "content": content,
@@ -102,9 +107,16 @@ def _keys(task: ReadTask, notes: Notes) -> Iterator[pa.Table]:
         yield pa.table([pa.array(columns[f.name], f.type) for f in schema.KEYS], schema=schema.KEYS)
 
 
+def _bytes_of(text: str | None) -> int:
+    """Return the length of a text in UTF-8."""
+    if not text:
+        return 0
+    return len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
+
+
 def _storable(text: str) -> str:
     """Return `text` with what UTF-8 cannot say replaced."""
-    return text.encode("utf-8", "replace").decode("utf-8")
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _image_hashes(rows: Rows, vectors: np.ndarray | None) -> list[str | None]:
@@ -112,10 +124,14 @@ def _image_hashes(rows: Rows, vectors: np.ndarray | None) -> list[str | None]:
     present = [
         image if image is not None else ref for image, ref in zip(rows.image, rows.image_ref, strict=True)
     ]
-    if vectors is not None:
-        given = zip(present, vectors, strict=True)
-        present = [vector.tobytes() if known is None else known for known, vector in given]
-    return hashing.content_hashes(present)
+    hashes = hashing.content_hashes(present)
+    alone = [row for row, known in enumerate(present) if known is None]
+    if vectors is None or not alone:
+        return hashes
+    of_vectors = hashing.vector_hashes(vectors if len(alone) == len(vectors) else vectors[alone])
+    for row, found in zip(alone, of_vectors, strict=True):
+        hashes[row] = found
+    return hashes
 
 
 def read_batches(
@@ -157,3 +173,39 @@ def unchecked_batches(
                 files.require_uids(rows.uid, begin, part.shard.url)
             vectors = files.read(begin, begin + len(rows))
         yield rows, vectors
+
+
+def given_batches(
+    part: Part, source: Source, uids: Sequence[str], *, batch_bytes: int
+) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+    """Yield the vectors of a part's rows and those of their captions, as `read_batches` gives them, and nothing else.
+
+    uids : of all rows of the part; where uids stand beside vectors in files, they must be these. Raises SourceError,
+    before the last rows are given, unless what was read is what the part was found with.
+    """
+    if not part.vectors:
+        if part.shard.format in _BY_COLUMN:
+            columns = Columns(
+                vector=part.columns.vector, vector_dim=part.columns.vector_dim,
+                text_vector=part.columns.text_vector,
+            )  # fmt: skip
+            part = replace(part, columns=columns)
+        for rows, vectors in read_batches(part, source, batch_bytes=batch_bytes, images=False):
+            if vectors is not None:
+                yield vectors, rows.text_vector
+        return
+    since, of_vectors = registry.check_unchanged(part.shard), given_vectors.check_unchanged(part)
+    files = given_vectors.rows_of(part)
+    if files is None:
+        return
+    first = -part.vectors[0].begin
+    step = max(1, min(_BLOCK_ROWS, batch_bytes // (4 * files.dim)))
+    for start in range(0, part.rows, step):
+        stop = min(start + step, part.rows)
+        if part.columns.uid is not None:
+            files.require_uids(uids[start:stop], first + start, part.shard.url)
+        vectors = files.read(first + start, first + stop)
+        if stop == part.rows:
+            registry.check_unchanged(part.shard, since)
+            given_vectors.check_unchanged(part, of_vectors)
+        yield vectors, None

@@ -3,16 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from curate.analysis.retrieval.concept_names import name_concepts
-from curate.analysis.retrieval.retrieve import read_names
-from curate.analysis.summary.report_data import report_data, summarize_for_report
 from curate.errors import UsageError
 from curate.execution.context import log
 from curate.execution.stage import Stage
 from curate.filtering.column_tables import column_table, say_missing
 from curate.io import storage
 from curate.recipe import Recipe
-from curate.report import page
 from curate.scores.registry import families_of
 
 __all__ = ["Report", "check_recipe"]
@@ -22,6 +18,8 @@ def check_recipe(recipe: Recipe) -> None:
     """Raise UsageError for a vocabulary that cannot name concepts."""
     if recipe.cluster.vocabulary is None:
         return
+    from curate.analysis.retrieval.retrieve import read_names
+
     read_names(recipe.cluster.vocabulary)
     if recipe.embed.own_vectors or recipe.cluster.on != "image":
         why = (
@@ -59,10 +57,17 @@ class Report(Stage):
         noted = storage.read_json(run.concept_names) or {}
         named = noted.get("concepts") == run.fingerprint(run.final_concepts)
         if not named or (vocabulary is not None and noted.get("by") != "vocabulary"):
+            from curate.analysis.retrieval.concept_names import (
+                name_concepts,  # a run with nothing to do needs none of it
+            )
+
             name_concepts(run, vocabulary, self.recipe)
 
     def finish(self, results: Sequence[object]) -> dict[str, object]:
         """Write the page and the summary."""
+        from curate.analysis.summary.report_data import report_data, summarize_for_report
+        from curate.report import page
+
         folder = self.run_folder.report
         for old in folder.glob("_concept-*.html"):  # of decisions before
             storage.remove(old)
