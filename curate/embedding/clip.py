@@ -8,6 +8,7 @@ oneDNN chooses other kernels. Batches beside each other (`encode.embed_rows`) us
 """
 
 import contextlib
+import copy
 import difflib
 import hashlib
 import json
@@ -19,7 +20,7 @@ import urllib.error
 import urllib.request
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -29,6 +30,7 @@ import numpy.typing as npt
 import torch
 
 from curate.embedding.decode import Preprocess
+from curate.embedding.precision import auto_precision
 from curate.embedding.torchvision_guard import import_open_clip
 from curate.errors import ModelError
 
@@ -46,6 +48,7 @@ CAPTION_LIMIT = 100_000
 _DTYPES = {"float32": None, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _TINY_FOLDER = Path(__file__).parent / "tiny"
 _HUB_SECONDS = 5.0
+_NO_MEMORY = ("cuda error: out of memory", "cublas_status_alloc_failed", "cudnn_status_alloc_failed")
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +57,7 @@ class Clip:
 
     dim : length of its vectors. temperature : what its similarities are divided by before a softmax.
     identity : hash of architecture, preprocessing and weights, the same on every device and precision.
-    batch_size : rows per forward pass.
+    batch_size : rows per forward pass. replicas : the same model on further devices of the same kind.
     """
 
     name: str
@@ -68,6 +71,7 @@ class Clip:
     batch_size: int
     _model: Any = field(repr=False)
     _tokenizer: Callable[[list[str]], torch.Tensor] = field(repr=False)
+    replicas: "tuple[Clip, ...]" = field(default=(), repr=False)
 
     def for_training(self) -> tuple[torch.nn.Module, Callable[[list[str]], torch.Tensor]]:
         """Return the network itself, whose weights may then be changed, and the tokenizer."""
@@ -84,7 +88,7 @@ class Clip:
         std = torch.tensor(self.preprocess.std, device=device).view(1, 3, 1, 1)
 
         def forward(batch: torch.Tensor) -> torch.Tensor:
-            image = batch.to(device).permute(0, 3, 1, 2).contiguous().float()
+            image = _moved(batch, device).permute(0, 3, 1, 2).contiguous().float()
             features: torch.Tensor = self._model.encode_image(image.div_(255).sub_(mean).div_(std))
             return features
 
@@ -100,7 +104,7 @@ class Clip:
             return np.empty((0, self.dim), np.float32)
 
         def forward(batch: torch.Tensor) -> torch.Tensor:
-            features: torch.Tensor = self._model.encode_text(batch.to(self.device))
+            features: torch.Tensor = self._model.encode_text(_moved(batch, torch.device(self.device)))
             return features
 
         return self._encode(_tokenize(captions, self._tokenizer), forward)
@@ -116,20 +120,15 @@ class Clip:
     ) -> npt.NDArray[np.float32]:
         vectors = np.empty((len(rows), self.dim), np.float32)
         dtype = _DTYPES[self.precision]
-        threads = one_thread() if self.device == "cpu" else contextlib.nullcontext()
+        settings = one_thread() if self.device == "cpu" else exact_convolutions()
         cast = contextlib.nullcontext() if dtype is None else torch.autocast(self.device.split(":")[0], dtype)
-        with threads, torch.inference_mode(), cast:
+        with settings, torch.inference_mode(), cast, _enough_memory(self.name, self.device, self.batch_size):
             for start in range(0, len(rows), self.batch_size):
                 batch = rows[start : start + self.batch_size]
                 missing = self.batch_size - len(batch)
                 if missing:
                     batch = torch.cat([batch, batch[:1].expand(missing, *batch.shape[1:])])
-                try:
-                    features = forward(batch)
-                except torch.OutOfMemoryError as error:
-                    raise ModelError(
-                        f"{self.name} ran out of memory on {self.device} with embed.batch_size {self.batch_size}"
-                    ) from error
+                features = forward(batch)
                 stop = len(rows) - start if missing else self.batch_size
                 vectors[start : start + stop] = _unit(features[:stop].float().cpu().numpy())
         return vectors
@@ -148,32 +147,80 @@ def load(
     model : `tiny` (shipped, needs no network), an architecture of open_clip, `local-dir:PATH` or
     `hf-hub:OWNER/NAME` (both bring their weights). pretrained : a tag of open_clip, downloaded unless
     cached, or the path of a checkpoint, read without running what it contains.
-    device : `auto` is CUDA where there is one. precision : `auto`, `float32`, `float16` or `bfloat16`
-    (autocast); auto is float32 on a CPU and float16 on CUDA. batch_size : rows per forward pass; fewer
+    device : `auto` is CUDA where there is one; several (`cuda:0,cuda:1`) each get a replica. precision : `auto`, `float32`, `float16` or `bfloat16`
+    (autocast, with weights of the products kept so); see `precision.auto_precision` for auto. batch_size : rows per forward pass; fewer
     on a CPU, see `CPU_PIXELS`. Raises ModelError.
     """
     if batch_size < 1:
         raise ModelError(f"embed.batch_size must be at least 1, got {batch_size}")
-    device, precision = _device(device), _precision(precision, device)
+    device, *more = _devices(device)
+    precision = _precision(precision, model, pretrained, device)
     with quiet():
         open_clip = import_open_clip()
         name, weights, force = _resolve(open_clip, model, pretrained)
         network, tokenizer = _create(open_clip, name, weights, force, model)
     config = open_clip.get_model_config(name)
     preprocess = preprocess_of(network)
-    return Clip(
+    identity = _identity(network, {"config": config, "preprocess": asdict(preprocess), "force": force})
+    temperature = float(np.exp(-network.logit_scale.detach().double().item()))
+    with _enough_memory(model, device, batch_size):
+        network = _placed(open_clip, network, device, precision)
+    clip = Clip(
         name=model,
         pretrained=pretrained,
         dim=int(config["embed_dim"]),
         preprocess=preprocess,
-        temperature=float(np.exp(-network.logit_scale.detach().double().item())),
-        identity=_identity(network, {"config": config, "preprocess": asdict(preprocess), "force": force}),
+        temperature=temperature,
+        identity=identity,
         device=device,
         precision=precision,
         batch_size=min(batch_size, _cpu_batch(preprocess)) if device == "cpu" else batch_size,
-        _model=network.eval().requires_grad_(False).to(device),
+        _model=network,
         _tokenizer=tokenizer,
     )
+    return replace(clip, replicas=tuple(_replica(clip, other) for other in more)) if more else clip
+
+
+def _replica(clip: Clip, device: str) -> Clip:
+    """Return the same model on another device."""
+    with _enough_memory(clip.name, device, clip.batch_size):
+        return replace(clip, device=device, _model=copy.deepcopy(clip._model).to(device))
+
+
+def _moved(batch: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Return a batch on a device; to a GPU from pinned memory, which is copied while earlier batches are computed."""
+    if device.type == "cuda":
+        batch = batch.pin_memory()
+    return batch.to(device, non_blocking=True)
+
+
+@contextlib.contextmanager
+def _enough_memory(model: str, device: str, batch_size: int) -> Iterator[None]:
+    """Say what to do where a device has too little memory; batches have one size, so that vectors stay the same."""
+    try:
+        yield
+    except RuntimeError as error:  # torch.OutOfMemoryError, and what CUDA's libraries say in words
+        said = str(error).lower()
+        if not isinstance(error, torch.OutOfMemoryError) and not any(words in said for words in _NO_MEMORY):
+            raise
+        raise ModelError(
+            f"{model} ran out of memory on {device} with embed.batch_size {batch_size}; set a smaller one (vectors are then "
+            "made anew), or another embed.device"
+        ) from error
+
+
+def _placed(open_clip: ModuleType, network: torch.nn.Module, device: str, precision: str) -> torch.nn.Module:
+    """Return a network ready to encode on a device.
+
+    Weights of products and convolutions are brought to half precision once: autocast would do it in every pass, which
+    takes longer than a pass over eight images. They keep saying that they require a gradient, though none is ever
+    computed: otherwise torch multiplies a batch of captions row by row, each with a copy of the weights.
+    """
+    dtype = _DTYPES[precision]
+    network = network.eval().requires_grad_(True)
+    if dtype is not None:
+        open_clip.model.convert_weights_to_lp(network, dtype)
+    return network.to(device)
 
 
 def _cpu_batch(preprocess: Preprocess) -> int:
@@ -205,6 +252,39 @@ def one_thread() -> Iterator[None]:
                 torch.set_num_threads(before)
 
 
+_convolution_lock = threading.Lock()
+_convolution_users: list[tuple[bool, bool, bool]] = []  # as for `one_thread`: the first is what to go back to
+
+
+@contextlib.contextmanager
+def exact_convolutions() -> Iterator[None]:
+    """Let cuDNN choose the same kernels every time and keep all digits of float32, which it rounds to 10 bits otherwise."""
+    cudnn = torch.backends.cudnn
+    with _convolution_lock:
+        now = (cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32)
+        _convolution_users.append(_convolution_users[0] if _convolution_users else now)
+        cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32 = True, False, False
+    try:
+        yield
+    finally:
+        with _convolution_lock:
+            before = _convolution_users.pop()
+            if not _convolution_users:
+                cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32 = before
+
+
+def _devices(asked: str) -> list[str]:
+    """Return the devices that are asked for, the first one first; raises ModelError for one that cannot be used.
+
+    >>> _devices("cpu, cpu")
+    ['cpu', 'cpu']
+    """
+    found = [_device(one.strip()) for one in asked.split(",")]
+    if len({one.split(":")[0] for one in found}) > 1:
+        raise ModelError(f"embed.device must be one kind of device, got {asked!r}")
+    return found
+
+
 def _device(device: str) -> str:
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
@@ -216,9 +296,9 @@ def _device(device: str) -> str:
     return device
 
 
-def _precision(precision: str, device: str) -> str:
+def _precision(precision: str, model: str, pretrained: str | None, device: str) -> str:
     if precision == "auto":
-        return "float16" if device.startswith("cuda") else "float32"
+        return auto_precision(model, pretrained, device)
     if precision not in _DTYPES:
         raise ModelError(f"embed.precision must be auto, {', '.join(_DTYPES)}, got {precision!r}")
     return precision

@@ -79,7 +79,7 @@ def _pool(kind: type[Pool], model: ModelTask, clip: "Clip", place: Place, altere
     return kind(
         clip.preprocess, workers=model.decoders or default_decode_workers(clip.device, place.cores), altered=altered,
         max_pixels=model.embed.max_pixels, memory_limit_bytes=model.embed.decode_memory,
-        in_flight_bytes=model.in_flight_bytes,
+        way=model.embed.decode, in_flight_bytes=model.in_flight_bytes,
     )  # fmt: skip
 
 
