@@ -48,7 +48,12 @@ CAPTION_LIMIT = 100_000
 _DTYPES = {"float32": None, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _TINY_FOLDER = Path(__file__).parent / "tiny"
 _HUB_SECONDS = 5.0
-_NO_MEMORY = ("cuda error: out of memory", "cublas_status_alloc_failed", "cudnn_status_alloc_failed")
+_NO_MEMORY = (
+    "cuda error: out of memory",
+    "cublas_status_alloc_failed",
+    "cudnn_status_alloc_failed",
+    "mps backend out of memory",
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,8 +152,9 @@ def load(
     model : `tiny` (shipped, needs no network), an architecture of open_clip, `local-dir:PATH` or
     `hf-hub:OWNER/NAME` (both bring their weights). pretrained : a tag of open_clip, downloaded unless
     cached, or the path of a checkpoint, read without running what it contains.
-    device : `auto` is CUDA where there is one; several (`cuda:0,cuda:1`) each get a replica. precision : `auto`, `float32`, `float16` or `bfloat16`
-    (autocast, with weights of the products kept so); see `precision.auto_precision` for auto. batch_size : rows per forward pass; fewer
+    device : `auto` is CUDA where there is one; several (`cuda:0,cuda:1`) each get a replica. precision : `auto`,
+    `float32`, `float16` or `bfloat16` (autocast, with weights of the products kept so); see `precision.auto_precision`
+    for auto. batch_size : rows per forward pass; fewer
     on a CPU, see `CPU_PIXELS`. Raises ModelError.
     """
     if batch_size < 1:

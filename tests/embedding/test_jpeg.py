@@ -3,6 +3,7 @@
 import io
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -12,6 +13,9 @@ from PIL import Image
 from curate.embedding import jpeg
 from curate.embedding.decode import Preprocess, decode, open_image
 from curate.embedding.decode_pool import DecodePool
+from curate.execution.engines.base import Place
+from curate.pipeline.stages import embed_model
+from curate.recipe import Embed
 
 PREPROCESS = Preprocess((64, 64))
 SHARED = Path(os.environ.get("CURATE_SHARED_DATA") or Path(__file__).parents[3] / "shared" / "data")
@@ -150,9 +154,15 @@ def test_workers_decode_as_the_process_does():
             assert_same(one, other)
 
 
-def test_without_the_package_pillow_decodes(monkeypatch):
+def test_without_the_package_pillow_decodes(monkeypatch, caplog):
+    caplog.set_level("INFO", "curate")
     monkeypatch.setattr(jpeg, "_simplejpeg", lambda: None)
     assert [jpeg.way_of(way) for way in jpeg.WAYS] == ["pillow", "pillow", "pillow", "draft"]
     data = encoded(photo(80, 70))
     assert_same(*both(data))
     assert open_image(data, max_pixels=10**6).size == (80, 70)
+    clip = SimpleNamespace(preprocess=PREPROCESS, device="cpu")
+    for way in jpeg.WAYS:
+        task = embed_model.ModelTask(Embed(model="tiny", decode=way), 1, 10**8)
+        assert embed_model._pool(lambda *_, **given: given["way"], task, clip, Place()) == way
+    assert caplog.text.count("simplejpeg is not installed, Pillow decodes instead") == 1
