@@ -26,6 +26,7 @@ from timing import Contender, arguments, call, compare, write
 from curate.embedding import clip as clips
 from curate.embedding.batching import Unembedded, default_decode_workers, embed_rows
 from curate.embedding.decode_pool import DecodePool
+from curate.embedding.devices import one_thread
 from curate.embedding.precision import auto_precision
 from curate.embedding.torchvision_guard import import_open_clip
 from curate.execution.engines.local import cpu_count
@@ -104,7 +105,7 @@ def forward_alone(
     pixels = np.stack(_decoded(clip, images))
     yield None
     starts = range(0, len(pixels), clip.batch_size)
-    with clips.one_thread(), ThreadPoolExecutor(cpu_count()) as threads:
+    with one_thread(), ThreadPoolExecutor(cpu_count()) as threads:
         some = threads.map(lambda start: clip.encode_images(pixels[start : start + clip.batch_size]), starts)
         return {"images": sum(len(vectors) for vectors in some)}
 

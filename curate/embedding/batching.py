@@ -18,9 +18,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from curate.embedding.clip import Clip, one_thread
+from curate.embedding.clip import Clip
 from curate.embedding.decode import Decoded
 from curate.embedding.decode_pool import DecodePool
+from curate.embedding.devices import one_thread
 
 __all__ = ["Embedded", "Unembedded", "default_decode_workers", "embed_rows"]
 

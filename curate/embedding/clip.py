@@ -15,7 +15,6 @@ import json
 import logging
 import os
 import re
-import threading
 import urllib.error
 import urllib.request
 import warnings
@@ -30,11 +29,12 @@ import numpy.typing as npt
 import torch
 
 from curate.embedding.decode import Preprocess
+from curate.embedding.devices import devices_of, enough_memory, exact_convolutions, moved, one_thread
 from curate.embedding.precision import auto_precision
 from curate.embedding.torchvision_guard import import_open_clip
 from curate.errors import ModelError
 
-__all__ = ["Clip", "load", "one_thread", "preprocess_of", "quiet"]
+__all__ = ["Clip", "load", "preprocess_of", "quiet"]
 
 TINY = "tiny"
 #: Rows per forward pass on a CPU are at most 64 and at most this many pixels (8 rows of 224 x 224): larger
@@ -48,12 +48,6 @@ CAPTION_LIMIT = 100_000
 _DTYPES = {"float32": None, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _TINY_FOLDER = Path(__file__).parent / "tiny"
 _HUB_SECONDS = 5.0
-_NO_MEMORY = (
-    "cuda error: out of memory",
-    "cublas_status_alloc_failed",
-    "cudnn_status_alloc_failed",
-    "mps backend out of memory",
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +87,7 @@ class Clip:
         std = torch.tensor(self.preprocess.std, device=device).view(1, 3, 1, 1)
 
         def forward(batch: torch.Tensor) -> torch.Tensor:
-            image = _moved(batch, device).permute(0, 3, 1, 2).contiguous().float()
+            image = moved(batch, device).permute(0, 3, 1, 2).contiguous().float()
             features: torch.Tensor = self._model.encode_image(image.div_(255).sub_(mean).div_(std))
             return features
 
@@ -109,7 +103,7 @@ class Clip:
             return np.empty((0, self.dim), np.float32)
 
         def forward(batch: torch.Tensor) -> torch.Tensor:
-            features: torch.Tensor = self._model.encode_text(_moved(batch, torch.device(self.device)))
+            features: torch.Tensor = self._model.encode_text(moved(batch, torch.device(self.device)))
             return features
 
         return self._encode(_tokenize(captions, self._tokenizer), forward)
@@ -127,7 +121,7 @@ class Clip:
         dtype = _DTYPES[self.precision]
         settings = one_thread() if self.device == "cpu" else exact_convolutions()
         cast = contextlib.nullcontext() if dtype is None else torch.autocast(self.device.split(":")[0], dtype)
-        with settings, torch.inference_mode(), cast, _enough_memory(self.name, self.device, self.batch_size):
+        with settings, torch.inference_mode(), cast, enough_memory(self.name, self.device, self.batch_size):
             for start in range(0, len(rows), self.batch_size):
                 batch = rows[start : start + self.batch_size]
                 missing = self.batch_size - len(batch)
@@ -159,7 +153,7 @@ def load(
     """
     if batch_size < 1:
         raise ModelError(f"embed.batch_size must be at least 1, got {batch_size}")
-    device, *more = _devices(device)
+    device, *more = devices_of(device)
     precision = _precision(precision, model, pretrained, device)
     with quiet():
         open_clip = import_open_clip()
@@ -169,7 +163,7 @@ def load(
     preprocess = preprocess_of(network)
     identity = _identity(network, {"config": config, "preprocess": asdict(preprocess), "force": force})
     temperature = float(np.exp(-network.logit_scale.detach().double().item()))
-    with _enough_memory(model, device, batch_size):
+    with enough_memory(model, device, batch_size):
         network = _placed(open_clip, network, device, precision)
     clip = Clip(
         name=model,
@@ -189,30 +183,8 @@ def load(
 
 def _replica(clip: Clip, device: str) -> Clip:
     """Return the same model on another device."""
-    with _enough_memory(clip.name, device, clip.batch_size):
+    with enough_memory(clip.name, device, clip.batch_size):
         return replace(clip, device=device, _model=copy.deepcopy(clip._model).to(device))
-
-
-def _moved(batch: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Return a batch on a device; to a GPU from pinned memory, which is copied while earlier batches are computed."""
-    if device.type == "cuda":
-        batch = batch.pin_memory()
-    return batch.to(device, non_blocking=True)
-
-
-@contextlib.contextmanager
-def _enough_memory(model: str, device: str, batch_size: int) -> Iterator[None]:
-    """Say what to do where a device has too little memory; batches have one size, so that vectors stay the same."""
-    try:
-        yield
-    except RuntimeError as error:  # torch.OutOfMemoryError, and what CUDA's libraries say in words
-        said = str(error).lower()
-        if not isinstance(error, torch.OutOfMemoryError) and not any(words in said for words in _NO_MEMORY):
-            raise
-        raise ModelError(
-            f"{model} ran out of memory on {device} with embed.batch_size {batch_size}; set a smaller one (vectors are then "
-            "made anew), or another embed.device"
-        ) from error
 
 
 def _placed(open_clip: ModuleType, network: torch.nn.Module, device: str, precision: str) -> torch.nn.Module:
@@ -237,69 +209,6 @@ def _cpu_batch(preprocess: Preprocess) -> int:
     """
     height, width = preprocess.size
     return min(64, 1 << max(0, (CPU_PIXELS // (height * width)).bit_length() - 1))
-
-
-_thread_lock = threading.Lock()
-_thread_users: list[int] = []  # one entry per running `one_thread`; the first is what to go back to
-
-
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """Run torch's CPU kernels on the calling thread alone, also in other threads that are inside of this."""
-    with _thread_lock:
-        _thread_users.append(_thread_users[0] if _thread_users else torch.get_num_threads())
-        torch.set_num_threads(1)  # of this thread, and of threads that have not used torch yet
-    try:
-        yield
-    finally:
-        with _thread_lock:
-            before = _thread_users.pop()
-            if not _thread_users:  # part of the setting is global: the last one out puts it back
-                torch.set_num_threads(before)
-
-
-_convolution_lock = threading.Lock()
-_convolution_users: list[tuple[bool, bool, bool]] = []  # as for `one_thread`: the first is what to go back to
-
-
-@contextlib.contextmanager
-def exact_convolutions() -> Iterator[None]:
-    """Let cuDNN choose the same kernels every time and keep all digits of float32, which it rounds to 10 bits otherwise."""
-    cudnn = torch.backends.cudnn
-    with _convolution_lock:
-        now = (cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32)
-        _convolution_users.append(_convolution_users[0] if _convolution_users else now)
-        cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32 = True, False, False
-    try:
-        yield
-    finally:
-        with _convolution_lock:
-            before = _convolution_users.pop()
-            if not _convolution_users:
-                cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32 = before
-
-
-def _devices(asked: str) -> list[str]:
-    """Return the devices that are asked for, the first one first; raises ModelError for one that cannot be used.
-
-    >>> _devices("cpu, cpu")
-    ['cpu', 'cpu']
-    """
-    found = [_device(one.strip()) for one in asked.split(",")]
-    if len({one.split(":")[0] for one in found}) > 1:
-        raise ModelError(f"embed.device must be one kind of device, got {asked!r}")
-    return found
-
-
-def _device(device: str) -> str:
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ModelError(f"embed.device {device!r} cannot be used: {reason}") from error
-    return device
 
 
 def _precision(precision: str, model: str, pretrained: str | None, device: str) -> str:

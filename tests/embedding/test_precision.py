@@ -9,8 +9,9 @@ from PIL import Image
 
 from curate.embedding import precision
 from curate.embedding.batching import Unembedded, embed_rows
-from curate.embedding.clip import exact_convolutions, load
+from curate.embedding.clip import load
 from curate.embedding.decode_pool import DecodePool
+from curate.embedding.devices import exact_convolutions
 from curate.embedding.precision import auto_precision, is_small, processor_has_bfloat16
 from curate.errors import ModelError
 
