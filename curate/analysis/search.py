@@ -164,9 +164,10 @@ def _model(run: RunFolder, embed: Embed) -> "Clip":
     """Return the model of a run; raises ModelError where its weights cannot be had, or are not those of the run."""
     from curate.embedding import clip as clips
 
-    noted = (facts(run, run.embeddings).get("space") or {}).get("weights")
+    space = facts(run, run.embeddings).get("space") or {}
+    weights = space.get("weights")
     file = None if embed.pretrained is None else Path(embed.pretrained)
-    if noted is not None and file is not None and file.is_file() and storage.hash_file(file) != noted:
+    if weights is not None and file is not None and file.is_file() and storage.hash_file(file) != weights:
         raise ModelError(
             f"{file} is not the checkpoint that {run.where} was embedded with; put that one back"
         )
@@ -174,7 +175,7 @@ def _model(run: RunFolder, embed: Embed) -> "Clip":
         embed.model,
         embed.pretrained,
         device=embed.device,
-        precision=embed.precision,
+        precision=noted if (noted := space.get("precision")) in ("float32", "bfloat16") else embed.precision,
         batch_size=embed.batch_size,
     )
 
@@ -191,7 +192,11 @@ def _encoded(clip: "Clip", embed: Embed, path: Path | None, data: bytes) -> Vect
     from curate.embedding.decode_pool import DecodePool
 
     with DecodePool(
-        clip.preprocess, workers=1, max_pixels=embed.max_pixels, memory_limit_bytes=embed.decode_memory
+        clip.preprocess,
+        workers=1,
+        max_pixels=embed.max_pixels,
+        memory_limit_bytes=embed.decode_memory,
+        way=embed.decode,
     ) as pool:
         [(_, [decoded])] = list(pool.map([(None, [data])]))
     if decoded.array is None:

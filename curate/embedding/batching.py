@@ -11,15 +11,17 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from queue import SimpleQueue
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from curate.embedding.clip import Clip, one_thread
+from curate.embedding.clip import Clip
 from curate.embedding.decode import Decoded
 from curate.embedding.decode_pool import DecodePool
+from curate.embedding.devices import one_thread
 
 __all__ = ["Embedded", "Unembedded", "default_decode_workers", "embed_rows"]
 
@@ -84,8 +86,8 @@ def embed_rows(
             yield batch._replace(images=()), batch.images  # what waits for the model holds no encoded images
 
     with _Streams(clip, threads) as streams:
-        images = _Gather(clip.batch_size, lambda rows: clip.encode_images(np.stack(rows)), streams)
-        texts = _Captions(clip.batch_size, lambda rows: clip.encode_texts(rows), streams)
+        images = _Gather(clip.batch_size, lambda one, rows: one.encode_images(np.stack(rows)), streams)
+        texts = _Captions(clip.batch_size, lambda one, rows: one.encode_texts(rows), streams)
         for batch, decoded in pool.map(sources()):
             held.append(_Held(batch.tag, decoded, clip.dim))
             _hand_over(batch, held[-1], images, texts)
@@ -169,11 +171,15 @@ class _Place(NamedTuple):
 
 
 class _Streams:
-    """Runs forward passes in threads: one per core on a CPU, one ahead of the rest elsewhere."""
+    """Runs forward passes in threads: one per core on a CPU; two per GPU, so that one batch is copied while one is computed."""
 
     def __init__(self, clip: Clip, threads: int | None) -> None:
-        self._count = (threads or torch.get_num_threads()) if clip.device == "cpu" else 1
-        self._threads = one_thread() if clip.device == "cpu" else contextlib.nullcontext()
+        on_cpu, models = clip.device == "cpu", (clip, *clip.replicas)
+        self._count = max(threads or torch.get_num_threads(), len(models)) if on_cpu else 2 * len(models)
+        self._free: SimpleQueue[Clip] = SimpleQueue()
+        for turn in range(self._count):
+            self._free.put(models[turn % len(models)])
+        self._threads = one_thread() if on_cpu else contextlib.nullcontext()
         self._pending: deque[tuple[Future[Vectors], Callable[[Vectors], None]]] = deque()
 
     def __enter__(self) -> Self:
@@ -185,11 +191,18 @@ class _Streams:
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._threads.__exit__(None, None, None)
 
-    def submit(self, work: Callable[[], Vectors], deliver: Callable[[Vectors], None]) -> None:
-        """Start `work`; its result goes to `deliver` in the caller's thread, in order, at a later call."""
-        self._pending.append((self._pool.submit(work), deliver))
+    def submit(self, work: Callable[[Clip], Vectors], deliver: Callable[[Vectors], None]) -> None:
+        """Start `work` on the next model that is free; its result goes to `deliver` in the caller's thread, in order, at a later call."""
+        self._pending.append((self._pool.submit(self._on_free, work), deliver))
         while len(self._pending) > self._count + 1 or (self._pending and self._pending[0][0].done()):
             self._deliver_first()
+
+    def _on_free(self, work: Callable[[Clip], Vectors]) -> Vectors:
+        model = self._free.get()  # there are as many as threads
+        try:
+            return work(model)
+        finally:
+            self._free.put(model)
 
     def drain(self) -> None:
         while self._pending:
@@ -203,7 +216,7 @@ class _Streams:
 class _Gather:
     """Collects rows of many batches until the model has a full one."""
 
-    def __init__(self, size: int, encode: Callable[[list[Any]], Vectors], streams: _Streams) -> None:
+    def __init__(self, size: int, encode: Callable[[Clip, list[Any]], Vectors], streams: _Streams) -> None:
         self._size, self._encode, self._streams = size, encode, streams
         self._rows: list[Any] = []
         self._places: list[_Place] = []
@@ -219,13 +232,13 @@ class _Gather:
         rows, places = self._rows, self._places
         self._rows, self._places = [], []
         if rows:
-            self._streams.submit(lambda: self._encode(rows), lambda vectors: _put(vectors, places))
+            self._streams.submit(lambda one: self._encode(one, rows), lambda vectors: _put(vectors, places))
 
 
 class _Captions:
     """As `_Gather`, for captions: equal ones are embedded once."""
 
-    def __init__(self, size: int, encode: Callable[[list[str]], Vectors], streams: _Streams) -> None:
+    def __init__(self, size: int, encode: Callable[[Clip, list[str]], Vectors], streams: _Streams) -> None:
         self._size, self._encode, self._streams = size, encode, streams
         self._places: dict[str, list[_Place]] = {}
         self._known: OrderedDict[str, Vectors] = OrderedDict()
@@ -246,7 +259,7 @@ class _Captions:
         if asked:
             captions = list(asked)
             self._streams.submit(
-                lambda: self._encode(captions), lambda vectors: self._deliver(asked, vectors)
+                lambda one: self._encode(one, captions), lambda vectors: self._deliver(asked, vectors)
             )
 
     def _deliver(self, asked: dict[str, list[_Place]], vectors: Vectors) -> None:

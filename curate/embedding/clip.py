@@ -8,18 +8,18 @@ oneDNN chooses other kernels. Batches beside each other (`encode.embed_rows`) us
 """
 
 import contextlib
+import copy
 import difflib
 import hashlib
 import json
 import logging
 import os
 import re
-import threading
 import urllib.error
 import urllib.request
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -29,10 +29,12 @@ import numpy.typing as npt
 import torch
 
 from curate.embedding.decode import Preprocess
+from curate.embedding.devices import devices_of, enough_memory, exact_convolutions, moved, one_thread
+from curate.embedding.precision import auto_precision
 from curate.embedding.torchvision_guard import import_open_clip
 from curate.errors import ModelError
 
-__all__ = ["Clip", "load", "one_thread", "preprocess_of", "quiet"]
+__all__ = ["Clip", "load", "preprocess_of", "quiet"]
 
 TINY = "tiny"
 #: Rows per forward pass on a CPU are at most 64 and at most this many pixels (8 rows of 224 x 224): larger
@@ -54,7 +56,7 @@ class Clip:
 
     dim : length of its vectors. temperature : what its similarities are divided by before a softmax.
     identity : hash of architecture, preprocessing and weights, the same on every device and precision.
-    batch_size : rows per forward pass.
+    batch_size : rows per forward pass. replicas : the same model on further devices of the same kind.
     """
 
     name: str
@@ -68,6 +70,7 @@ class Clip:
     batch_size: int
     _model: Any = field(repr=False)
     _tokenizer: Callable[[list[str]], torch.Tensor] = field(repr=False)
+    replicas: "tuple[Clip, ...]" = field(default=(), repr=False)
 
     def for_training(self) -> tuple[torch.nn.Module, Callable[[list[str]], torch.Tensor]]:
         """Return the network itself, whose weights may then be changed, and the tokenizer."""
@@ -84,7 +87,7 @@ class Clip:
         std = torch.tensor(self.preprocess.std, device=device).view(1, 3, 1, 1)
 
         def forward(batch: torch.Tensor) -> torch.Tensor:
-            image = batch.to(device).permute(0, 3, 1, 2).contiguous().float()
+            image = moved(batch, device).permute(0, 3, 1, 2).contiguous().float()
             features: torch.Tensor = self._model.encode_image(image.div_(255).sub_(mean).div_(std))
             return features
 
@@ -100,7 +103,7 @@ class Clip:
             return np.empty((0, self.dim), np.float32)
 
         def forward(batch: torch.Tensor) -> torch.Tensor:
-            features: torch.Tensor = self._model.encode_text(batch.to(self.device))
+            features: torch.Tensor = self._model.encode_text(moved(batch, torch.device(self.device)))
             return features
 
         return self._encode(_tokenize(captions, self._tokenizer), forward)
@@ -116,20 +119,15 @@ class Clip:
     ) -> npt.NDArray[np.float32]:
         vectors = np.empty((len(rows), self.dim), np.float32)
         dtype = _DTYPES[self.precision]
-        threads = one_thread() if self.device == "cpu" else contextlib.nullcontext()
+        settings = one_thread() if self.device == "cpu" else exact_convolutions()
         cast = contextlib.nullcontext() if dtype is None else torch.autocast(self.device.split(":")[0], dtype)
-        with threads, torch.inference_mode(), cast:
+        with settings, torch.inference_mode(), cast, enough_memory(self.name, self.device, self.batch_size):
             for start in range(0, len(rows), self.batch_size):
                 batch = rows[start : start + self.batch_size]
                 missing = self.batch_size - len(batch)
                 if missing:
                     batch = torch.cat([batch, batch[:1].expand(missing, *batch.shape[1:])])
-                try:
-                    features = forward(batch)
-                except torch.OutOfMemoryError as error:
-                    raise ModelError(
-                        f"{self.name} ran out of memory on {self.device} with embed.batch_size {self.batch_size}"
-                    ) from error
+                features = forward(batch)
                 stop = len(rows) - start if missing else self.batch_size
                 vectors[start : start + stop] = _unit(features[:stop].float().cpu().numpy())
         return vectors
@@ -148,32 +146,59 @@ def load(
     model : `tiny` (shipped, needs no network), an architecture of open_clip, `local-dir:PATH` or
     `hf-hub:OWNER/NAME` (both bring their weights). pretrained : a tag of open_clip, downloaded unless
     cached, or the path of a checkpoint, read without running what it contains.
-    device : `auto` is CUDA where there is one. precision : `auto`, `float32`, `float16` or `bfloat16`
-    (autocast); auto is float32 on a CPU and float16 on CUDA. batch_size : rows per forward pass; fewer
+    device : `auto` is CUDA where there is one; several (`cuda:0,cuda:1`) each get a replica. precision : `auto`,
+    `float32`, `float16` or `bfloat16` (autocast, with weights of the products kept so); see `precision.auto_precision`
+    for auto. batch_size : rows per forward pass; fewer
     on a CPU, see `CPU_PIXELS`. Raises ModelError.
     """
     if batch_size < 1:
         raise ModelError(f"embed.batch_size must be at least 1, got {batch_size}")
-    device, precision = _device(device), _precision(precision, device)
+    device, *more = devices_of(device)
+    precision = _precision(precision, model, pretrained, device)
     with quiet():
         open_clip = import_open_clip()
         name, weights, force = _resolve(open_clip, model, pretrained)
         network, tokenizer = _create(open_clip, name, weights, force, model)
     config = open_clip.get_model_config(name)
     preprocess = preprocess_of(network)
-    return Clip(
+    identity = _identity(network, {"config": config, "preprocess": asdict(preprocess), "force": force})
+    temperature = float(np.exp(-network.logit_scale.detach().double().item()))
+    with enough_memory(model, device, batch_size):
+        network = _placed(open_clip, network, device, precision)
+    clip = Clip(
         name=model,
         pretrained=pretrained,
         dim=int(config["embed_dim"]),
         preprocess=preprocess,
-        temperature=float(np.exp(-network.logit_scale.detach().double().item())),
-        identity=_identity(network, {"config": config, "preprocess": asdict(preprocess), "force": force}),
+        temperature=temperature,
+        identity=identity,
         device=device,
         precision=precision,
         batch_size=min(batch_size, _cpu_batch(preprocess)) if device == "cpu" else batch_size,
-        _model=network.eval().requires_grad_(False).to(device),
+        _model=network,
         _tokenizer=tokenizer,
     )
+    return replace(clip, replicas=tuple(_replica(clip, other) for other in more)) if more else clip
+
+
+def _replica(clip: Clip, device: str) -> Clip:
+    """Return the same model on another device."""
+    with enough_memory(clip.name, device, clip.batch_size):
+        return replace(clip, device=device, _model=copy.deepcopy(clip._model).to(device))
+
+
+def _placed(open_clip: ModuleType, network: torch.nn.Module, device: str, precision: str) -> torch.nn.Module:
+    """Return a network ready to encode on a device.
+
+    Weights of products and convolutions are brought to half precision once: autocast would do it in every pass, which
+    takes longer than a pass over eight images. They keep saying that they require a gradient, though none is ever
+    computed: otherwise torch multiplies a batch of captions row by row, each with a copy of the weights.
+    """
+    dtype = _DTYPES[precision]
+    network = network.eval().requires_grad_(True)
+    if dtype is not None:
+        open_clip.model.convert_weights_to_lp(network, dtype)
+    return network.to(device)
 
 
 def _cpu_batch(preprocess: Preprocess) -> int:
@@ -186,39 +211,9 @@ def _cpu_batch(preprocess: Preprocess) -> int:
     return min(64, 1 << max(0, (CPU_PIXELS // (height * width)).bit_length() - 1))
 
 
-_thread_lock = threading.Lock()
-_thread_users: list[int] = []  # one entry per running `one_thread`; the first is what to go back to
-
-
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """Run torch's CPU kernels on the calling thread alone, also in other threads that are inside of this."""
-    with _thread_lock:
-        _thread_users.append(_thread_users[0] if _thread_users else torch.get_num_threads())
-        torch.set_num_threads(1)  # of this thread, and of threads that have not used torch yet
-    try:
-        yield
-    finally:
-        with _thread_lock:
-            before = _thread_users.pop()
-            if not _thread_users:  # part of the setting is global: the last one out puts it back
-                torch.set_num_threads(before)
-
-
-def _device(device: str) -> str:
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ModelError(f"embed.device {device!r} cannot be used: {reason}") from error
-    return device
-
-
-def _precision(precision: str, device: str) -> str:
+def _precision(precision: str, model: str, pretrained: str | None, device: str) -> str:
     if precision == "auto":
-        return "float16" if device.startswith("cuda") else "float32"
+        return auto_precision(model, pretrained, device)
     if precision not in _DTYPES:
         raise ModelError(f"embed.precision must be auto, {', '.join(_DTYPES)}, got {precision!r}")
     return precision

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from curate.embedding.alterations import ALTERATIONS
+from curate.embedding.jpeg import load_by_turbo, shrink
 from curate.embedding.regions import REGIONS, unpack
 
 __all__ = ["DecodeError", "Decoded", "Preprocess", "decode", "open_image", "to_array"]
@@ -142,23 +143,26 @@ def decode(
     max_pixels: int,
     reserve: Callable[[int], object] | None = None,
     altered: str | None = None,
+    way: str = "pillow",
 ) -> Decoded:
     """Return the pixels of one row, or why there are none. Only MemoryError gets out.
 
     reserve : called with the bytes that decoding takes, before it takes them; it may wait.
     altered : gives the pixels of a copy that is made so (`alterations.ALTERATIONS`), in place of the image's own; or of
-    what is made with the boxes packed before the image (`regions.REGIONS`).
+    what is made with the boxes packed before the image (`regions.REGIONS`). way : how JPEGs are decoded (`jpeg.WAYS`); what
+    is altered is decoded whole.
     """
     if data is None:
         return Decoded("missing_image", "no image", None, None, None)
     regions = REGIONS.get(altered or "")
     if regions is not None:
         data, boxes, margin = unpack(data)
+    wanted = preprocess if way == "draft" and altered is None else None
     try:
-        image = open_image(data, max_pixels=max_pixels, reserve=reserve)
+        image = open_image(data, max_pixels=max_pixels, reserve=reserve, turbo=way == "turbo", wanted=wanted)
     except DecodeError as error:
         return Decoded(error.outcome, error.reason, error.width, error.height, None)
-    width, height = image.size
+    width, height = image.info.get("whole", image.size)
     if regions is not None:
         parts = [to_array(part, preprocess) for part in regions(image, boxes, margin)]
         return Decoded("ok", None, width, height, np.stack(parts) if parts else None)
@@ -171,13 +175,19 @@ def decode(
 
 
 def open_image(
-    data: bytes, *, max_pixels: int, reserve: Callable[[int], object] | None = None
+    data: bytes,
+    *,
+    max_pixels: int,
+    reserve: Callable[[int], object] | None = None,
+    turbo: bool = False,
+    wanted: Preprocess | None = None,
 ) -> Image.Image:
     """Return `data` as the RGB image a viewer shows: rotated as EXIF says, transparency on white.
 
     Size and work are checked before anything is decoded. Animations give their first frame; 16-bit grey is
     divided by 257 (to nearest), floats within [0, 1] are stretched to 255, other floats are clipped.
-    reserve : see `decode`. Raises DecodeError.
+    reserve : see `decode`. turbo : JPEGs by simplejpeg. wanted : a JPEG that is then made so may come smaller than it is,
+    with `info["whole"]`, its width and height. Raises DecodeError.
     """
     if not data:
         raise DecodeError("broken_image", "0 bytes")
@@ -186,15 +196,20 @@ def open_image(
             with Image.open(BytesIO(data), formats=_formats()) as image:
                 _check_size(image, max_pixels)
                 _check_work(image, data, max_pixels)
+                whole = None if wanted is None or image.format != "JPEG" else _shrink(image, wanted)
                 if reserve is not None:
                     reserve(_bytes_to_decode(image, data))
+                if turbo and (loaded := load_by_turbo(image, data)) is not None:
+                    return _turn(loaded.convert("RGB"), _orientation(image))
                 image.load()
                 _check_size(image, max_pixels)
                 if image.format == "PNG":
                     # load() accepts a wrong checksum; verify() wants a file that was not loaded.
                     with Image.open(BytesIO(data), formats=("PNG",)) as again:
                         again.verify()
-                return _turn(_to_rgb(image, data), _orientation(image))
+                shown = _turn(_to_rgb(image, data), _orientation(image))
+                shown.info = {} if whole is None else {"whole": whole}
+                return shown
         except (DecodeError, MemoryError):
             raise
         except UnidentifiedImageError:
@@ -209,6 +224,17 @@ def open_image(
             if "memory" in reason:  # codecs say it in words; another worker may have enough
                 raise MemoryError(reason) from None
             raise DecodeError("broken_image", f"cannot be decoded: {reason}") from None
+
+
+def _shrink(image: Image.Image, wanted: Preprocess) -> tuple[int, int]:
+    """Let a JPEG be decoded as small as a model takes it, or somewhat larger; return width and height as shown."""
+    width, height = image.size
+    turned = _orientation(image) >= 5
+    if turned:
+        width, height = height, width
+    down, across = _resized(height, width, wanted)
+    shrink(image, *((down, across) if turned else (across, down)))
+    return width, height
 
 
 def to_array(image: Image.Image, preprocess: Preprocess) -> npt.NDArray[np.uint8]:

@@ -29,6 +29,7 @@ import numpy as np
 
 from curate.embedding import decode as decoding
 from curate.embedding.decode import Decoded, Preprocess
+from curate.embedding.jpeg import way_of
 from curate.errors import EmbeddingError
 
 __all__ = ["DecodePool"]
@@ -56,7 +57,7 @@ class DecodePool:
     timeout_s : the last net, for what no count has caught. in_flight_bytes : what encoded images, and apart from
     them decoding, may take at a time in all workers together; one image is always let through (None for no limit).
     altered : give the pixels of copies that are made so (`alterations.ALTERATIONS`), or of what is made with the boxes
-    packed before the images (`regions.REGIONS`).
+    packed before the images (`regions.REGIONS`). way : how JPEGs are decoded (`jpeg.WAYS`).
 
     At most two batches per worker are in flight, so memory stays bounded while decoding overlaps with
     what the caller does between two results.
@@ -72,12 +73,13 @@ class DecodePool:
         timeout_s: float = 300.0,
         in_flight_bytes: int | None = None,
         altered: str | None = None,
+        way: str = "auto",
     ) -> None:
         if workers < 0:
             raise ValueError(f"workers must be at least 0, got {workers}")
         self.preprocess, self.max_pixels, self.workers = preprocess, max_pixels, workers
-        self.altered = altered
-        settings = (preprocess, max_pixels, memory_limit_bytes, altered)
+        self.altered, self._way = altered, way_of(way)
+        settings = (preprocess, max_pixels, memory_limit_bytes, altered, self._way)
         self._in_flight = in_flight_bytes or sys.maxsize
         self._room = _Room(self._in_flight)
         self._processes: list[_Worker] = []
@@ -143,7 +145,9 @@ class DecodePool:
 
     def _decode_here(self, image: bytes | None) -> Decoded:
         try:
-            return decoding.decode(image, self.preprocess, max_pixels=self.max_pixels, altered=self.altered)
+            return decoding.decode(
+                image, self.preprocess, max_pixels=self.max_pixels, altered=self.altered, way=self._way
+            )
         except MemoryError:
             return Decoded("decoder_failed", "out of memory", None, None, None)
 
@@ -351,7 +355,8 @@ def serve(fd: int) -> None:
     connection: Connection[Any, Any] = Connection(fd)
     with contextlib.suppress(EOFError, OSError):
         connection.send("ready")
-        preprocess, max_pixels, memory_limit, altered = connection.recv()
+        preprocess, max_pixels, memory_limit, altered, way = connection.recv()
+        way_of(way)  # imports what it needs before memory is bounded
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libtiff and others print their warnings
         why = _limit_memory(memory_limit)
 
@@ -364,7 +369,7 @@ def serve(fd: int) -> None:
             try:
                 for image in connection.recv() or [connection.recv_bytes()]:
                     *row, array = decoding.decode(
-                        image, preprocess, max_pixels=max_pixels, reserve=reserve, altered=altered
+                        image, preprocess, max_pixels=max_pixels, reserve=reserve, altered=altered, way=way
                     )
                     connection.send((*row, None if array is None else array.shape))
                     if array is not None:

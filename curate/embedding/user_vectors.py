@@ -1,13 +1,15 @@
 """Vectors the user already has, in files row-aligned with the source: `.npy`, and what `vector_files` opens.
 
 They come back as float32 and as they are; the embed stage normalises. A file that cannot be used is an
-EmbeddingError. Those in a column of the source are read by `curate.sources.vector_columns`.
+EmbeddingError. Those in a column of the source are read by `curate.sources.vector_columns`. Vectors of CLIP have length 1;
+`Lengths` tells where others may not be what they are taken for.
 """
 
 import bisect
 import itertools
+import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO
 
@@ -20,7 +22,12 @@ from curate.embedding.vector_files import OPENERS, Opened, kinds_said
 from curate.errors import EmbeddingError, UsageError
 from curate.sources.vector_columns import FLOATS
 
-__all__ = ["VectorRows", "open_vectors"]
+__all__ = ["Lengths", "VectorRows", "open_vectors", "warn_of_lengths"]
+
+#: How far a median length may be from 1 before it is worth a word; float16 alone moves it by 0.1 %.
+TOLERANCE = 0.01
+
+log = logging.getLogger("curate")
 
 Vectors = npt.NDArray[np.float32]
 
@@ -169,3 +176,48 @@ def _header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     if version == (1, 0):
         return np.lib.format.read_array_header_1_0(file)
     return np.lib.format.read_array_header_2_0(file)
+
+
+@dataclass
+class Lengths:
+    """The lengths of some vectors, collected batch by batch.
+
+    >>> lengths = Lengths()
+    >>> lengths.note(np.array([5.0, 1.0, 7.0]))
+    >>> lengths.median()
+    5.0
+    """
+
+    noted: list[npt.NDArray[np.float32]] = field(default_factory=list)
+
+    def note(self, lengths: npt.NDArray[np.float64]) -> None:
+        """Add the lengths (n,) of some vectors."""
+        # float64 is not needed to tell 1 from 1.01, and an overflow to infinity is far from 1 too
+        with np.errstate(over="ignore"):
+            self.noted.append(lengths.astype(np.float32))
+
+    def median(self) -> float | None:
+        """Return the median length; None where nothing was noted."""
+        every = np.concatenate([np.empty(0, np.float32), *self.noted])
+        return float(np.median(every)) if len(every) else None
+
+
+def warn_of_lengths(names: Sequence[str], lengths: Sequence[Mapping[str, Lengths]]) -> None:
+    """Log one warning where the median length in one of several parts is more than 1 % off 1.
+
+    names : the file of each part. lengths : by what the vectors stand for (image, text), of each part.
+    """
+    medians = [
+        (median, f"the {kind} vectors of {name}")
+        for name, kinds in zip(names, lengths, strict=True)
+        for kind, one in kinds.items()
+        if (median := one.median()) is not None
+    ]
+    off = [pair for pair in medians if abs(pair[0] - 1) > TOLERANCE]
+    if off:
+        median, name = max(off, key=lambda pair: abs(pair[0] - 1))
+        log.warning(
+            "embed: the median length of %s is %.4g (more than 1 %% off 1 in %s of %s arrays); all are scaled to "
+            "length 1: check that they are embeddings",
+            name, median, f"{len(off):,}", f"{len(medians):,}",
+        )  # fmt: skip

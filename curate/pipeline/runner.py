@@ -23,6 +23,7 @@ from curate.pipeline import wider_access
 from curate.pipeline.failed_rows import embed_again
 from curate.pipeline.order import STAGES
 from curate.pipeline.stages import filter, read, report, score, select, write
+from curate.pipeline.stages.embed_precision import as_begun
 from curate.pipeline.time_limit import run_limited
 from curate.progress import PeakMemory
 from curate.recipe import FAMILIES, Embed, Recipe, Source
@@ -120,7 +121,8 @@ def opened(
         _note_recipe(run, recipe)
         try:
             with log_to(run.logs), make_engine(recipe) as engine:
-                yield Context(on_engine(recipe, engine), run, engine, progress=progress, refit=refit)
+                here = as_begun(recipe, on_engine(recipe, engine), run)
+                yield Context(here, run, engine, progress=progress, refit=refit)
         except BaseException:
             storage.clear_partials(run.path)  # of workers that were ended in the middle of a file
             raise

@@ -21,6 +21,7 @@ class Embed(Settings):
     are columns too. text_column : the vectors of captions beside them. files : `.npy`, `.npz`, `.pt` or
     Parquet, a row per source row. array : which array, tensor or column of these, where a file holds several.
     max_pixels, decode_memory : what one image may ask for; they decide about rows, so that `memory` and `workers` never do.
+    decode : how JPEGs are decoded; pillow and turbo (auto, where it is installed) give the same pixels, draft others.
     """
 
     model: str = "ViT-B-32"
@@ -30,6 +31,7 @@ class Embed(Settings):
     precision: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     max_pixels: Annotated[int, Field(ge=1)] = 100_000_000
     decode_memory: Annotated[Bytes, Field(ge=10**8)] = DECODE_MEMORY
+    decode: Literal["auto", "pillow", "turbo", "draft"] = "auto"
     column: str | None = None
     text_column: str | None = None
     files: str | tuple[str, ...] | None = None
@@ -56,6 +58,9 @@ class Embed(Settings):
         values: dict[str, Any] = handler(self)
         without: tuple[str, ...] = ("model", "pretrained") if self.own_vectors else ()
         without += ("array",) if self.array is None else ()
+        without += (
+            ("decode",) if self.decode == "auto" else ()
+        )  # so that what was made before has the name it had
         return {name: value for name, value in values.items() if name not in without}
 
     @property

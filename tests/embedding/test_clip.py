@@ -13,6 +13,7 @@ from PIL import Image
 from curate.embedding import clip as clips
 from curate.embedding.clip import Clip, load
 from curate.embedding.decode import to_array
+from curate.embedding.devices import one_thread
 from curate.embedding.torchvision_guard import import_open_clip
 from curate.errors import ModelError
 
@@ -136,9 +137,9 @@ def test_threads_are_put_back_by_the_last_one_out():
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     try:
-        with clips.one_thread():
+        with one_thread():
             assert torch.get_num_threads() == 1
-            with clips.one_thread():
+            with one_thread():
                 assert torch.get_num_threads() == 1
             assert torch.get_num_threads() == 1
         assert torch.get_num_threads() == 3

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from curate.clustering.user_clusters import MemberSums, labelling
-from curate.embedding.lengths import Lengths, warn_of_lengths
+from curate.embedding.user_vectors import Lengths, warn_of_lengths
 from curate.errors import CurateError, EmbeddingError, RecipeError, SourceError
 from curate.hashing import hash_uids
 from curate.pipeline import runner

@@ -21,7 +21,7 @@ from curate.execution.engines.base import Place
 from curate.execution.stage import Stage
 from curate.hashing import content_hashes
 from curate.io import storage
-from curate.pipeline.stages import copies, read_task
+from curate.pipeline.stages import copies, embed_precision, read_task
 from curate.pipeline.stages.embed_captions import embed_captions
 from curate.pipeline.stages.embed_model import model_of, open_model
 from curate.pipeline.stages.embed_own import embed_own
@@ -80,6 +80,11 @@ class Embed(Stage):
             self.space, recipe.cluster.asks_for, bool(recipe.dedup.exact), recipe.seed, read_before,
             *([again] if again else []),
         ]  # fmt: skip
+
+    def prepare(self) -> None:
+        """Note the precision, which the run keeps."""
+        if not self.recipe.embed.own_vectors:
+            embed_precision.note(self.run_folder, self.recipe.embed)
 
     def tasks(self) -> list[EmbedTask]:
         """Return what giving vectors to each part takes."""

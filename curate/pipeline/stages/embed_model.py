@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
+from curate.embedding.jpeg import has_turbo
 from curate.errors import ModelError
-from curate.execution.context import Context
+from curate.execution.context import Context, log
 from curate.execution.engines.base import Place
 from curate.recipe import Embed
 
@@ -76,10 +77,14 @@ def open_regions(context: Context, altered: str) -> Iterator[tuple["Clip", "Regi
 def _pool(kind: type[Pool], model: ModelTask, clip: "Clip", place: Place, altered: str | None = None) -> Pool:
     from curate.embedding.batching import default_decode_workers
 
+    if model.embed.decode == "turbo" and not has_turbo():
+        log.info(
+            "embed: simplejpeg is not installed, Pillow decodes instead (the same pixels; pip install 'curate[turbo]')"
+        )
     return kind(
         clip.preprocess, workers=model.decoders or default_decode_workers(clip.device, place.cores), altered=altered,
         max_pixels=model.embed.max_pixels, memory_limit_bytes=model.embed.decode_memory,
-        in_flight_bytes=model.in_flight_bytes,
+        way=model.embed.decode, in_flight_bytes=model.in_flight_bytes,
     )  # fmt: skip
 
 

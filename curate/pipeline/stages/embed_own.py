@@ -7,8 +7,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from curate.embedding.lengths import Lengths, warn_of_lengths
 from curate.embedding.store import Vectors, write_part
+from curate.embedding.user_vectors import Lengths, warn_of_lengths
 from curate.errors import EmbeddingError
 from curate.execution.context import Context
 from curate.io import storage

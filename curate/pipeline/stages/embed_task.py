@@ -7,6 +7,7 @@ import polars as pl
 
 import curate.embedding
 from curate import schema
+from curate.embedding.precision import auto_precision
 from curate.execution.context import Context, Part, reuse_or_remove
 from curate.io import storage
 from curate.pipeline.stages import copies, given_vectors, read
@@ -20,6 +21,7 @@ __all__ = [
     "content_of",
     "is_made",
     "keys_of",
+    "precision_of",
     "retries",
     "space_of",
     "task_of",
@@ -78,9 +80,15 @@ def space_of(embed: Embed) -> dict[str, object]:
         named: dict[str, object] = {} if embed.array is None else {"array": embed.array}
         return {"files": embed.files, **named}
     space: dict[str, object] = {"model": embed.model, "pretrained": embed.pretrained}
-    space |= {"precision": _precision(embed), "max_pixels": embed.max_pixels, "batch_size": embed.batch_size}
+    space |= {
+        "precision": precision_of(embed),
+        "max_pixels": embed.max_pixels,
+        "batch_size": embed.batch_size,
+    }
     if embed.decode_limits[1:]:
         space["decode_memory"] = embed.decode_memory
+    if embed.decode == "draft":  # the others give the same pixels
+        space["decode"] = embed.decode
     shipped = Path(curate.embedding.__file__).parent / "tiny" / "model.safetensors"
     weights = shipped if embed.model == "tiny" else embed.pretrained
     if weights is not None and Path(weights).is_file():
@@ -88,17 +96,22 @@ def space_of(embed: Embed) -> dict[str, object]:
     return space
 
 
-def _precision(embed: Embed) -> str:
-    """Return the precision `auto` stands for, without importing torch where there is no GPU driver."""
+def precision_of(embed: Embed) -> str:
+    """Return the precision that vectors are made in, without importing torch where there is no GPU driver."""
     if embed.precision != "auto":
         return embed.precision
-    driver = any(Path("/dev").glob("nvidia[0-9]*"))
-    on_gpu = embed.device.startswith("cuda") or (embed.device == "auto" and driver)
-    if on_gpu and embed.device == "auto":
+    return auto_precision(embed.model, embed.pretrained, _device_of(embed.device))
+
+
+def _device_of(device: str) -> str:
+    """Return the device `auto` stands for, and the first of several."""
+    if device != "auto":
+        return device.split(",")[0].strip()
+    if any(Path("/dev").glob("nvidia[0-9]*")):
         import torch
 
-        on_gpu = torch.cuda.is_available()
-    return "float16" if on_gpu else "float32"
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return "cpu"
 
 
 def task_of(context: Context, part: Part, found: copies.Copies, space: object) -> EmbedTask:

@@ -185,9 +185,13 @@ def columns(scores: "HeadScores", prefix: str = "") -> dict[str, npt.NDArray[Any
 
 
 def device_of(device: str, setting: str) -> str:
-    """Return the device to train on; `auto` is CUDA where there is one. Raises ModelError naming the setting."""
+    """Return the device to train on: the first of several; `auto` is CUDA where there is one.
+
+    Raises ModelError naming the setting.
+    """
     import torch
 
+    device = device.split(",")[0].strip()
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
