@@ -82,7 +82,13 @@ class MlpGroup(Group):
         return hidden, powers.div_(powers.sum(dim=1, keepdim=True))
 
     def _backward(
-        self, x: torch.Tensor, hidden: torch.Tensor, errors: torch.Tensor, net: _Net, velocity: _Net, rate: float
+        self,
+        x: torch.Tensor,
+        hidden: torch.Tensor,
+        errors: torch.Tensor,
+        net: _Net,
+        velocity: _Net,
+        rate: float,
     ) -> None:
         """Add the gradients to the velocity; `hidden` is used as scratch."""
         lower, upper = rate * self._rates[0], rate * self._rates[1]
