@@ -509,7 +509,9 @@ def test_a_run_made_before_is_gone_on_with(unpacked, name):
     digest, after = BEFORE[name]
     costly = ("0_samples", "1_embeddings", "2_concepts")
     rest = ("4_duplicates",)
-    if name != "stratified_heads":  # version 2 of the score: heads are trained again, and rows selected by them
+    if (
+        name != "stratified_heads"
+    ):  # version 2 of the score: heads are trained again, and rows selected by them
         costly, rest = (*costly, "3_scores"), (*rest, "5_decisions")
     made = parts(run, *costly, *rest)
     assert "kept" in call("inspect", run)
