@@ -1,127 +1,191 @@
-"""Ten linear heads at once against their bare matrix products, and against ten runs of the usual DataLoader loop.
+"""Heads as they are trained by default, and `preset: fast`, against scikit-learn with cleanlab and against a plain loop of torch.
 
-100,000 x 512 vectors, 100 classes, 5 epochs. Bare products: (n, d) x (d, C) and (d, n) x (n, C) per epoch, seed and
-fold a sample is trained in, in one product over all seeds and minibatches of the same size, and the product of one
-look per epoch and seed. The loop is torch.utils.data.DataLoader over a TensorDataset, batch 1,024, shuffled, autograd,
-SGD, and a second pass that takes EL2N after each epoch, for one seed and one epoch; ten seeds and five epochs are
-scaled from that.
+All get vectors and labels of which a fifth is wrong (each another class at random; `--flip next`: the next class), and give an
+order of the rows; AUROC says how well wrong labels come first. The vectors are made, around one direction for each class;
+with `--run RUN` they are those of a run over Fashion-MNIST (`label_noise.py`), the first so many rows by uid.
+
+- cleanlab: out-of-fold probabilities of LogisticRegression, five folds, then `find_label_issues`; on vectors as they are, and
+  standardised as its tutorials have it (which costs more rounds of the solver).
+- the loop trains what heads are by default, ten seeds of five folds, one model after the other: whole shuffled minibatches
+  taken by `index_select`, autograd, SGD, one thread, and after each epoch the margin and EL2N of the rows that the model
+  never saw. `linear` is the same for linear heads, ours and the loop.
 """
 
-import argparse
-import time
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
-from torch.utils.data import DataLoader, TensorDataset
+import numpy.typing as npt
+from timing import Contender, arguments, call, compare, write
 
-from curate.scores.heads.batches import ArrayRows
-from curate.scores.heads.training import HeadSettings, train_heads
+WRONG, SEEDS, EPOCHS, FOLDS = 0.2, 10, 5, 5
+#: Rows, width, classes.
+SIZES = {"toy": (600, 16, 4), "short": (20_000, 128, 10), "long": (20_000, 512, 100)}
+#: Cores decide nothing here: all work in one thread.
+ONE = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
-BATCH = 1024
+Floats = npt.NDArray[np.floating[Any]]
+Codes = npt.NDArray[np.int64]
+Truth = npt.NDArray[np.bool_]
 
 
-def make(n: int, dim: int, n_classes: int) -> tuple[np.ndarray, list[str]]:
-    """Return vectors around one direction per class, and labels of which a tenth is wrong."""
+def make(n: int, dim: int, n_classes: int) -> tuple[Floats, Codes]:
+    """Return vectors around one direction for each class, and their classes."""
     rng = np.random.default_rng(0)
-    label = rng.integers(0, n_classes, n)
+    true = rng.integers(0, n_classes, n)
     centres = rng.standard_normal((n_classes, dim), dtype=np.float32)
-    x = centres[label] + 3 * rng.standard_normal((n, dim), dtype=np.float32)
-    wrong = rng.random(n) < 0.1
-    label[wrong] = rng.integers(0, n_classes, wrong.sum())
-    return x, [f"class {code:04d}" for code in label]
+    return centres[true] + np.sqrt(dim) / 4 * rng.standard_normal((n, dim), dtype=np.float32), true
 
 
-def products(n: int, dim: int, columns: int, rounds: int) -> tuple[float, float]:
-    """Return seconds of the products of one pass over n rows, forward and for the gradient, all columns at once."""
-    x, w = torch.randn(BATCH, dim), torch.randn(dim, columns)
-    z, g = torch.empty(BATCH, columns), torch.empty(dim, columns)
-    forward, backward = [], []
-    for _ in range(rounds):
-        started = time.perf_counter()
-        torch.mm(x, w, out=z)
-        middle = time.perf_counter()
-        torch.mm(x.T, z, out=g)
-        forward.append(middle - started)
-        backward.append(time.perf_counter() - middle)
-    batches = n / BATCH
-    return float(np.median(forward)) * batches, float(np.median(backward)) * batches
+def of_run(run: Path, n: int) -> tuple[Floats, Codes]:
+    """Return the vectors and classes of the first rows of a run, by uid."""
+    from label_noise import load
+
+    rows, uids, labels = load(run)
+    first = np.argsort(np.array(uids))[:n]
+    return rows.take(first), np.unique(np.array(labels)[first].astype(str), return_inverse=True)[1]
 
 
-def loop(x: np.ndarray, labels: list[str], n_classes: int) -> tuple[float, float]:
-    """Return seconds of one epoch of training, and of one pass of scoring, in the usual loop."""
-    names = {name: code for code, name in enumerate(sorted(set(labels)))}
-    data = TensorDataset(torch.from_numpy(x), torch.tensor([names[label] for label in labels]))
-    model = torch.nn.Linear(x.shape[1], n_classes)
-    optimiser = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    started = time.perf_counter()
-    for rows, label in DataLoader(data, batch_size=BATCH, shuffle=True):
-        optimiser.zero_grad()
-        torch.nn.functional.cross_entropy(model(rows), label).backward()
-        optimiser.step()
-    trained = time.perf_counter()
-    scores = []
-    with torch.no_grad():
-        for rows, label in DataLoader(data, batch_size=BATCH):
-            p = torch.softmax(model(rows), 1)
-            scores.append((p - torch.nn.functional.one_hot(label, n_classes)).norm(dim=1))
-    torch.cat(scores)
-    return trained - started, time.perf_counter() - trained
+def flip(true: Codes, how: str) -> tuple[Codes, Truth]:
+    """Return labels of which a fifth is another class, and which."""
+    rng, n, n_classes = np.random.default_rng(1), len(true), int(true.max()) + 1
+    wrong = np.isin(np.arange(n), rng.choice(n, round(WRONG * n), replace=False))
+    step = 1 if how == "next" else rng.integers(1, n_classes, n)
+    return np.where(wrong, (true + step) % n_classes, true), wrong
 
 
-def main() -> None:
-    """Print times and ratios."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=100_000)
-    parser.add_argument("--dim", type=int, default=512)
-    parser.add_argument("--classes", type=int, default=100)
-    parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--epochs", type=int, default=5)
-    parser.add_argument("--folds", type=int, nargs="+", default=[0, 5])
-    parser.add_argument(
-        "--rounds", type=int, default=5, help="repeats of the bare products, of which the median counts"
+def read(folder: str) -> tuple[npt.NDArray[np.float32], Codes, Truth]:
+    """Return unit vectors, labels, and which are wrong."""
+    data = np.load(Path(folder, "data.npz"))
+    x = data["x"].astype(np.float32)
+    return x / np.linalg.norm(x, axis=1, keepdims=True), data["label"], data["wrong"]
+
+
+def judged(doubt: Floats, wrong: Truth) -> dict[str, float]:
+    """Return how well an order finds the wrong labels."""
+    from sklearn.metrics import roc_auc_score
+
+    return {"AUROC": round(float(roc_auc_score(wrong, doubt)), 4)}
+
+
+def with_heads(folder: str, **settings: Any) -> Iterator[None]:  # noqa: ANN401
+    """Score the rows as `curate.score` does, with one worker."""
+    from curate.scores.heads.heads import Heads
+    from curate.scores.heads.in_memory import UnitRows
+    from curate.scores.heads.training import HeadSettings, train_heads
+
+    x, label, wrong = read(folder)
+    yield
+    score = Heads(**settings)
+    chosen = HeadSettings(
+        kind=score.kind, hidden=score.hidden, n_seeds=score.seeds, epochs=score.epochs, workers=1
     )
-    options = parser.parse_args()
-    n, dim, n_classes, seeds, epochs = (
-        options.rows, options.dim, options.classes, options.seeds, options.epochs
-    )  # fmt: skip
-    x, labels = make(n, dim, n_classes)
-    uids = [f"{row:08d}" for row in range(n)]
-    rows = ArrayRows(x)
-    train, look = loop(x, labels, n_classes)
-    once = seeds * epochs * (train + look)
-    print(f"the usual loop, scaled from one epoch ({train:.2f} s) and one look ({look:.2f} s): {once:.1f} s")
-    for folds in options.folds:
-        before = products(n, dim, seeds * n_classes, options.rounds)
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        alone = products(n, dim, seeds * n_classes, options.rounds)
-        torch.set_num_threads(threads)
-        settings = HeadSettings(
-            kind="linear", n_seeds=seeds, epochs=epochs, cross_fit=folds, batch=BATCH, normalise="l2"
+    uids, names = [f"{row:07d}" for row in range(len(x))], [f"{code:04d}" for code in label]
+    return judged(train_heads(UnitRows(x), uids, names, chosen).neg_aum, wrong)
+
+
+def with_cleanlab(folder: str, standardised: bool) -> Iterator[None]:
+    """Predict out of fold, then find label issues."""
+    from cleanlab.filter import find_label_issues
+    from cleanlab.rank import get_label_quality_scores
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import cross_val_predict
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    x, label, wrong = read(folder)
+    yield
+    model = LogisticRegression(max_iter=1000)
+    if standardised:
+        model = make_pipeline(StandardScaler(), model)
+    probs = cross_val_predict(model, x, label, cv=FOLDS, method="predict_proba")
+    flagged = find_label_issues(label, probs, n_jobs=1)
+    return {"flagged": int(flagged.sum()), **judged(-get_label_quality_scores(label, probs), wrong)}
+
+
+def with_loop(folder: str, hidden: int) -> Iterator[None]:
+    """Train one model after the other; hidden 0 is a linear model."""
+    import torch
+    from sklearn.model_selection import StratifiedKFold
+
+    torch.set_num_threads(1)
+    x, label, wrong = read(folder)
+    yield
+    rows, y = torch.from_numpy((x - x.mean(0)) / x.std(0)), torch.from_numpy(label)
+    margin, el2n = torch.zeros(len(x)), torch.zeros(len(x))
+    for seed in range(SEEDS):
+        torch.manual_seed(seed)
+        for seen, held in StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(x, label):
+            _one_model(rows, y, torch.from_numpy(seen), torch.from_numpy(held), hidden, margin, el2n)
+    return judged(-margin.numpy(), wrong)
+
+
+def _one_model(rows: Any, y: Any, seen: Any, held: Any, hidden: int, margin: Any, el2n: Any) -> None:  # noqa: ANN401
+    """Train a model on some rows, and add what it says of the others after each epoch."""
+    import torch
+
+    from curate.scores.heads.training import HeadSettings
+
+    dim, n_classes, batch = rows.shape[1], int(y.max()) + 1, HeadSettings().batch_for(len(rows))
+    layers = [torch.nn.Linear(dim, hidden or n_classes)]
+    layers += [torch.nn.ReLU(), torch.nn.Linear(hidden, n_classes)] if hidden else []
+    model = torch.nn.Sequential(*layers)
+    optimiser = torch.optim.SGD(model.parameters(), lr=1 / dim, momentum=0.9)
+    mine, label, others, own = rows[seen], y[seen], rows[held], y[held]
+    for _ in range(EPOCHS):
+        order = torch.randperm(len(seen))
+        for start in range(0, len(seen), batch):
+            some = order[start : start + batch]
+            loss = torch.nn.functional.cross_entropy(model(mine.index_select(0, some)), label[some])
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            optimiser.step()
+        with torch.inference_mode():
+            z = model(others)
+            p = torch.softmax(z, 1)
+            el2n[held] += (p - torch.nn.functional.one_hot(own, n_classes)).norm(dim=1)
+            best = z.scatter(1, own[:, None], -torch.inf).amax(1)
+            margin[held] += z.gather(1, own[:, None])[:, 0] - best
+
+
+def main(given: list[str] | None = None) -> None:
+    """Measure the default heads, and linear ones."""
+    parser = arguments(__doc__)
+    parser.add_argument("--run", type=Path, help="a run whose vectors are taken")
+    parser.add_argument("--flip", choices=["random", "next"], default="random")
+    options = parser.parse_args(given)
+    n, dim, n_classes = SIZES[options.size]
+    x, true = make(n, dim, n_classes) if options.run is None else of_run(options.run, n)
+    label, wrong = flip(true, options.flip)
+    with tempfile.TemporaryDirectory() as folder:
+        np.savez(Path(folder, "data.npz"), x=x, label=label, wrong=wrong)
+        what = f"{len(x):,} x {x.shape[1]}, {len(np.unique(true))} classes"
+
+        def way(name: str, function: str, **more: Any) -> Contender:  # noqa: ANN401
+            return Contender(name, call(__file__, function, folder=folder, **more), environment=ONE)
+
+        from curate.scores.heads.heads import Heads
+
+        found = compare(
+            what,
+            way("heads", "with_heads"),
+            [
+                way("heads, preset fast", "with_heads", preset="fast"),
+                way("cleanlab", "with_cleanlab", standardised=False),
+                way("cleanlab, standardised", "with_cleanlab", standardised=True),
+                way("plain loop", "with_loop", hidden=Heads().hidden),
+            ],
+            options.pairs,
         )
-        started, busy = time.perf_counter(), time.process_time()
-        got = train_heads(rows, uids, labels, settings)
-        ours, busy = time.perf_counter() - started, time.process_time() - busy
-        after = products(n, dim, seeds * n_classes, options.rounds)
-        forward, backward = ((a + b) / 2 for a, b in zip(before, after, strict=True))
-        passes = max(1, folds - 1)
-        training, looking = epochs * passes * (forward + backward), epochs * forward
-        bare = training + looking
-        rate = 2 * n * dim * n_classes * seeds / forward / 1e9
-        print(
-            f"{folds or 'no'} folds: {ours:.1f} s, accuracy {got.accuracy.mean():.3f}; bare products {bare:.1f} s"
+        linear = compare(
+            f"{what}, linear",
+            way("linear heads", "with_heads", kind="linear"),
+            [way("plain loop", "with_loop", hidden=0)],
+            options.pairs,
         )
-        print(f"  ({training:.1f} s to train, {looking:.1f} s to look, at {rate:.0f} GFLOP/s)")
-        print(f"  ratio to the bare products {ours / bare:.2f} (target 1.3)")
-        steady = epochs * (passes * sum(alone) + alone[0])
-        print(
-            f"  in processor seconds {busy:.1f}, the products by one thread {steady:.1f}: {busy / steady:.2f}"
-        )
-        usual = seeds * epochs * (passes * train + look)
-        print(
-            f"  the usual loop would take {usual:.0f} s: {usual / ours:.1f} times as long (target 10)",
-            flush=True,
-        )
+    write("heads", [found, linear], options)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,8 @@ def embed(data: Path, out: Path) -> Path:
     shards = str(data / "train-0000[345]-*.parquet")
     source = {"path": shards, "image": "image", "caption": "caption", "label": "label"}
     embedding = {"model": "tiny"}
-    run(parse_recipe({"run": str(out), "source": source, "embed": embedding}), until="embed")
+    recipe = {"run": str(out), "source": source, "embed": embedding, "select": {"keep": 1.0}}
+    run(parse_recipe(recipe), until="embed")
     return out
 
 

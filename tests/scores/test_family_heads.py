@@ -9,6 +9,8 @@ import pytest
 from curate.recipe import Heads
 from curate.scores.heads import labels as trained
 from curate.scores.heads import parts as heads
+from curate.scores.heads.heads import FAST
+from curate.scores.heads.training import HeadSettings
 from curate.scores.in_memory import score
 from curate.scores.registry import columns_of
 from tests.fixtures.trained_heads import SMALL, N, clusters, directly, names, same_columns
@@ -49,6 +51,26 @@ def test_all_settings_reach_the_trainer():
     )  # fmt: skip
     same_columns(got, want)
     assert "class_too_small" in set(got["heads_status"])
+
+
+def test_the_fast_preset_is_short_for_settings_that_can_be_overridden():
+    fast = Heads.model_validate({"preset": "fast"})
+    assert (fast.kind, fast.seeds, fast.epochs, fast.folds) == ("linear", 5, 3, 5)
+    written_out = Heads(kind="linear", seeds=5, epochs=3)
+    assert fast.fingerprinted() == written_out.fingerprinted() != Heads().fingerprinted()
+    assert Heads.model_validate({"preset": "fast", "seeds": 2, "kind": "mlp"}).seeds == 2
+    assert Heads.model_validate(fast.model_dump()) == fast
+    labels, uids = clusters()[1], names()
+    got, want = (
+        score(clusters()[0], one, labels=labels, uids=uids)
+        for one in ({"heads": {"preset": "fast", "folds": 2}}, {"heads": {**FAST, "folds": 2}})
+    )
+    assert got.equals(want)
+
+
+@pytest.mark.parametrize(("n", "batch"), [(0, 32), (2_000, 32), (3_068, 64), (20_000, 512), (10**6, 1024)])
+def test_a_minibatch_is_the_power_of_two_nearest_to_50_steps(n, batch):
+    assert HeadSettings().batch_for(n) == batch
 
 
 def test_any_order_gives_the_same_scores():

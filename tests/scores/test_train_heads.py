@@ -190,7 +190,7 @@ def test_known_gradient_lengths():
     norm = group.gradient_norms(None, seen.el2n, torch.tensor([25.0]), torch.empty(1, 0), [1], 0)
     assert float(norm) == pytest.approx(3.605551, abs=1e-6)
     group = MlpGroup([0], 0, 2, 2, hidden=2, seed=0, momentum=0.0, device=CPU)
-    group.parameters[0][0][:], group.parameters[0][2][:] = torch.eye(2), torch.eye(2)
+    group.model(0)[0][:], group.model(0)[2][:] = torch.eye(2), torch.eye(2)
     hidden = group.held_out(torch.tensor([[1.0, 0.0]]), [1], 0, z)
     sums = softmax_of(z, label)
     seen = logit_stats(sums)

@@ -14,7 +14,7 @@ class LinearGroup(Group):
     """z = x W + b for all models of the group as one product with W (d, models x C).
 
     With folds, a model's errors in its own fold are set to zero: a K-th of the work is wasted, for fewer, wider
-    products.
+    products. Logits are held with the rows last, (models, C, n): sums over few classes then go over many rows at once.
     """
 
     def __init__(
@@ -36,16 +36,18 @@ class LinearGroup(Group):
 
     def step(self, x: torch.Tensor, label: torch.Tensor, fold: torch.Tensor, rate: float) -> None:
         """Take one step for all models of the group."""
-        z, flat = (self.room(name, len(x), self.w.shape[1], x.device) for name in ("z", "errors"))
-        torch.mm(x, self.w, out=z).add_(self.b)
-        errors = flat.view(len(x), -1, self.n_classes)
-        torch.softmax(z.view(errors.shape), dim=2, out=errors)
-        errors[torch.arange(len(x), device=x.device), :, label] -= 1.0
+        row = torch.arange(len(x), device=x.device)
+        z = self.room("z", self.w.shape[1], len(x), x.device)
+        torch.mm(self.w.T, x.T, out=z).add_(self.b[:, None])
+        errors = z.view(-1, self.n_classes, len(x))
+        errors.sub_(errors.amax(dim=1, keepdim=True)).exp_()
+        errors.div_(errors.sum(dim=1, keepdim=True))
+        errors[:, label, row] -= 1.0
         if self.crossed:
-            outside = fold[:, :, None] != torch.arange(self.n_folds, device=x.device)
-            errors *= outside.flatten(1)[:, :, None]
-        self._v.addmm_(x.T, flat, beta=self.momentum, alpha=rate)
-        self._vb.mul_(self.momentum).add_(flat.sum(dim=0), alpha=rate)
+            outside = fold.T[:, None, :] != torch.arange(self.n_folds, device=x.device)[None, :, None]
+            errors *= outside.flatten(0, 1)[:, None, :]
+        self._v.addmm_(x.T, z.T, beta=self.momentum, alpha=rate)
+        self._vb.mul_(self.momentum).add_(z.sum(dim=1), alpha=rate)
         self.w -= self._v
         self.b -= self._vb
 

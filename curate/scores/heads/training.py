@@ -7,6 +7,7 @@ workers changes no bit.
 
 import copy
 import logging
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -42,14 +43,14 @@ class HeadSettings:
 
     epochs : the last of them is scored, or those in `score_epochs` (1, 2, ...); margins are over all.
     cross_fit : number of folds, each scored by a head that never saw it; 0 scores what was trained on.
-    batch : None takes the largest power of two in [32, 1024] that gives 50 steps an epoch.
+    batch : None takes the power of two in [32, 1024] that comes nearest to 50 steps an epoch.
     rate : step per mean squared length of the inputs. min_class : None takes max(2, cross_fit).
     first_seed : seeds are first_seed, first_seed + 1, ...; seed : what all random numbers hang on.
     dynamics : which scores of the course of training are wanted (`course`), over windows of `window` epochs.
     """
 
     kind: Kind = "mlp"
-    hidden: int = 512
+    hidden: int = 64
     n_seeds: int = 10
     epochs: int = 5
     cross_fit: int = 5
@@ -95,7 +96,7 @@ class HeadSettings:
 
     def batch_for(self, n: int) -> int:
         """Return the rows of a minibatch for n samples."""
-        return self.batch or 1 << max(5, min(10, max(1, n // 50).bit_length() - 1))
+        return self.batch or 1 << max(5, min(10, round(math.log2(max(1, n / 50)))))
 
 
 def check_epochs(family: str, epochs: int, scored: tuple[int, ...], cross_fit: int) -> None:
