@@ -17,7 +17,7 @@ def whole(n, d, seed=0, most=None):
     n=st.integers(0, 70), k=st.sampled_from([1, 2, 15, 16, 17, 1023, 1024, 1025, 2100]), d=st.sampled_from([1, 7, 16, 17, 31, 64, 130, 200]),
     most=st.sampled_from([1, 127]), fast=st.booleans(), seed=st.integers(0, 99),
 )  # fmt: skip
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_nearest_by_definition(n, k, d, most, fast, seed):
     """With numbers from -1 to 1 many products are equal: the first is the nearest."""
     left, others = whole(n, d, seed, most), whole(k, d, seed + 1, most)

@@ -22,7 +22,7 @@ _GROWING, _EARLY_ROUNDS = (1 / 16, 1 / 4, 1.0), 4
 _LEAST_GAIN = 5e-4
 #: Parts of the rows have at least so many, and so many for each concept: fewer lead rounds astray.
 _FEWEST, _FEWEST_PER_CONCEPT = 10_000, 32
-_START_BATCHES = 32  # the start is drawn in so many batches, each far from those before
+_START_BATCHES = 8  # the start is drawn in so many batches, each far from those before
 _LOOKED_AT = 8192  # rows that say how much columns vary
 _BLOCK = 4096
 _TINY = 1e-30

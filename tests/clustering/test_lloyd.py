@@ -60,8 +60,10 @@ def by_faiss(x, k, seed=1):
     ],
 )  # fmt: skip
 def test_as_good_as_faiss_within_half_a_percent(k, made):
+    """Over a few seeds: a single start may be lucky, of either."""
     x = clustered(6000, 48, **made)
-    assert similarity(x, lloyd.train(x, k, seed=1, iterations=25)) >= 0.995 * similarity(x, by_faiss(x, k))
+    found = [similarity(x, lloyd.train(x, k, seed=seed, iterations=25)) for seed in range(3)]
+    assert np.mean(found) >= 0.995 * np.mean([similarity(x, by_faiss(x, k, seed)) for seed in range(3)])
 
 
 def test_rows_as_alike_as_copies_are_told_apart():
