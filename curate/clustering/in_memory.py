@@ -73,7 +73,7 @@ def cluster(
     seed : int
         The start of k-means. Same vectors, k and seed: same concepts, on any number of threads.
     precision : {'auto', 'float32', 'int8'}
-        What k-means is trained in, as `cluster.precision`: float32 is FAISS, int8 takes about a tenth of its time for large
+        What k-means is trained in, as `cluster.precision`: float32 is FAISS, int8 takes about an eighth of its time for large
         sets, and is the same on every processor; auto takes it for these.
 
     Returns

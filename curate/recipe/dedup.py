@@ -37,7 +37,7 @@ class Cluster(Settings):
     resamples, resample_members : how often each level is clustered anew, from so many members nearest to each centroid
     (auto: half of the mean number); they count with levels only. Ten times made a fit take seven times as long.
     given : in its place, a clustering that is there: files of sorted clusters as SemDeDup writes them.
-    precision : what k-means is trained in. float32 is FAISS. int8 rounds the rows to 8 bits, and takes about a tenth of the time of
+    precision : what k-means is trained in. float32 is FAISS. int8 rounds the rows to 8 bits, and takes about an eighth of the time of
     a large fit; its result is the same on every processor. auto is int8 from 10^10 products in a round on (rows of the sample
     x concepts x width), where it pays.
     drift_warn, drift_refit : shares from which data that has grown since the fit is warned about, and from
