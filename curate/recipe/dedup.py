@@ -83,7 +83,10 @@ class Cluster(Settings):
 
     def of_fit(self) -> dict[str, Any]:
         """Return the values that decide the centroids, in fingerprints; those of levels where there are some."""
-        idle = () if self.levels is not None else ("levels", "resamples", "resample_members")
+        idle: tuple[str, ...] = () if self.levels is not None else ("levels", "resamples", "resample_members")
+        idle += (
+            ("precision",) if self.precision == "auto" else ()
+        )  # came after there were runs: their centroids stay
         return self.model_dump(exclude={"given", "drift_warn", "drift_refit", "vocabulary", *idle})
 
 

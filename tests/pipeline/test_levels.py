@@ -154,7 +154,7 @@ def test_settings_of_levels_count_with_levels_only():
     def of_fit(**cluster):
         return parse_recipe(recipe_values("a", "b", cluster=cluster)).cluster.of_fit()
 
-    assert of_fit(concepts=8, resamples=3) == {"concepts": 8, "on": "image", "seed": 0, "precision": "auto"}
+    assert of_fit(concepts=8, resamples=3) == {"concepts": 8, "on": "image", "seed": 0}
     assert of_fit(levels=[8, 2])["resamples"] == 10
     assert of_fit(levels=[8, 2]) != of_fit(levels=[8, 2], resample_members=3)
 

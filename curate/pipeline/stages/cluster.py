@@ -58,7 +58,6 @@ class Cluster(Stage):
     """Concepts are fitted where there are none that fit, then every sample is assigned to one."""
 
     name = "cluster"
-    version = 2
     hashed_as = "assign"
     drift_warning: str | None = None
 

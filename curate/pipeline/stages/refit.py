@@ -23,7 +23,7 @@ from curate.selection.rows.ranks import candidates
 
 __all__ = ["VERSION", "run"]
 
-VERSION = 2
+VERSION = 1
 
 
 @dataclass(frozen=True)
