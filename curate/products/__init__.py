@@ -1,0 +1,6 @@
+"""Matrix products that cost less than those of float32: they propose, and what they propose is checked or averaged out."""
+
+from curate.products.processor import Precision, fast_precisions
+from curate.products.whole import TILE_ROWS, WholeProducts, each_tile, largest_whole
+
+__all__ = ["TILE_ROWS", "Precision", "WholeProducts", "each_tile", "fast_precisions", "largest_whole"]
