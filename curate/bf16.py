@@ -1,29 +1,38 @@
 """Inner products of unit rows in bfloat16: several times cheaper than float32, and wrong by a bound that is known.
 
-Processors with `avx512_bf16` or `amx_bf16` multiply bfloat16 numbers and add the products up in float32. Such a product only
-proposes (see `curate.linalg`): what lies within its error of being decided otherwise is computed again from the rows.
+Processors with bfloat16 units (`curate.products.fast_precisions`) add the products up in float32. Such a product only proposes:
+what lies within its error of being decided otherwise is computed again from the rows (`curate.linalg`).
 
-Rows are taken relative to a centre c, near which they lie: with u = x - c and v = y - c,
-
-    x . y  =  u . v + c . v + c . x
-
-and only u and v are rounded, so the error shrinks with the spread of the rows: |u . v - u' . v'| <= |u - u'| |v| + |u'| |v - v'|
-for the rounded u' and v', whose distances are measured, not estimated. c . v is in the product as two more columns.
+Where x and y stand in the place of u and v, a product is wrong by at most |x - u| |v| + |x| |y - v| (Cauchy and Schwarz). These
+lengths are measured, not estimated, and they shrink with the rows: who can, takes out of all rows what they have in common.
 """
 
 import functools
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+from curate.products import fast_precisions
+
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["GROUPS", "LOAD_FROM", "Right", "Rounded", "cut_keys", "pays", "value_below", "whole_groups"]
+__all__ = [
+    "GROUPS",
+    "LOAD_FROM",
+    "Right",
+    "Rounded",
+    "cut_keys",
+    "expect",
+    "largest_bound",
+    "reaching",
+    "ready",
+    "value_below",
+    "whole_groups",
+]
 
 #: Multiplications from which on it pays to load torch for them: two seconds of float32 products.
 LOAD_FROM = 200_000_000_000
@@ -34,23 +43,20 @@ GROUPS = 32
 _TINY = 2.0**-20  # room for what float32 rounds of lengths near 1, of bounds and of similarities
 
 Vectors = npt.NDArray[np.float32]
+Floats = npt.NDArray[np.float64]
 Keys = npt.NDArray[np.int16]
+Indices = npt.NDArray[np.int64]
 
 
-@functools.cache
-def supported() -> bool:
-    """Return whether the processor multiplies bfloat16 numbers; known without torch, on Linux only."""
-    try:
-        info = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return False
-    flags = next((line.split(":")[1].split() for line in info.splitlines() if line.startswith("flags")), [])
-    return "amx_bf16" in flags or "avx512_bf16" in flags
+def expect(multiplications: float) -> None:
+    """Load torch if so many multiplications of numbers, still to come in this process, pay for it."""
+    if "bfloat16" in fast_precisions() and multiplications >= LOAD_FROM:
+        import torch  # noqa: F401
 
 
-def pays(multiplications: float) -> bool:
-    """Return whether so many multiplications of numbers should be done in bfloat16, loading torch if need be."""
-    return supported() and ("torch" in sys.modules or multiplications >= LOAD_FROM) and _sums_in_float32()
+def ready() -> bool:
+    """Return whether products should be made in bfloat16: the processor is fast at it, and torch is loaded."""
+    return "bfloat16" in fast_precisions() and "torch" in sys.modules and _sums_in_float32()
 
 
 @functools.cache
@@ -70,60 +76,56 @@ def _sums_in_float32() -> bool:
 
 @dataclass(frozen=True)
 class Rounded:
-    """Rows less a centre, rounded to bfloat16. error, length : (n,), |u - u'| and |u'|, rounded up.
-
-    along : (n,), c . x, up to `spill` of a `Right`.
-    """
+    """Rows rounded to bfloat16. values : (n, d). error, length : (n,), |x - x'| and |x'|, rounded up."""
 
     values: "torch.Tensor"
     error: Vectors
     length: Vectors
-    along: Vectors
 
     @classmethod
-    def of(cls, rows: Vectors, centre: Vectors) -> "Rounded":
-        """Return rows (n, d) relative to a centre (d,)."""
+    def of(cls, rows: Vectors) -> "Rounded":
+        """Return rows (n, d), up to 2 long, each number of which may have been rounded to float32 before."""
         import torch
 
-        rest = torch.from_numpy(rows - centre)
-        values = rest.bfloat16()
+        exact = torch.from_numpy(rows)
+        values = exact.bfloat16()
         back = values.float()
         up = np.float32(1.0 + rows.shape[1] * 2.0**-22)
         length = torch.linalg.vector_norm(back, dim=1).numpy() * up
-        error = torch.linalg.vector_norm(rest.sub_(back), dim=1).numpy() * up + np.float32(2.0**-23)
-        return cls(values, error, length, rows @ centre)
+        error = torch.linalg.vector_norm(back.sub_(exact), dim=1).numpy() * up + np.float32(2.0**-23)
+        return cls(values, error, length)
 
-    def left(self) -> "torch.Tensor":
-        """Return the values as the left side of products, (n, d + 2)."""
+    def with_ones(self) -> "torch.Tensor":
+        """Return the values with two ones behind each row, which meet what stands beside a `Right`; (n, d + 2)."""
         import torch
 
         return torch.cat([self.values, torch.ones(len(self.values), 2, dtype=torch.bfloat16)], dim=1)
 
 
 class Right:
-    """Rounded rows as the right side of products with others that were rounded relative to the same centre (d,)."""
+    """Rounded rows as the right side of products. beside : (n,), what is added to the products with each row, if anything."""
 
-    def __init__(self, rows: Rounded, centre: Vectors) -> None:
+    def __init__(self, rows: Rounded, beside: Vectors | None = None) -> None:
         import torch
 
-        beside = torch.from_numpy(rows.along - np.float32(centre @ centre))
-        first = beside.bfloat16()
-        tail = torch.stack([first, (beside - first.float()).bfloat16()], dim=1)
-        self._values = torch.zeros(whole_groups(len(tail)), len(centre) + 2, dtype=torch.bfloat16)
-        torch.cat([rows.values, tail], dim=1, out=self._values[: len(tail)])
+        columns, self._beside = [rows.values], 0.0
+        if beside is not None:
+            whole = torch.from_numpy(beside)
+            first = whole.bfloat16()
+            columns.append(torch.stack([first, (whole - first.float()).bfloat16()], dim=1))
+            self._beside = float(np.abs(beside).max(initial=0.0))
+        n, width = len(rows.values), sum(column.shape[1] for column in columns)
+        self._values = torch.zeros(whole_groups(n), width, dtype=torch.bfloat16)
+        torch.cat(columns, dim=1, out=self._values[:n])
         self._error = float(rows.error.max(initial=0.0))
         self._length = float(rows.length.max(initial=0.0))
-        self._beside = float(beside.abs().max()) if len(beside) else 0.0
-        # Three float32 products with the centre, and what two bfloat16 numbers leave over.
-        products = 3 * (len(centre) + 8) * 2.0**-24 * 1.01 * float(np.linalg.norm(centre))
-        self._spill = products + 2.0**-16 * self._beside
 
-    def slack(self, left: Rounded) -> npt.NDArray[np.float64]:
-        """Return how far a product, before it is rounded, and x . y - c . x can be apart, for each row on the left; (n,)."""
+    def slack(self, left: Rounded) -> Floats:
+        """Return how far a product, before it is rounded, and what it stands for can be apart, of each row on the left; (n,)."""
         error, length = left.error.astype(np.float64), left.length.astype(np.float64)
-        rounding = error * (self._length + self._error) + length * self._error
+        rounding = error * (self._length + self._error) + length * self._error + 2.0**-16 * self._beside
         sums = (self._values.shape[1] + 8) * 2.0**-23 * (length * self._length + self._beside)
-        return rounding + sums + self._spill + _TINY
+        return rounding + sums + _TINY
 
     def keys(self, left: "torch.Tensor", rows: slice) -> Keys:
         """Return the products of the left side with some rows, (m, r) int16, as keys; behind all rows are zeros.
@@ -146,7 +148,7 @@ def whole_groups(rows: int) -> int:
     return -(-rows // GROUPS) * GROUPS
 
 
-def value_below(keys: Keys) -> npt.NDArray[np.float64]:
+def value_below(keys: Keys) -> Floats:
     """Return the smallest number that may have been rounded to each positive key.
 
     >>> value_below(np.array([0x3F80, 0x4000], np.int16))
@@ -157,7 +159,7 @@ def value_below(keys: Keys) -> npt.NDArray[np.float64]:
     return (bits.view(np.float32).astype(np.float64) + below.view(np.float32)) / 2
 
 
-def cut_keys(bounds: npt.NDArray[np.float64]) -> Keys:
+def cut_keys(bounds: Floats) -> Keys:
     """Return the smallest key that numbers at or above each bound can have; 0 where a bound is not above 2^-100.
 
     >>> cut_keys(np.array([1.0, 1.0 - 2.0**-9, -3.0])) == np.array([0x3F80, 0x3F7F, 0])
@@ -166,3 +168,21 @@ def cut_keys(bounds: npt.NDArray[np.float64]) -> Keys:
     down = np.nextafter(bounds.astype(np.float32), np.float32(-np.inf))
     bits = np.where(down > 2.0**-100, down, 0.0).astype(np.float32).view(np.uint32)
     return ((bits + np.uint32(0x7FFF)) >> np.uint32(16)).astype(np.int16)
+
+
+def largest_bound(tops: Keys, slack: Floats) -> Floats:
+    """Return what the largest number of each row cannot be below; -inf where the key of the largest is not above 0.
+
+    tops : (n,) the largest key of each row. slack : (n,), how far each number and what it stands for can be apart.
+    """
+    return np.where(tops > 0, value_below(np.maximum(tops, np.int16(1))) - 2 * slack, -np.inf)
+
+
+def reaching(keys: Keys, tops: Keys, cut: Keys) -> tuple[Indices, Indices]:
+    """Return which products reach the cut of their row, as rows and columns.
+
+    keys : (r, GROUPS, c), row by row of the last two. tops : (r, c), `keys.max(axis=1)`. cut : (r,), above 0.
+    """
+    row, group = np.nonzero(tops >= cut[:, None])
+    member, place = np.nonzero(keys[row, :, group] >= cut[row, None])
+    return row[member], place * tops.shape[1] + group[member]

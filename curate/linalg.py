@@ -27,7 +27,7 @@ __all__ = [
 #: A row with a smaller L2 norm has no direction.
 MIN_NORM = 1e-12
 
-_ROWS = 256  # rows per block of the float64 passes: what fits the processor's cache
+_ROWS = 64  # rows per block of the float64 passes: what fits the processor's cache
 _PROBE = 64  # columns looked at before whole rows are compared
 
 Floats = npt.NDArray[np.floating[Any]]
@@ -60,7 +60,11 @@ def row_dots(a: Floats, b: Floats) -> npt.NDArray[np.float64]:
     for start in range(0, n, _ROWS):
         left = a if len(a) == 1 else a[start : start + _ROWS]
         right = b if len(b) == 1 else b[start : start + _ROWS]
-        products = np.multiply(left, right, dtype=np.float64, order="C")
+        if len(left) < len(right):
+            left, right = right, left
+        # Casts first: a product that casts on its way takes longer than both together.
+        products = left.astype(np.float64, order="C")
+        products *= right.astype(np.float64, copy=False)
         dots[start : start + _ROWS] = products.sum(axis=1)
     return dots
 
@@ -122,16 +126,16 @@ def load_unit(block: Floats) -> npt.NDArray[np.float32]:
     >>> load_unit(np.array([[0.6, 0.8]], np.float16)).round(4)
     array([[0.6002, 0.7999]], dtype=float32)
     """
-    rows = block.astype(np.float32)
+    rows = np.empty(block.shape, np.float32)
     for start in range(0, len(rows), _ROWS):
-        part = rows[start : start + _ROWS]
-        norms = np.sqrt(row_dots(part, part))
+        part = block[start : start + _ROWS].astype(np.float32).astype(np.float64)
+        norms = np.sqrt(np.multiply(part, part).sum(axis=1))
         bad = np.flatnonzero(~(norms >= MIN_NORM) | np.isinf(norms))
         if len(bad):
             raise EmbeddingError(
                 f"stored vectors must be finite and not zero, row {start + bad[0]} has norm {norms[bad[0]]}"
             )
-        np.divide(part, norms[:, None], out=part, casting="same_kind")
+        rows[start : start + _ROWS] = np.divide(part, norms[:, None], out=part)
     return rows
 
 

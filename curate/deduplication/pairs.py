@@ -84,10 +84,17 @@ class Proposals:
 
     def __init__(self, rows: Vectors, lowest: np.float32, *, always: bool = False) -> None:
         self._rows, self._lowest, self._always = rows, float(lowest), always
+        # x . y = u . v + c . v + c . x with u = x - c and v = y - c: only u and v are rounded, and they are as short as
+        # the rows are near to each other.
         centre = rows.mean(axis=0, dtype=np.float64).astype(np.float32)
-        rounded = bf16.Rounded.of(rows, centre)
-        self._along, self._left, self._right = rounded.along, rounded.left(), bf16.Right(rounded, centre)
-        self._slack = self._right.slack(rounded)
+        self._along = rows @ centre
+        rounded = bf16.Rounded.of(rows - centre)
+        self._left = rounded.with_ones()
+        self._right = bf16.Right(rounded, self._along - np.float32(centre @ centre))
+        products = (
+            3 * (len(centre) + 8) * 2.0**-24 * 1.01 * float(np.linalg.norm(centre))
+        )  # three, in float32
+        self._slack = self._right.slack(rounded) + products
 
     def pairs(self, start: int, stop: int) -> Pairs | None:
         """Return the pairs of the rows from `start` to `stop` with earlier ones; None if they are too many.
@@ -104,13 +111,12 @@ class Proposals:
         room -= (hard + start).sum()
         i, j = [np.repeat(hard, hard + start)], [np.arange(row + start) for row in hard]
         for first, tile, top in zip(ends, tiles, tops, strict=True):
-            row, group = np.nonzero(top >= cut[:, None])
-            room -= len(row)
+            room -= np.count_nonzero(top >= cut[:, None])
             if room < 0:
                 return None
-            member, place = np.nonzero(tile[row, :, group] >= cut[row, None])
-            i.append(row[member])
-            j.append(first + place * top.shape[1] + group[member])
+            row, column = bf16.reaching(tile, top, cut)
+            i.append(row)
+            j.append(first + column)
         return self._exact(start, stop, np.concatenate(i), np.concatenate(j))
 
     def _tile(self, start: int, stop: int, first: int) -> bf16.Keys:
@@ -124,9 +130,8 @@ class Proposals:
     def _cut(self, top: bf16.Keys, here: slice) -> bf16.Keys:
         """Return the key from which on a pair of each row may be its most similar, or a duplicate."""
         slack = self._slack[here]
-        bound = np.where(top > 0, bf16.value_below(np.maximum(top, 1)) - 2 * slack, -np.inf)
-        bound = np.minimum(bound, self._lowest - self._along[here] - slack)
-        return bf16.cut_keys(bound)
+        duplicates = self._lowest - self._along[here] - slack
+        return bf16.cut_keys(np.minimum(bf16.largest_bound(top, slack), duplicates))
 
     def _exact(self, start: int, stop: int, i: Indices, j: Indices) -> Pairs:
         """Return the pairs of the block's rows `i` with rows `j` and their similarities."""

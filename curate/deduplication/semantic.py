@@ -290,8 +290,7 @@ def _confirmed(
 def _proposals(rows: Vectors, lowest: np.float32, cheap: bool | None) -> Proposals | None:
     """Return what proposes pairs in bfloat16, where that pays or is asked for."""
     if cheap is None:
-        cheap = len(rows) >= _FEW_ROWS and bf16.pays(len(rows) ** 2 / 2 * rows.shape[1])
-        return Proposals(rows, lowest) if cheap else None
+        return Proposals(rows, lowest) if len(rows) >= _FEW_ROWS and bf16.ready() else None
     return Proposals(rows, lowest, always=True) if cheap and len(rows) else None
 
 
