@@ -15,7 +15,7 @@ PACKAGE = ROOT / "curate"
 
 #: The packages (and single modules) of curate. Each imports only those before it.
 ORDER = (
-    "errors", "hashing", "linalg", "products", "bf16", "progress", "plugins", "schema", "settings", "io", "sources", "runs", "execution",
+    "errors", "hashing", "linalg", "products", "progress", "plugins", "schema", "settings", "io", "sources", "runs", "execution",
     "embedding", "clustering", "deduplication", "ordering", "scores", "filtering", "selection", "weighting", "recipe",
     "writers", "report", "retrieval", "analysis", "pipeline", "evaluation", "training", "api", "torch", "cli",
 )  # fmt: skip

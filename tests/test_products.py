@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curate import products
 from curate.linalg import unit_rows
 from curate.products import TILE_ROWS, Proposals, each_tile, fast_precisions, largest_whole
+from curate.products import proposals as products
 
 PRECISIONS = ["float32", "bfloat16", "int8"]
 

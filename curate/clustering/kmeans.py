@@ -11,9 +11,9 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
-from curate import bf16
 from curate.errors import EmbeddingError
 from curate.linalg import distances, first_equal, load_unit, margin, row_dots, unit_rows
+from curate.products import bf16
 
 __all__ = ["MAX_CONCEPTS", "SAMPLE_PER_CONCEPT", "Concepts", "assign", "auto_concepts", "described", "fit"]
 
@@ -113,7 +113,7 @@ def assign(
     vectors : (n, d) float32 unit rows, or float16 rows as stored, which pass through `load_unit` block
     by block. centroids : (k, d) float32 unit rows. Returns ((n,) int32, (n,) float32 in [0, 2]):
     the concept with the largest float64 inner product, the lowest id where equal, and 1 minus that
-    product. cheap : whether bfloat16 products propose (`curate.bf16`); None where that pays. `tile` bounds how many
+    product. cheap : whether bfloat16 products propose (`curate.products.bf16`); None where that pays. `tile` bounds how many
     products are held at a time. Neither changes a result.
     Raises EmbeddingError where a vector is not finite.
 

@@ -1,7 +1,7 @@
 """Few pairs instead of all products: which rows of a concept can be near each other, by bfloat16 products.
 
 A block of rows is multiplied with all rows before it in bfloat16. Of these products only the pairs are looked at that may be
-the most similar of their row, or similar enough to be duplicates, by the bound on the error (`curate.bf16`); each is computed
+the most similar of their row, or similar enough to be duplicates, by the bound on the error (`curate.products.bf16`); each is computed
 as `pair_similarities` does, so the answers are those of all pairs. Where too many pairs are left, the caller falls back to
 float32 products.
 """
@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from curate import bf16
 from curate.deduplication.similarity import pair_similarities
+from curate.products import bf16
 
 __all__ = ["STEP", "Pairs", "Proposals"]
 

@@ -13,13 +13,13 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from curate import bf16
 from curate.clustering.kmeans import assign, fit
 from curate.deduplication.pairs import STEP, Pairs, Proposals
 from curate.deduplication.products import Products
 from curate.deduplication.similarity import EXCLUDED, pair_similarities
 from curate.errors import CurateError, EmbeddingError, RecipeError
 from curate.linalg import first_equal, margin
+from curate.products import bf16
 
 __all__ = [
     "CANDIDATES",

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from curate.products import fast_precisions
+from curate.products.proposals import fast_precisions
 
 if TYPE_CHECKING:
     import torch
