@@ -16,7 +16,7 @@ import numpy.typing as npt
 from curate.clustering.kmeans import assign, fit
 from curate.deduplication.pairs import STEP, Pairs, Proposals
 from curate.deduplication.products import Products
-from curate.deduplication.similarity import EXCLUDED, pair_similarities
+from curate.deduplication.similarity import pair_similarities
 from curate.errors import CurateError, EmbeddingError, RecipeError
 from curate.linalg import first_equal, margin
 from curate.products import bf16
@@ -211,20 +211,33 @@ def _leading_rows(fixed: npt.NDArray[np.bool_] | None, n: int) -> int:
     return count
 
 
-def near_any(vectors: Vectors, *, threshold: float, tile: int = _TILE) -> npt.NDArray[np.bool_]:
+def near_any(
+    vectors: Vectors, *, threshold: float, cheap: bool | None = None, tile: int = _TILE
+) -> npt.NDArray[np.bool_]:
     """Return which rows may be a pair with another row at a threshold, (n,): all that are, and a few a hair away.
+
+    cheap : as for `find_duplicates`.
 
     >>> near_any(np.eye(3, dtype=np.float32)[[0, 1, 1]], threshold=0.9)
     array([False,  True,  True])
     """
     n, near = len(vectors), np.zeros(len(vectors), np.bool_)
     lowest = np.float32(threshold) - np.float32(margin(vectors.shape[1]))
-    step = max(1, min(_BLOCK_ROWS, tile // max(1, n)))
-    for start in range(0, n, step):
-        block = vectors[start : start + step]
-        products = block @ vectors.T
-        products[np.arange(len(block)), np.arange(start, start + len(block))] = EXCLUDED
-        near[start : start + step] = (products >= lowest).any(axis=1)
+    proposals = _proposals(vectors, lowest, cheap)
+    start = tried = 0
+    while start < n:
+        stop = min(n, start + max(1, min(_BLOCK_ROWS if proposals is None else STEP, tile // n)))
+        pairs = None if proposals is None else proposals.pairs(start, stop)
+        if pairs is None:
+            products = vectors[start:stop] @ vectors[:stop].T
+            over = (products >= lowest) & np.tri(stop - start, stop, start - 1, dtype=np.bool_)
+            near[start:stop] |= over.any(axis=1)
+            near[:stop] |= over.any(axis=0)
+        else:
+            over = pairs.similarity >= lowest
+            near[pairs.i[over]] = near[pairs.j[over]] = True
+        tried += pairs is None
+        start, proposals = stop, None if tried > _TRIES else proposals
     return near
 
 
