@@ -38,7 +38,7 @@ __all__ = [
 LOAD_FROM = 200_000_000_000
 
 #: Rows on the right are a multiple of this, so that the largest products of groups can be looked at first.
-GROUPS = 32
+GROUPS = 8
 
 _TINY = 2.0**-20  # room for what float32 rounds of lengths near 1, of bounds and of similarities
 
@@ -143,7 +143,7 @@ def whole_groups(rows: int) -> int:
     """Return the number of rows rounded up to a multiple of `GROUPS`.
 
     >>> whole_groups(33)
-    64
+    40
     """
     return -(-rows // GROUPS) * GROUPS
 
