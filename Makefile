@@ -7,7 +7,7 @@ READY  := $(VENV)/.ready
 # tests of one file stay together, because they share what they have set up.
 PARALLEL := -n 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo test test-all lint format bench clean
+.PHONY: help demo test test-all lint format bench bench-full clean
 .DEFAULT_GOAL := help
 
 help:
@@ -15,7 +15,8 @@ help:
 	@echo "make test      set up, and run the tests (under ten minutes)"
 	@echo "make test-all  the tests in their long forms too"
 	@echo "make lint      ruff and mypy"
-	@echo "make bench     measurements: speed, memory, quality (long)"
+	@echo "make bench     speed and memory beside other tools, in short form (a quarter of an hour)"
+	@echo "make bench-full  the same in the long form (hours)"
 
 # torch first and alone: constraints.txt pins the version of which a CPU build is offered, so that nothing
 # after it pulls in gigabytes of GPU libraries.
@@ -54,9 +55,16 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# Tools that need other versions have environments of their own, made once; without a network they are left out.
 bench: $(READY)
-	@echo "== benchmarks (long)"
-	$(BIN)/python benchmarks/density.py
+	@echo "== benchmarks, short"
+	$(BIN)/python benchmarks/peers
+	$(BIN)/python benchmarks --short
+
+bench-full: $(READY)
+	@echo "== benchmarks, long"
+	$(BIN)/python benchmarks/peers
+	$(BIN)/python benchmarks
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) .peers build dist *.egg-info

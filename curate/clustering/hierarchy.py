@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from curate.clustering.kmeans import Concepts, assign, described, fit
+from curate.clustering.kmeans import Concepts, Precision, assign, described, fit
 from curate.errors import EmbeddingError
 from curate.hashing import hash_uids
 
@@ -50,12 +50,17 @@ class Hierarchy:
 
 
 def fit_levels(
-    vectors: npt.NDArray[np.float32], levels: Sequence[int], *, seed: int, resampling: Resampling
+    vectors: npt.NDArray[np.float32],
+    levels: Sequence[int],
+    *,
+    seed: int,
+    resampling: Resampling,
+    precision: Precision = "float32",
 ) -> Hierarchy:
     """Return concepts in levels: `levels[0]` of the rows, `levels[1]` of their centroids, and so on.
 
     vectors : (n, d) float32, C-contiguous unit rows, sorted by uid by the caller. levels : numbers of concepts, from the
-    finest up. Centroids count alike on the levels above, however many rows they stand for (as in the paper's code). A level has
+    finest up. precision : of each fit, as in `kmeans.fit`. Centroids count alike on the levels above, however many rows they stand for (as in the paper's code). A level has
     no more concepts than there are different vectors below it. The result depends on rows, their order, and settings only.
     Raises EmbeddingError as `kmeans.fit` does, and where there is no level.
 
@@ -66,26 +71,32 @@ def fit_levels(
     """
     if not levels:
         raise EmbeddingError("cluster.levels needs at least 1 level, got none")
-    finest = below = _fit_level(vectors, levels[0], 1, seed, resampling)
+    finest = below = _fit_level(vectors, levels[0], 1, seed, resampling, precision)
     parents = []
     for level, k in enumerate(levels[1:], 2):
-        above = _fit_level(below.centroids, k, level, seed, resampling)
+        above = _fit_level(below.centroids, k, level, seed, resampling, precision)
         parents.append(assign(below.centroids, above.centroids)[0])
         below = above
     return Hierarchy(finest, tuple(parents))
 
 
 def _fit_level(
-    vectors: npt.NDArray[np.float32], k: int, level: int, seed: int, resampling: Resampling
+    vectors: npt.NDArray[np.float32],
+    k: int,
+    level: int,
+    seed: int,
+    resampling: Resampling,
+    precision: Precision,
 ) -> Concepts:
     """Return the concepts of one level, found by k-means and then `steps` times from the members nearest to centroids."""
-    found = fit(vectors, k, seed=seed)
+    found = fit(vectors, k, seed=seed, precision=precision)
     count = members_to_take(len(vectors), len(found.centroids), resampling.members)
     for step in range(resampling.steps if count > 1 else 0):
         concept, distance = assign(vectors, found.centroids)
         picks = nearest_members(concept, distance, count)
         start = int(hash_uids([f"{level} {step}"], seed, "cluster", "resample")[0] >> np.uint64(33))
-        found = described(vectors, fit(vectors[picks], k, seed=start).centroids, k)
+        again = fit(vectors[picks], k, seed=start, precision=precision)
+        found = described(vectors, again.centroids, k)
     return found
 
 

@@ -1,26 +1,33 @@
-"""Spherical k-means (FAISS) and the assignment of vectors to the concepts it finds.
+"""Spherical k-means and the assignment of vectors to the concepts it finds.
 
 Quality measured by the mean inner product of a vector with its centroid; larger is better.
 """
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import faiss
 import numpy as np
 import numpy.typing as npt
 
+from curate.clustering import lloyd
 from curate.errors import EmbeddingError
 from curate.linalg import distances, first_equal, load_unit, margin, row_dots, unit_rows
 from curate.products import bf16
 
-__all__ = ["MAX_CONCEPTS", "SAMPLE_PER_CONCEPT", "Concepts", "assign", "auto_concepts", "described", "fit"]
+__all__ = [
+    "MAX_CONCEPTS", "SAMPLE_PER_CONCEPT", "Concepts", "Precision", "assign", "auto_concepts", "described", "fit", "precision_of",
+]  # fmt: skip
 
 #: Largest number of concepts chosen by itself.
 MAX_CONCEPTS = 100_000
 #: Vectors to train on per concept; more changes little, fewer than about 40 is too few.
 SAMPLE_PER_CONCEPT = 256
+#: Products of numbers in one round from which on 8 bits pay for what they need to be loaded.
+LARGE_FIT = 10_000_000_000
+
+Precision = Literal["auto", "float32", "int8"]
 
 _TILE = 1 << 24  # inner products held at a time: 64 MB
 _TILE_ROWS = 4096
@@ -60,16 +67,31 @@ def auto_concepts(n_valid: int) -> int:
     return max(1, min(MAX_CONCEPTS, round(math.sqrt(n_valid))))
 
 
-def fit(vectors: Vectors, n_concepts: int, *, seed: int, iterations: int = 25) -> Concepts:
+def precision_of(asked: Precision, n: int, k: int, dim: int) -> Literal["float32", "int8"]:
+    """Return what a fit of n vectors of `dim` numbers is made in: of auto, 8 bits where a round takes 10^10 products.
+
+    That goes by the size alone, not by the processor, so that the same data and recipe are fitted alike everywhere.
+
+    >>> precision_of("auto", 256_000, 1000, 512), precision_of("auto", 10_000, 100, 512)
+    ('int8', 'float32')
+    """
+    if asked == "auto":
+        return "int8" if n * k * dim >= LARGE_FIT else "float32"
+    return asked
+
+
+def fit(
+    vectors: Vectors, n_concepts: int, *, seed: int, iterations: int = 25, precision: Precision = "float32"
+) -> Concepts:
     """Return the concepts of `vectors`, found by spherical k-means.
 
     vectors : (n, d) float32, C-contiguous unit rows, sorted by uid by the caller: the result depends
     on the order of rows, and on nothing else but `seed` (not on the number of threads). All rows are
-    used and none is copied. Where there are no more distinct vectors than concepts asked for, each is
+    used. precision : float32 for FAISS, int8 for `curate.clustering.lloyd`, or auto (`precision_of`). Where there are no more distinct vectors than concepts asked for, each is
     its own concept. After training, centroids are scaled to length 1, the sample is assigned once
     more, and centroids that no row chose are dropped, so there may be fewer concepts than `requested`.
     Raises EmbeddingError without vectors or with values that are not finite. About
-    2 n d k (iterations + 1) operations; Ctrl-C interrupts between blocks of rows.
+    2 n d k (iterations + 1) operations in float32, a quarter or less of them in 8 bits; Ctrl-C interrupts between blocks of rows.
 
     >>> rows = np.eye(4, dtype=np.float32)[[0, 2, 2]]
     >>> concepts = fit(rows, 8, seed=0)
@@ -87,7 +109,7 @@ def fit(vectors: Vectors, n_concepts: int, *, seed: int, iterations: int = 25) -
     if len(distinct) <= n_concepts:
         found = vectors[distinct]
     else:
-        found = _train(vectors, n_concepts, seed, iterations)
+        found = _train(vectors, n_concepts, seed, iterations, precision)
     return described(vectors, found, n_concepts)
 
 
@@ -219,8 +241,10 @@ def _largest_dots(
     return best, dots
 
 
-def _train(vectors: Vectors, n_concepts: int, seed: int, iterations: int) -> Vectors:
-    """Return the (n_concepts, d) centroids of FAISS, as they are; more vectors than concepts."""
+def _train(vectors: Vectors, n_concepts: int, seed: int, iterations: int, precision: Precision) -> Vectors:
+    """Return (n_concepts, d) centroids, as training leaves them; more vectors than concepts."""
+    if precision_of(precision, len(vectors), n_concepts, vectors.shape[1]) == "int8":
+        return lloyd.train(vectors, n_concepts, seed=seed, iterations=iterations)
     kmeans = faiss.Kmeans(
         vectors.shape[1],
         n_concepts,

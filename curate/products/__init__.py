@@ -1,12 +1,6 @@
-"""Inner products that cost less than float32 ones and say how wrong they can be: they propose, and never decide."""
+"""Matrix products that cost less than those of float32: they propose, and what they propose is checked or averaged out."""
 
-from curate.products.proposals import (
-    TILE_ROWS,
-    Precision,
-    Proposals,
-    each_tile,
-    fast_precisions,
-    largest_whole,
-)
+from curate.products.processor import Precision, fast_precisions
+from curate.products.whole import TILE_ROWS, WholeProducts, each_tile, largest_whole
 
-__all__ = ["TILE_ROWS", "Precision", "Proposals", "each_tile", "fast_precisions", "largest_whole"]
+__all__ = ["TILE_ROWS", "Precision", "WholeProducts", "each_tile", "fast_precisions", "largest_whole"]

@@ -1,6 +1,6 @@
 """Inner products of unit rows in bfloat16: several times cheaper than float32, and wrong by a bound that is known.
 
-Processors with bfloat16 units (`curate.products.fast_precisions`) add the products up in float32. Such a product only proposes:
+Processors with bfloat16 units (`fast_precisions`) add the products up in float32. Such a product only proposes:
 what lies within its error of being decided otherwise is computed again from the rows (`curate.linalg`).
 
 Where x and y stand in the place of u and v, a product is wrong by at most |x - u| |v| + |x| |y - v| (Cauchy and Schwarz). These
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from curate.products.proposals import fast_precisions
+from curate.products.processor import fast_precisions
 
 if TYPE_CHECKING:
     import torch

@@ -60,6 +60,7 @@ class Cluster(Stage):
     """Concepts are fitted where there are none that fit, then every sample is assigned to one."""
 
     name = "cluster"
+    version = 2
     hashed_as = "assign"
     drift_warning: str | None = None
 
@@ -199,23 +200,25 @@ def fit(
     wanted = kmeans.auto_concepts(total) if settings.concepts == "auto" else int(settings.concepts)
     wanted = wanted if settings.levels is None else settings.levels[0]
     size = min(total, wanted * kmeans.SAMPLE_PER_CONCEPT)
-    _require_fits(context.recipe, size, dim, settings)
+    precision = kmeans.precision_of(settings.precision, size, wanted, dim)
+    _require_fits(context.recipe, size, dim, settings, precision)
     context.engine.close()  # idle workers would hold memory the sample needs
     context.progress(stage, 0, 1, "fits")
     uids, vectors = _sample(files, settings.on, size, total, settings.seed, among)
     found, parents = levels.fit_concepts(settings, vectors, wanted)
     fitted_on = storage.fingerprint(embedded, len(uids), uids[0], uids[-1])
     levels.write_parents(out.parent, parents, f"{fingerprint}{fitted_on}")
-    _write_centroids(out, found, f"{fingerprint}{fitted_on}")
+    _write_centroids(out, found, f"{fingerprint}{fitted_on}", precision)
     context.progress(stage, 1, 1, "fits")
 
 
-def _require_fits(recipe: Recipe, size: int, dim: int, settings: ClusterSettings) -> None:
+def _require_fits(recipe: Recipe, size: int, dim: int, settings: ClusterSettings, precision: str) -> None:
     """Refuse a training sample that cannot fit into `memory`, saying what fits."""
     again, name = (
         (1, "levels") if settings.levels is not None else (0, "concepts")
     )  # the members of a resampling
-    row = 4 * dim * (1.25 + again) + 100
+    rounded = 0.5 * (precision == "int8")  # the rows in 8 bits, and a part of them
+    row = 4 * dim * (1.25 + again + rounded) + 100
     room = recipe.memory - PROCESS_BASE - 100_000_000
     if size * row > room:
         fits = int(room / row / kmeans.SAMPLE_PER_CONCEPT)
@@ -258,12 +261,12 @@ def _sample(
     return [row[0] for row in chosen], vectors
 
 
-def _write_centroids(out: Path, fit: kmeans.Concepts, fingerprint: str) -> None:
+def _write_centroids(out: Path, fit: kmeans.Concepts, fingerprint: str, precision: str = "float32") -> None:
     ids = pa.array(np.arange(len(fit.centroids), dtype=np.int32))
     nothing = pa.array(np.zeros(len(ids), np.int64))
     concepts = pa.table([ids, fit.sizes, nothing, fit.p99], schema=schema.CONCEPTS)
     storage.write_parquet(out.with_name("concepts.parquet"), concepts, schema.CONCEPTS, fingerprint)
-    kind = pa.schema(schema.CENTROIDS, metadata={"curate.fit": _facts(fit)})
+    kind = pa.schema(schema.CENTROIDS, metadata={"curate.fit": _facts(fit, precision)})
     lists = pa.array(list(fit.centroids), pa.list_(pa.float32()))
     storage.write_parquet(out, pa.table([ids, lists], schema=kind), kind, fingerprint)
 
@@ -273,13 +276,13 @@ def fit_facts(centroids: Path) -> str:
     return str(pq.read_metadata(storage.ensure_local(centroids)).metadata[b"curate.fit"].decode())
 
 
-def _facts(fit: kmeans.Concepts) -> str:
+def _facts(fit: kmeans.Concepts, precision: str) -> str:
     import json
 
     import faiss
 
     facts = {"requested": fit.requested, "trained_on": fit.trained_on, "objective": fit.objective}
-    return json.dumps(facts | {"faiss": faiss.__version__})
+    return json.dumps(facts | {"precision": precision, "faiss": faiss.__version__})
 
 
 def _count(context: Context, fitted: str, fingerprint: str) -> dict[str, Any]:

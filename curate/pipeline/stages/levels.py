@@ -31,7 +31,9 @@ def fit_concepts(
     if settings.levels is not None:
         members = None if settings.resample_members == "auto" else int(settings.resample_members)
         levels, resampling = settings.levels, Resampling(settings.resamples, members)
-    tree = fit_levels(vectors, levels, seed=settings.seed, resampling=resampling)
+    tree = fit_levels(
+        vectors, levels, seed=settings.seed, resampling=resampling, precision=settings.precision
+    )
     for level, (asked, count) in enumerate(zip(levels, tree.sizes, strict=True), 1):
         if count < asked:
             log.warning(

@@ -23,7 +23,7 @@ from curate.selection.rows.ranks import candidates
 
 __all__ = ["VERSION", "run"]
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,195 @@
+"""What N rows take: processor seconds, wall time, memory and disk, computed from measured rates.
+
+    python benchmarks/capacity.py              # print the tables for the rates in benchmarks/results/rates.json
+    python benchmarks/capacity.py --write      # and put them into docs/capacity.md
+    python benchmarks/capacity.py --measure 50000 400000    # measure what can be measured here, into rates.json
+
+What is measured is processor seconds of each stage, `curate run --until STAGE` after the stages before, at two numbers of rows; a rate is
+the difference, so that what starting costs is left out. Rates of images stay what they were: `benchmarks/embedding.py` measures them.
+"""
+
+import argparse
+import json
+import math
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+
+from synthetic import write_vectors
+from timing import CURATE, ROOT, Contender, put_between
+from timing.machine import commit, processor
+from timing.turns import run
+
+RATES, DOCS = ROOT / "benchmarks" / "results" / "rates.json", ROOT / "docs" / "capacity.md"
+ROWS = (10**6, 10**7, 10**8, 10**9)
+CORES = (4, 32, 128)
+DIM, PER_CENTROID, ROUNDS, KEEP = 512, 256, 25, 0.3
+#: How much larger the mean square of the sizes of concepts is than the square of their mean.
+UNEVEN = 1.5
+#: Bytes of a row, from docs/capacity.md.
+STORED = {"embeddings": 4 * DIM + 32, "samples": 200, "other tables": 150, "scratch": 150}
+IMAGE_BYTES = 50_000
+STAGES = ("read", "embed", "cluster", "dedup", "select", "report")
+
+
+def concepts(rows: int) -> int:
+    """Return the number that `cluster.concepts: auto` takes."""
+    return min(100_000, round(math.sqrt(rows)))
+
+
+def work(rows: int) -> dict[str, float]:
+    """Return how much there is to do of each kind that has a rate."""
+    k = concepts(rows)
+    return {
+        "read": rows,
+        "fit": 2 * ROUNDS * min(rows, PER_CENTROID * k) * k * DIM / 1e9,
+        "assignment": 2 * rows * k * DIM / 1e9,
+        "dedup": DIM * UNEVEN * rows * rows / k / 1e9,
+        "rows": rows,
+        "kept": KEEP * rows,
+    }
+
+
+def seconds(rows: int, rate: dict[str, float], *, images: bool) -> dict[str, float]:
+    """Return the processor seconds of each step."""
+    much = work(rows)
+    embed = "embed, an image by ViT-B-32 in float32" if images else "embed, a row of vectors you have"
+    read = "read, a row with an image of 50 kB" if images else "read, a row of ids"
+    return {
+        "read": much["read"] * rate[read],
+        "embed": much["rows"] * rate[embed],
+        "cluster: fit": much["fit"] * rate["cluster, 10^9 flop of the fit"],
+        "cluster: assignment": much["assignment"] * rate["cluster, 10^9 flop of the assignment"],
+        "dedup": much["dedup"] * rate["dedup, 10^9 flop"],
+        "score, filter, select": much["rows"] * rate["score, filter and select, a row"],
+        "write": much["kept"] * rate["write, a kept row of 50 kB"] if images else 0.0,
+        "report": rate["report"],
+    }
+
+
+def tables(rates: dict[str, object]) -> str:
+    """Return what the docs show."""
+    rate: dict[str, float] = rates["processor_seconds"]  # type: ignore[assignment]
+    lines = [f"Rates: {rates['measured']}.", ""]
+    for images in (False, True):
+        lines += [f"{'Images, embedded by ViT-B-32 without a GPU' if images else 'Vectors you have'}:", ""]
+        lines += ["| step | " + " | ".join(f"{rows:,}" for rows in ROWS) + " |", "|---|" + "---|" * len(ROWS)]
+        found = [seconds(rows, rate, images=images) for rows in ROWS]
+        lines += [f"| {step} | " + " | ".join(_time(one[step]) for one in found) + " |" for step in found[0]]
+        sums = [sum(one.values()) for one in found]
+        lines.append("| **all, processor time** | " + " | ".join(f"**{_time(one)}**" for one in sums) + " |")
+        for cores in CORES:
+            walls = [wall(one, cores) for one in found]
+            lines.append(f"| wall on {cores} cores | " + " | ".join(map(_time, walls)) + " |")
+        lines.append(
+            "| disk, without the source | " + " | ".join(_bytes(disk(n, images)) for n in ROWS) + " |"
+        )
+        lines += ["| memory of the fit | " + " | ".join(_bytes(memory(rows)) for rows in ROWS) + " |", ""]
+    return "\n".join(lines)
+
+
+def wall(steps: dict[str, float], cores: int) -> float:
+    """Return seconds on the clock: all but the report spreads over the cores; nothing is lost between stages."""
+    return (sum(steps.values()) - steps["report"]) / cores + steps["report"]
+
+
+def disk(rows: int, images: bool) -> float:
+    """Return the bytes of a run folder."""
+    return rows * (sum(STORED.values()) + images * KEEP * IMAGE_BYTES)
+
+
+def memory(rows: int) -> float:
+    """Return the bytes of the sample that centroids are fitted on, which one machine holds."""
+    k = concepts(rows)
+    return 4 * DIM * (min(rows, PER_CENTROID * k) + k)
+
+
+def _time(value: float) -> str:
+    for name, size in (("days", 86_400), ("h", 3_600), ("min", 60)):
+        if value >= 2 * size:
+            return f"{value / size:,.0f} {name}" if value >= 10 * size else f"{value / size:.1f} {name}"
+    return f"{value:.1f} s"
+
+
+def _bytes(value: float) -> str:
+    for name, size in (("TB", 1e12), ("GB", 1e9)):
+        if value >= size:
+            return f"{value / size:.1f} {name}"
+    return f"{value / 1e6:.0f} MB"
+
+
+def measure(small: int, large: int) -> dict[str, float]:
+    """Return the rates of a run on vectors, from two numbers of rows."""
+    spent, much = [], []
+    for rows in (small, large):
+        k = max(2, concepts(rows))
+        with tempfile.TemporaryDirectory() as scratch:
+            write_vectors(Path(scratch), rows, DIM, 4)
+            spent.append(stages(Path(scratch), k))
+        much.append(work(rows))
+    more = {stage: max(spent[1][stage] - spent[0][stage], 0.0) for stage in STAGES}
+    extra = {kind: much[1][kind] - much[0][kind] for kind in much[0]}
+    return {
+        "read, a row of ids": more["read"] / extra["rows"],
+        "embed, a row of vectors you have": more["embed"] / extra["rows"],
+        "cluster, 10^9 flop of the fit": more["cluster"] / (extra["fit"] + extra["assignment"]),
+        "cluster, 10^9 flop of the assignment": more["cluster"] / (extra["fit"] + extra["assignment"]),
+        "dedup, 10^9 flop": more["dedup"] / extra["dedup"],
+        "score, filter and select, a row": more["select"] / extra["rows"],
+        "report": spent[1]["report"],
+    }
+
+
+def stages(folder: Path, k: int) -> dict[str, float]:
+    """Return the processor seconds of each stage of one run, and what starting costs with each."""
+    recipe = folder / "recipe.yaml"
+    recipe.write_text(json.dumps(recipe_of(folder, k)))
+    found = {}
+    for stage in STAGES:
+        turn = run(Contender(stage, [*CURATE, "run", str(recipe), "--until", stage]))
+        print(f"   {stage}: {turn.processor:.2f} s of processor, {turn.memory / 1e6:,.0f} MB", flush=True)
+        found[stage] = turn.processor
+    return found
+
+
+def recipe_of(folder: Path, k: int) -> dict[str, object]:
+    """Return the recipe that is measured."""
+    return {
+        "run": str(folder / "run"),
+        "source": {"path": str(folder / "*.parquet"), "uid": "id"},
+        "embed": {"files": str(folder / "*.npy")},
+        "cluster": {"concepts": k},
+        "dedup": {"epsilon": 0.05},
+        "select": {"method": "density", "keep": KEEP},
+        "memory": "2GB",
+    }
+
+
+def main(given: list[str] | None = None) -> None:
+    """Print, write or measure."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--write", action="store_true", help="put the tables into docs/capacity.md")
+    parser.add_argument(
+        "--measure", type=int, nargs=2, metavar=("SMALL", "LARGE"), help="such as 50000 400000"
+    )
+    parser.add_argument("--rates", type=Path, default=RATES)
+    options = parser.parse_args(given)
+    rates = json.loads(options.rates.read_text())
+    if options.measure:
+        small, large = options.measure
+        rates["processor_seconds"] |= measure(small, large)
+        rates["measured"] = (
+            f"{datetime.now(UTC):%Y-%m-%d}, commit {commit()}, {processor()['processor']}, processor seconds between {small:,} and "
+            f"{large:,} x {DIM}; those of images as before"
+        )
+        options.rates.write_text(json.dumps(rates, indent=1) + "\n")
+    found = tables(rates)
+    print(found)
+    if options.write:
+        put_between(DOCS, "capacity", found)
+
+
+if __name__ == "__main__":
+    main()
