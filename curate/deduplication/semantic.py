@@ -23,6 +23,7 @@ from curate.products import bf16
 
 __all__ = [
     "CANDIDATES",
+    "FROM_ROWS",
     "Duplicates",
     "find_duplicates",
     "near_any",
@@ -39,9 +40,11 @@ MIN_EPSILON = 1e-6
 #: Where pairs have to be confirmed, so many of a row are put to the question, the most similar ones.
 CANDIDATES = 16
 
+#: Rows of a concept from which on bfloat16 proposes; with fewer, products cost less than what is around them.
+FROM_ROWS = 1000
+
 _TILE = 1 << 24  # inner products held at a time: 64 MB
 _BLOCK_ROWS = 1024
-_FEW_ROWS = 256  # with fewer, products cost less than what is around them
 _TRIES = 1  # blocks with too many pairs for bfloat16, after which the others are not tried
 
 Vectors = npt.NDArray[np.float32]
@@ -303,7 +306,7 @@ def _confirmed(
 def _proposals(rows: Vectors, lowest: np.float32, cheap: bool | None) -> Proposals | None:
     """Return what proposes pairs in bfloat16, where that pays or is asked for."""
     if cheap is None:
-        return Proposals(rows, lowest) if len(rows) >= _FEW_ROWS and bf16.ready() else None
+        return Proposals(rows, lowest) if len(rows) >= FROM_ROWS and bf16.ready() else None
     return Proposals(rows, lowest, always=True) if cheap and len(rows) else None
 
 

@@ -261,12 +261,13 @@ def _compare_all(
 
 
 def _multiplications(context: Context, sizes: npt.NDArray[np.int64]) -> float:
-    """Return how many numbers a process can expect to multiply, where concepts of these sizes are compared."""
+    """Return how many numbers a process can expect to multiply in large concepts, where those of these sizes are compared."""
     run, settings = context.run, context.recipe.dedup
     dim = EmbeddingPart(run.part(run.embeddings, context.parts[0].name)).width(
         context.recipe.cluster.compared
     )
-    rows = np.minimum(sizes, settings.max_concept) * sizes.astype(np.float64)
+    large = sizes[sizes >= semantic.FROM_ROWS].astype(np.float64)
+    rows = np.minimum(large, settings.max_concept) * large
     return float(rows.sum()) / 2 * dim / context.engine.machine_workers
 
 
