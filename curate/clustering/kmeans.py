@@ -32,6 +32,7 @@ Precision = Literal["auto", "float32", "int8"]
 _TILE = 1 << 24  # inner products held at a time: 64 MB
 _TILE_ROWS = 4096
 _PAIRS = 256  # pairs of a block: what fits the processor's cache
+_CONE = 0.8  # length of the mean of centroids from which on rows are mostly what they share
 _FEW_CENTROIDS = 128  # with fewer, products cost less than what is around them
 _ALL_POINTS = 1 << 30  # max_points_per_centroid: FAISS then never leaves points out
 
@@ -196,19 +197,24 @@ class _Rough:
     def __init__(self, centroids: Vectors) -> None:
         self._centroids = centroids
         # Without the mean of all, products of a row are as far from each other as before, and less is rounded away.
+        # Where all rows lie near the mean, it is taken out of them too, for which its products with centroids are added.
         mean = centroids.mean(axis=0, dtype=np.float64).astype(np.float32)
-        self._right = bf16.Right(bf16.Rounded.of(centroids - mean))
+        rest = centroids - mean
+        self._mean = mean if float(np.linalg.norm(mean)) > _CONE else None
+        self._right = bf16.Right(bf16.Rounded.of(rest), None if self._mean is None else rest @ mean)
+        self._spill = 0.0 if self._mean is None else (len(mean) + 8) * 2.0**-22
         self._exact = _Exact(centroids)
 
     def of(self, block: Vectors) -> tuple[Indices, Floats]:
         """Return the nearest centroid of each row and the float64 inner product."""
         k = len(self._centroids)
-        left = bf16.Rounded.of(block)
-        keys = self._right.keys(left.values, slice(0, bf16.whole_groups(k)))
+        left = bf16.Rounded.of(block if self._mean is None else block - self._mean)
+        values = left.values if self._mean is None else left.with_ones()
+        keys = self._right.keys(values, slice(0, bf16.whole_groups(k)))
         keys[:, k:] = np.iinfo(np.int16).min
         keys = keys.reshape(len(keys), bf16.GROUPS, -1)
         tops = keys.max(axis=1)
-        cut = bf16.cut_keys(bf16.largest_bound(tops.max(axis=1), self._right.slack(left)))
+        cut = bf16.cut_keys(bf16.largest_bound(tops.max(axis=1), self._right.slack(left) + self._spill))
         hard = np.flatnonzero(cut <= 0)  # no centroid is on their side of the mean of all
         cut[hard] = np.iinfo(np.int16).max
         row, column = bf16.reaching(keys, tops, cut)
