@@ -28,8 +28,7 @@ __all__ = [
 #: A row with a smaller L2 norm has no direction.
 MIN_NORM = 1e-12
 
-_ROWS = 256  # rows per block of the float64 passes: what fits the processor's cache
-_NARROW_ROWS = 64  # the same where nothing is scaled
+_ROWS = 64  # rows per block of the float64 passes: what fits the processor's cache
 _PROBE = 64  # columns looked at before whole rows are compared
 
 Floats = npt.NDArray[np.floating[Any]]
@@ -62,7 +61,11 @@ def row_dots(a: Floats, b: Floats) -> npt.NDArray[np.float64]:
     for start in range(0, n, _ROWS):
         left = a if len(a) == 1 else a[start : start + _ROWS]
         right = b if len(b) == 1 else b[start : start + _ROWS]
-        products = np.multiply(left, right, dtype=np.float64, order="C")
+        if len(left) < len(right):
+            left, right = right, left
+        # Casts first: a product that casts on its way takes longer than both together.
+        products = left.astype(np.float64, order="C")
+        products *= right.astype(np.float64, copy=False)
         dots[start : start + _ROWS] = products.sum(axis=1)
     return dots
 
@@ -99,9 +102,9 @@ def units_and_norms(x: Floats) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.
     """
     rows, norms = np.empty(x.shape, np.float32), np.empty(len(x))
     # Squares of float32 neither overflow nor vanish in float64; scaling by powers of two would change no bit.
-    step, scaled = (_NARROW_ROWS, _plainly) if x.dtype.itemsize < 8 else (_ROWS, _with_scaling)
-    for start in range(0, len(x), step):
-        some = slice(start, start + step)
+    scaled = _plainly if x.dtype.itemsize < 8 else _with_scaling
+    for start in range(0, len(x), _ROWS):
+        some = slice(start, start + _ROWS)
         rows[some], norms[some] = scaled(x[some].astype(np.float64))
     return rows, norms
 
@@ -149,16 +152,16 @@ def load_unit(block: Floats) -> npt.NDArray[np.float32]:
     >>> load_unit(np.array([[0.6, 0.8]], np.float16)).round(4)
     array([[0.6002, 0.7999]], dtype=float32)
     """
-    rows = block.astype(np.float32)
+    rows = np.empty(block.shape, np.float32)
     for start in range(0, len(rows), _ROWS):
-        part = rows[start : start + _ROWS]
-        norms = np.sqrt(row_dots(part, part))
+        part = block[start : start + _ROWS].astype(np.float32).astype(np.float64)
+        norms = np.sqrt(np.multiply(part, part).sum(axis=1))
         bad = np.flatnonzero(~(norms >= MIN_NORM) | np.isinf(norms))
         if len(bad):
             raise EmbeddingError(
                 f"stored vectors must be finite and not zero, row {start + bad[0]} has norm {norms[bad[0]]}"
             )
-        np.divide(part, norms[:, None], out=part, casting="same_kind")
+        rows[start : start + _ROWS] = np.divide(part, norms[:, None], out=part)
     return rows
 
 

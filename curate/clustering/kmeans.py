@@ -14,6 +14,7 @@ import numpy.typing as npt
 from curate.clustering import lloyd
 from curate.errors import EmbeddingError
 from curate.linalg import distances, first_equal, load_unit, margin, row_dots, unit_rows
+from curate.products import bf16
 
 __all__ = [
     "MAX_CONCEPTS", "SAMPLE_PER_CONCEPT", "Concepts", "Precision", "assign", "auto_concepts", "described", "fit", "precision_of",
@@ -30,9 +31,14 @@ Precision = Literal["auto", "float32", "int8"]
 
 _TILE = 1 << 24  # inner products held at a time: 64 MB
 _TILE_ROWS = 4096
+_PAIRS = 256  # pairs of a block: what fits the processor's cache
+_CONE = 0.8  # length of the mean of centroids from which on rows are mostly what they share
+_FEW_CENTROIDS = 128  # with fewer, products cost less than what is around them
 _ALL_POINTS = 1 << 30  # max_points_per_centroid: FAISS then never leaves points out
 
 Vectors = npt.NDArray[np.float32]
+Floats = npt.NDArray[np.float64]
+Indices = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -119,14 +125,19 @@ def described(vectors: Vectors, centroids: Vectors, requested: int) -> Concepts:
 
 
 def assign(
-    vectors: npt.NDArray[np.float32] | npt.NDArray[np.float16], centroids: Vectors, *, tile: int = _TILE
+    vectors: npt.NDArray[np.float32] | npt.NDArray[np.float16],
+    centroids: Vectors,
+    *,
+    cheap: bool | None = None,
+    tile: int = _TILE,
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
     """Return the nearest concept of each vector and the distance to its centroid.
 
     vectors : (n, d) float32 unit rows, or float16 rows as stored, which pass through `load_unit` block
     by block. centroids : (k, d) float32 unit rows. Returns ((n,) int32, (n,) float32 in [0, 2]):
     the concept with the largest float64 inner product, the lowest id where equal, and 1 minus that
-    product. `tile` bounds how many products are held at a time and never changes a result.
+    product. cheap : whether bfloat16 products propose (`curate.products.bf16`); None where that pays. `tile` bounds how many
+    products are held at a time. Neither changes a result.
     Raises EmbeddingError where a vector is not finite.
 
     >>> concept, distance = assign(np.eye(3, dtype=np.float32), np.eye(3, dtype=np.float32)[:2])
@@ -136,35 +147,103 @@ def assign(
     _check(vectors, centroids)
     concept = np.empty(len(vectors), np.int32)
     distance = np.empty(len(vectors), np.float32)
-    step = max(1, min(_TILE_ROWS, tile // len(centroids), len(vectors)))
-    products = np.empty((step, len(centroids)), np.float32)
+    if cheap is None:
+        cheap = len(centroids) >= _FEW_CENTROIDS and bf16.ready()
+    nearest = _Rough(centroids) if cheap else _Exact(centroids)
+    step = max(1, min(nearest.rows, tile // len(centroids)))
     for start in range(0, len(vectors), step):
         rows = vectors[start : start + step]
-        block = load_unit(rows) if rows.dtype == np.float16 else rows.astype(np.float32, copy=False)
-        _check_finite(block, start)
-        np.matmul(block, centroids.T, out=products[: len(block)])
-        best, dots = _nearest(block, centroids, products[: len(block)])
+        if rows.dtype == np.float16:
+            block = load_unit(rows)
+        else:
+            block = rows.astype(np.float32, copy=False)
+            _check_finite(block, start)
+        best, dots = nearest.of(block)
         concept[start : start + step] = best
         distance[start : start + step] = distances(dots)
     return concept, distance
 
 
-def _nearest(
-    block: Vectors, centroids: Vectors, products: Vectors
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-    """Return the nearest centroid of each row and the float64 inner product; overwrites `products`."""
-    every = np.arange(len(block))
-    best = products.argmax(axis=1)
-    largest = products[every, best]
-    dots = row_dots(block, centroids[best])
-    products[every, best] = -np.inf
-    close = np.flatnonzero(products.max(axis=1) >= largest - margin(block.shape[1]))
-    products[close, best[close]] = largest[close]
-    for row in close:
-        candidates = np.flatnonzero(products[row] >= largest[row] - margin(block.shape[1]))
-        exact = row_dots(block[row : row + 1], centroids[candidates])
-        best[row] = candidates[exact.argmax()]
-        dots[row] = exact.max()
+class _Exact:
+    """The nearest centroids of rows, as float32 products propose them."""
+
+    rows = _TILE_ROWS
+
+    def __init__(self, centroids: Vectors) -> None:
+        self._centroids = centroids
+        self._products = np.empty((0, len(centroids)), np.float32)
+
+    def of(self, block: Vectors) -> tuple[Indices, Floats]:
+        """Return the nearest centroid of each row and the float64 inner product."""
+        if len(block) > len(self._products):
+            self._products = np.empty((len(block), len(self._centroids)), np.float32)
+        products = self._products[: len(block)]
+        np.matmul(block, self._centroids.T, out=products)
+        every = np.arange(len(block))
+        best = products.argmax(axis=1)
+        bound = products[every, best] - margin(block.shape[1])
+        products[every, best] = -np.inf
+        close = np.flatnonzero(products.max(axis=1) >= bound)
+        row, column = np.nonzero(products[close] >= bound[close, None])
+        row, column = np.concatenate([every, close[row]]), np.concatenate([best, column])
+        return _largest_dots(block, self._centroids, row, column)
+
+
+class _Rough:
+    """The nearest centroids of rows, as bfloat16 products propose them."""
+
+    rows = 1024
+
+    def __init__(self, centroids: Vectors) -> None:
+        self._centroids = centroids
+        # Without the mean of all, products of a row are as far from each other as before, and less is rounded away.
+        # Where all rows lie near the mean, it is taken out of them too, for which its products with centroids are added.
+        mean = centroids.mean(axis=0, dtype=np.float64).astype(np.float32)
+        rest = centroids - mean
+        self._mean = mean if float(np.linalg.norm(mean)) > _CONE else None
+        self._right = bf16.Right(bf16.Rounded.of(rest), None if self._mean is None else rest @ mean)
+        self._spill = 0.0 if self._mean is None else (len(mean) + 8) * 2.0**-22
+        self._exact = _Exact(centroids)
+
+    def of(self, block: Vectors) -> tuple[Indices, Floats]:
+        """Return the nearest centroid of each row and the float64 inner product."""
+        k = len(self._centroids)
+        left = bf16.Rounded.of(block if self._mean is None else block - self._mean)
+        values = left.values if self._mean is None else left.with_ones()
+        keys = self._right.keys(values, slice(0, bf16.whole_groups(k)))
+        keys[:, k:] = np.iinfo(np.int16).min
+        keys = keys.reshape(len(keys), bf16.GROUPS, -1)
+        tops = keys.max(axis=1)
+        cut = bf16.cut_keys(bf16.largest_bound(tops.max(axis=1), self._right.slack(left) + self._spill))
+        hard = np.flatnonzero(cut <= 0)  # no centroid is on their side of the mean of all
+        cut[hard] = np.iinfo(np.int16).max
+        row, column = bf16.reaching(keys, tops, cut)
+        best, dots = _largest_dots(block, self._centroids, row, column)
+        if len(hard):
+            best[hard], dots[hard] = self._exact.of(block[hard])
+        return best, dots
+
+
+def _largest_dots(
+    block: Vectors, centroids: Vectors, row: Indices, column: Indices
+) -> tuple[Indices, Floats]:
+    """Return the column of the largest float64 inner product of each row, the lowest where equal, and the product.
+
+    row, column : (m,) the pairs that can be the largest; rows without any get 0.
+    """
+    order = np.lexsort((column, row))
+    row, column = row[order], column[order]
+    exact = np.empty(len(row), np.float64)
+    for start in range(0, len(row), _PAIRS):
+        part = slice(start, start + _PAIRS)
+        exact[part] = row_dots(block[row[part]], centroids[column[part]])
+    best, dots = np.zeros(len(block), np.int64), np.zeros(len(block), np.float64)
+    starts = np.flatnonzero(np.diff(row, prepend=-1))
+    if len(starts):
+        dots[row[starts]] = np.maximum.reduceat(exact, starts)
+        winners = np.flatnonzero(exact == dots[row])
+        first = winners[np.flatnonzero(np.diff(row[winners], prepend=-1))]
+        best[row[first]] = column[first]
     return best, dots
 
 

@@ -14,12 +14,16 @@ import numpy as np
 import numpy.typing as npt
 
 from curate.clustering.kmeans import assign, fit
-from curate.deduplication.similarity import EXCLUDED, most_similar, pair_similarities, reaching
+from curate.deduplication.pairs import STEP, Pairs, Proposals
+from curate.deduplication.products import Products
+from curate.deduplication.similarity import pair_similarities
 from curate.errors import CurateError, EmbeddingError, RecipeError
 from curate.linalg import first_equal, margin
+from curate.products import bf16
 
 __all__ = [
     "CANDIDATES",
+    "FROM_ROWS",
     "Duplicates",
     "find_duplicates",
     "near_any",
@@ -36,8 +40,12 @@ MIN_EPSILON = 1e-6
 #: Where pairs have to be confirmed, so many of a row are put to the question, the most similar ones.
 CANDIDATES = 16
 
+#: Rows of a concept from which on bfloat16 proposes; with fewer, products cost less than what is around them.
+FROM_ROWS = 1000
+
 _TILE = 1 << 24  # inner products held at a time: 64 MB
 _BLOCK_ROWS = 1024
+_TRIES = 1  # blocks with too many pairs for bfloat16, after which the others are not tried
 
 Vectors = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
@@ -72,6 +80,7 @@ def find_duplicates(
     inclusive: bool = False,
     fixed: npt.NDArray[np.bool_] | None = None,
     confirm: Confirm | None = None,
+    cheap: bool | None = None,
     tile: int = _TILE,
 ) -> Duplicates:
     """Return which rows of one concept duplicate an earlier row.
@@ -90,6 +99,8 @@ def find_duplicates(
     a pair with one of its `CANDIDATES` most similar earlier rows (kept ones, if greedy; the earlier where equal)
     is confirmed; duplicate_of is the most similar of those. Rows equal by value have to be confirmed too.
     max_similarity_earlier stays what the vectors say.
+    cheap : whether pairs are proposed in bfloat16 (`curate.deduplication.pairs`); None where that pays. It never changes
+    a result.
     Cost: half of the product of all pairs; memory 4 `tile` bytes beside the vectors, a few times that
     where nearly all rows are alike. `tile` (products held at a time) never changes a result.
 
@@ -105,14 +116,14 @@ def find_duplicates(
     if vectors.ndim != 2 or not np.isfinite(vectors).all():
         raise EmbeddingError(f"vectors to compare must be (n, d) and finite, got shape {vectors.shape}")
     n_fixed = _leading_rows(fixed, len(vectors))
+    lowest = _lowest_over(threshold, inclusive)
     if confirm is not None:
-        lowest = _lowest_over(threshold, inclusive)
-        return _compare(vectors, lowest, mode == "greedy", tile, n_fixed, confirm)
+        return _compare(vectors, lowest, mode == "greedy", tile, n_fixed, cheap, confirm)
     first = first_equal(vectors)
     originals = np.flatnonzero(first == np.arange(len(first)))
     distinct = vectors if len(originals) == len(vectors) else vectors[originals]
     n_distinct_fixed = int(np.searchsorted(originals, n_fixed))
-    found = _compare(distinct, _lowest_over(threshold, inclusive), mode == "greedy", tile, n_distinct_fixed)
+    found = _compare(distinct, lowest, mode == "greedy", tile, n_distinct_fixed, cheap)
     if len(originals) < len(vectors):
         found = _with_copies(found, vectors, first, originals, mode == "greedy")
         found.duplicate_of[:n_fixed], found.similarity[:n_fixed] = -1, np.nan
@@ -203,112 +214,100 @@ def _leading_rows(fixed: npt.NDArray[np.bool_] | None, n: int) -> int:
     return count
 
 
-def near_any(vectors: Vectors, *, threshold: float, tile: int = _TILE) -> npt.NDArray[np.bool_]:
+def near_any(
+    vectors: Vectors, *, threshold: float, cheap: bool | None = None, tile: int = _TILE
+) -> npt.NDArray[np.bool_]:
     """Return which rows may be a pair with another row at a threshold, (n,): all that are, and a few a hair away.
+
+    cheap : as for `find_duplicates`.
 
     >>> near_any(np.eye(3, dtype=np.float32)[[0, 1, 1]], threshold=0.9)
     array([False,  True,  True])
     """
     n, near = len(vectors), np.zeros(len(vectors), np.bool_)
     lowest = np.float32(threshold) - np.float32(margin(vectors.shape[1]))
-    step = max(1, min(_BLOCK_ROWS, tile // max(1, n)))
-    for start in range(0, n, step):
-        block = vectors[start : start + step]
-        products = block @ vectors.T
-        products[np.arange(len(block)), np.arange(start, start + len(block))] = EXCLUDED
-        near[start : start + step] = (products >= lowest).any(axis=1)
+    proposals = _proposals(vectors, lowest, cheap)
+    start = tried = 0
+    while start < n:
+        stop = min(n, start + max(1, min(_BLOCK_ROWS if proposals is None else STEP, tile // n)))
+        pairs = None if proposals is None else proposals.pairs(start, stop)
+        if pairs is None:
+            products = vectors[start:stop] @ vectors[:stop].T
+            over = (products >= lowest) & np.tri(stop - start, stop, start - 1, dtype=np.bool_)
+            near[start:stop] |= over.any(axis=1)
+            near[:stop] |= over.any(axis=0)
+        else:
+            over = pairs.similarity >= lowest
+            near[pairs.i[over]] = near[pairs.j[over]] = True
+        tried += pairs is None
+        start, proposals = stop, None if tried > _TRIES else proposals
     return near
 
 
 def _compare(
-    rows: Vectors, lowest: np.float32, greedy: bool, tile: int, n_fixed: int, confirm: Confirm | None = None
+    rows: Vectors,
+    lowest: np.float32,
+    greedy: bool,
+    tile: int,
+    n_fixed: int,
+    cheap: bool | None,
+    confirm: Confirm | None = None,
 ) -> Duplicates:
     """Return the duplicates among distinct rows, compared block by block with all rows before."""
     n = len(rows)
     found = Duplicates(np.full(n, np.nan, np.float32), np.full(n, -1), np.full(n, np.nan, np.float32))
-    step = max(1, min(_BLOCK_ROWS, n, tile // max(1, n)))
-    not_before = ~np.tri(step, k=-1, dtype=np.bool_)
-    for start in range(0, n, step):
-        block = rows[start : start + step]
-        here = np.arange(start, start + len(block))
-        products = np.empty((len(block), start + len(block)), np.float32)
-        np.matmul(block, rows[:start].T, out=products[:, :start])
-        np.matmul(block, block.T, out=products[:, start:])  # a matrix by itself costs half in NumPy
-        np.copyto(products[:, start:], EXCLUDED, where=not_before[: len(block), : len(block)])
-        nearest, largest = most_similar(rows, here, np.arange(start + len(block)), products)
-        found.max_similarity_earlier[here] = largest
-        lost = here[(largest >= lowest) & (here >= n_fixed)]
+    proposals = _proposals(rows, lowest, cheap)
+    start = tried = 0
+    while start < n:
+        stop = min(n, start + max(1, min(_BLOCK_ROWS if proposals is None else STEP, tile // n)))
+        here = np.arange(start, stop)
+        pairs = None if proposals is None else proposals.pairs(start, stop)
+        tried += pairs is None
+        block = Products(rows, start, stop) if pairs is None else pairs
+        found.max_similarity_earlier[here] = block.largest
+        lost = here[(block.largest >= lowest) & (here >= n_fixed)]
         if confirm is not None:
-            lost, nearest, largest = _confirmed(
-                rows, lost, products, found.keep if greedy else None, lowest, confirm
-            )
-        elif greedy and len(lost):
-            lost, nearest, largest = _decide_greedily(rows, lost, products, found.keep, lowest)
-        elif len(lost):
-            nearest, largest = nearest[lost - start], largest[lost - start]
-        found.duplicate_of[lost], found.similarity[lost] = nearest[: len(lost)], largest[: len(lost)]
+            lost, nearest, largest = _confirmed(block, lost, found.keep, greedy, lowest, confirm)
+        elif greedy:
+            lost, nearest, largest = block.decide_greedily(lost, found.keep, lowest)
+        else:
+            nearest, largest = block.nearest[lost - start], block.largest[lost - start]
+        found.duplicate_of[lost], found.similarity[lost] = nearest, largest
+        start, proposals = stop, None if tried > _TRIES else proposals
     return found
 
 
-def _decide_greedily(
-    rows: Vectors, suspects: Indices, products: Vectors, keep: npt.NDArray[np.bool_], lowest: np.float32
-) -> tuple[Indices, Indices, npt.NDArray[np.float32]]:
-    """Return the suspects of one block that are dropped, the kept row each duplicates, and how similar.
-
-    products : similarity proposed of the block's rows to all rows up to the block's end.
-    keep : decisions on the rows before the block; True for all others.
-    """
-    stop = products.shape[1]
-    start = stop - len(products)
-    columns = np.concatenate([np.flatnonzero(keep[:start]), np.arange(start, stop)])
-    n_before = len(columns) - len(products)
-    over = reaching(rows, suspects, columns, products[np.ix_(suspects - start, columns)], lowest)
-    dropped = over[:, :n_before].any(axis=1)
-    kept_here = np.ones(stop - start, np.bool_)
-    kept_here[suspects[dropped] - start] = False
-    for place in np.flatnonzero(~dropped):
-        if (over[place, n_before:] & kept_here).any():
-            kept_here[suspects[place] - start] = False
-    lost = start + np.flatnonzero(~kept_here)
-    kept = columns[np.concatenate([np.ones(n_before, np.bool_), kept_here])]
-    nearest, similarity = most_similar(rows, lost, kept, products[np.ix_(lost - start, kept)])
-    return lost, nearest, similarity
-
-
 def _confirmed(
-    rows: Vectors,
+    block: Pairs | Products,
     suspects: Indices,
-    products: Vectors,
-    keep: npt.NDArray[np.bool_] | None,
+    keep: npt.NDArray[np.bool_],
+    greedy: bool,
     lowest: np.float32,
     confirm: Confirm,
 ) -> tuple[Indices, Indices, npt.NDArray[np.float32]]:
     """Return the suspects of one block with a confirmed pair, the row each duplicates, and how similar.
 
-    products : similarity proposed of the block's rows to all rows up to the block's end. keep : decisions on the rows
-    before, of which the dropped ones do not count; None counts all.
+    keep : decisions on the rows before, of which the dropped ones do not count where `greedy`.
     """
-    stop = products.shape[1]
-    start = stop - len(products)
-    counts = np.ones(stop, np.bool_) if keep is None else keep[:stop].copy()
-    slack = np.float32(margin(rows.shape[1]))
+    counts = keep.copy() if greedy else np.ones(len(keep), np.bool_)
     lost, nearest, similarity = [], [], []
     for row in suspects.tolist():
-        proposed = products[row - start, :row]
-        near = np.flatnonzero(counts[:row] & (proposed >= lowest - slack))
-        if len(near) > CANDIDATES:
-            bound = np.partition(proposed[near], -CANDIDATES)[-CANDIDATES]
-            near = near[proposed[near] >= bound - 2 * slack]
-        exact = pair_similarities(rows, np.full(len(near), row), near)
+        near, exact = block.near(row, counts, lowest, CANDIDATES)
         order = np.lexsort((near, -exact))[:CANDIDATES]
-        order = order[exact[order] >= lowest]
         yes = order[confirm(row, near[order])] if len(order) else order
         if len(yes):
-            counts[row] = keep is None
+            counts[row] = not greedy
             lost.append(row)
             nearest.append(near[yes[0]])
             similarity.append(exact[yes[0]])
     return np.array(lost, np.int64), np.array(nearest, np.int64), np.array(similarity, np.float32)
+
+
+def _proposals(rows: Vectors, lowest: np.float32, cheap: bool | None) -> Proposals | None:
+    """Return what proposes pairs in bfloat16, where that pays or is asked for."""
+    if cheap is None:
+        return Proposals(rows, lowest) if len(rows) >= FROM_ROWS and bf16.ready() else None
+    return Proposals(rows, lowest, always=True) if cheap and len(rows) else None
 
 
 def _with_copies(

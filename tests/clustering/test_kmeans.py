@@ -189,3 +189,28 @@ def test_interrupt_ends_training_within_two_seconds():
     _, error = process.communicate(timeout=60)
     assert time.monotonic() - started < 2
     assert b"KeyboardInterrupt" in error
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    st.integers(1, 60), st.integers(1, 80), st.sampled_from([1, 2, 3, 17, 64]), st.integers(0, 2**16),
+    st.sampled_from([0.0, 1e-8, 1e-6, 1e-4, 4e-3, 0.1, 1.0]), st.booleans(), st.sampled_from([1, 100, 1 << 24]),
+)  # fmt: skip
+def test_assign_by_bfloat16_proposals_is_by_definition(n, k, d, seed, noise, half, tile):
+    """Centroids that are alike, equal or opposite, rows on them and far from all: the same answers as float64's."""
+    rng = np.random.default_rng(seed)
+    directions = rng.standard_normal((3, d))
+    centroids = directions[rng.integers(0, 3, k)] + noise * rng.standard_normal((k, d))
+    centroids[rng.random(k) < 0.2] *= -1
+    centroids = unit_rows(centroids + 1e-9)[0]
+    centroids[rng.integers(0, k)] = centroids[0]
+    x = unit_rows(centroids[rng.integers(0, k, n)] + noise * rng.standard_normal((n, d)))[0]
+    x[rng.random(n) < 0.1] *= -1
+    stored = x.astype(np.float16) if half else x
+    concept, distance = assign(stored, centroids, cheap=True, tile=tile)
+    want = assign_by_definition(load_unit(stored) if half else x, centroids)
+    np.testing.assert_array_equal(concept, want[0])
+    np.testing.assert_array_equal(distance, want[1])
+    exact = assign(stored, centroids, cheap=False, tile=tile)
+    np.testing.assert_array_equal(concept, exact[0])
+    np.testing.assert_array_equal(distance, exact[1])

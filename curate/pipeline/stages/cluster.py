@@ -29,6 +29,7 @@ from curate.linalg import load_unit
 from curate.pipeline.stages import drift, levels
 from curate.pipeline.stages.unusable import why_unusable_rows
 from curate.pipeline.stages.user_clusters import UserClusters
+from curate.products import bf16
 from curate.recipe import Recipe
 from curate.recipe.dedup import Cluster as ClusterSettings
 
@@ -45,13 +46,14 @@ __all__ = [
 
 @dataclass(frozen=True)
 class AssignTask:
-    """One part to assign."""
+    """One part to assign. rows : how many a process can expect in all."""
 
     embeddings: Path
     centroids: Path
     on: str
     out: Path
     fingerprint: str
+    rows: float = 0.0
 
 
 class Cluster(Stage):
@@ -119,7 +121,8 @@ class Cluster(Stage):
             "assign", self.version, self.fitted, storage.stored_fingerprint(embeddings)
         )
         out = run.part(run.assignments, part.name)
-        return AssignTask(embeddings, self._centroids, self.recipe.cluster.on, out, fingerprint)
+        rows = self.context.rows / self.context.engine.machine_workers
+        return AssignTask(embeddings, self._centroids, self.recipe.cluster.on, out, fingerprint, rows)
 
     @property
     def part(self) -> Callable[[AssignTask], None]:
@@ -154,6 +157,7 @@ def assign_part(task: AssignTask) -> None:
     """Assign the samples of one part to the nearest centroids."""
     part = EmbeddingPart(task.embeddings)
     centroids = load_centroids(task.centroids)
+    bf16.expect(task.rows * centroids.size)
     concept = np.empty(len(part), np.int32)
     distance = np.empty(len(part), np.float32)
     for start, block in part.blocks(task.on):

@@ -39,6 +39,7 @@ from curate.ordering.keys import score_of, with_priority
 from curate.pipeline.stages import dedup_reuse
 from curate.pipeline.stages.dedup_epsilon import calibration_of, precise_cut_of
 from curate.pipeline.stages.dedup_pictures import PICTURE, Confirming, make_pictures, pictures_in
+from curate.products import bf16
 from curate.recipe import Dedup, DropShare, PrecisionTarget
 from curate.runs.folder import RunFolder
 from curate.scores.registry import folders_for
@@ -109,13 +110,17 @@ class Rows:
 
 @dataclass(frozen=True)
 class Comparison:
-    """How the rows of a bucket are compared. confirm : by small pictures, which the rows bring with them."""
+    """How the rows of a bucket are compared. confirm : by small pictures, which the rows bring with them.
+
+    multiplications : of numbers, that a process can expect.
+    """
 
     settings: Dedup
     epsilon: float
     mode: Literal["greedy", "reference"]
     seed: int
     confirm: bool = False
+    multiplications: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -229,6 +234,7 @@ def _compare_all(
     if isinstance(settings.epsilon, DropShare):  # found anew from all similarities
         same[:] = False
     groups = _plan(context, members.rows, ~same, how)
+    how = replace(how, multiplications=_multiplications(context, groups.sizes))
     pictures: dict[str, int] = {}
     epsilon, files = _compare_changed(context, groups, families, before, fingerprint, scratch, how, pictures)
     # From here until all is written, only what stays as it is may be taken for known.
@@ -252,6 +258,17 @@ def _compare_all(
         **({} if cut is None else {"precision": asdict(cut)}),
         **({"confirm": "thumbnail", **pictures} if how.confirm else {}),
     }
+
+
+def _multiplications(context: Context, sizes: npt.NDArray[np.int64]) -> float:
+    """Return how many numbers a process can expect to multiply in large concepts, where those of these sizes are compared."""
+    run, settings = context.run, context.recipe.dedup
+    dim = EmbeddingPart(run.part(run.embeddings, context.parts[0].name)).width(
+        context.recipe.cluster.compared
+    )
+    large = sizes[sizes >= semantic.FROM_ROWS].astype(np.float64)
+    rows = np.minimum(large, settings.max_concept) * large
+    return float(rows.sum()) / 2 * dim / context.engine.machine_workers
 
 
 def _how(context: Context, found: Calibration | None) -> Comparison:
@@ -449,6 +466,7 @@ def _compare_bucket(how: Comparison, table: pa.Table) -> pa.Table:
     # Correlations are many small products, which threads only hinder.
     from threadpoolctl import threadpool_limits
 
+    bf16.expect(how.multiplications)
     with threadpool_limits(1, user_api="blas") if how.confirm else contextlib.nullcontext():
         found = [_compare_rows(group, vectors, how) for group, vectors in _groups_in(how, table)]
     empty = pl.DataFrame(FOUND.empty_table())
@@ -457,6 +475,7 @@ def _compare_bucket(how: Comparison, table: pa.Table) -> pa.Table:
 
 def _involved_in_bucket(how: Comparison, table: pa.Table) -> pa.Table:
     """Return the rows of one bucket that may be a pair with another row, by their vectors."""
+    bf16.expect(how.multiplications)
     found = [pl.DataFrame(INVOLVED.empty_table())]
     for group, vectors in _groups_in(how, table):
         unit = load_unit(vectors[group["at"].to_numpy()])

@@ -89,7 +89,8 @@ def _assign(context: Context, centroids: Path) -> npt.NDArray[np.int64]:
         )
         fingerprint = storage.fingerprint("refit", VERSION, fitted, storage.stored_fingerprint(embeddings))
         if not reuse_or_remove(out, fingerprint):
-            tasks.append(AssignTask(embeddings, centroids, context.recipe.cluster.on, out, fingerprint))
+            rows = context.rows / context.engine.machine_workers
+            tasks.append(AssignTask(embeddings, centroids, context.recipe.cluster.on, out, fingerprint, rows))
     context.map("select", "parts", assign_part, tasks)
     path = run.refitted / "concepts.parquet"
     table = storage.read_table(path)
