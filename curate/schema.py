@@ -133,8 +133,8 @@ DUPLICATES = pa.schema(
     ]
 )
 
-#: Reasons of rows that are kept; all others say why a row is not.
-KEPT_REASONS = ("kept", "pinned", "spared")
+#: Reasons of rows that are kept; all others say why a row is not. Those that end in `:override` are decisions of people.
+KEPT_REASONS = ("kept", "pinned", "spared", "kept:override")
 
 #: One row per row read. rank counts from 1 inside the concept, in the order of keeping. inclusion_prob is the
 #: probability with which an eligible row was to be kept, null where it has no closed form.

@@ -25,7 +25,8 @@ from pathlib import Path
 from curate.errors import RunError, UsageError
 from curate.io import checksums, storage
 from curate.io.filesystem import is_remote
-from curate.runs.folder import LATEST, RunFolder, latest
+from curate.io.journal import Journal
+from curate.runs.folder import JOURNAL, LATEST, RunFolder, latest
 from curate.runs.layout import MORE_EMBEDDINGS
 
 __all__ = [
@@ -143,7 +144,10 @@ def _not_taken(folder: Path, names: Iterable[str]) -> set[str]:
 
 
 def _link(source: str | Path, target: str | Path) -> None:
-    """Give a file a second name; a copy where the file system has no hard links."""
+    """Give a file a second name; a copy where the file system has no hard links, and of what is written in place."""
+    if Path(source).name == JOURNAL:
+        shutil.copy2(source, target)
+        return
     try:
         os.link(source, target)
     except OSError:
@@ -204,6 +208,8 @@ def commit(root: Path | str, run: Path | str) -> None:
         before = latest(root)
         if before is not None and before.name > run.name:
             raise RunError(f"{root}: the latest run is {before.name}, which is newer than {run.name}")
+        if before is not None and before != run:
+            _take_decisions(before, run)
         for name, folder in stored_folders(RunFolder(run)).items():
             (root / STORE / name).mkdir(parents=True, exist_ok=True)
             records = _records(RunFolder(run), folder)
@@ -211,6 +217,15 @@ def commit(root: Path | str, run: Path | str) -> None:
                 _remember(file, root / STORE / name / file.name, records.get(file))
         with storage.atomic(root / LATEST) as partial:
             partial.write_text(f"{run.name}\n", encoding="utf-8")
+
+
+def _take_decisions(before: Path, run: Path) -> None:
+    """Take over what people decided about the run before while this one was made."""
+    own = Journal(run / JOURNAL)
+    known = {entry["id"] for entry in own.entries()}
+    newer = [entry for entry in Journal(before / JOURNAL).entries() if entry["id"] not in known]
+    if newer:
+        own.append(newer)
 
 
 def _records(run: RunFolder, folder: Path) -> dict[Path, checksums.Record]:
