@@ -29,6 +29,7 @@ COMMANDS = [
     "train-filter",
     "retry",
     "export",
+    "overrides",
     "inspect",
     "report",
     "explain",

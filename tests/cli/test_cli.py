@@ -32,6 +32,7 @@ COMMANDS = [
     "evaluate",
     "retry",
     "export",
+    "overrides",
     "inspect",
     "explain",
     "plan",
