@@ -44,6 +44,7 @@ OUTCOMES = {
     "split_sample": "the members of this sample are not next to each other",
     "truncated": "the file ends within this sample",
     "failed_download": "the downloader says that it could not get the image",
+    "forgotten": "taken out of the run for good (curate forget)",
 }
 
 #: Outcomes that are the machine's doing, not the row's: the next run tries these rows again.

@@ -40,6 +40,7 @@ COMMANDS = [
     "verify",
     "diff",
     "gc",
+    "forget",
     "schedule",
 ]
 

@@ -36,6 +36,7 @@ __all__ = [
     "dated_runs",
     "held",
     "latest",
+    "link",
     "new_run",
     "part_name",
     "require_root",
@@ -81,7 +82,7 @@ def new_run(root: Path | str, parts: Callable[[Path], Iterable[str]] = lambda ca
         with storage.atomic_folder(run) as new:
             if before is not None:
                 shutil.copytree(
-                    before, new, copy_function=_link, dirs_exist_ok=True,
+                    before, new, copy_function=link, dirs_exist_ok=True,
                     ignore=lambda folder, names: _not_taken(Path(folder).relative_to(before), names),
                 )  # fmt: skip
             _take_from_store(root / STORE, RunFolder(new), parts)
@@ -143,7 +144,7 @@ def _not_taken(folder: Path, names: Iterable[str]) -> set[str]:
     return {name for name in names if name in own or name.startswith(".lock") or storage.PARTIAL in name}
 
 
-def _link(source: str | Path, target: str | Path) -> None:
+def link(source: str | Path, target: str | Path) -> None:
     """Give a file a second name; a copy where the file system has no hard links, and of what is written in place."""
     if Path(source).name == JOURNAL:
         shutil.copy2(source, target)
@@ -182,7 +183,7 @@ def _take_from_store(store: Path, run: RunFolder, parts: Callable[[Path], Iterab
     for name, folder in stored_folders(run).items():
         for file in _parts_in(store / name):
             if part_name(file) in names and not (folder / file.name).exists():
-                _link(file, folder / file.name)
+                link(file, folder / file.name)
                 if (record := checksums.read(file)) is not None:
                     checksums.write(folder / file.name, record)
 
@@ -247,7 +248,7 @@ def _remember(file: Path, stored: Path, record: checksums.Record | None) -> None
     partial = stored.with_name(f".{stored.name}{storage.PARTIAL}{os.getpid()}")
     partial.unlink(missing_ok=True)
     checksums.drop_sidecars(stored)
-    _link(file, partial)
+    link(file, partial)
     partial.replace(stored)
     if record is not None:
         checksums.write(stored, record)

@@ -43,6 +43,7 @@ COMMANDS = [
     "verify",
     "diff",
     "gc",
+    "forget",
     "schedule",
 ]
 
