@@ -20,7 +20,7 @@ from curate.io import storage
 from curate.io.journal import Journal
 from curate.overrides.store import Overrides, user_name
 from curate.pipeline import rescore, runner
-from curate.pipeline.export import export_recipe, export_run, noted_exports
+from curate.pipeline.export import EXPORTS, export_recipe, export_run, noted_exports
 from curate.pipeline.forget import tables, texts
 from curate.pipeline.forget.texts import Left
 from curate.pipeline.forget.who import PENDING, Wanted, find_wanted, meeting, pending
@@ -39,6 +39,10 @@ _MADE = ("7_report", "6_filtered", "5_decisions", "3_scores/filter", "evaluation
 _KEPT_SCRATCH = {
     "keys", "parts.json", "shards.json", "vectors.json", "retries.json", "recipe.json", "times.json", "texts",
     "references", "wider_access.json", PENDING,
+}  # fmt: skip
+#: Files that name shards, settings and places, and no samples: the name of one may be part of a path in them.
+_OF_SOURCE = {
+    "recipe.yaml", "recipe.json", "parts.json", "shards.json", "vectors.json", "manifest.json", FORGOTTEN, EXPORTS,
 }  # fmt: skip
 
 
@@ -179,7 +183,7 @@ def _stages(run: RunFolder) -> list[Path]:
 def _mark_anew(context: Context, folder: Path, wanted: Wanted) -> None:
     """Let the mark of a stage say what its files are now, and how many samples they hold."""
     run, mark = context.run, context.run.marker(folder) or {}
-    facts = texts.without_marks(mark.get("facts", {}), wanted.marks)
+    facts = texts.without_marks(mark.get("facts", {}), wanted.known_by)
     if folder in (run.embeddings, run.samples):
         facts |= count_outcomes(context)
     if folder in (run.concepts, run.refitted) and (folder / "assignments").exists():
@@ -193,8 +197,8 @@ def _take_out_of_texts(run: RunFolder, wanted: Wanted, seen: Counter[tuple[str, 
     for path in sorted(run.logs.glob("*")):
         seen["logs", "lines"] += texts.without_lines(path, wanted.marks)
     _take_out_of_journal(run, wanted, seen)
-    for path in (*run.path.glob("*.json"), *run.work.glob("*.json")):
-        if path.name in (PENDING, FORGOTTEN, "exports.json"):
+    for path in run.path.glob("*.json"):
+        if path.name in _OF_SOURCE:
             continue
         value = storage.read_json(path)
         new = texts.without_marks(value, wanted.marks)
@@ -235,7 +239,7 @@ def _place(run: RunFolder, path: Path) -> str:
 
 def _files_of(run: RunFolder) -> Iterator[Path]:
     """Yield all files of a run in which a sample could be named."""
-    aside = {FORGOTTEN, PENDING}
+    aside = {FORGOTTEN, PENDING, *_OF_SOURCE}
     for path in sorted(run.path.rglob("*")):
         if path.is_file() and path.name not in aside and not path.name.startswith(".lock"):
             yield path
