@@ -31,6 +31,7 @@ COMMANDS = [
     "train-filter",
     "retry",
     "export",
+    "overrides",
     "inspect",
     "report",
     "explain",
@@ -41,6 +42,7 @@ COMMANDS = [
     "verify",
     "diff",
     "gc",
+    "forget",
     "schedule",
 ]
 

@@ -16,6 +16,7 @@ from curate.clustering.store import PARENTS
 from curate.errors import RunError, UsageError
 from curate.io.remote.cache import ensure_local, store_of
 from curate.io.yaml import read_yaml
+from curate.overrides.store import TABLE
 from curate.recipe.types import default_memory
 from curate.runs.folder import RunFolder
 
@@ -129,7 +130,8 @@ def table_files(run: RunFolder, sql: str) -> dict[str, list[list[Path]]]:
     """Return the finished tables of a run by name, each as lists of files; several lists stand side by side.
 
     samples, embeddings (image and text as arrays), assignments, centroids, concepts (as fitted), parents (the levels above them), blocks (where samples
-    are compared within others than the concepts), scores (assignments with the columns of every family beside), filters, duplicates, decisions, budgets (the concepts as decided). The
+    are compared within others than the concepts), scores (assignments with the columns of every family beside), filters, duplicates, decisions, budgets (the concepts as decided), overrides (what people had decided
+    when rows were selected last). The
     vectors of a run at a URL are fetched, and among the tables, only where `sql` names them.
     """
     marked = {
@@ -155,6 +157,8 @@ def table_files(run: RunFolder, sql: str) -> dict[str, list[list[Path]]]:
         found["blocks"] = [
             [ensure_local(run.part(run.assignments, part)) for part in part_names(run, run.concepts)]
         ]
+    if (run.path / TABLE).exists():
+        found["overrides"] = [[ensure_local(run.path / TABLE)]]
     if found["decisions"][0]:
         found["budgets"] = [[ensure_local(run.budgets)]]
     return {name: files for name, files in sorted(found.items()) if files[0]}

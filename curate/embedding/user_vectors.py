@@ -125,12 +125,15 @@ class VectorRows:
         """Whether every file has a column of uids beside its vectors."""
         return all(part.uids(0, 0) is not None for part in self._parts)
 
-    def require_uids(self, expected: Sequence[str], start: int, where: str) -> None:
-        """Raise EmbeddingError where uids stand beside the vectors from row `start` on, and are not the expected ones."""
+    def require_uids(self, expected: Sequence[str | None], start: int, where: str) -> None:
+        """Raise EmbeddingError where uids stand beside the vectors from row `start` on, and are not the expected ones.
+
+        expected : of each row; None where any will do.
+        """
         for part, first, last, place in self._pieces(start, start + len(expected)):
             found = part.uids(first, last) or ()
             for row, (uid, wanted) in enumerate(zip(found, expected[place:], strict=False)):
-                if uid != wanted:
+                if wanted is not None and uid != wanted:
                     raise EmbeddingError(
                         f"{part.path}: row {first + row} is the vector of {uid!r}, but the row of {where} that it would be "
                         f"given to is {wanted!r}; sort the vectors as the source"

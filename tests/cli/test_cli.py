@@ -34,6 +34,7 @@ COMMANDS = [
     "evaluate",
     "retry",
     "export",
+    "overrides",
     "inspect",
     "explain",
     "plan",
@@ -44,6 +45,7 @@ COMMANDS = [
     "verify",
     "diff",
     "gc",
+    "forget",
     "schedule",
 ]
 

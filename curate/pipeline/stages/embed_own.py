@@ -16,12 +16,13 @@ from curate.linalg import units_and_norms
 from curate.pipeline.stages import given_vectors
 from curate.pipeline.stages.embed_task import EmbedTask, Outcomes, keys_of, write_samples
 from curate.pipeline.stages.read_task import given_batches
+from curate.runs.forgotten import OUTCOME
 from curate.sources.vector_columns import why_unusable
 
 __all__ = ["embed_own"]
 
 #: Outcomes of rows that are broken as rows, not for want of an image.
-BROKEN_ROWS = ("bad_row", "duplicate_key", "split_sample", "truncated")
+BROKEN_ROWS = ("bad_row", "duplicate_key", "split_sample", "truncated", "forgotten")
 
 NO_TEXT = "concepts are made of captions, and there is no vector of one"
 
@@ -62,7 +63,10 @@ def _own_pieces(
     """Yield the usable vectors of a part; outcomes and lengths of its rows are noted on the way."""
     uids, copied = keys["uid"].to_list(), keys["copy_of"].is_not_null().to_numpy()
     said = keys["outcome"].to_list(), keys["reason"].to_list()
-    own = storage.read_table(task.keys, ["uid"])["uid"].to_pylist() if task.part.vectors else uids
+    own = uids
+    if task.part.vectors:  # a forgotten row has lost its uid
+        named = storage.read_table(task.keys, ["uid"])["uid"].to_pylist()
+        own = [None if one == OUTCOME else uid for uid, one in zip(named, said[0], strict=True)]
     start = 0
     for given, texts in given_batches(task.part, task.source, own, batch_bytes=task.batch_bytes):
         if given.shape[1] != task.dim:

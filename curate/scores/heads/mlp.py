@@ -21,7 +21,7 @@ class _Net:
     def __init__(self, flat: torch.Tensor, models: int, dim: int, hidden: int, n_classes: int) -> None:
         self.flat = flat
         sizes = [models * dim * hidden, models * hidden, models * hidden * n_classes, models * n_classes]
-        w1, b1, w2, b2 = flat.split(sizes)
+        w1, b1, w2, b2 = torch.split(flat, sizes)
         self.w1, self.b1 = w1.view(models, dim, hidden), b1.view(models, 1, hidden)
         self.w2, self.b2 = w2.view(models, n_classes, hidden), b2.view(models, n_classes, 1)
 
