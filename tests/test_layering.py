@@ -15,7 +15,7 @@ PACKAGE = ROOT / "curate"
 
 #: The packages (and single modules) of curate. Each imports only those before it.
 ORDER = (
-    "errors", "hashing", "linalg", "progress", "plugins", "schema", "settings", "io", "sources", "runs", "execution",
+    "errors", "hashing", "linalg", "progress", "plugins", "schema", "settings", "io", "sources", "runs", "overrides", "execution",
     "embedding", "clustering", "deduplication", "ordering", "scores", "filtering", "selection", "weighting", "recipe",
     "writers", "report", "retrieval", "analysis", "pipeline", "evaluation", "training", "api", "torch", "cli",
 )  # fmt: skip
@@ -274,7 +274,7 @@ def test_pure_packages_import_nothing_that_opens_files():
     assert len(paths) > 12
     edges = [
         f"curate.{name}"
-        for name in ("io", "sources", "runs", "execution", "embedding", "writers", "pipeline")
+        for name in ("io", "sources", "runs", "overrides", "execution", "embedding", "writers", "pipeline")
     ]
     assert breaches(paths, [*edges, "fsspec", "torch", "pyarrow.parquet"]) == []
 
