@@ -37,6 +37,8 @@ DECISIONS = (
     "keep", "weight", "reason", "duplicate_of", "concept", "distance", "rank", "inclusion_prob",
     "random_control",
 )  # fmt: skip
+#: Parts of a concept that dedup compares within; more than it ever makes.
+MOST_SUBCONCEPTS = 1_000_000
 #: What is called otherwise here than in its table: both 0_samples and 5_decisions have a `reason`.
 RENAMED = {"reason": "fault"}
 
@@ -119,7 +121,7 @@ class RowTable:
     def _describe(self, families: Sequence[str]) -> None:
         described = self._connection.execute("describe rows").fetchall()
         self.columns = {str(name): _kind(str(kind)) for name, kind, *_ in described}
-        known = {*SAMPLES, *DECISIONS, *RENAMED.values(), "n", "part", "margin", "near"}
+        known = {*SAMPLES, *DECISIONS, *RENAMED.values(), "n", "part", "margin", "near", "place", "block"}
         own = [name for name in self.columns if name not in known or name == "distance"]
         empty = self._empty([name for name in own if self.columns[name] == "number"])
         self.scores = tuple(name for name in own if self.columns[name] == "number" and name not in empty)
@@ -214,8 +216,10 @@ def _rows_of(context: Context, part: Part, families: Sequence[str], classes: Map
         names = [name for name in scores.columns if name not in taken and not name.endswith("_status")]
         taken |= set(names)
         frame = frame.hstack(_spread(scores.select(names), has_vector).get_columns())
-    frame = frame.hstack(_near(context, part, samples["uid"], has_vector).get_columns())
-    frame = frame.with_columns(_margin(context, frame))
+    place = pl.Series("place", np.where(has_vector, np.cumsum(has_vector) - 1, -1))
+    frame = frame.with_columns(place.set(place < 0, None))
+    frame = frame.hstack(_near(context, part, frame).get_columns())
+    frame = frame.with_columns(_margin(context))
     names = {name: pl.col(name).replace(classes) for name in ("label", "pred_label") if name in frame.columns}
     frame = frame.with_columns(**names)
     floats = [name for name, kind in frame.schema.items() if kind.is_float()]
@@ -231,19 +235,25 @@ def _spread(scores: pl.DataFrame, has_vector: "np.ndarray[Any, Any]") -> pl.Data
     return scores[place] if place.null_count() == 0 else scores.select(pl.all().gather(place))
 
 
-def _near(context: Context, part: Part, uids: pl.Series, has_vector: "np.ndarray[Any, Any]") -> pl.DataFrame:
-    """Return how similar the most similar earlier row is (`near`), null where none was compared."""
+def _near(context: Context, part: Part, frame: pl.DataFrame) -> pl.DataFrame:
+    """Return how similar the most similar earlier row is (`near`), and what rows were compared within (`block`)."""
     run = context.run
     path = run.part(run.duplicates, part.name)
-    if run.marker(run.duplicates) is None or not path.exists():
-        return pl.DataFrame({"near": pl.Series([None] * len(uids), dtype=pl.Float32)})
-    found = pl.DataFrame(storage.read_table(path, ["uid", "max_similarity_earlier"]))
-    rows = pl.DataFrame({"uid": uids, "first": has_vector})
-    joined = rows.join(found, on="uid", how="left", maintain_order="left")
-    return joined.select(pl.when("first").then("max_similarity_earlier").alias("near"))
+    if run.marker(run.duplicates) is not None and path.exists():
+        names = ["uid", "concept", "subconcept", "max_similarity_earlier"]
+        found = pl.DataFrame(storage.read_table(path, names))
+        rows = frame.select("uid", "place").join(found, on="uid", how="left", maintain_order="left", suffix="_of")
+        block = pl.col("concept").cast(pl.Int64) * MOST_SUBCONCEPTS + pl.col("subconcept")
+        first = pl.col("place").is_not_null()
+        return rows.select(
+            pl.when(first).then("max_similarity_earlier").alias("near"), pl.when(first).then(block).alias("block")
+        )
+    none = pl.Series("near", [None] * len(frame), dtype=pl.Float32)
+    block = (frame["concept"].cast(pl.Int64) * MOST_SUBCONCEPTS).alias("block")
+    return pl.DataFrame([none, block])
 
 
-def _margin(context: Context, frame: pl.DataFrame) -> pl.Expr:
+def _margin(context: Context) -> pl.Expr:
     """Return how far a row is from the cut of its concept: 0 is the last that is kept, 1 the first that is not."""
     budgets = pl.DataFrame(storage.read_table(context.run.budgets, ["concept", "kept"]))
     kept = pl.col("concept").replace_strict(budgets["concept"], budgets["kept"], default=None)
