@@ -107,9 +107,7 @@ def judged_search(
     return told(folder, hits).insert_column(0, rows["relevance"]), answer
 
 
-def query_vector(
-    run: RunFolder, query: Query, *, on: str = "image", clip: "Clip | None" = None
-) -> Vector:
+def query_vector(run: RunFolder, query: Query, *, on: str = "image", clip: "Clip | None" = None) -> Vector:
     """Return the vector of a query, (d,) float32 of unit length, by the model that made the vectors of the run.
 
     clip : that model, if it is loaded already.

@@ -2,8 +2,6 @@
 
 from typing import Annotated
 
-import typer
-
 from curate.cli import options as flag
 from curate.cli.app import app
 from curate.cli.options import Option

@@ -115,7 +115,8 @@ async def _picture(request: Request) -> Response:
     pictures = site.pictures.get(request.path_params["size"])
     if pictures is None:
         return Response("pictures are small or large\n", 404, media_type="text/plain")
-    data = await asyncio.wrap_future(pictures.get(request.path_params["number"]))
+    waiting = asyncio.wrap_future(pictures.get(request.path_params["number"]))
+    data = await asyncio.shield(waiting)  # others may wait for the same one
     if data is None:
         return Response("no picture can be had\n", 404, media_type="text/plain")
     return Response(data, media_type="image/webp", headers={"Cache-Control": "private, max-age=600"})

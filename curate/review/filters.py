@@ -52,7 +52,12 @@ class RowFilter:
                 value = given[name]
                 add(f"{name} = ?", whole(name, value) if name == "concept" else value)
         if text := given.get("text"):
-            add("(contains(lower(caption), lower(?)) or contains(lower(key), lower(?)) or starts_with(uid, ?))", text, text, text)
+            add(
+                "(contains(lower(caption), lower(?)) or contains(lower(key), lower(?)) or starts_with(uid, ?))",
+                text,
+                text,
+                text,
+            )
         score = given.get("score")
         if score:
             for bound, sign in (("min", ">="), ("max", "<=")):

@@ -19,7 +19,7 @@ from curate.execution.context import Context
 from curate.linalg import load_unit
 from curate.review.table import RowTable
 
-__all__ = ["NearGroups", "NearGroup", "copies"]
+__all__ = ["NearGroup", "NearGroups", "copies"]
 
 #: Rows of a concept that are compared; of a larger one the first so many in the order of their similarity.
 MOST = 20_000
@@ -75,14 +75,32 @@ class NearGroups:
         threshold = float(threshold_of(epsilon))
         near = bool(self._table.ask("select 1 as x from rows where near is not null limit 1"))
         for one in self._blocks(near, threshold):
-            rows = self._table.ask(
-                "select n, part, place, near from rows where block = ? and place is not null "
-                f"order by near desc nulls last, n limit {MOST}", [one["block"]],
-            )  # fmt: skip
+            rows = self._members(one["block"])
             vectors = self._vectors([row["part"] for row in rows], [row["place"] for row in rows])
             later = np.array([not near or (row["near"] or -1.0) > threshold for row in rows])
             numbers = [int(row["n"]) for row in rows]
             yield from _groups(vectors, np.flatnonzero(later), numbers, threshold)
+
+    def partner(self, number: int) -> int | None:
+        """Return the row that the similarity `near` of a row is to; None where there is none."""
+        found = self._table.ask("select block, near from rows where n = ? and near is not null", [number])
+        if not found:
+            return None
+        rows = self._members(found[0]["block"])
+        place = next((at for at, row in enumerate(rows) if row["n"] == number), None)
+        if place is None or len(rows) < 2:
+            return None
+        vectors = self._vectors([row["part"] for row in rows], [row["place"] for row in rows])
+        gaps = np.abs(vectors @ vectors[place] - found[0]["near"])
+        gaps[place] = np.inf
+        return int(rows[int(gaps.argmin())]["n"])
+
+    def _members(self, block: int) -> list[dict[str, Any]]:
+        """Return the rows of a block that have vectors, the most similar first."""
+        return self._table.ask(
+            "select n, part, place, near from rows where block = ? and place is not null "
+            f"order by near desc nulls last, n limit {MOST}", [block],
+        )  # fmt: skip
 
     def _blocks(self, near: bool, threshold: float) -> list[dict[str, Any]]:
         """Return what rows are compared within, as far as there may be a pair in it."""

@@ -5,10 +5,9 @@ source reaches the browser: what it gets is encoded anew.
 """
 
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from queue import SimpleQueue
 from typing import NamedTuple
 
 from curate.analysis.summary.thumbnails import Place, encoded, packed
@@ -29,13 +28,14 @@ Shot = bytes | None
 
 
 class Size(NamedTuple):
-    """How large pictures are, and how well they are encoded."""
+    """How large pictures are, how well they are encoded, and how many processes decode them."""
 
     side: int
     quality: int
+    workers: int
 
 
-SIZES = {"small": Size(SMALL, 80), "large": Size(LARGE, 88)}
+SIZES = {"small": Size(SMALL, 80, 2), "large": Size(LARGE, 88, 1)}
 
 
 class Pictures:
@@ -58,8 +58,9 @@ class Pictures:
         self._found: OrderedDict[int, Shot] = OrderedDict()
         self._bytes = 0
         self._waiting: dict[int, Future[Shot]] = {}
-        self._asked: SimpleQueue[int | None] = SimpleQueue()
-        self._held = threading.Lock()
+        self._asked: deque[int] = deque()
+        self._held = threading.Condition()
+        self._closed = False
         self._thread: threading.Thread | None = None
 
     def get(self, number: int) -> "Future[Shot]":
@@ -70,27 +71,33 @@ class Pictures:
                 done: Future[Shot] = Future()
                 done.set_result(self._found[number])
                 return done
-            return self._ask(number)
+            self._ask([number])
+            return self._waiting[number]
 
     def expect(self, numbers: Sequence[int]) -> None:
-        """Begin to read pictures that will be asked for soon."""
+        """Begin to read pictures that will be asked for soon, before all that was asked for earlier."""
         with self._held:
-            for number in numbers:
-                if number not in self._found and len(self._waiting) < WAITING:
-                    self._ask(number)
+            self._ask([number for number in numbers if number not in self._found][:WAITING])
 
-    def _ask(self, number: int) -> "Future[Shot]":
-        if number not in self._waiting:
-            self._waiting[number] = Future()
-            self._asked.put(number)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name="pictures", daemon=True)
-                self._thread.start()
-        return self._waiting[number]
+    def _ask(self, numbers: Sequence[int]) -> None:
+        """Put numbers at the head of those that wait; the longest forgotten go without a picture where there are too many."""
+        fresh = [number for number in numbers if number not in self._waiting]
+        self._waiting |= {number: Future() for number in fresh}
+        self._asked.extendleft(reversed(fresh))
+        while len(self._asked) > WAITING:
+            self._waiting.pop(self._asked.pop()).set_result(None)
+        if fresh and self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="pictures", daemon=True)
+            self._thread.start()
+        self._held.notify()
 
     def close(self) -> None:
         """End the processes that decode."""
-        self._asked.put(None)
+        with self._held:
+            self._closed = True
+            for waiting in self._waiting.values():
+                waiting.cancel()
+            self._held.notify()
         if self._thread is not None:
             self._thread.join(5)
 
@@ -98,19 +105,20 @@ class Pictures:
 
     def _work(self) -> None:
         pool = DecodePool(
-            Preprocess((self._size.side, self._size.side), resize_mode="longest", fill=255), workers=1,
+            Preprocess((self._size.side, self._size.side), resize_mode="longest", fill=255), workers=self._size.workers,
             max_pixels=self._context.recipe.embed.max_pixels,
             memory_limit_bytes=self._context.recipe.embed.decode_memory, in_flight_bytes=self._context.image_memory,
         )  # fmt: skip
         with pool:
-            while (first := self._asked.get()) is not None:
-                numbers = [first]
-                while not self._asked.empty() and len(numbers) < TOGETHER:
-                    more = self._asked.get()
-                    if more is None:
-                        return
-                    numbers.append(more)
+            while numbers := self._next():
                 self._answer(pool, numbers)
+
+    def _next(self) -> list[int]:
+        """Return what is to be read next, together; nothing once this is closed."""
+        with self._held:
+            self._held.wait_for(lambda: self._asked or self._closed)
+            some = min(TOGETHER, len(self._asked))
+            return [] if self._closed else [self._asked.popleft() for _ in range(some)]
 
     def _answer(self, pool: DecodePool, numbers: Sequence[int]) -> None:
         """Set the pictures of some rows; whatever fails leaves rows without one."""
@@ -133,5 +141,5 @@ class Pictures:
                 _, gone = self._found.popitem(last=False)
                 self._bytes -= len(gone or b"") + 100
             waiting = self._waiting.pop(number, None)
-        if waiting is not None:
+        if waiting is not None and waiting.set_running_or_notify_cancel():
             waiting.set_result(shot)

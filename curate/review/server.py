@@ -100,7 +100,7 @@ def _listen(host: str, port: int | None) -> socket.socket:
     refused: OSError | None = None
     for one in tried:
         try:
-            family, kind, *_ , place = socket.getaddrinfo(host, one, type=socket.SOCK_STREAM)[0]
+            family, kind, *_, place = socket.getaddrinfo(host, one, type=socket.SOCK_STREAM)[0]
             listening = socket.socket(family, kind)
         except OSError as error:
             raise UsageError(f"--host {host}: {error.strerror or error}") from None
@@ -127,6 +127,8 @@ def is_loopback(host: str) -> bool:
 
 def open_browser(url: str) -> None:
     """Open an address in the browser of the user; nothing where there is no screen."""
-    if sys.platform == "linux" and not any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "WSL_DISTRO_NAME")):
+    if sys.platform == "linux" and not any(
+        os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "WSL_DISTRO_NAME")
+    ):
         return
     threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()

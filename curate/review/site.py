@@ -15,8 +15,8 @@ from curate.analysis.summary.thumbnails import Place
 from curate.errors import CurateError, UsageError
 from curate.execution.context import Context
 from curate.io.yaml import read_yaml
-from curate.recipe.types import default_memory
 from curate.overrides.store import user_name
+from curate.recipe.types import default_memory
 from curate.review.concepts import concept_rows
 from curate.review.decisions import Decisions
 from curate.review.filters import LIMIT, RowFilter, whole
@@ -83,10 +83,14 @@ class Site:
 
     def about(self) -> dict[str, Any]:
         """Return what the page needs to know of the run before it shows anything."""
-        rows = self.table.ask("select reason, keep, outcome, count(*) as n from rows group by all order by n desc, reason")
+        rows = self.table.ask(
+            "select reason, keep, outcome, count(*) as n from rows group by all order by n desc, reason"
+        )
         reasons = [{"reason": one["reason"], "n": one["n"], "kept": bool(one["keep"])} for one in rows]
         unusable = sum(one["n"] for one in rows if one["outcome"] != "ok")
-        queues = {name: {"column": one.column, "high_is_bad": one.high_is_bad} for name, one in self._queues.items()}
+        queues = {
+            name: {"column": one.column, "high_is_bad": one.high_is_bad} for name, one in self._queues.items()
+        }
         return {
             "run": self.context.run.where, "read_only": self.read_only, "user": user_name(), "rows": sum(one["n"] for one in rows),
             "kept": sum(one["n"] for one in rows if one["keep"]), "unusable": unusable, "reasons": reasons,
@@ -157,7 +161,10 @@ class Site:
         rows = self._told(
             f"{asked.sql(self._columns(extra))} limit {limit} offset {offset}", asked.parameters, extra
         )
-        return {"total": self._total(asked, bool(params.get("decided")), len(rows), limit, offset), "rows": rows}
+        return {
+            "total": self._total(asked, bool(params.get("decided")), len(rows), limit, offset),
+            "rows": rows,
+        }
 
     def _total(self, asked: RowFilter, changes: bool, found: int, limit: int, offset: int) -> int:
         if found < limit and (found or not offset):
@@ -181,10 +188,17 @@ class Site:
         """What estimates the chance that a label is wrong, as SQL: of the noise model, else of the heads."""
         known = self.table.columns
         return next(
-            (sql for name, sql in (("noise_label", "noise_label"), ("p_label", "1 - p_label")) if name in known), None
+            (
+                sql
+                for name, sql in (("noise_label", "noise_label"), ("p_label", "1 - p_label"))
+                if name in known
+            ),
+            None,
         )
 
-    def _told(self, sql: str, parameters: Sequence[object] = (), extra: str | None = None) -> list[dict[str, Any]]:
+    def _told(
+        self, sql: str, parameters: Sequence[object] = (), extra: str | None = None
+    ) -> list[dict[str, Any]]:
         rows = self.table.ask(sql, parameters)
         decided = self.decisions.of([row["uid"] for row in rows])
         for row in rows:
@@ -196,7 +210,9 @@ class Site:
         """Return what is told of rows by their numbers, in that order."""
         if not numbers:
             return []
-        rows = self._told(f"select {self._columns()} from rows where n in (select unnest(?))", [list(numbers)])
+        rows = self._told(
+            f"select {self._columns()} from rows where n in (select unnest(?))", [list(numbers)]
+        )
         known = {row["n"]: row for row in rows}
         return [known[number] for number in numbers if number in known]
 
@@ -210,22 +226,36 @@ class Site:
         if not found:
             raise UsageError(f"there is no row {number:,} in this run")
         row = found[0]
-        names = [name for name in self.table.scores if row[name] is not None]
         directions = {one["name"]: one["higher_is"] for one in self._score_ranges}
+        names = [name for name, higher_is in directions.items() if higher_is and row[name] is not None]
         scores = []
         if names:
             asked = ", ".join(
                 f"(sum(({identifier(name)} < ?)::int) + sum(({identifier(name)} = ?)::int) / 2) / count({identifier(name)})"
                 for name in names
             )
-            [shares] = self.table.ask(f"select {asked} from rows", [row[name] for name in names for _ in (1, 2)])
+            [shares] = self.table.ask(
+                f"select {asked} from rows", [row[name] for name in names for _ in (1, 2)]
+            )
             scores = [
-                {"name": name, "value": row[name], "percentile": 100 * share, "higher_is": directions.get(name)}
+                {
+                    "name": name,
+                    "value": row[name],
+                    "percentile": 100 * share,
+                    "higher_is": directions.get(name),
+                }
                 for name, share in zip(names, shares.values(), strict=True)
             ]
         decided = self.decisions.of([row["uid"]]).get(row["uid"], {})
-        others = self.table.ask("select n from rows where uid = ? order by occurrence limit 1", [row["duplicate_of"]])
-        return {"row": row, "scores": scores, "decided": decided, "original": others[0]["n"] if others else None}
+        others = self.table.ask(
+            "select n from rows where uid = ? order by occurrence limit 1", [row["duplicate_of"]]
+        )
+        return {
+            "row": row,
+            "scores": scores,
+            "decided": decided,
+            "original": others[0]["n"] if others else None,
+        }
 
     @cached_property
     def _score_ranges(self) -> list[dict[str, Any]]:
@@ -254,7 +284,12 @@ class Site:
                 row["similarity"] = similar[row["n"]]
             found.append({"rows": rows, "size": len(group.rows)})
         counted = self.table.ask("select count(*) as c from rows where near > ?", [1 - epsilon])[0]["c"]
-        return {"epsilon": epsilon, "groups": found, "more": more, "rows": counted if self._has_near else None}
+        return {
+            "epsilon": epsilon,
+            "groups": found,
+            "more": more,
+            "rows": counted if self._has_near else None,
+        }
 
     def copies(self, params: Params) -> dict[str, Any]:
         """Return groups of exact copies."""
@@ -269,7 +304,6 @@ class Site:
             if self._concepts is None:
                 self._concepts = concept_rows(self.context.run, self.table)
             return self._concepts
-
 
     # Search
 
@@ -312,14 +346,23 @@ class Site:
         """Return what to look at next in a queue, what was measured, and the cut that it proposes."""
         name = params.get("queue", "")
         if name not in self._queues:
-            raise UsageError(f"there is no queue {name[:40]!r}; there are {', '.join(self._queues) or 'none'}")
+            raise UsageError(
+                f"there is no queue {name[:40]!r}; there are {', '.join(self._queues) or 'none'}"
+            )
         self.decisions.follow()
         cut = _finite("cut", params["cut"]) if params.get("cut") else None
         if cut is None and name == "near":
             cut = 1 - self._epsilon
         target = _finite("target", params.get("target", "0.5"))
         found = useful(self.table, self._queues[name], cut=cut, target=target)
-        return {**found, "next": self.numbered(found["next"])}
+        rows = self.numbered(found["next"])
+        if name == "near":
+            partners = {row["n"]: self._near.partner(row["n"]) for row in rows}
+            told = {
+                row["n"]: row for row in self.numbered([one for one in partners.values() if one is not None])
+            }
+            rows = [{**row, "partner": told.get(partners[row["n"]])} for row in rows]
+        return {**found, "next": rows}
 
     def changes(self, since: int) -> dict[str, Any]:
         """Return what was decided since, and whether the run is another by now."""

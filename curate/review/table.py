@@ -136,9 +136,7 @@ class RowTable:
     def decide(self, rows: Sequence[tuple[str, str, str | None]]) -> None:
         """Set what people decided: (uid, what, value) of all that holds now."""
         self._wait()
-        frame = pl.DataFrame(
-            rows, {"uid": pl.String, "what": pl.String, "value": pl.String}, orient="row"
-        )
+        frame = pl.DataFrame(rows, {"uid": pl.String, "what": pl.String, "value": pl.String}, orient="row")
         with self._writing, contextlib.closing(self._connection.cursor()) as cursor:
             cursor.register("new_decided", frame.to_arrow())
             cursor.execute("create or replace table decided as from new_decided")
@@ -160,7 +158,9 @@ class RowTable:
                     names = [str(one[0]) for one in cursor.description or ()]
                     return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
             except duckdb.InterruptException:
-                raise UsageError(f"the condition took longer than {seconds:g} seconds and was stopped") from None
+                raise UsageError(
+                    f"the condition took longer than {seconds:g} seconds and was stopped"
+                ) from None
             except duckdb.Error as error:
                 said = (str(error).strip().splitlines() or [type(error).__name__])[0]
                 raise UsageError(f"the condition cannot be used: {said[:300]}") from None
@@ -199,7 +199,9 @@ def _kind(kind: str) -> str:
 # --- the rows of one part ------------------------------------------------------------------------------------------
 
 
-def _rows_of(context: Context, part: Part, families: Sequence[str], classes: Mapping[str, str]) -> pl.DataFrame:
+def _rows_of(
+    context: Context, part: Part, families: Sequence[str], classes: Mapping[str, str]
+) -> pl.DataFrame:
     """Return the rows of a part with all that is known of each."""
     run = context.run
     samples = pl.DataFrame(
@@ -220,8 +222,8 @@ def _rows_of(context: Context, part: Part, families: Sequence[str], classes: Map
     frame = frame.with_columns(place.set(place < 0, None))
     frame = frame.hstack(_near(context, part, frame).get_columns())
     frame = frame.with_columns(_margin(context))
-    names = {name: pl.col(name).replace(classes) for name in ("label", "pred_label") if name in frame.columns}
-    frame = frame.with_columns(**names)
+    labels = [name for name in ("label", "pred_label") if name in frame.columns]
+    frame = frame.with_columns(pl.col(labels).replace(classes))
     floats = [name for name, kind in frame.schema.items() if kind.is_float()]
     return frame.with_columns(pl.when(pl.col(floats).is_finite()).then(pl.col(floats)))
 
@@ -242,15 +244,17 @@ def _near(context: Context, part: Part, frame: pl.DataFrame) -> pl.DataFrame:
     if run.marker(run.duplicates) is not None and path.exists():
         names = ["uid", "concept", "subconcept", "max_similarity_earlier"]
         found = pl.DataFrame(storage.read_table(path, names))
-        rows = frame.select("uid", "place").join(found, on="uid", how="left", maintain_order="left", suffix="_of")
+        rows = frame.select("uid", "place").join(
+            found, on="uid", how="left", maintain_order="left", suffix="_of"
+        )
         block = pl.col("concept").cast(pl.Int64) * MOST_SUBCONCEPTS + pl.col("subconcept")
         first = pl.col("place").is_not_null()
         return rows.select(
-            pl.when(first).then("max_similarity_earlier").alias("near"), pl.when(first).then(block).alias("block")
+            pl.when(first).then("max_similarity_earlier").alias("near"),
+            pl.when(first).then(block).alias("block"),
         )
     none = pl.Series("near", [None] * len(frame), dtype=pl.Float32)
-    block = (frame["concept"].cast(pl.Int64) * MOST_SUBCONCEPTS).alias("block")
-    return pl.DataFrame([none, block])
+    return pl.DataFrame([none, (frame["concept"].cast(pl.Int64) * MOST_SUBCONCEPTS).alias("block")])
 
 
 def _margin(context: Context) -> pl.Expr:

@@ -119,7 +119,9 @@ def useful(
         return found
     seen = _seen(table, queue)
     beyond = [one for one in seen if (one["value"] >= cut if queue.high_is_bad else one["value"] <= cut)]
-    [count] = table.ask(f"select count(*) as c from rows where {queue.only} and occurrence = 0 and {queue.beyond('?')}", [cut])
+    [count] = table.ask(
+        f"select count(*) as c from rows where {queue.only} and occurrence = 0 and {queue.beyond('?')}", [cut]
+    )
     drawn = _drawn(table, queue, cut, limit)
     verdict = {one["uid"]: one["bad"] for one in beyond}
     first = next((place for place, one in enumerate(drawn) if one["uid"] not in verdict), len(drawn))
@@ -174,7 +176,11 @@ def _in_turn(first: Sequence[int], second: Sequence[int], limit: int) -> list[in
     >>> _in_turn([1, 2, 3], [2, 9], 4)
     [1, 2, 9, 3]
     """
-    turns = [one for pair in zip([*first, *[-1] * len(second)], [*second, *[-1] * len(first)], strict=False) for one in pair]
+    turns = [
+        one
+        for pair in zip([*first, *[-1] * len(second)], [*second, *[-1] * len(first)], strict=False)
+        for one in pair
+    ]
     return list(dict.fromkeys(one for one in turns if one >= 0))[:limit]
 
 
@@ -193,7 +199,8 @@ def _proposal(
     if cut is None:
         return None
     [count] = table.ask(
-        f"select count(*) as c from rows where {queue.only} and occurrence = 0 and {queue.beyond('?')}", [cut.value]
+        f"select count(*) as c from rows where {queue.only} and occurrence = 0 and {queue.beyond('?')}",
+        [cut.value],
     )
     low, high = wilson(cut.wrong, cut.looked)
     said = f"{1 - cut.value:.6f}" if queue.name == "near" else f"{cut.value:.6g}"

@@ -36,6 +36,7 @@ COMMANDS = [
     "explain",
     "plan",
     "report",
+    "review",
     "search",
     "retrieve",
     "name",

@@ -5,7 +5,7 @@ import {address, state} from "./state.js";
 const SIZE = 1000, EDGE = 60;
 
 function colour(share) {
-  return share === null ? "var(--unusable)" : `color-mix(in oklab, var(--kept) ${Math.round(100 * share)}%, var(--dropped))`;
+  return share === null ? "var(--unusable)" : `color-mix(in srgb, var(--kept) ${Math.round(100 * share)}%, var(--mild))`;
 }
 
 const named = (one) => one.name || `Concept ${one.concept}`;
@@ -18,7 +18,7 @@ function map(concepts) {
   const span = (key) => { const all = placed.map((one) => one[key]); return [Math.min(...all), Math.max(...all)]; };
   const [[left, right], [low, high]] = [span("x"), span("y")];
   const largest = Math.max(...placed.map((one) => one.n_assigned ?? 1), 1);
-  const height = 560;
+  const height = 400;
   const at = (value, from, to, length) => EDGE + (length - 2 * EDGE) * (to > from ? (value - from) / (to - from) : .5);
   const card = make("div", {class: "card", hidden: true});
   const marks = [...placed].sort((a, b) => (b.n_assigned ?? 0) - (a.n_assigned ?? 0)).map((one) => {

@@ -49,6 +49,7 @@ function kindOf(row) {
 }
 
 export function picture(row, size = "small") {
+  if (!state.about.pictures || !(row.outcome === "ok" || row.outcome === "no_caption")) return make("span", {class: "blank"}, said(inWords(row)));
   const shown = make("img", {src: `/picture/${size}/${row.n}`, alt: "", loading: "lazy", decoding: "async", draggable: "false"});
   shown.addEventListener("error", () => shown.replaceWith(make("span", {class: "blank"}, said(inWords(row)))), {once: true});
   return shown;
@@ -56,7 +57,7 @@ export function picture(row, size = "small") {
 
 function tile(row) {
   const made = make("div", {class: "tile", role: "option", id: `t${row.n}`, tabindex: "-1", "aria-selected": "false", "data-n": row.n},
-    make("div", {class: "shot"}, state.about.pictures ? picture(row) : make("span", {class: "blank"}, said(inWords(row))), make("span", {class: "marks"})),
+    make("div", {class: "shot"}, picture(row), make("span", {class: "marks"})),
     make("span", {class: "tick", "aria-hidden": "true"}),
     make("div", {class: "under", "aria-hidden": "true"}, said(row.caption || row.label || row.key || row.uid, "bdi", {class: "caption"}), make("span", {class: "note"}, note(row))));
   refreshTile(made, row);

@@ -51,8 +51,7 @@ function drag(event) {
 function show(row) {
   Object.assign(view, {scale: 1, x: 0, y: 0});
   title.replaceChildren(said(inWords(row)), make("span", {class: "kind"}, ` ${count.format(state.focus + 1)} of ${count.format(state.rows.length)} shown`));
-  const large = state.about.pictures ? picture(row, "large") : make("span", {class: "blank"}, said(inWords(row)));
-  stage.replaceChildren(large);
+  stage.replaceChildren(picture(row, "large"));
   stage.setAttribute("aria-label", `Picture: ${inWords(row)}`);
   apply();
   showInfo(info, row);

@@ -9,6 +9,7 @@ import {hideUseful, loadUseful} from "./useful.js";
 const PAGE = 60;
 let turn = 0;  // what comes for an earlier view is dropped
 let watcher = null;
+let shown = null;  // the view that is on the page
 export let droppedPicture = null;
 
 const view = () => VIEWS[state.route.view] ? state.route.view : "samples";
@@ -154,7 +155,7 @@ const VIEWS = {
   async pairs(parameters) {
     const there = Object.entries(state.about.queues).filter(([name]) => name.startsWith("pairs"));
     const {column, high_is_bad: high} = state.about.queues[queueOf()] ?? there[0][1];
-    const choice = make("span", {class: "segments", role: "group", "aria-label": "Score"}, there.map(([, one]) => make("button", {type: "button", "aria-pressed": String(one.column === column), onclick: () => go({score: one.column, cut: ""})}, one.column)));
+    const choice = there.length < 2 ? null : make("span", {class: "segments", role: "group", "aria-label": "Score"}, there.map(([, one]) => make("button", {type: "button", "aria-pressed": String(one.column === column), onclick: () => go({score: one.column, cut: ""})}, one.column)));
     await queue(parameters, column, high, [choice]);
   },
   async near(parameters) {
@@ -202,6 +203,18 @@ function nearControls(which, box) {
   return make("div", {class: "filters"}, state.about.queues.near ? make("span", {class: "segments", role: "group", "aria-label": "Show"}, one("groups", "Groups"), one("useful", "Most useful next")) : null, ...box);
 }
 
+// Each row beside its partner; whoever is on the page already gets the others beside it.
+function inPairs(rows) {
+  const sections = [], at = new Map();
+  for (const row of rows) {
+    const both = [row, row.partner].filter(Boolean), there = both.map((one) => at.get(one.n)).find(Boolean);
+    const section = there ?? {title: `similarity ${number(row.near)}`, rows: []};
+    if (!there) sections.push(section);
+    for (const one of both) if (!at.has(one.n)) { at.set(one.n, section); section.rows.push(one); }
+  }
+  return sections;
+}
+
 // The pairs to look at next: each row beside the ones that it resembles.
 async function nearUseful(parameters, box) {
   find("#controls").replaceChildren(nearControls("useful", box));
@@ -209,9 +222,7 @@ async function nearUseful(parameters, box) {
   const found = await loadUseful("near", {...parameters, cut: parameters.cut || 1 - epsilon});
   if (now !== turn) return;
   summary(`the next ${found.next.length} to look at: half at random, half nearest the cut`);
-  const partners = await Promise.all(found.next.slice(0, 12).map((row) => ask("search", {like: row.uid, top: 1}).catch(() => ({rows: []}))));
-  if (now !== turn) return;
-  drawSections(found.next.slice(0, 12).map((row, place) => ({title: `similarity ${number(row.near)}`, rows: [row, ...partners[place].rows.filter((one) => one.n !== row.n)]})), {kind: "groups"});
+  drawSections(inPairs(found.next), {kind: "groups"});
   if (!found.next.length) return empty("Nothing is left to look at here.");
   find("#more").replaceChildren(make("button", {type: "button", class: "main", id: "next-useful", onclick: () => show()}, "Next ", make("kbd", {"aria-hidden": "true"}, "M")));
 }
@@ -236,19 +247,30 @@ async function groups(path, parameters, now, says) {
 const TITLES = {concepts: "Concepts", samples: "Samples", near: "Near-duplicates", copies: "Exact copies", labels: "Doubtful labels", pairs: "Worst pairs", unusable: "Unusable", cut: "At the cut", search: "Search"};
 
 export async function show() {
-  const {parameters} = state.route, name = view();
+  const {parameters} = state.route, name = view(), asked = location.hash;
+  const other = name !== shown;
   hideUseful();
   summary("");
+  if (other) {
+    setRows([]);
+    for (const box of ["#controls", "#content", "#more"]) find(box).replaceChildren();
+    scrollTo(0, 0);
+  }
+  shown = name;
+  find("#content").classList.add("busy");
+  document.body.classList.toggle("no-rows", name === "concepts");
   find("#title").textContent = name === "samples" && parameters.concept ? `Concept ${parameters.concept}` : name === "search" && parameters.text ? `Search: ${parameters.text}` : TITLES[name];
   document.title = `${TITLES[name]} · curate review`;
   for (const link of document.querySelectorAll("#views a")) {
-    if (link.dataset.view === name) link.setAttribute("aria-current", "page"); else link.removeAttribute("aria-current");
+    if (link.dataset.view === name) { link.setAttribute("aria-current", "page"); link.scrollIntoView({block: "nearest", inline: "nearest"}); } else link.removeAttribute("aria-current");
   }
   try {
     await VIEWS[name](parameters);
+    if (other || location.hash === asked) find("#content").classList.remove("busy");
   } catch (error) {
     summary("");
     empty("");
+    find("#content").classList.remove("busy");
     find("#content").replaceChildren(make("p", {class: "note warn", role: "alert"}, error.message));
   }
 }
