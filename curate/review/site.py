@@ -104,7 +104,6 @@ class Site:
 
     @cached_property
     def _queues(self) -> dict[str, Queue]:
-        self.table.ask("select 1")
         return queues_of(self.table, self.context.run.where)
 
     def _doubtful(self) -> int:

@@ -64,10 +64,6 @@ class RowTable:
 
     Attributes
     ----------
-    columns : dict
-        The kind of every column, by its name: number, text or yes-no.
-    scores : tuple of str
-        The columns of scores that are numbers.
     loaded : float
         The share of the rows that are in the table; it is asked once all are.
     """
@@ -82,8 +78,20 @@ class RowTable:
         self._error: Exception | None = None
         self._writing = threading.Lock()
         self.loaded = 0.0
-        self.columns: dict[str, str] = {}
-        self.scores: tuple[str, ...] = ()
+        self._columns: dict[str, str] = {}
+        self._scores: tuple[str, ...] = ()
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """The kind of every column, by its name: number, text or yes-no."""
+        self._wait()
+        return self._columns
+
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """The columns of scores that are numbers."""
+        self._wait()
+        return self._scores
 
     def close(self) -> None:
         """Give up the table and its temporary folder."""
@@ -120,11 +128,11 @@ class RowTable:
 
     def _describe(self, families: Sequence[str]) -> None:
         described = self._connection.execute("describe rows").fetchall()
-        self.columns = {str(name): _kind(str(kind)) for name, kind, *_ in described}
+        self._columns = {str(name): _kind(str(kind)) for name, kind, *_ in described}
         known = {*SAMPLES, *DECISIONS, *RENAMED.values(), "n", "part", "margin", "near", "place", "block"}
-        own = [name for name in self.columns if name not in known or name == "distance"]
-        empty = self._empty([name for name in own if self.columns[name] == "number"])
-        self.scores = tuple(name for name in own if self.columns[name] == "number" and name not in empty)
+        own = [name for name in self._columns if name not in known or name == "distance"]
+        empty = self._empty([name for name in own if self._columns[name] == "number"])
+        self._scores = tuple(name for name in own if self._columns[name] == "number" and name not in empty)
 
     def _empty(self, names: Sequence[str]) -> set[str]:
         if not names:
