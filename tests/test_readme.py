@@ -31,6 +31,7 @@ COMMANDS = [
     "export",
     "inspect",
     "report",
+    "review",
     "explain",
     "plan",
     "search",

@@ -23,6 +23,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
 ]
 VIEWS = ("concepts", "samples", "near", "copies", "labels", "pairs", "unusable", "cut")
+REFUSED = "Failed to load resource: the server responded with a status of 400 (Bad Request)"
 NAMELESS = (
     "all => all.filter((one) => one.checkVisibility() && !one.alt && !one.labels?.length && !one.innerText"
     " && !one.getAttribute('aria-label') && !one.closest('[aria-hidden=true], [role=option]')).map((one) => one.outerHTML)"
@@ -85,13 +86,18 @@ def nothing_noted(request):
         assert seen.noted == []
 
 
+def until(page, condition):
+    """Wait until an expression holds; Playwright's own way is forbidden by the policy of the page."""
+    deadline = time.monotonic() + 30
+    while not page.evaluate(condition):
+        assert time.monotonic() < deadline, condition
+        page.wait_for_timeout(20)
+
+
 def go(page, view, query=""):
     """Open a view, and wait until it is there."""
     page.evaluate("to => { location.hash = to }", f"#/{view}{query}")
-    page.wait_for_function("to => location.hash.startsWith(to)", arg=f"#/{view}")
-    page.wait_for_function(
-        "document.querySelector('#content').children.length > 0 && !document.querySelector('#content').matches('.busy')"
-    )
+    until(page, "document.body.dataset.shown === location.hash")
 
 
 def tiles(page):
@@ -120,7 +126,7 @@ def test_every_view_shows_what_it_is_about(seen, run):
     decisions = curate.open_run(run).decisions()
     for link in page.locator("#views a").all():
         link.click()
-        page.wait_for_function("!document.querySelector('#content').matches('.busy')")
+        until(page, "document.body.dataset.shown === location.hash")
         assert page.inner_text("#title")
         assert page.locator("#content").inner_text().strip()
         assert page.locator("#views a[aria-current]").count() == 1
@@ -141,11 +147,11 @@ def test_hostile_texts_only_show(seen):
     for view in VIEWS:
         go(page, view)
     go(page, "samples")
-    page.locator("#more button").click()
-    page.wait_for_function("document.querySelectorAll('.tile').length > 100")
+    page.evaluate("scrollTo(0, document.body.scrollHeight)")  # more come by themselves
+    until(page, "document.querySelectorAll('.tile').length > 100")
     text = page.locator(".under bdi").all_text_contents()
     for one in HOSTILE:
-        assert one.replace("\x00", "\x00") in text or any(one[:20] in other for other in text), one
+        assert one in text or any(one[:20] in other for other in text), one
     assert (
         page.locator(
             "#content script, #content iframe, #content style, #content svg, #content b, #content math, img[src=x]"
@@ -167,7 +173,7 @@ def test_the_map_opens_a_concept(seen, run):
     mark.hover(force=True)
     page.locator(".card strong").wait_for()
     mark.click(force=True)
-    page.wait_for_function("location.hash.includes('concept=')")
+    until(page, "location.hash.includes('concept=')")
     page.wait_for_selector(".tile")
     rows = curate.open_run(run).decisions().filter(pl.col("concept") == concept)
     assert page.inner_text("#summary") == f"{rows.height} samples"
@@ -184,16 +190,13 @@ def test_filters_narrow_and_say_what_is_wrong(seen, run):
     page.locator("#summary", has_text=f"{kept} samples").wait_for()
     page.fill("input[name=where]", "keep and el2n < 0.7")
     page.press("input[name=where]", "Enter")
-    page.wait_for_function(
-        "!document.querySelector('#summary').innerText.startsWith(arguments[0])"
-        if False
-        else "location.hash.includes('where')"
-    )
+    until(page, "location.hash.includes('where')")
     page.locator("#content .tile").first.wait_for()
     go(page, "samples", "?where=1%3B%20drop%20table%20rows")
     assert "cannot be used" in page.inner_text("#content [role=alert]")
+    assert [seen.noted.pop() for _ in list(seen.noted)] == [REFUSED]
     page.get_by_role("button", name="Clear", exact=True).first.click()
-    page.wait_for_function("location.hash === '#/samples'")
+    until(page, "location.hash === '#/samples'")
     page.locator(".tile").first.wait_for()
 
 
@@ -216,7 +219,7 @@ def test_keys_move_select_decide_and_take_back(seen, run):
     before = len(held(run))
     page.keyboard.press("k")
     said(page, "keep")
-    page.wait_for_function(f"document.activeElement.dataset.n === '{numbers[2]}'")
+    until(page, f"document.activeElement.dataset.n === '{numbers[2]}'")
     assert page.locator(f"#{uids[numbers[1]]} .mark.keep").count() == 1
     assert "decided: keep" in page.get_attribute(f"#t{numbers[1]}", "aria-label")
     # Many at a time.
@@ -258,7 +261,7 @@ def test_a_wrong_label_takes_the_right_one(seen, run):
     page.keyboard.press("r")
     page.locator("#looked", has_text="2 of").wait_for()
     page.keyboard.press("m")
-    page.wait_for_function(f"!document.querySelector('#t{number}')")
+    until(page, f"!document.querySelector('#t{number}')")
     page.click("#open-history")
     page.locator(".history li").nth(1).wait_for()
     page.locator(".history button", has_text="Take back").nth(1).click()
@@ -280,14 +283,14 @@ def test_the_large_view(seen):
     assert "scale(3)" in page.locator(".stage img").get_attribute("style")
     page.keyboard.press("-")
     page.keyboard.press("ArrowRight")
-    page.wait_for_function(f"document.querySelector('#large .info').dataset.n === '{numbers[1]}'")
+    until(page, f"document.querySelector('#large .info').dataset.n === '{numbers[1]}'")
     page.keyboard.press("x")  # decides, and goes on
-    page.wait_for_function(f"document.querySelector('#large .info').dataset.n === '{numbers[2]}'")
+    until(page, f"document.querySelector('#large .info').dataset.n === '{numbers[2]}'")
     page.keyboard.press("u")
     said(page, "Taken back")
     page.keyboard.press("Escape")
-    page.wait_for_function("!document.querySelector('#large').open")
-    assert focused(page) == str(numbers[2])
+    until(page, f"document.activeElement.dataset.n === '{numbers[2]}'")
+    assert not page.evaluate("document.querySelector('#large').open")
 
 
 def test_like_a_sample_and_a_dropped_picture(seen, tmp_path):
@@ -295,7 +298,7 @@ def test_like_a_sample_and_a_dropped_picture(seen, tmp_path):
     go(page, "samples")
     page.locator(".tile").nth(5).click()
     page.locator("#inspector a", has_text="More like it").click()
-    page.wait_for_function("location.hash.includes('like=')")
+    until(page, "location.hash.includes('like=')")
     page.locator(".tile .note", has_text="similarity").first.wait_for()
     # This run has vectors of its own, so a picture cannot be compared: it says so.
     page.evaluate("document.querySelector('#search-form').hidden = false")
@@ -303,7 +306,7 @@ def test_like_a_sample_and_a_dropped_picture(seen, tmp_path):
     path.write_bytes(picture(1))
     page.set_input_files("#search-file", path)
     page.locator("#content [role=alert]", has_text="vectors of its own").wait_for()
-    seen.noted[:] = [text for text in seen.noted if "400 (Bad Request)" not in text]
+    assert [seen.noted.pop() for _ in list(seen.noted)] == [REFUSED]
 
 
 @pytest.mark.parametrize(
@@ -328,10 +331,10 @@ def test_it_fits_the_screen_and_everything_has_a_name(served, visit, width, sche
     page.context.close()
 
 
-def test_the_tab_key_reaches_everything(served, visit):
-    found = visit(served.url)
-    page = found.page
+def test_the_tab_key_reaches_everything(seen):
+    page = seen.page
     go(page, "samples")
+    page.evaluate("document.activeElement.blur()")
     reached = set()
     for _ in range(45):
         page.keyboard.press("Tab")
@@ -341,7 +344,6 @@ def test_the_tab_key_reaches_everything(served, visit):
             )
         )
     assert {
-        "search",
         "undo",
         "redo",
         "open-history",
@@ -354,7 +356,6 @@ def test_the_tab_key_reaches_everything(served, visit):
     } <= reached
     assert any(name.startswith("t") and name[1:].isdigit() for name in reached)  # the grid is one stop
     assert any(name.startswith("do ") for name in reached)
-    page.context.close()
 
 
 @pytest.mark.long

@@ -6,7 +6,7 @@ import {focused, state} from "./state.js";
 
 const dialog = find("#large");
 const view = {scale: 1, x: 0, y: 0};
-let stage = null, info = null, bar = null, title = null;
+let last = 0, stage = null, info = null, bar = null, title = null;
 
 function build() {
   title = make("h2", {id: "large-title"});
@@ -49,6 +49,7 @@ function drag(event) {
 }
 
 function show(row) {
+  last = state.focus;
   Object.assign(view, {scale: 1, x: 0, y: 0});
   title.replaceChildren(said(inWords(row)), make("span", {class: "kind"}, ` ${count.format(state.focus + 1)} of ${count.format(state.rows.length)} shown`));
   stage.replaceChildren(picture(row, "large"));
@@ -78,7 +79,5 @@ export function step(by) {
   if (dialog.open && focused() && Number(info.dataset.n) !== focused().n) show(focused());
 }
 
-dialog.addEventListener("close", () => {
-  const row = focused();
-  if (row) document.getElementById(`t${row.n}`)?.focus();
-});
+// The browser gives focus back to the tile that opened it; it belongs to the one that is shown last.
+dialog.addEventListener("close", () => moveTo(last));

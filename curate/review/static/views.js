@@ -266,13 +266,14 @@ export async function show() {
   }
   try {
     await VIEWS[name](parameters);
-    if (other || location.hash === asked) find("#content").classList.remove("busy");
   } catch (error) {
     summary("");
     empty("");
-    find("#content").classList.remove("busy");
     find("#content").replaceChildren(make("p", {class: "note warn", role: "alert"}, error.message));
   }
+  if (location.hash !== asked) return;
+  find("#content").classList.remove("busy");
+  document.body.dataset.shown = asked;
 }
 
 export function searchPicture(file) {
