@@ -63,7 +63,7 @@ def make(folder: Path, rows: int, dim: int = 16) -> Path:
         frame.write_parquet(folder / f"rows-{number:03d}.parquet")
     values = {
         "run": str(run), "source": {"path": str(folder / "rows-*.parquet"), "uid": "id"},
-        "embed": {"files": str(folder / "vectors-*.npy")}, "cluster": {"concepts": 1_000},
+        "embed": {"files": str(folder / "vectors-*.npy")}, "cluster": {"concepts": 200},
         "score": [{"source": {"column": "fit", "higher_is": "better"}}, {"source": {"column": "doubt", "higher_is": "noisier", "name": "doubt"}}],
         "dedup": {"epsilon": 0.01}, "select": {"method": "density", "keep": 0.3}, "memory": "2GB", "workers": 1,
     }  # fmt: skip
