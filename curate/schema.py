@@ -44,6 +44,7 @@ OUTCOMES = {
     "split_sample": "the members of this sample are not next to each other",
     "truncated": "the file ends within this sample",
     "failed_download": "the downloader says that it could not get the image",
+    "forgotten": "taken out of the run for good (curate forget)",
 }
 
 #: Outcomes that are the machine's doing, not the row's: the next run tries these rows again.
@@ -133,8 +134,8 @@ DUPLICATES = pa.schema(
     ]
 )
 
-#: Reasons of rows that are kept; all others say why a row is not.
-KEPT_REASONS = ("kept", "pinned", "spared")
+#: Reasons of rows that are kept; all others say why a row is not. Those that end in `:override` are decisions of people.
+KEPT_REASONS = ("kept", "pinned", "spared", "kept:override")
 
 #: One row per row read. rank counts from 1 inside the concept, in the order of keeping. inclusion_prob is the
 #: probability with which an eligible row was to be kept, null where it has no closed form.

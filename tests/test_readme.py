@@ -29,6 +29,7 @@ COMMANDS = [
     "train-filter",
     "retry",
     "export",
+    "overrides",
     "inspect",
     "report",
     "review",
@@ -40,6 +41,7 @@ COMMANDS = [
     "verify",
     "diff",
     "gc",
+    "forget",
     "schedule",
 ]
 

@@ -16,6 +16,7 @@ from curate.execution.parts import with_parts
 from curate.filtering.conditions import columns_of, needed_scores
 from curate.filtering.source_columns import values_of
 from curate.io.remote.cache import ensure_all_local, ensure_local
+from curate.overrides.store import Overrides
 from curate.recipe import ScoreFilter
 from curate.recipe.loading import load_recipe
 from curate.runs.run import open_run
@@ -50,7 +51,7 @@ def explain(run: str | Path | Context, which: str) -> dict[str, Any]:
     several.
 
     Keys: `sample`, `occurrences`, `decision`, `concept`, `scores`, and where they apply `duplicate`, `filter`,
-    `flip` (the nearest `select.keep` that decides otherwise, or why there is none) and `epsilon`.
+    `overrides` (what people decided), `flip` (the nearest `select.keep` that decides otherwise, or why there is none) and `epsilon`.
     """
     context = run if isinstance(run, Context) else opened(run)
     row = find(context, which)
@@ -75,6 +76,9 @@ def explain(run: str | Path | Context, which: str) -> dict[str, Any]:
     why = _failed(context, f"filter:{judged['spared']}" if reason == "spared" else reason, judged)
     if why is not None:
         facts["filter"] = why
+    people = _by_people(context, row)
+    if people:
+        facts["overrides"] = people
     facts["flip"] = _flip(context, found, row)
     return facts
 
@@ -226,6 +230,16 @@ def _failed(context: Context, reason: str, judged: Mapping[str, Any]) -> dict[st
     return {"lists": {"pin": list(recipe.pin)}} if judged.get("pinned") else None
 
 
+def _by_people(context: Context, row: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return what people decided about a sample, as it holds now; also that they dropped what it is a duplicate of."""
+    held = Overrides(context.run).current()
+    of = row["duplicate_of"] if row["reason"] == "near_duplicate" else None
+    about = (pl.col("uid") == row["uid"]) | (
+        pl.col("uid").eq_missing(pl.lit(of)) & (pl.col("what") == "drop")
+    )
+    return held.filter(about).with_columns(pl.col("when").dt.to_string("iso:strict")).to_dicts()
+
+
 # --- what would decide otherwise ------------------------------------------------------------------------------
 
 
@@ -233,6 +247,8 @@ def _flip(context: Context, found: Divided, row: Mapping[str, Any]) -> dict[str,
     """Return the nearest `select.keep` that decides otherwise, or why there is none."""
     if row["rank"] is None:
         return {"keep": None, "why": _never(str(row["reason"]))}
+    if row["reason"] == "kept:override":
+        return {"keep": None, "why": "people keep it, at any keep"}
     if row["reason"] == "pinned":
         return {"keep": None, "why": "it is pinned: kept at any keep"}
     if context.recipe.select.composed:
@@ -292,6 +308,7 @@ def _never(reason: str) -> str:
     kinds: Sequence[tuple[str, str]] = (
         ("unusable", "it is unusable: no keep brings it back"),
         ("exact_duplicate", "it is a copy: the sample that stands for it is kept or dropped in its place"),
+        ("dropped:override", "people dropped it, before selection"),
         ("near_duplicate", "it is a near-duplicate, dropped before selection"),
         ("excluded", "it is excluded by a list, before selection"),
         ("leak", "it is too near an evaluation set, and dropped before selection"),

@@ -28,6 +28,10 @@ def why_lines(facts: Mapping[str, Any]) -> Iterator[str]:
         yield from _duplicate(facts["duplicate"])
     if "filter" in facts:
         yield from _filter(facts["filter"])
+    for one in facts.get("overrides", ()):
+        other = "" if one["uid"] == facts["uid"] else f" about {one['uid']}"
+        label = f" {one['to']}" if one["what"] == "wrong_label" and one["to"] else ""
+        yield f"  {one['by']} decided{other} on {one['when'][:16]}: {one['what']}{label}"
     if decision["keep"] and decision["weight"] != 1:
         yield f"  weight {_number(decision['weight'])}"
     yield from _flip(facts["flip"])

@@ -5,9 +5,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from curate.api.changes import listed
 from curate.api.data import given_data
 from curate.api.progress import shown
-from curate.api.run import Run, listed, open_run
+from curate.api.run import Run, open_run
 from curate.errors import UsageError
 from curate.recipe import Recipe
 from curate.recipe.build import filter_recipe, given

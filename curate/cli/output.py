@@ -145,7 +145,9 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None
 def print_counts(counts: Mapping[str, Any], more: Mapping[str, float | None] | None = None) -> None:
     """Print rows in, kept, dropped and unusable by reason, with their shares; then what `more` has."""
     groups = [("rows in", counts["rows"]), ("kept", counts["kept"])]
-    groups += [(f"of these {why}", counts[why]) for why in ("pinned", "spared") if counts.get(why)]
+    groups += [
+        (f"of these {why}", counts[why]) for why in ("pinned", "spared", "kept:override") if counts.get(why)
+    ]
     for group in ("dropped", "unusable"):
         groups += [(f"{group}: {reason}", count) for reason, count in counts[group].items()]
     groups += [(name, round(value)) for name, value in (more or {}).items() if value is not None]

@@ -19,6 +19,7 @@ SETTLED = {
     "not_listed": "filter",
     "leak": "filter",
     "near_duplicate": "dedup",
+    "dropped": "people",
 }
 #: Groups that are listed.
 MAX_GROUPS = 10
@@ -63,7 +64,8 @@ def _counts(facts: Facts) -> None:
             print_table(["outcome", "rows", "share"], [["rows in", total, percent(1.0)], *rows])
         return
     lines: list[tuple[str, int, str]] = [("rows in", counts["rows"], ""), ("kept", counts["kept"], "")]
-    lines += [(f"of these {why}", counts[why], "filter") for why in ("pinned", "spared") if counts.get(why)]
+    first = (("pinned", "filter"), ("spared", "filter"), ("kept:override", "people"))
+    lines += [(f"of these {why}", counts[why], by) for why, by in first if counts.get(why)]
     for group, default in (("dropped", "select"), ("unusable", "embed")):
         for reason, n in counts[group].items():
             lines.append((f"{group}: {reason}", n, SETTLED.get(reason.split(":")[0], default)))

@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from curate.errors import UsageError
 from curate.io import storage
 from curate.io.journal import Journal
-from curate.runs.folder import RunFolder
+from curate.runs.folder import JOURNAL, RunFolder
 
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["JOURNAL", "KINDS", "TABLE", "Decision", "Overrides", "user_name"]
+__all__ = ["CHOOSING", "KINDS", "LABELLING", "TABLE", "Decision", "Overrides", "user_name"]
 
-#: The journal of a run, and the table that is made of it for who reads tables.
-JOURNAL, TABLE = "overrides.jsonl", "overrides.parquet"
+#: The table that is made of the journal for who reads tables.
+TABLE = "overrides.parquet"
 #: What can be decided about a row, and which thing of the row it is about: later decisions about one thing take the place
 #: of earlier ones. `reset` takes back all that was decided about the row.
 KINDS: Mapping[str, str] = {

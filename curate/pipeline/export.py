@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from curate.errors import RunError, UsageError
 from curate.execution import context as base
@@ -17,7 +18,7 @@ from curate.pipeline.stages import write
 from curate.recipe import Recipe
 from curate.recipe.build import given
 from curate.recipe.loading import load_recipe
-from curate.runs.folder import folder_of
+from curate.runs.folder import RunFolder, folder_of
 from curate.runs.run import open_run
 from curate.settings import local_folder
 from curate.sources.base import Shard
@@ -31,7 +32,9 @@ from curate.writers.exports.listed_rows import CHOICES, Choice, ListedRows
 from curate.writers.exports.open_clip import write_open_clip
 from curate.writers.selected_rows import Kept
 
-__all__ = ["FILES", "FOLDERS", "Exported", "export_recipe", "export_run", "export_settings"]
+__all__ = [
+    "EXPORTS", "FILES", "FOLDERS", "Exported", "export_recipe", "export_run", "export_settings", "noted_exports",
+]  # fmt: skip
 
 #: Formats that are a folder of shards.
 SHARDS = ("parquet", "webdataset", "dropped")
@@ -51,6 +54,8 @@ FILES = {
 #: Formats that take columns, and those that list rows and so the dropped ones too.
 WITH_COLUMNS = ("parquet", "webdataset", "csv")
 LISTS = ("txt", "names", "csv")
+#: The file of a run that remembers its exports.
+EXPORTS = "exports.json"
 
 
 @dataclass(frozen=True)
@@ -144,7 +149,25 @@ def export_run(
             made = publish.write_folder(place, before, make)
         else:
             made = publish.write_file(place, partial(unchanged, make=partial(_file, context, form, listed)))
-    return replace(made, target=place.where if place.remote else place.path)
+    made = replace(made, target=place.where if place.remote else place.path)
+    note_export(run, form, made.target, rows, recipe)
+    return made
+
+
+def note_export(run: RunFolder, form: str, target: Path | str, rows: str | None, recipe: Recipe) -> None:
+    """Remember where an export is, so that who forgets a sample finds it there too."""
+    where = str(Path(target).resolve()) if isinstance(target, Path) else target
+    settings = recipe.write.model_dump(mode="json", exclude={"storage_options", "path", "dropped"})
+    others = [one for one in noted_exports(run) if one["out"] != where]
+    storage.write_record(
+        run.path / EXPORTS, [*others, {"out": where, "format": form, "rows": rows, "write": settings}]
+    )
+
+
+def noted_exports(run: RunFolder) -> list[dict[str, Any]]:
+    """Return the exports of a run that it remembers: where, in which format, which rows, with which settings."""
+    found = storage.read_json(run.path / EXPORTS)
+    return list(found) if isinstance(found, list) else []
 
 
 def _check_form(form: str, rows: str | None, out: str) -> Choice | None:

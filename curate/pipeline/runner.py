@@ -28,6 +28,7 @@ from curate.pipeline.stages import filter, read, report, score, select, write
 from curate.pipeline.time_limit import run_limited
 from curate.recipe import FAMILIES, Embed, Recipe, Source
 from curate.runs.folder import FORMAT_VERSION, MARKER, RunFolder, folder_of
+from curate.runs.forgotten import OUTCOME as FORGOTTEN
 from curate.runs.layout import marked_stages, stages_until
 from curate.runs.logs import log_to, note_stage
 from curate.runs.undo import undone
@@ -400,7 +401,7 @@ def without_score(recipe: Recipe) -> str | None:
 def check_limits(recipe: Recipe, manifest: Mapping[str, Any]) -> None:
     """Raise UnusableLimitError if more rows of a finished run are unusable than the recipe allows."""
     counts = manifest["counts"]
-    unusable, rows = sum(counts["unusable"].values()), counts["rows"]
+    unusable, rows = sum(n for why, n in counts["unusable"].items() if why != FORGOTTEN), counts["rows"]
     if rows and unusable / rows > recipe.limits.unusable:
         worst = max(counts["unusable"], key=counts["unusable"].get)
         raise UnusableLimitError(

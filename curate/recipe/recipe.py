@@ -49,7 +49,8 @@ class Write(Settings):
     weight_groups : with tars, the number of groups by weight (none: rows stay in their order). dropped : a
     folder for the rows that are not kept, as Parquet with the reason. schemas : what becomes of shards whose columns
     differ in type: joined where a type holds the values of all (join), or written by themselves as
-    `train_schema2-*.parquet` (apart). storage_options : to open URLs with.
+    `train_schema2-*.parquet` (apart). relabel : where labels that people put right stand: in the columns `label_corrected`
+    and `label_check` (beside), or in the column of labels itself (in_place). storage_options : to open URLs with.
     """
 
     format: Literal["parquet", "webdataset"] = "parquet"
@@ -60,12 +61,15 @@ class Write(Settings):
     dropped: Target | None = None
     card: Card = Card()
     schemas: Literal["join", "apart"] = "join"
+    relabel: Literal["beside", "in_place"] = "beside"
     storage_options: StorageOptions = Field(default_factory=dict, repr=False)
 
     @model_validator(mode="after")
     def _places(self) -> Self:
         if self.weight_groups is not None and self.format != "webdataset":
             raise ValueError(f"takes weight_groups with format webdataset, got {self.format}")
+        if self.relabel == "in_place" and self.format == "webdataset":
+            raise ValueError("takes relabel in_place with format parquet: members of tars stay as they are")
         if self.dropped is not None and self.dropped == self.path:
             raise ValueError(f"needs path and dropped in folders of their own, got {self.path} for both")
         return self

@@ -10,6 +10,7 @@ EXAMPLE_CHARACTERS = 160
 #: Reasons in the order in which they are decided, and what each says. `kept` stands last.
 REASONS = {
     "unusable": "could not be read",
+    "dropped": "left out by people",
     "exact_duplicate": "a copy of a row that came before it",
     "excluded": "on a list of samples to leave out",
     "leak": "too near a sample of this evaluation set",

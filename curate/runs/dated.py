@@ -25,7 +25,8 @@ from pathlib import Path
 from curate.errors import RunError, UsageError
 from curate.io import checksums, storage
 from curate.io.filesystem import is_remote
-from curate.runs.folder import LATEST, RunFolder, latest
+from curate.io.journal import Journal
+from curate.runs.folder import JOURNAL, LATEST, RunFolder, latest
 from curate.runs.layout import MORE_EMBEDDINGS
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "dated_runs",
     "held",
     "latest",
+    "link",
     "new_run",
     "part_name",
     "require_root",
@@ -80,7 +82,7 @@ def new_run(root: Path | str, parts: Callable[[Path], Iterable[str]] = lambda ca
         with storage.atomic_folder(run) as new:
             if before is not None:
                 shutil.copytree(
-                    before, new, copy_function=_link, dirs_exist_ok=True,
+                    before, new, copy_function=link, dirs_exist_ok=True,
                     ignore=lambda folder, names: _not_taken(Path(folder).relative_to(before), names),
                 )  # fmt: skip
             _take_from_store(root / STORE, RunFolder(new), parts)
@@ -142,8 +144,11 @@ def _not_taken(folder: Path, names: Iterable[str]) -> set[str]:
     return {name for name in names if name in own or name.startswith(".lock") or storage.PARTIAL in name}
 
 
-def _link(source: str | Path, target: str | Path) -> None:
-    """Give a file a second name; a copy where the file system has no hard links."""
+def link(source: str | Path, target: str | Path) -> None:
+    """Give a file a second name; a copy where the file system has no hard links, and of what is written in place."""
+    if Path(source).name == JOURNAL:
+        shutil.copy2(source, target)
+        return
     try:
         os.link(source, target)
     except OSError:
@@ -178,7 +183,7 @@ def _take_from_store(store: Path, run: RunFolder, parts: Callable[[Path], Iterab
     for name, folder in stored_folders(run).items():
         for file in _parts_in(store / name):
             if part_name(file) in names and not (folder / file.name).exists():
-                _link(file, folder / file.name)
+                link(file, folder / file.name)
                 if (record := checksums.read(file)) is not None:
                     checksums.write(folder / file.name, record)
 
@@ -204,6 +209,8 @@ def commit(root: Path | str, run: Path | str) -> None:
         before = latest(root)
         if before is not None and before.name > run.name:
             raise RunError(f"{root}: the latest run is {before.name}, which is newer than {run.name}")
+        if before is not None and before != run:
+            _take_decisions(before, run)
         for name, folder in stored_folders(RunFolder(run)).items():
             (root / STORE / name).mkdir(parents=True, exist_ok=True)
             records = _records(RunFolder(run), folder)
@@ -211,6 +218,15 @@ def commit(root: Path | str, run: Path | str) -> None:
                 _remember(file, root / STORE / name / file.name, records.get(file))
         with storage.atomic(root / LATEST) as partial:
             partial.write_text(f"{run.name}\n", encoding="utf-8")
+
+
+def _take_decisions(before: Path, run: Path) -> None:
+    """Take over what people decided about the run before while this one was made."""
+    own = Journal(run / JOURNAL)
+    known = {entry["id"] for entry in own.entries()}
+    newer = [entry for entry in Journal(before / JOURNAL).entries() if entry["id"] not in known]
+    if newer:
+        own.append(newer)
 
 
 def _records(run: RunFolder, folder: Path) -> dict[Path, checksums.Record]:
@@ -232,7 +248,7 @@ def _remember(file: Path, stored: Path, record: checksums.Record | None) -> None
     partial = stored.with_name(f".{stored.name}{storage.PARTIAL}{os.getpid()}")
     partial.unlink(missing_ok=True)
     checksums.drop_sidecars(stored)
-    _link(file, partial)
+    link(file, partial)
     partial.replace(stored)
     if record is not None:
         checksums.write(stored, record)

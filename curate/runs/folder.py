@@ -19,13 +19,17 @@ from curate.runs.layout import REFITTED, REFITTED_FOLDER, STAGE_FOLDERS
 if TYPE_CHECKING:
     from curate.recipe import Recipe
 
-__all__ = ["BUDGETS", "COVERED", "FORMAT_VERSION", "LATEST", "MARKER", "RunFolder", "folder_of", "latest"]
+__all__ = [
+    "BUDGETS", "COVERED", "FORMAT_VERSION", "JOURNAL", "LATEST", "MARKER", "RunFolder", "folder_of", "latest",
+]  # fmt: skip
 
 FORMAT_VERSION = 1
 #: The table of concepts below the decisions: whoever reads a whole folder takes nothing that begins with `_`.
 BUDGETS = "_concepts/concepts.parquet"
 #: Likewise, where rows cover objects: which were taken one after the other, and what each covers.
 COVERED = "_objects/covered.parquet"
+#: What people decided about rows (see `curate.overrides`): the one file of a run that is appended to.
+JOURNAL = "overrides.jsonl"
 #: In a folder of dated runs: the file that names the newest one that succeeded (see `curate.runs.dated`).
 LATEST = "latest"
 

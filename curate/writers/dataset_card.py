@@ -118,7 +118,9 @@ def card(facts: CardFacts) -> str:
 
 def _counts(counts: Mapping[str, Any]) -> str:
     lines = [("rows in", counts["rows"]), ("kept", counts["kept"])]
-    lines += [(f"of these {why}", counts[why]) for why in ("pinned", "spared") if counts.get(why)]
+    lines += [
+        (f"of these {why}", counts[why]) for why in ("pinned", "spared", "kept:override") if counts.get(why)
+    ]
     for group in ("dropped", "unusable"):
         lines += [(f"{group}: {name}", number) for name, number in counts[group].items()]
     return "| | rows |\n|---|---:|\n" + "".join(f"| {_cell(name)} | {number:,} |\n" for name, number in lines)

@@ -22,6 +22,7 @@ from curate.io.storage import atomic
 from curate.sources.arrow_types import is_binary, is_list, is_string, plain_schema
 from curate.sources.base import RowReader, Shard
 from curate.sources.registry import check_unchanged
+from curate.writers.relabelled import with_corrected
 from curate.writers.shard_plan import KeptRows, OutputFile, Piece, pieces
 
 __all__ = ["WriteTask", "tasks", "write_file"]
@@ -121,13 +122,21 @@ def _aligned(task: WriteTask, plain: pa.Schema) -> Iterator[pa.Table]:
         done = 0
         for table in task.reader.read_rows(piece.shard, piece.rows, batch_bytes=task.batch_bytes):
             columns = [
-                _as_type(table.column(one.name), one.type, piece.shard)
+                _own(piece, table.column(one.name), one, done)
                 if one.name in table.column_names
                 else _added(piece, one, done, table.num_rows)
                 for one in plain
             ]
             done += table.num_rows
             yield pa.table(columns, schema=plain)
+
+
+def _own(piece: Piece, column: pa.ChunkedArray, one: pa.Field, start: int) -> pa.ChunkedArray:
+    """Return a column of the source; where one to add has its name, its values (unless null) stand in it."""
+    typed = _as_type(column, one.type, piece.shard)
+    if piece.extra is None or one.name not in piece.extra.column_names:
+        return typed
+    return with_corrected(typed, piece.extra.column(one.name).slice(start, len(column)), piece.shard.url)
 
 
 def _as_type(column: pa.ChunkedArray, kind: pa.DataType, shard: Shard) -> pa.ChunkedArray:

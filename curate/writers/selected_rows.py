@@ -15,6 +15,7 @@ from curate.io import storage
 from curate.scores.registry import folders_for
 from curate.sources.addresses import url_access
 from curate.sources.base import Shard
+from curate.writers.relabelled import CORRECTED, Relabelled
 from curate.writers.shard_plan import KeptRows
 from curate.writers.webdataset import Roles
 
@@ -29,7 +30,7 @@ class Kept:
     """Rows of the source that are kept (or, with `dropped`, all others), and the columns to add to them.
 
     columns : of decisions and scores. overhead : what a row takes besides its image and caption, in bytes.
-    weights : the lowest and the highest weight of the rows wanted, None for all.
+    weights : the lowest and the highest weight of the rows wanted, None for all. labels : that people put right.
     """
 
     context: Context
@@ -37,6 +38,12 @@ class Kept:
     dropped: bool = False
     overhead: int = ROW_OVERHEAD
     weights: tuple[float, float] | None = None
+    labels: Relabelled | None = None
+
+    @property
+    def added(self) -> tuple[str, ...]:
+        """The columns to add: those that are asked for, and labels that people put right."""
+        return self.columns if self.labels is None else (*self.columns, *self.labels.columns)
 
     def weighing(self, low: float, high: float) -> Self:
         """Return those of the rows whose weight is in [low, high]."""
@@ -67,7 +74,7 @@ class Kept:
     def schema(self) -> pa.Schema:
         """Return names and types of the added columns."""
         frame = self._part(self.context.parts[0], extra=True).clear()
-        schema = frame.select(self.columns).to_arrow().schema
+        schema = frame.select(self.added).to_arrow().schema
         plain = {pa.large_string(): pa.string(), pa.string_view(): pa.string()}
         return pa.schema([(field.name, plain.get(field.type, field.type)) for field in schema])
 
@@ -83,7 +90,11 @@ class Kept:
     def _rows(self, shard: Shard, parts: list[Part], *, extra: bool) -> KeptRows:
         frame = pl.concat([self._part(part, extra=extra) for part in parts])
         sizes = frame["bytes"].to_numpy() + self.overhead
-        table = frame.select(self.columns).to_arrow().cast(self.schema()) if extra and self.columns else None
+        table = frame.select(self.added).to_arrow().cast(self.schema()) if extra and self.added else None
+        label = parts[0].columns.label
+        if extra and self.labels is not None and self.labels.in_place and label is not None:
+            corrected = pa.table([frame[CORRECTED].to_arrow().cast(pa.string())], [label])
+            table = corrected if table is None else table.append_column(label, corrected.column(0))
         return KeptRows(shard, frame["row"].to_numpy(), sizes, table)
 
     def _part(self, part: Part, *, extra: bool) -> pl.DataFrame:
@@ -97,4 +108,4 @@ class Kept:
         for folder in folders_for(self.context.recipe, self.columns) if extra else ():
             scores = pl.DataFrame(storage.read_table(run.part(run.scores(folder), part.name)))
             frame = frame.join(scores, on="uid", how="left", maintain_order="left", validate="m:1")
-        return frame
+        return self.labels.beside(frame) if extra and self.labels is not None else frame

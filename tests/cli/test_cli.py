@@ -32,6 +32,7 @@ COMMANDS = [
     "evaluate",
     "retry",
     "export",
+    "overrides",
     "inspect",
     "explain",
     "plan",
@@ -43,6 +44,7 @@ COMMANDS = [
     "verify",
     "diff",
     "gc",
+    "forget",
     "schedule",
 ]
 

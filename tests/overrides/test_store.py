@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from curate.errors import UsageError
 from curate.overrides.store import KINDS, Decision, Overrides
+from curate.runs import dated
 from curate.runs.folder import RunFolder
 
 
@@ -240,3 +241,21 @@ def test_the_fingerprint_is_of_what_was_decided_not_of_how(tmp_path):
     two.decide([Decision("x", "keep")])
     assert one.fingerprint(("keep", "drop")) == two.fingerprint(("keep", "drop"))
     assert one.fingerprint(("right_label",)) is None
+
+
+def test_a_dated_run_begins_with_the_decisions_and_takes_over_later_ones(tmp_path):
+    first = dated.new_run(tmp_path)
+    for name, text in (("recipe.yaml", "run: x\n"), ("manifest.json", "{}")):
+        (first / name).write_text(text)
+    old = Overrides(RunFolder(first), "ann")
+    old.decide([Decision("a", "keep")])
+    dated.commit(tmp_path, first)
+    second = dated.new_run(tmp_path)
+    new = Overrides(RunFolder(second), "bob")
+    assert held(new) == {("a", "keep", None)}
+    new.decide([Decision("b", "drop")])
+    old.decide([Decision("c", "keep")])
+    assert held(old) == {("a", "keep", None), ("c", "keep", None)}
+    (second / "manifest.json").write_text("{}")
+    dated.commit(tmp_path, second)
+    assert held(new) == {("a", "keep", None), ("b", "drop", None), ("c", "keep", None)}

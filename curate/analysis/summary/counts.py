@@ -32,7 +32,7 @@ def check_counts(context: Context, scan: Scan) -> dict[str, Any]:
 
 
 def group_reasons(reasons: Mapping[str, int]) -> dict[str, Any]:
-    """Return how many rows there are, are kept (pinned and, where there are any, spared: of these), dropped by reason, unusable by outcome.
+    """Return how many rows there are, are kept (pinned and, where there are any, spared or kept by people: of these), dropped by reason, unusable by outcome.
 
     >>> group_reasons({"kept": 3, "pinned": 1, "over_budget": 2, "unusable:broken_image": 4})
     {'rows': 10, 'kept': 4, 'pinned': 1, 'dropped': {'over_budget': 2}, 'unusable': {'broken_image': 4}}
@@ -43,7 +43,7 @@ def group_reasons(reasons: Mapping[str, int]) -> dict[str, Any]:
         "rows": sum(reasons.values()),
         "kept": sum(kept.values()),
         "pinned": kept.get("pinned", 0),
-        **({"spared": kept["spared"]} if "spared" in kept else {}),
+        **{name: kept[name] for name in ("spared", "kept:override") if name in kept},
         "dropped": {name: n for name, n in sorted(reasons.items()) if name not in (*unusable, *kept)},
         "unusable": {name.removeprefix("unusable:"): n for name, n in unusable.items()},
     }

@@ -308,7 +308,7 @@ def _scan_shown(task: _Task, shown: ReportRequest, found: Scan, frame: pl.DataFr
     frame = frame.join(near, on="uid", how="left", maintain_order="left", validate="m:1")
     frame = frame.with_columns(pl.lit(task.index, pl.Int32).alias("part"))
     found.picks = _first_of(_picks(frame, shown), shown.limits)
-    pinned = (pl.col("reason") == "pinned").sum().cast(pl.Int64)
+    pinned = pl.col("reason").is_in(["pinned", "kept:override"]).sum().cast(pl.Int64)
     found.first = (
         frame.filter("competing").group_by("concept").agg(smallest_uid=pl.col("uid").min(), pinned=pinned)
     )

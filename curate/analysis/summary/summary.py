@@ -20,6 +20,7 @@ from curate.execution.engines.base import Engine
 from curate.io import storage
 from curate.io.yaml import read_yaml
 from curate.runs.folder import RunFolder
+from curate.selection.rows.overridden import decided_since
 
 __all__ = ["RunSummary", "stage_warnings", "summarize"]
 
@@ -277,7 +278,16 @@ def stage_warnings(run: RunFolder) -> list[str]:
     empty = noted["cluster"].get("empty", 0)
     found += [f"cluster: {empty:,} concepts have no sample"] if empty else []
     found += [f"dedup: {text}" for text in warnings_of(noted["dedup"])]
-    return found + _about_selection(noted["select"], recipe)
+    return [*found, *_about_selection(noted["select"], recipe), *_newer_overrides(run)]
+
+
+def _newer_overrides(run: RunFolder) -> list[str]:
+    """Return the warning that people decided something since the decisions were made."""
+    if run.marker(run.decisions) is None or not decided_since(run):
+        return []
+    return [
+        f"overrides: people decided since these decisions were made; curate select {run.where} --write takes it up"
+    ]
 
 
 def _unusable(noted: Mapping[str, Any], recipe: Mapping[str, Any]) -> list[str]:

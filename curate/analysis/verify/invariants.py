@@ -93,6 +93,8 @@ def _of_part(tables: Tables, part: str, links: Joins) -> Iterator[str]:
         yield from part_invariants.of_samples(tables, part, samples)
         if "select" in tables.current:
             yield from part_invariants.same_rows(tables, part, samples, decisions)
+            if len(samples) == len(decisions):
+                yield from part_invariants.of_overrides(tables, part, samples, decisions)
         usable = samples.filter((pl.col("outcome") == "ok") & pl.col("copy_of").is_null())
         yield from _of_usable(tables, part, usable, decisions, links)
 

@@ -10,7 +10,9 @@ import polars as pl
 from curate import schema
 from curate.analysis.verify.stage_tables import TOLERANCE, Tables, read, same_uids, violation
 from curate.embedding.store import BATCH_ROWS, EmbeddingPart
+from curate.io import storage
 from curate.scores.registry import families_of
+from curate.selection.rows.overridden import OVERRIDDEN
 
 __all__ = [
     "of_assignments",
@@ -18,6 +20,7 @@ __all__ = [
     "of_duplicates",
     "of_embeddings",
     "of_filter",
+    "of_overrides",
     "of_samples",
     "of_scores",
     "same_rows",
@@ -104,7 +107,7 @@ def of_filter(tables: Tables, part: str, usable: pl.Series, decisions: pl.DataFr
     yield from violation(path, "a pinned row must pass", both, frame["filter_reason"])
     if "select" in tables.current:
         failed = frame.filter(pl.col("filter_reason").is_not_null())["uid"]
-        kept = decisions.filter("keep")["uid"]
+        kept = decisions.filter(pl.col("keep") & (pl.col("reason") != "kept:override"))["uid"]
         rule = "a row that 3_scores/filter does not let pass must not be kept"
         yield from violation(
             tables.path(tables.run.decisions, part), rule, kept.is_in(failed.implode()), kept
@@ -139,7 +142,10 @@ def of_decisions(tables: Tables, part: str, frame: pl.DataFrame) -> Iterator[str
     keep, reason, weight, concept = frame["keep"], frame["reason"], frame["weight"], frame["concept"]
     kept = reason.is_in(list(schema.KEPT_REASONS))
     yield from violation(
-        path, "keep must be true for the reasons kept, pinned and spared alone", keep != kept, reason
+        path,
+        f"keep must be true for the reasons {', '.join(schema.KEPT_REASONS)} alone",
+        keep != kept,
+        reason,
     )
     yield from violation(
         path, "weight must be 0 where a row is not kept", ~keep & weight.ne_missing(0.0), weight
@@ -156,6 +162,23 @@ def of_decisions(tables: Tables, part: str, frame: pl.DataFrame) -> Iterator[str
     yield from violation(path, f"concept must be from 0 to {k - 1}", wrong, concept)
     tables.eligible += np.bincount(concept.filter(competes & inside).to_numpy(), minlength=k)
     tables.kept += np.bincount(concept.filter(keep & inside).to_numpy(), minlength=k)
+
+
+def of_overrides(tables: Tables, part: str, samples: pl.DataFrame, decisions: pl.DataFrame) -> Iterator[str]:
+    """Check that rows with a vector are as people decided, and no others say that people did."""
+    path, where = tables.path(tables.run.decisions, part), tables.run.decisions / OVERRIDDEN
+    alone = (samples["outcome"] == "ok") & samples["copy_of"].is_null()
+    rows = decisions.select("uid", "reason").filter(alone)
+    if where.exists() and tables.has(where):
+        rows = rows.join(pl.DataFrame(storage.read_table(where)), on="uid", how="left", maintain_order="left")
+    else:
+        rows = rows.with_columns(pl.lit(None, pl.String).alias("decided"), pl.lit(False).alias("lifted"))
+    for decided, reason in (("keep", "kept:override"), ("drop", "dropped:override")):
+        wrong = rows["decided"].eq_missing(decided) != (rows["reason"] == reason)
+        rule = f"{reason} must be the rows that people decided to {decided}"
+        yield from violation(path, rule, wrong, rows["reason"])
+    wrong = rows["lifted"].fill_null(False) & (rows["reason"] == "near_duplicate")
+    yield from violation(path, "what people call no duplicate must not be near_duplicate", wrong, rows["uid"])
 
 
 def same_rows(tables: Tables, part: str, samples: pl.DataFrame, decisions: pl.DataFrame) -> Iterator[str]:
@@ -178,6 +201,7 @@ def same_rows(tables: Tables, part: str, samples: pl.DataFrame, decisions: pl.Da
         yield from violation(path, "rows with copy_of in 0_samples must be exact_duplicate", wrong, reason)
         return
     of_content = read(judged, schema.FILTER).filter(pl.col("filter_reason") == "exact_duplicate")["uid"]
-    copied |= ~bad & samples["uid"].is_in(of_content.implode())
+    by_people = reason.is_in(["kept:override", "dropped:override"])
+    copied |= ~bad & samples["uid"].is_in(of_content.implode()) & ~by_people
     rule = "exact_duplicate must be the rows with copy_of in 0_samples, and those of 3_scores/filter"
     yield from violation(path, rule, copied != (reason == "exact_duplicate"), reason)

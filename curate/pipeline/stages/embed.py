@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from curate.embedding.clip import Clip
     from curate.embedding.decode_pool import DecodePool
 
-__all__ = ["Embed", "take", "unembedded"]
+__all__ = ["Embed", "count_outcomes", "take", "unembedded"]
 
 #: Rows handed to the decoders at a time, and bytes of images (one image at least).
 DECODE_ROWS = 64
@@ -105,7 +105,7 @@ class Embed(Stage):
         made = self.context.worked[self.name]["parts"]
         for part in self.parts:
             _complete(self.run_folder.part(self.run_folder.samples, part.name))
-        return _count(self.context) | {"space": self.space, "parts_made": made}
+        return count_outcomes(self.context) | {"space": self.space, "parts_made": made}
 
     def log(self, stats: Mapping[str, Any]) -> None:
         """Say how many rows can be used."""
@@ -220,6 +220,7 @@ def _batches(tasks: Sequence[EmbedTask]) -> Iterator["Unembedded"]:
         for rows, _ in read_task.read_batches(
             task.part, task.source, batch_bytes=task.batch_bytes, images=True
         ):
+            rows = read_task.outcomes_of(rows, keys, start)
             yield from unembedded(rows, embed[start : start + len(rows)])
             start += len(rows)
 
@@ -257,7 +258,7 @@ def _complete(path: Path) -> None:
     storage.write_parquet(path, whole, schema.SAMPLES, storage.stored_fingerprint(path) or "")
 
 
-def _count(context: Context) -> dict[str, int]:
+def count_outcomes(context: Context) -> dict[str, int]:
     """Return how many rows there are, and how many of them are usable, copies, and unusable (and more, where there are any).
 
     passing : rows that the next run tries again. named_images : images that are not in their row, so that its uid does

@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
+import polars as pl
 
 from curate.embedding.store import Vectors, write_part
 from curate.execution.context import Context
@@ -37,21 +37,20 @@ def embed_captions(context: Context, tasks: Sequence[EmbedTask]) -> None:
 def _embed_part(clip: "Clip", task: EmbedTask) -> int:
     keys, outcomes = keys_of(task), Outcomes([], [], [], [])
     path = task.run.part(task.run.embeddings, task.part.name)
-    uids, copied = keys["uid"].to_list(), keys["copy_of"].is_not_null().to_numpy()
-    write_part(path, _pieces(task, clip, uids, copied, outcomes), clip.dim, task.fingerprint, text=False)
+    write_part(path, _pieces(task, clip, keys, outcomes), clip.dim, task.fingerprint, text=False)
     write_samples(task, keys, outcomes)
     return task.part.rows
 
 
-def _pieces(
-    task: EmbedTask, clip: "Clip", uids: list[str], copied: npt.NDArray[np.bool_], outcomes: Outcomes
-) -> Iterator[Vectors]:
+def _pieces(task: EmbedTask, clip: "Clip", keys: pl.DataFrame, outcomes: Outcomes) -> Iterator[Vectors]:
     """Yield the vectors of a part, read batch by read batch; outcomes are noted on the way."""
+    uids, copied = keys["uid"].to_list(), keys["copy_of"].is_not_null().to_numpy()
     with ThreadPoolExecutor(cpu_count() if clip.device == "cpu" else 1) as pool:
         for rows, _ in read_task.read_batches(
             task.part, task.source, batch_bytes=task.batch_bytes, images=False
         ):
             start = len(outcomes.outcome)
+            rows = read_task.outcomes_of(rows, keys, start)
             found = [_judge(rows, row) for row in range(len(rows))]
             new = [row for row, (said, _) in enumerate(found) if said == "ok" and not copied[start + row]]
             words = [rows.caption[row] or "" for row in new]

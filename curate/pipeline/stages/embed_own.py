@@ -20,7 +20,7 @@ from curate.sources.vector_columns import why_unusable
 __all__ = ["embed_own"]
 
 #: Outcomes of rows that are broken as rows, not for want of an image.
-BROKEN_ROWS = ("bad_row", "duplicate_key", "split_sample", "truncated")
+BROKEN_ROWS = ("bad_row", "duplicate_key", "split_sample", "truncated", "forgotten")
 
 
 def embed_own(context: Context, tasks: Sequence[EmbedTask]) -> None:
@@ -65,6 +65,7 @@ def _own_pieces(
         if given is None or given.shape[1] != task.dim:
             width = "no" if given is None else given.shape[1]
             raise EmbeddingError(f"{task.part.shard.url}: vectors of {width} numbers, {task.dim} expected")
+        rows = read_task.outcomes_of(rows, keys, start)
         unit, valid = unit_rows(given)
         words, known = (None, None) if rows.text_vector is None else unit_rows(rows.text_vector)
         ok = _judge_own(task, rows, given, valid, known, outcomes)

@@ -29,6 +29,7 @@ from curate.pipeline.stages.content_copies import ContentCopies
 from curate.pipeline.stages.read import find_shards
 from curate.recipe import Recipe, ScoreFilter
 from curate.runs.folder import RunFolder
+from curate.runs.forgotten import Forgotten
 from curate.scores.registry import folders_for, require_score, score_columns
 
 __all__ = ["Filter", "check_conditions", "check_recipe", "failed_condition"]
@@ -82,6 +83,7 @@ class Filter(Stage):
         return [
             conditions, self._needed, self._leaks, self._version, recipe.seed,
             run.fingerprint(run.concepts), scored, *(["image"] if recipe.dedup.exact == "image" else []),
+            *Forgotten.of(run).fingerprint,
         ]  # fmt: skip
 
     @property

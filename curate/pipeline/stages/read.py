@@ -27,6 +27,7 @@ from curate.pipeline.stages.given_vectors import CountedShard
 from curate.pipeline.stages.read_task import BadShard, ReadTask, fails, read_part, reader_of
 from curate.pipeline.stages.source_changes import KnownShards, changes
 from curate.recipe import Recipe, Source
+from curate.runs.forgotten import Forgotten
 from curate.sources import registry
 from curate.sources.base import Columns, Shard
 from curate.sources.columns import AUTO, check_columns, class_names, not_taken
@@ -355,13 +356,13 @@ class Read(Stage):
     def tasks(self) -> list[ReadTask]:
         """Return what reading each part takes."""
         sources = {source.name: source for source in self.recipe.source}
-        batch = min(64_000_000, self.context.task_memory // 4)
+        batch, forgotten = min(64_000_000, self.context.task_memory // 4), Forgotten.of(self.run_folder)
         return [
             ReadTask(
                 part, sources[part.shard.source], keys_path(self.context, part),
                 storage.fingerprint(
                     "read", self.version, part.fingerprint, given_vectors.vectors_of(part)
-                ), batch,
+                ), batch, forgotten,
             )
             for part in self._found
         ]  # fmt: skip

@@ -1,10 +1,13 @@
 """Reading the rows of a part: what workers do for the stage `read`, and how the stages after it read the source again."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+import polars as pl
 import pyarrow as pa
 
 from curate import hashing, schema
@@ -14,6 +17,7 @@ from curate.io import storage
 from curate.pipeline.stages import given_vectors
 from curate.pipeline.stages.read_notes import Notes
 from curate.recipe import Source
+from curate.runs.forgotten import OUTCOME, Forgotten
 from curate.sources import registry
 from curate.sources.addresses import url_access
 from curate.sources.base import Columns, Reader, Rows, Shard
@@ -21,7 +25,9 @@ from curate.sources.base import Columns, Reader, Rows, Shard
 __all__ = [
     "BadShard",
     "ReadTask",
+    "blank",
     "fails",
+    "outcomes_of",
     "read_batches",
     "read_part",
     "reader_of",
@@ -49,6 +55,7 @@ class ReadTask:
     out: Path
     fingerprint: str
     batch_bytes: int
+    forgotten: Forgotten
 
 
 def reader_of(source: Source, shard: Shard, columns: Columns) -> Reader:
@@ -99,7 +106,54 @@ def _keys(task: ReadTask, notes: Notes) -> Iterator[pa.Table]:
             "outcome": rows.outcome,
             "reason": rows.reason,
         }
-        yield pa.table([pa.array(columns[f.name], f.type) for f in schema.KEYS], schema=schema.KEYS)
+        table = pa.table([pa.array(columns[f.name], f.type) for f in schema.KEYS], schema=schema.KEYS)
+        yield without_forgotten(table, task.forgotten, task.part) if task.forgotten else table
+
+
+def without_forgotten(table: pa.Table, forgotten: Forgotten, part: Part) -> pa.Table:
+    """Return the keys of rows with nothing in those of forgotten samples but their place."""
+    names = ("uid", "content", "image_hash")
+    known = np.logical_or.reduce([np.array(forgotten.knows(table[name].to_pylist()), bool) for name in names])
+    return blank(table, known, forgotten, part) if known.any() else table
+
+
+def blank(table: pa.Table, rows: npt.NDArray[np.bool_], forgotten: Forgotten, part: Part) -> pa.Table:
+    """Return the keys, or the samples, of a part with nothing in some rows but their place, and that they are forgotten."""
+    frame = pl.DataFrame(table)
+    numbers = frame["row"].to_list()
+    stones = [forgotten.tombstone(part.shard.name, part.name, str(number)) for number in numbers]
+    stone, gone = pl.Series("stone", stones, pl.String), pl.Series("gone", rows, pl.Boolean)
+    kept = ("row", "source", "split", "shard")
+    whole: dict[str, Any] = {
+        "uid": stone,
+        "content": stone,
+        "bytes": 0,
+        "occurrence": 0,
+        "outcome": pl.lit(OUTCOME),
+    }
+    values = {name: whole.get(name) for name in frame.columns if name not in kept}
+    blanked = frame.with_columns(
+        pl.when(gone).then(value).otherwise(pl.col(name)).cast(frame.schema[name]).alias(name)
+        for name, value in values.items()
+    )
+    return blanked.to_arrow().cast(table.schema)
+
+
+def outcomes_of(rows: Rows, keys: pl.DataFrame, start: int) -> Rows:
+    """Return rows read again, without what forgotten samples hold. keys : of their part. start : the first row among them."""
+    said = keys["outcome"].slice(start, len(rows)).to_list()
+    if OUTCOME not in said:
+        return rows
+    gone = [one == OUTCOME for one in said]
+
+    def hidden(values: Sequence[Any]) -> list[Any]:
+        return [None if out else value for out, value in zip(gone, values, strict=True)]
+
+    outcome = [OUTCOME if out else one for out, one in zip(gone, rows.outcome, strict=True)]
+    return replace(
+        rows, image=hidden(rows.image), image_ref=hidden(rows.image_ref), caption=hidden(rows.caption),
+        outcome=outcome, reason=hidden(rows.reason),
+    )  # fmt: skip
 
 
 def _storable(text: str) -> str:

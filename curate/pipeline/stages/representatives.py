@@ -14,6 +14,7 @@ from curate.execution.context import Context
 from curate.execution.exchange import Exchange, Grouped, bucket_of
 from curate.io import storage
 from curate.runs.folder import RunFolder
+from curate.selection.rows.overridden import judged
 
 __all__ = ["find", "of_part"]
 
@@ -26,10 +27,13 @@ ROWS = pa.schema(
 FOUND = pa.schema([("part", pa.int32()), ("position", pa.int32()), ("stand_in", pa.string())])
 
 
-def find(context: Context, copies: int, near: int, scratch: Path, fingerprint: str) -> tuple[Path, ...]:
+def find(
+    context: Context, copies: int, near: int, scratch: Path, fingerprint: str, overrides: Path | None
+) -> tuple[Path, ...]:
     """Find the copies whose representative is a near-duplicate; return files with one batch per part.
 
     copies, near : how many rows there are of either kind; without one of them there is nothing to find.
+    overrides : where the decisions of people are, who may say that a row is no near-duplicate.
     """
     if not copies or not near:
         return ()
@@ -37,7 +41,7 @@ def find(context: Context, copies: int, near: int, scratch: Path, fingerprint: s
     exchange = Exchange.by_memory(
         context, "select", scratch, fingerprint, rows=copies + near, row_bytes=ROW_BYTES
     )
-    items = {part.name: (context.run, part.name, part.index) for part in context.parts}
+    items = {part.name: (context.run, part.name, part.index, overrides) for part in context.parts}
     return exchange.bucket(_join, exchange.spread(_rows_of_part, items, "copies"), "stand-ins")
 
 
@@ -48,22 +52,21 @@ def of_part(files: tuple[Path, ...], index: int) -> pl.DataFrame:
     return Exchange.back(files, index).drop("part")
 
 
-def _rows_of_part(item: tuple[RunFolder, str, int], n_buckets: int) -> Grouped:
-    run, part, index = item
+def _rows_of_part(item: tuple[RunFolder, str, int, Path | None], n_buckets: int) -> Grouped:
+    run, part, index, overrides = item
     samples = pl.DataFrame(storage.read_table(run.part(run.samples, part), ["outcome", "copy_of"]))
     ok = samples["outcome"] == "ok"
     alone = (ok & samples["copy_of"].is_null()).arg_true()
-    judged = schema.complete(storage.read_table(run.part(run.scores("filter"), part)), schema.FILTER)
-    named = samples["copy_of"].scatter(alone, pl.Series(judged["same_content_as"]))
+    judged_rows = schema.complete(storage.read_table(run.part(run.scores("filter"), part)), schema.FILTER)
+    named = samples["copy_of"].scatter(alone, pl.Series(judged_rows["same_content_as"]))
     copies = (
         pl.DataFrame({"uid": named, "ok": ok})
         .with_row_index("position")
         .filter(pl.col("ok") & pl.col("uid").is_not_null())
         .select("uid", position=pl.col("position").cast(pl.Int32), duplicate_of=pl.lit(None, pl.String))
     )
-    found = storage.read_table(run.part(run.duplicates, part), ["uid", "duplicate_of"])
     near = (
-        pl.DataFrame(found)
+        judged(run, part, pl.DataFrame(judged_rows).select("uid", "filter_reason", "pinned"), overrides)
         .filter(pl.col("duplicate_of").is_not_null())
         .select("uid", pl.lit(-1, pl.Int32).alias("position"), "duplicate_of")
     )

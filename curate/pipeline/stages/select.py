@@ -23,6 +23,7 @@ from curate.filtering.nulls import say_nulls
 from curate.io import storage
 from curate.ordering.shares import n_keep
 from curate.ordering.span import Cuts, rows_of
+from curate.overrides.store import Overrides
 from curate.pipeline.auto_recipe import explain_auto
 from curate.pipeline.stages import refit
 from curate.pipeline.stages import representatives as stand_ins
@@ -39,6 +40,7 @@ from curate.selection.rows.first import First, find_first
 from curate.selection.rows.objects_in import in_words
 from curate.selection.rows.objects_in import noted as objects_noted
 from curate.selection.rows.order import Order, noise_column, order_of, read_columns
+from curate.selection.rows.overridden import OVERRIDDEN, Overridden, judged, read_overrides
 from curate.selection.rows.ranks import Ranked
 from curate.selection.rows.run_rows import RunRows, classes_of, columns_of, floor_classes_of, labels_of
 from curate.selection.rules import Choice
@@ -55,7 +57,7 @@ PAIRS_SHARE = 0.3
 
 @dataclass(frozen=True)
 class Funnel:
-    """How many rows each step took; `input` less all that was taken is `eligible`."""
+    """How many rows each step took; `input` less all that was taken is `eligible`. overridden : dropped by people."""
 
     input: int
     unusable: int
@@ -63,6 +65,7 @@ class Funnel:
     filtered: int
     near_duplicate: int
     eligible: int
+    overridden: int = 0
 
     @property
     def usable(self) -> int:
@@ -71,10 +74,16 @@ class Funnel:
 
     def __str__(self) -> str:
         """Say what each step took."""
+        people = f", {self.overridden:,} dropped by people" if self.overridden else ""
         return (
             f"{self.input:,} rows in, {self.unusable:,} unusable, {self.exact_duplicate:,} exact duplicates, "
-            f"{self.filtered:,} filtered, {self.near_duplicate:,} near-duplicates"
+            f"{self.filtered:,} filtered, {self.near_duplicate:,} near-duplicates{people}"
         )
+
+    @property
+    def facts(self) -> dict[str, int]:
+        """The numbers as they are noted."""
+        return {name: n for name, n in vars(self).items() if name != "overridden" or n}
 
 
 @dataclass(frozen=True)
@@ -89,6 +98,7 @@ class DecideTask:
     control: Cuts
     stand_ins: tuple[Path, ...]
     cutoff: tuple[str, str]
+    overrides: Path | None
     out: Path
     fingerprint: str
 
@@ -110,17 +120,27 @@ def run(context: Context) -> bool:
     Raises BudgetError if fewer rows are eligible than asked for.
     """
     recipe, folder = context.recipe, context.run.decisions
-    fingerprint, before = previous.for_stage(context, folder, _fingerprint(context))
+    people = read_overrides(context.run)
+    fingerprint, before = previous.for_stage(context, folder, _fingerprint(context, people))
     if context.run.is_done(folder, fingerprint):
         return False
     scratch = context.run.work / "select"
+    new = scratch / "decisions"
+    said_by_people = people.write(context, new / OVERRIDDEN, fingerprint) if people is not None else {}
+    if people is None:
+        storage.remove(new / OVERRIDDEN)
+    overrides = new / OVERRIDDEN if people is not None else None
     order = order_of(recipe, classes_of(context))
     order = replace(
-        order, shipped=before, floor_classes=floor_classes_of(context), columns=columns_of(context)
+        order,
+        shipped=before,
+        floor_classes=floor_classes_of(context),
+        columns=columns_of(context),
+        overrides=overrides,
     )
     spread = ranks.spread_rows(context, order, fingerprint, scratch)
     n_eligible, n_pinned = spread.counts
-    funnel = _funnel(context, n_eligible)
+    funnel = _funnel(context, n_eligible, overrides)
     wanted = _wanted(recipe.select, funnel, n_pinned, _nulls(context))
     first = _first(context, order, spread, wanted)
     wanted -= first.n_cut if recipe.select.keeps_all else 0
@@ -132,7 +152,7 @@ def run(context: Context) -> bool:
     ahead = before is not None or first.n_floor > 0
     if ahead and (recipe.select.drawn or chosen.n_null):
         chosen = replace(chosen, choice=replace(chosen.choice, known=False))
-    wanted, weights, new = chosen.kept, None, scratch / "decisions"
+    wanted, weights = chosen.kept, None
     tables = _decide_all(context, chosen, funnel, fingerprint, scratch, new)
     if recipe.weight is not None:
         weights = stage_weights.run(context, recipe.weight, tables, concepts, wanted, fingerprint, new)
@@ -146,8 +166,14 @@ def run(context: Context) -> bool:
     table = concepts.with_columns(pl.Series("effective", effective))
     _write_concepts(new / BUDGETS, table, kept, fingerprint)
     share = wanted / max(funnel.usable, 1)
-    facts = {"kept": wanted, "of_usable": share, "concepts_kept": int((kept > 0).sum()), **vars(funnel)}
+    facts: dict[str, Any] = {
+        "kept": wanted,
+        "of_usable": share,
+        "concepts_kept": int((kept > 0).sum()),
+        **funnel.facts,
+    }
     facts |= {"pinned": n_pinned, "weights": weights and weights.facts}
+    facts |= {"overrides": said_by_people} if said_by_people else {}
     divided = recipe.select.divides(chosen.choice.rule, chosen.rows.concepts)
     if divided is not None:
         facts |= {"complexity": divided.facts, "warnings": _even(recipe.select, divided)}
@@ -176,6 +202,7 @@ def run(context: Context) -> bool:
     if before is not None:
         facts |= {"shipped_before": before.before, "shipped": previous.flips(context, new, before)}
     context.run.mark(new, fingerprint, facts)
+    Overrides(context.run).write_table()
     context.run.publish(new, folder)  # the decisions before are there until these are, whatever fails
     storage.remove(scratch)
     _say(recipe, facts, (kept > 0).sum(), len(kept))
@@ -276,17 +303,18 @@ def _first_facts(context: Context, first: First) -> dict[str, object]:
     return facts
 
 
-def _fingerprint(context: Context) -> str:
-    """Return what the decisions depend on: settings, filters, duplicates, and the scores that are read."""
+def _fingerprint(context: Context, people: Overridden | None) -> str:
+    """Return what the decisions depend on: settings, filters, duplicates, the scores that are read, and people."""
     recipe, run = context.recipe, context.run
     weight = recipe.weight
     settings = {name: value for name, value in canonical(recipe.select).items() if name != "shipped"}
     columns = [*read_columns(recipe), *([weight.column] if weight and weight.column else [])]
     scores = [run.fingerprint(run.scores(folder)) for folder in folders_for(recipe, columns)]
     refitted = [run.fingerprint(run.refitted)] if recipe.dedup.blocks is not None else []
+    decided = [people.fingerprint] if people is not None else []
     return storage.fingerprint(
         "select", VERSION, settings, weight and canonical(weight), recipe.seed,
-        run.fingerprint(run.scores("filter")), run.fingerprint(run.duplicates), scores, *refitted,
+        run.fingerprint(run.scores("filter")), run.fingerprint(run.duplicates), scores, *refitted, *decided,
     )  # fmt: skip
 
 
@@ -340,7 +368,10 @@ def _decide_all(
     run = context.run
     final = context.recipe.weight is None
     control = choice.random_control(chosen.rows.ranked, chosen.kept)
-    named = stand_ins.find(context, funnel.exact_duplicate, funnel.near_duplicate, scratch, fingerprint)
+    overrides = chosen.rows.order.overrides
+    named = stand_ins.find(
+        context, funnel.exact_duplicate, funnel.near_duplicate, scratch, fingerprint, overrides
+    )
     template = DecideTask(
         run,
         "",
@@ -350,6 +381,7 @@ def _decide_all(
         control,
         named,
         (context.recipe.select.cut_by or "", noise_column(context.recipe) or ""),
+        overrides,
         scratch,
         fingerprint,
     )
@@ -366,21 +398,26 @@ def _decide_all(
     return tables
 
 
-def _funnel(context: Context, n_eligible: int) -> Funnel:
+def _funnel(context: Context, n_eligible: int, overrides: Path | None) -> Funnel:
     run = context.run
-    totals = np.zeros(5, np.int64)
+    totals = np.zeros(6, np.int64)
     for part in context.parts:
         samples = pl.DataFrame(storage.read_table(run.part(run.samples, part.name), ["outcome", "copy_of"]))
         ok = samples["outcome"] == "ok"
         copies = ok & samples["copy_of"].is_not_null()
-        judged = storage.read_table(run.part(run.scores("filter"), part.name), ["filter_reason"])
-        reason = pl.DataFrame(judged)["filter_reason"]
-        found = storage.read_table(run.part(run.duplicates, part.name))["duplicate_of"]
+        rows = storage.read_table(
+            run.part(run.scores("filter"), part.name), ["uid", "filter_reason", "pinned"]
+        )
+        rows_judged = judged(run, part.name, pl.DataFrame(rows), overrides)
+        dropped = rows_judged["override"].eq_missing("drop")
+        reason = rows_judged.filter(~dropped)["filter_reason"]
+        near = rows_judged["duplicate_of"]
         same = int((reason == "exact_duplicate").sum())
         failed = len(reason) - reason.null_count() - same
-        totals += [len(samples), (~ok).sum(), copies.sum() + same, failed, len(found) - found.null_count]
-    n_input, unusable, copied, filtered, near = totals.tolist()
-    funnel = Funnel(n_input, unusable, copied, filtered, near, n_eligible)
+        lost = (copies.sum() + same, failed, len(near) - near.null_count(), dropped.sum())
+        totals += np.array([len(samples), (~ok).sum(), *lost], np.int64)
+    n_input, unusable, copied, filtered, n_near, overridden = totals.tolist()
+    funnel = Funnel(n_input, unusable, copied, filtered, n_near, n_eligible, overridden)
     if funnel.input - sum(totals[1:].tolist()) != n_eligible:
         raise BudgetError(
             f"select: rows do not add up: {funnel}, but {n_eligible:,} eligible; please report this"
@@ -399,7 +436,9 @@ def _wanted(settings: Selector, funnel: Funnel, n_pinned: int, nulls: str) -> in
         wanted = n_keep(settings.keep or 0, base)
         asked = f"select.keep {settings.keep:g} of {base:,} {settings.of} rows = {wanted:,}"
     if n_pinned > wanted:
-        raise BudgetError(f"{asked}, but {n_pinned:,} rows are pinned; ask for more, or pin fewer")
+        raise BudgetError(
+            f"{asked}, but {n_pinned:,} rows are pinned or kept by people; ask for more, or pin fewer"
+        )
     if wanted <= funnel.eligible:
         return wanted
     if settings.at_most:
@@ -419,9 +458,6 @@ def _nulls(context: Context) -> str:
 def _decide(task: DecideTask) -> None:
     samples = pl.DataFrame(storage.read_table(task.run.part(task.run.samples, task.part)))
     verdict = _verdicts(task)
-    final = pl.DataFrame(
-        storage.read_table(task.run.part(task.run.duplicates, task.part), ["uid", "duplicate_of"])
-    )
     named = stand_ins.of_part(task.stand_ins, task.index)
     copied = pl.col("copy_of").is_not_null()
     broken = pl.col("outcome") != "ok"
@@ -429,14 +465,15 @@ def _decide(task: DecideTask) -> None:
         samples.select("uid", "occurrence", "shard", "row", "outcome", "copy_of")
         .with_columns(joined=pl.when(~broken & ~copied).then(pl.col("uid")))
         .join(verdict, left_on="joined", right_on="uid", how="left", maintain_order="left", validate="m:1")
-        .join(final, left_on="joined", right_on="uid", how="left", maintain_order="left", validate="m:1")
         .with_columns(position=pl.int_range(pl.len(), dtype=pl.Int32))
         .join(named, on="position", how="left", maintain_order="left", validate="1:1")
         .with_columns(
             reason=pl.when(broken).then(pl.format("unusable:{}", pl.col("outcome")))
             .when(copied).then(pl.lit("exact_duplicate"))
+            .when(pl.col("override") == "drop").then(pl.lit("dropped:override"))
             .when(pl.col("filter_reason").is_not_null()).then(pl.col("filter_reason"))
             .when(pl.col("duplicate_of").is_not_null()).then(pl.lit("near_duplicate"))
+            .when(pl.col("chosen") & (pl.col("override") == "keep")).then(pl.lit("kept:override"))
             .when(pl.col("chosen") & pl.col("pinned")).then(pl.lit("pinned"))
             .when(pl.col("chosen") & pl.col("spared").is_not_null()).then(pl.lit("spared"))
             .when(pl.col("chosen")).then(pl.lit("kept"))
@@ -456,7 +493,8 @@ def _decide(task: DecideTask) -> None:
 
 def _verdicts(task: DecideTask) -> pl.DataFrame:
     """Return one row per usable sample of a part: concept, distance, rank, and what the rule says of it."""
-    frame = eligible(task.run, task.part, ("filter",), final=True).with_row_index("position")
+    frame = eligible(task.run, task.part, ("filter",), final=True)
+    frame = judged(task.run, task.part, frame, task.overrides).with_row_index("position")
     rows = task.ranked.part(task.index)
     noise = rows.get("cut", np.zeros(len(rows["key"]), np.bool_))
     chosen, probability, cut_off = (
@@ -481,6 +519,7 @@ def _verdicts(task: DecideTask) -> pl.DataFrame:
     return (
         frame.select(
             pl.col("uid", "concept", "distance", "filter_reason", "pinned", "same_content_as", "spared"),
+            pl.col("duplicate_of", "override"),
             pl.col("position").cast(pl.Int32),
         )
         .join(said, on="position", how="left", maintain_order="left", validate="1:1")

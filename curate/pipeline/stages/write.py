@@ -16,12 +16,14 @@ from curate.errors import RunError, UsageError
 from curate.execution.context import Context, log
 from curate.execution.stage import Stage
 from curate.io import publish, storage
+from curate.overrides.store import LABELLING, Overrides
 from curate.recipe import Card, Recipe, Write
 from curate.scores.base import require_memory
 from curate.scores.registry import score_columns
 from curate.sources.registry import ShardReader
 from curate.writers import parquet, webdataset
 from curate.writers.dataset_card import CardFacts, card, published_path, published_recipe
+from curate.writers.relabelled import relabelled
 from curate.writers.schema import output_schema, schemas_apart
 from curate.writers.selected_rows import Kept
 from curate.writers.shard_plan import KeptRows, OutputFile, plan
@@ -65,7 +67,15 @@ class WriteShards(Stage):
             aside.add("card")
         if self.recipe.write.schemas == "join":
             aside.add("schemas")
-        return [self.recipe.write.model_dump(exclude=aside), self._decisions]
+        if self.recipe.write.relabel == "beside":
+            aside.add("relabel")
+        return [self.recipe.write.model_dump(exclude=aside), self._decisions, *self._labels]
+
+    @property
+    def _labels(self) -> list[str]:
+        """What stands for the labels that people put right; empty where there are none."""
+        labels = Overrides(self.run_folder).fingerprint(LABELLING)
+        return [] if labels is None else [labels]
 
     @property
     def _decisions(self) -> str:
@@ -100,7 +110,7 @@ class WriteShards(Stage):
         place = _place(self.context, "write.dropped", settings.dropped)
         apart = [] if settings.schemas == "join" else [settings.schemas]
         fingerprint = storage.fingerprint(
-            "dropped", self.version, settings.max_shard_size, self._decisions, *apart
+            "dropped", self.version, settings.max_shard_size, self._decisions, *apart, *self._labels
         )
         if publish.is_current(place, fingerprint):
             return False
@@ -132,7 +142,7 @@ def dropped_shards(context: Context, settings: Write, folder: Path) -> Shards:
 
 def planned_card(context: Context, settings: Write) -> str:
     """Return the card that shards with these settings have, without writing them."""
-    kept = Kept(context, settings.columns)
+    kept = Kept(context, settings.columns, labels=relabelled(context))
     if settings.format == "parquet":
         groups = _schemas(kept, settings)
         files = plan(_by_schema(kept, groups), settings.max_shard_size, empty=True)
@@ -149,7 +159,9 @@ def _write_parquet(
     context: Context, settings: Write, folder: Path, *, dropped: bool = False
 ) -> tuple[list[OutputFile], int, pa.Schema]:
     """Plan every file, then write them all into a new folder; return the files, their rows and their one schema."""
-    kept = Kept(context, ("reason",) if dropped else settings.columns, dropped=dropped)
+    kept = Kept(
+        context, ("reason",) if dropped else settings.columns, dropped=dropped, labels=relabelled(context)
+    )
     reader = ShardReader()
     if dropped:
         _require_no_reason(kept, reader)
@@ -196,9 +208,9 @@ def _require_no_reason(kept: Kept, reader: ShardReader) -> None:
 def _write_tars(
     context: Context, settings: Write, folder: Path
 ) -> tuple[list[OutputFile], int, pa.Schema | None]:
-    kept = Kept(context, settings.columns, overhead=webdataset.ROW_OVERHEAD)
+    kept = Kept(context, settings.columns, overhead=webdataset.ROW_OVERHEAD, labels=relabelled(context))
     reader = ShardReader()
-    webdataset.check_columns(reader, (shard for shard, _ in kept.shards()), settings.columns)
+    webdataset.check_columns(reader, (shard for shard, _ in kept.shards()), kept.added)
     groups = _weight_groups(kept, settings)
     planned = _planned_tars(kept, settings, groups)
     batch = min(webdataset.BATCH_BYTES, context.task_memory // 4)

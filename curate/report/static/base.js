@@ -40,7 +40,7 @@ function shot(place, note, tag = null) {
   return make("figure", {class: "shot", title: where(place)}, picture(place), make("figcaption", {}, ...lines));
 }
 
-const reasons = {kept: "kept", pinned: "kept (pinned)", over_budget: "over budget", near_duplicate: "dropped"};
+const reasons = {kept: "kept", pinned: "kept (pinned)", "kept:override": "kept (by people)", "dropped:override": "dropped (by people)", over_budget: "over budget", near_duplicate: "dropped"};
 
 function pairShot([kept, dropped, note]) {
   const reason = kept === null ? null : data.samples.reason[kept];

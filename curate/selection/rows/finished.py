@@ -27,6 +27,7 @@ from curate.selection.rows.budget_inputs import Divided
 from curate.selection.rows.counterfactual import Nested, Standing
 from curate.selection.rows.objects_in import objects_in
 from curate.selection.rows.order import Order, order_of, with_order
+from curate.selection.rows.overridden import overridden_of
 from curate.selection.rows.ranks import VECTOR_BYTES, candidates
 from curate.selection.rows.run_rows import columns_of
 
@@ -84,7 +85,10 @@ class Again:
     def objects(self) -> Objects:
         """Return the objects in the rows, in the order of their blocks."""
         run, parts = self.context.run, self.context.parts
-        found = (candidates(run, part.name, self.order.folders)[1] for part in parts)
+        found = (
+            candidates(run, part.name, self.order.folders, overrides=self.order.overrides)[1]
+            for part in parts
+        )
         blocks = zip(parts, found, strict=True)
         return objects_in(
             self.context,
@@ -105,7 +109,8 @@ class Again:
         if index in self.held:
             return self.held[index]
         run, name = self.context.run, self.context.parts[index].name
-        found, _ = candidates(run, name, self.order.folders, columns=self.order.columns)
+        order = self.order
+        found, _ = candidates(run, name, order.folders, columns=order.columns, overrides=order.overrides)
         frame = with_order(found, self.order)
         decisions = pl.DataFrame(storage.read_table(run.part(run.decisions, name), ["uid", "rank"]))
         decisions = decisions.filter(pl.col("rank").is_not_null())
@@ -130,7 +135,11 @@ class Finished:
     @cached_property
     def rows(self) -> Again:
         """The rows that reached selection."""
-        order = replace(order_of(self.context.recipe, self.classes), columns=columns_of(self.context))
+        order = replace(
+            order_of(self.context.recipe, self.classes),
+            columns=columns_of(self.context),
+            overrides=overridden_of(self.context.run),
+        )
         return Again(self.context, order, self.found.concepts)
 
     @property
@@ -254,7 +263,7 @@ def _taken_at(context: Context, found: Divided, row: Row, start: Literal["medoid
     rows, vectors = [], []
     order = order_of(context.recipe)
     for part in context.parts:
-        frame, positions = candidates(run, part.name, ())
+        frame, positions = candidates(run, part.name, (), overrides=overridden_of(run))
         frame = with_order(frame, order).with_columns(pl.Series("position", positions))
         frame = frame.filter((pl.col("concept") == row.concept) & ~pl.col("pinned")).select(
             "uid", "tie", "position"

@@ -31,6 +31,7 @@ class Order:
 
     by, cutoff, noise : score columns with the factor (1 or -1) that makes larger values harder. classes : labels in
     order, where they have quotas. floor_classes : the groups in order that have a floor, where they are not concepts. folders : of the scores it reads. shipped : rows that go ahead of others. columns : where the values of columns of the source are, by name.
+    overrides : where the decisions of people are.
     """
 
     select: Selector
@@ -43,6 +44,7 @@ class Order:
     noise: tuple[str, int] | None = None
     floor_classes: tuple[str, ...] = ()
     columns: Mapping[str, Path] = field(default_factory=dict)
+    overrides: Path | None = None
 
 
 def order_of(recipe: "Recipe", classes: tuple[str, ...] = ()) -> Order:

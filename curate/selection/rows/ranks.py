@@ -24,6 +24,7 @@ from curate.runs.folder import RunFolder
 from curate.selection.base import Arrays
 from curate.selection.rows.first import NOTHING_FIRST, First
 from curate.selection.rows.order import Order, with_order
+from curate.selection.rows.overridden import judged
 
 __all__ = [
     "ROW_BYTES", "VECTOR_BYTES", "RankTask", "Ranked", "Spread", "candidates", "rank_rows", "scatter_back", "spread_rows",
@@ -155,17 +156,24 @@ def candidates(
     *,
     final: bool = True,
     columns: Mapping[str, Path] | None = None,
+    overrides: Path | None = None,
 ) -> tuple[pl.DataFrame, npt.NDArray[np.int32]]:
     """Return the rows of a part that reach selection: usable, through every filter, and no duplicates.
 
     And their positions in the part's embeddings. Scores that are not finite are null. final : with the concepts of the
-    decisions. columns : of the source, by name, where their values are.
+    decisions. columns : of the source, by name, where their values are. overrides : where the decisions of people are.
     """
     frame = eligible(run, part, (*folders, "filter"), final=final)
     frame = frame.with_columns(values_of_part(run, part, columns or {}, frame["uid"]))
-    found = pl.DataFrame(storage.read_table(run.part(run.duplicates, part), ["uid", "duplicate_of"]))
-    dropped = found.filter(pl.col("duplicate_of").is_not_null())
-    stays = frame["filter_reason"].is_null() & ~frame["uid"].is_in(dropped["uid"].implode())
+    if overrides is None:
+        found = pl.DataFrame(storage.read_table(run.part(run.duplicates, part), ["uid", "duplicate_of"]))
+        dropped = found.filter(pl.col("duplicate_of").is_not_null())
+        stays = frame["filter_reason"].is_null() & ~frame["uid"].is_in(dropped["uid"].implode())
+    else:
+        found = judged(run, part, frame.select("uid", "filter_reason", "pinned"), overrides)
+        frame = frame.with_columns(found["filter_reason"], found["pinned"])
+        stays = frame["filter_reason"].is_null() & found["duplicate_of"].is_null()
+        stays &= found["override"].ne_missing("drop")
     return frame.filter(stays), np.flatnonzero(stays.to_numpy()).astype(np.int32)
 
 
@@ -228,7 +236,10 @@ def _kind(extras: tuple[str, ...]) -> pa.Schema:
 
 
 def _spread(task: SpreadTask) -> None:
-    found, position = candidates(task.run, task.part, task.order.folders, columns=task.order.columns)
+    order = task.order
+    found, position = candidates(
+        task.run, task.part, order.folders, columns=order.columns, overrides=order.overrides
+    )
     frame = with_order(found, task.order)
     control = hash_uids(frame["uid"].to_list(), task.order.seed, "select", "control")
     table = frame.with_columns(

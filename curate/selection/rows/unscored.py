@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -22,7 +23,7 @@ __all__ = ["statuses"]
 class NullTask:
     """One part whose rows without a score are counted. needed : the columns, and where each says why.
 
-    ranked : where rows went as noise or are kept by a floor, and do not compete.
+    ranked : where rows went as noise or are kept by a floor, and do not compete. overrides : where the decisions of people are.
     """
 
     run: RunFolder
@@ -31,6 +32,7 @@ class NullTask:
     needed: Mapping[str, str]
     index: int
     ranked: Ranked | None
+    overrides: Path | None
 
 
 def statuses(context: Context, rows: RunRows) -> dict[str, int]:
@@ -45,7 +47,8 @@ def statuses(context: Context, rows: RunRows) -> dict[str, int]:
     needed = {name: known[name].status for name in (order.by[0], *(order.cutoff or ())[:1])}
     ranked = rows.ranked if select.composed else None
     tasks = [
-        NullTask(context.run, part.name, order.folders, needed, part.index, ranked) for part in context.parts
+        NullTask(context.run, part.name, order.folders, needed, part.index, ranked, order.overrides)
+        for part in context.parts
     ]
     total: Counter[str] = Counter()
     for found in context.map("select", "parts", _nulls_of_part, tasks):
@@ -60,7 +63,7 @@ def statuses(context: Context, rows: RunRows) -> dict[str, int]:
 
 
 def _nulls_of_part(task: NullTask) -> dict[str, int]:
-    frame = candidates(task.run, task.part, task.folders)[0]
+    frame = candidates(task.run, task.part, task.folders, overrides=task.overrides)[0]
     if task.ranked is not None:
         found = task.ranked.part(task.index)
         settled = found["pinned"] | found.get("cut", np.zeros(len(frame), np.bool_))

@@ -1,0 +1,93 @@
+"""Labels that people put right, as columns of what is written: beside the old one, or in its place."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from curate.errors import UsageError
+from curate.execution.context import Context
+from curate.overrides.store import LABELLING, Overrides
+
+__all__ = ["CHECK", "CORRECTED", "Relabelled", "relabelled", "with_corrected"]
+
+#: The label that people say is right, null where nobody gave one; and whether somebody called the label right or wrong.
+CORRECTED, CHECK = "label_corrected", "label_check"
+
+
+@dataclass(frozen=True)
+class Relabelled:
+    """Labels that people put right. table : uid, `CORRECTED` and `CHECK`. in_place : whether they replace the old ones."""
+
+    table: pl.DataFrame
+    in_place: bool
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns to add to what is written."""
+        return () if self.in_place else (CORRECTED, CHECK)
+
+    def beside(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """Return rows (with a uid) with both columns."""
+        return rows.join(self.table, on="uid", how="left", maintain_order="left", validate="m:1")
+
+
+def relabelled(context: Context) -> Relabelled | None:
+    """Return the labels that people put right, as they are now; None if there are none, or they are to be left alone."""
+    held = Overrides(context.run).current().filter(pl.col("what").is_in(LABELLING))
+    if held.is_empty():
+        return None
+    wrong = pl.col("what") == "wrong_label"
+    codes = _codes(context.run.class_names())
+    new = pl.when(wrong).then(pl.col("to").replace(codes))
+    check = pl.when(wrong).then(pl.lit("wrong")).otherwise(pl.lit("right"))
+    table = held.select("uid", new.alias(CORRECTED), check.alias(CHECK))
+    return Relabelled(table, context.recipe.write.relabel == "in_place")
+
+
+def _codes(names: Mapping[str, str]) -> dict[str, str]:
+    """Return the stored label of each class that has a name, for who gives names as new labels.
+
+    >>> _codes({"0": "cat", "1": "dog"})
+    {'cat': '0', 'dog': '1'}
+    """
+    return {name: code for code, name in names.items() if name not in names}
+
+
+def with_corrected(column: pa.ChunkedArray, corrected: pa.ChunkedArray, where: str) -> pa.ChunkedArray:
+    """Return a column of labels with those that are given in the place of its own.
+
+    Parameters
+    ----------
+    column : pyarrow.ChunkedArray
+        The labels as they are stored.
+    corrected : pyarrow.ChunkedArray
+        As many texts, null where the label stays.
+    where : str
+        What is written, for the error.
+
+    Raises
+    ------
+    UsageError
+        For a new label that is no value of the column's type.
+
+    Examples
+    --------
+    >>> old, new = pa.chunked_array([[1, 2]]), pa.chunked_array([[None, "7"]], pa.string())
+    >>> with_corrected(old, new, "train.parquet").to_pylist()
+    [1, 7]
+    """
+    if corrected.null_count == len(corrected):
+        return column
+    try:
+        new = corrected.cast(column.type)
+    except pa.ArrowException:
+        example = corrected.drop_null()[0].as_py()
+        raise UsageError(
+            f"{where}: its labels are {column.type}, and a corrected label such as {example!r} is none; give labels of "
+            "that type, or write.relabel: beside"
+        ) from None
+    chunks = pa.chunked_array([new.combine_chunks()]) if new.num_chunks != 1 else new
+    return pa.chunked_array([pc.coalesce(chunks.chunk(0), column.combine_chunks())], column.type)
