@@ -18,7 +18,7 @@ export function inWords(row) {
   return row.caption || (row.label ? `label ${row.label}` : row.key || row.uid);
 }
 
-const REASONS = {kept: "kept", over_budget: "over budget", near_duplicate: "near-duplicate", exact_duplicate: "exact copy", pinned: "kept (pinned)", spared: "kept (spared)"};
+const REASONS = {kept: "kept", over_budget: "over budget", near_duplicate: "near-duplicate", exact_duplicate: "exact copy", pinned: "kept (pinned)", spared: "kept (spared)", "kept:override": "kept, decided by eye", "dropped:override": "dropped, decided by eye"};
 export const reasonInWords = (reason) => REASONS[reason] ?? reason.replace("unusable:", "unusable: ").replaceAll("_", " ");
 
 function name(row) {
