@@ -1,6 +1,7 @@
 """What the page asks for, as plain values for JSON: the queries of `curate review`, apart from how they travel."""
 
 import contextlib
+import shlex
 import tempfile
 import threading
 from collections.abc import Mapping, Sequence
@@ -92,7 +93,7 @@ class Site:
             name: {"column": one.column, "high_is_bad": one.high_is_bad} for name, one in self._queues.items()
         }
         return {
-            "run": self.context.run.where, "read_only": self.read_only, "user": user_name(), "rows": sum(one["n"] for one in rows),
+            "run": self.context.run.where, "apply": f"curate select {shlex.quote(self.context.run.where)} --write", "read_only": self.read_only, "user": user_name(), "rows": sum(one["n"] for one in rows),
             "kept": sum(one["n"] for one in rows if one["keep"]), "unusable": unusable, "reasons": reasons,
             "columns": self.table.columns, "scores": self._scores(), "labels": self._values("label"),
             "sources": self._values("source"), "splits": self._values("split"), "queues": queues,

@@ -6,6 +6,7 @@ The second has the rows nearest to the cut: their answers say where it should be
 """
 
 import hashlib
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -69,6 +70,7 @@ QUEUES: Mapping[str, Sequence[tuple[str, bool]]] = {
 def queues_of(table: RowTable, run: str) -> dict[str, Queue]:
     """Return the queues that a run has scores for, by name; the pairs by each of their scores (`pairs:nce`)."""
     found: dict[str, Queue] = {}
+    run = shlex.quote(run)
     for name, columns in QUEUES.items():
         there = [(column, high) for column, high in columns if column in (*table.scores, "near")]
         if name == "labels" and "pred_label" not in table.columns:
@@ -206,5 +208,5 @@ def _proposal(
     said = f"{1 - cut.value:.6f}" if queue.name == "near" else f"{cut.value:.6g}"
     return {
         "cut": cut.value, "said": said, "beyond": count["c"], "looked": cut.looked, "wrong": cut.wrong, "low": low, "high": high,
-        "open": cut.open, "command": queue.command.format(cut=said), "seen": len(seen),
+        "open": cut.open, "command": queue.command.replace("{cut}", said), "seen": len(seen),
     }  # fmt: skip

@@ -116,7 +116,7 @@ export async function showHistory() {
     make("strong", {}, one.what.map((what) => NAMES[what]).join(", ")), one.to ? [": ", said(one.to)] : "", ` · ${count.format(one.rows)} ${one.rows === 1 ? "sample" : "samples"} · `, said(one.by), ` · ${new Date(one.when).toLocaleString()} `,
     make("span", {class: "kind"}, said(one.uids[0]), one.rows > 1 ? ", …" : ""), " ",
     make("button", {type: "button", class: "quiet", disabled: state.about.read_only, onclick: async () => { await turn(one.stands ? "undo" : "redo", one.id); showHistory(); }}, one.stands ? "Take back" : "Do again"));
-  const command = `curate select ${state.about.run} --write`;
+  const command = state.about.apply;
   const apply = actions.length ? make("p", {class: "note"}, "The run respects these decisions once it selects anew: ", make("code", {}, command), " ", copyButton(command, "Copy")) : "";
   openDialog("History", apply, actions.length ? make("ol", {class: "history"}, actions.map(line)) : make("p", {}, "Nothing was decided yet."));
 }
