@@ -24,7 +24,7 @@ def explain(
 ) -> None:
     """Say why a sample was kept or dropped, and which budget would decide otherwise."""
     from curate.analysis.explain import explain as explained
-    from curate.analysis.explain_lines import lines
+    from curate.report.explained import lines
 
     facts = explained(run, which)
     if json_:

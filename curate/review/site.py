@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from curate.analysis.explain import explain
-from curate.analysis.explain_lines import why_lines
 from curate.analysis.search import Query, judged_search, text_model
 from curate.analysis.summary.thumbnails import Place
 from curate.errors import CurateError, UsageError
@@ -18,7 +17,8 @@ from curate.execution.context import Context
 from curate.io.yaml import read_yaml
 from curate.overrides.store import user_name
 from curate.recipe.types import default_memory
-from curate.review.concepts import concept_rows
+from curate.report.explained import why_lines
+from curate.review.concept_cards import concept_rows
 from curate.review.decisions import Decisions
 from curate.review.filters import LIMIT, RowFilter, whole
 from curate.review.groups import NearGroups, copies

@@ -418,6 +418,7 @@ def test_texts_travel_as_they_are(client):
 def test_a_served_run_answers_and_ends(run):
     import httpx
 
+    before = set(threading.enumerate())
     served = curate.open_run(run).review(browser=False)
     try:
         assert served.url.startswith("http://127.0.0.1:")
@@ -436,7 +437,8 @@ def test_a_served_run_answers_and_ends(run):
         served.close()
     with pytest.raises(httpx.TransportError):
         httpx.get(served.url)
-    assert not [thread for thread in threading.enumerate() if thread.name in ("pictures", "review")]
+    left = [thread.name for thread in set(threading.enumerate()) - before]
+    assert not {"pictures", "review", "tables"} & set(left)
 
 
 def test_what_cannot_be_reviewed(tmp_path):
