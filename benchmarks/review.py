@@ -1,10 +1,12 @@
-"""How long `curate review` takes for its answers on a run of many rows: python benchmarks/review.py [--rows 1000000].
+"""How long `curate review` takes for its answers on the tables of a million rows: python benchmarks/review.py [--times 50].
 
-Makes a run of random vectors with captions, labels and scores (a minute or two for a million rows; kept in --folder), opens it as
-the page does, and prints the seconds until the tables are there and of each first answer, and the memory.
+Makes a run of 20,000 random vectors with captions, labels and scores, and opens it as if its parts were there fifty times over
+(so uids repeat; columns, kinds and sizes are those of any run). Prints the seconds until the tables are there and of each answer, the
+first time and at best of three, and the memory.
 """
 
 import argparse
+import dataclasses
 import time
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from starlette.testclient import TestClient
 
 import curate
 from curate.analysis.explain import opened
+from curate.execution.context import Context
 from curate.recipe.loading import parse_recipe
 from curate.review.app import make_app
 from curate.review.security import Guard
@@ -31,24 +34,23 @@ ASKED = (
     ("deep page", "/api/rows?limit=60&order=fit&offset=500000"),
     ("at the cut", "/api/rows?limit=48&order=margin&where=margin+%3C%3D+0+and+keep&down=1"),
     ("one row", "/api/row/12345"),
-    ("why", "/api/why/12345"),
     ("groups", "/api/near?epsilon=0.02"),
     ("copies", "/api/copies"),
     ("concepts", "/api/concepts"),
 )
 
 
-def make(folder: Path, rows: int, dim: int = 16) -> Path:
-    """Make the run, unless it is there; return its folder."""
+def make(folder: Path, rows: int = 20_000, dim: int = 16) -> Path:
+    """Make a run, unless it is there; return its folder."""
     run = folder / "run"
     if (run / "manifest.json").exists():
         return run
     rng = np.random.default_rng(0)
     folder.mkdir(parents=True, exist_ok=True)
-    centres = rng.standard_normal((1_000, dim))
-    shards = max(1, rows // 125_000)
+    centres = rng.standard_normal((200, dim))
+    shards = 4
     for number, size in enumerate(np.diff(np.linspace(0, rows, shards + 1).astype(int))):
-        vectors = centres[rng.integers(0, 1_000, size)] + 0.3 * rng.standard_normal((size, dim))
+        vectors = centres[rng.integers(0, 200, size)] + 0.3 * rng.standard_normal((size, dim))
         np.save(folder / f"vectors-{number:03d}.npy", vectors.astype(np.float16))
         first = number * 1_000_000
         frame = pl.DataFrame(
@@ -63,7 +65,7 @@ def make(folder: Path, rows: int, dim: int = 16) -> Path:
         frame.write_parquet(folder / f"rows-{number:03d}.parquet")
     values = {
         "run": str(run), "source": {"path": str(folder / "rows-*.parquet"), "uid": "id"},
-        "embed": {"files": str(folder / "vectors-*.npy")}, "cluster": {"concepts": 200},
+        "embed": {"files": str(folder / "vectors-*.npy")}, "cluster": {"concepts": 100},
         "score": [{"source": {"column": "fit", "higher_is": "better"}}, {"source": {"column": "doubt", "higher_is": "noisier", "name": "doubt"}}],
         "dedup": {"epsilon": 0.01}, "select": {"method": "density", "keep": 0.3}, "memory": "2GB", "workers": 1,
     }  # fmt: skip
@@ -71,10 +73,21 @@ def make(folder: Path, rows: int, dim: int = 16) -> Path:
     return run
 
 
-def measure(run: Path) -> None:
+def repeated(context: Context, times: int) -> Context:
+    """Return a run whose parts are there several times over."""
+    parts = []
+    for number in range(times * len(context.parts)):
+        part = context.parts[number % len(context.parts)]
+        first = part.first + number // len(context.parts) * context.rows
+        parts.append(dataclasses.replace(part, index=number, first=first))
+    return dataclasses.replace(context, parts=tuple(parts))
+
+
+def measure(run: Path, times: int) -> None:
     """Print seconds of the first answers, and of the same ones once more."""
     started = time.perf_counter()
-    site = Site(opened(run))
+    site = Site(repeated(opened(run), times))
+    print(f"{site.context.rows:,} rows")
     print(f"{'ready to serve':24} {time.perf_counter() - started:8.3f} s")
     started, worked = time.perf_counter(), time.process_time()
     site.table.load()
@@ -103,10 +116,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--times", type=int, default=50)
     parser.add_argument("--folder", type=Path, default=Path("runs/review-bench"))
     given = parser.parse_args()
-    measure(make(given.folder, given.rows))
+    measure(make(given.folder), given.times)
 
 
 if __name__ == "__main__":
