@@ -128,26 +128,22 @@ def _groups(
     vectors: npt.NDArray[np.float32], later: Indices, numbers: Sequence[int], threshold: float
 ) -> list[NearGroup]:
     """Return what hangs together: pairs of a row in `later` with any row, with a similarity beyond the threshold."""
-    parent = np.arange(len(vectors))
-    best = np.full(len(vectors), -1.0)
-
-    def root(row: int) -> int:
-        while parent[row] != row:
-            parent[row] = parent[parent[row]]
-            row = int(parent[row])
-        return row
-
+    # Rows that hang together have one label, that of their first.
+    labels, best = np.arange(len(vectors)), np.full(len(vectors), -1.0, np.float32)
     for start in range(0, len(later), BLOCK):
         rows = later[start : start + BLOCK]
         products = vectors[rows] @ vectors.T
         products[np.arange(len(rows)), rows] = -1.0
-        for at, other in zip(*np.nonzero(products > threshold), strict=True):
-            row, similarity = int(rows[at]), float(products[at, other])
-            best[row], best[other] = max(best[row], similarity), max(best[other], similarity)
-            parent[root(row)] = root(int(other))
+        products[products <= threshold] = -1.0
+        best[rows] = np.maximum(best[rows], products.max(axis=1))
+        best = np.maximum(best, products.max(axis=0))
+        for row, near in zip(rows.tolist(), products > -1.0, strict=True):
+            joined = np.unique(np.append(labels[near], labels[row]))
+            if len(joined) > 1:
+                labels[np.isin(labels, joined)] = joined[0]
     members: dict[int, list[int]] = {}
     for row in np.flatnonzero(best > -1.0).tolist():
-        members.setdefault(root(row), []).append(row)
+        members.setdefault(int(labels[row]), []).append(row)
     groups = [
         NearGroup([numbers[row] for row in rows], [round(float(best[row]), 6) for row in rows])
         for rows in members.values()

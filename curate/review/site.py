@@ -61,13 +61,14 @@ class Site:
         self.pictures = {size: Pictures(context, size, self._placed) for size in ("small", "large")}
         self._marked = context.run.marker(context.run.decisions)
         self._counts: dict[str, int] = {}
+        self._preparing = threading.Thread(target=self._prepare, name="tables", daemon=True)
         self._concepts: list[dict[str, Any]] | None = None
         self._concepts_held, self._model_held = threading.Lock(), threading.Lock()
         self._model: Any = None
 
     def open(self) -> None:
         """Begin to read the tables; whoever asks waits until they are there."""
-        threading.Thread(target=self._prepare, name="tables", daemon=True).start()
+        self._preparing.start()
 
     def _prepare(self) -> None:
         self.table.load()
@@ -75,7 +76,10 @@ class Site:
             self.concepts()
 
     def close(self) -> None:
-        """End what works for the page."""
+        """End what works for the page, and wait for it."""
+        self.table.stop()
+        if self._preparing.ident is not None:
+            self._preparing.join()
         for pictures in self.pictures.values():
             pictures.close()
         self.table.close()
@@ -158,9 +162,9 @@ class Site:
         limit = min(LIMIT, max(1, whole("limit", params.get("limit", "60"))))
         offset = max(0, whole("offset", params.get("offset", "0")))
         extra = params.get("order") or params.get("score")
-        rows = self._told(
-            f"{asked.sql(self._columns(extra))} limit {limit} offset {offset}", asked.parameters, extra
-        )
+        # Numbers first: sorting whole rows for a page far behind takes seconds.
+        found = self.table.ask(f"{asked.sql('n')} limit {limit} offset {offset}", asked.parameters)
+        rows = self.numbered([row["n"] for row in found], extra)
         return {
             "total": self._total(asked, bool(params.get("decided")), len(rows), limit, offset),
             "rows": rows,
@@ -196,25 +200,18 @@ class Site:
             None,
         )
 
-    def _told(
-        self, sql: str, parameters: Sequence[object] = (), extra: str | None = None
-    ) -> list[dict[str, Any]]:
-        rows = self.table.ask(sql, parameters)
+    def numbered(self, numbers: Sequence[int], extra: str | None = None) -> list[dict[str, Any]]:
+        """Return what is told of rows by their numbers, in that order. extra : a column to tell besides, as `value`."""
+        if not numbers:
+            return []
+        asked = f"select {self._columns(extra)} from rows where n in (select unnest(?))"
+        known = {row["n"]: row for row in self.table.ask(asked, [list(numbers)])}
+        rows = [known[number] for number in numbers if number in known]
         decided = self.decisions.of([row["uid"] for row in rows])
         for row in rows:
             row["decided"] = decided.get(row["uid"], {})
         self.pictures["small"].expect([row["n"] for row in rows])
         return rows
-
-    def numbered(self, numbers: Sequence[int]) -> list[dict[str, Any]]:
-        """Return what is told of rows by their numbers, in that order."""
-        if not numbers:
-            return []
-        rows = self._told(
-            f"select {self._columns()} from rows where n in (select unnest(?))", [list(numbers)]
-        )
-        known = {row["n"]: row for row in rows}
-        return [known[number] for number in numbers if number in known]
 
     def _placed(self, numbers: Sequence[int]) -> dict[int, Place]:
         rows = self.table.ask("select n, part, row from rows where n in (select unnest(?))", [list(numbers)])

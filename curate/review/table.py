@@ -37,6 +37,8 @@ DECISIONS = (
     "keep", "weight", "reason", "duplicate_of", "concept", "distance", "rank", "inclusion_prob",
     "random_control",
 )  # fmt: skip
+#: Rows that go into the table at a time.
+TOGETHER = 100_000
 #: Parts of a concept that dedup compares within; more than it ever makes.
 MOST_SUBCONCEPTS = 1_000_000
 #: What is called otherwise here than in its table: both 0_samples and 5_decisions have a `reason`.
@@ -77,6 +79,7 @@ class RowTable:
         self._ready = threading.Event()
         self._error: Exception | None = None
         self._writing = threading.Lock()
+        self._ended = False
         self.loaded = 0.0
         self._columns: dict[str, str] = {}
         self._scores: tuple[str, ...] = ()
@@ -94,10 +97,14 @@ class RowTable:
         return self._scores
 
     def close(self) -> None:
-        """Give up the table and its temporary folder."""
+        """Give up the table and its temporary folder; nobody may fill it or ask it any more."""
         self._stack.close()
 
     # Filling it
+
+    def stop(self) -> None:
+        """Let whoever fills it end soon."""
+        self._ended = True
 
     def load(self) -> None:
         """Fill the table from the files of the run; who asks meanwhile waits."""
@@ -111,14 +118,19 @@ class RowTable:
     def _load(self) -> None:
         classes = self._context.run.class_names()
         families = finished_families(self._context.run)
-        done = 0
+        done, read, frames = 0, 0, []
         for part in self._context.parts:
-            frame = _rows_of(self._context, part, families, classes)
-            self._connection.register("added", frame.to_arrow())
-            made = "create table rows as from added" if not done else "insert into rows by name from added"
+            if self._ended:
+                raise RunError("the review was ended while its tables were read")
+            frames.append(_rows_of(self._context, part, families, classes))
+            read += part.rows
+            if read - done < TOGETHER and part is not self._context.parts[-1]:
+                continue  # many small parts go in at once
+            self._connection.register("added", pl.concat(frames, how="vertical_relaxed").to_arrow())
+            made = "insert into rows by name from added" if done else "create table rows as from added"
             self._connection.execute(made)
             self._connection.unregister("added")
-            done += part.rows
+            done, frames = read, []
             self.loaded = done / max(self._context.rows, 1)
         if not self._context.parts:
             raise RunError(f"{self._context.run.where} has no rows to review")

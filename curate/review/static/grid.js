@@ -19,7 +19,7 @@ export function inWords(row) {
 }
 
 const REASONS = {kept: "kept", over_budget: "over budget", near_duplicate: "near-duplicate", exact_duplicate: "exact copy", pinned: "kept (pinned)", spared: "kept (spared)", "kept:override": "kept, decided by eye", "dropped:override": "dropped, decided by eye"};
-export const reasonInWords = (reason) => REASONS[reason] ?? reason.replace("unusable:", "unusable: ").replaceAll("_", " ");
+export const reasonInWords = (reason) => REASONS[reason] ?? (reason.startsWith("unusable:") ? reason.replace(":", ": ").replaceAll("_", " ") : reason.replace(":", ": "));
 
 function name(row) {
   const decided = decisionsOf(row).map((one) => NAMES[one.what] + (one.to ? ` ${one.to}` : "")).join(", ");
