@@ -72,8 +72,9 @@ def review(
     from curate.review.app import make_app
     from curate.review.site import Site
 
-    site = Site(opened(run), read_only=read_only)
+    context = opened(run)
     listening = _listen(host, port)
+    site = Site(context, read_only=read_only)
     guard = Guard(host, listening.getsockname()[1], secrets.token_urlsafe(24))
     config = uvicorn.Config(
         make_app(site, guard), log_config=None, access_log=False, server_header=False, lifespan="off",
