@@ -265,9 +265,10 @@ def test_a_wrong_label_takes_the_right_one(seen, run):
     page.click("#open-history")
     page.locator(".history li").nth(1).wait_for()
     page.locator(".history button", has_text="Take back").nth(1).click()
-    page.locator(".history li.undone").wait_for()
+    said(page, "Taken back")
     assert LABELS[0] not in held(run).values()
     page.keyboard.press("Escape")
+    until(page, "!document.querySelector('#dialog').open")
 
 
 def test_the_large_view(seen):

@@ -114,7 +114,7 @@ async function start() {
   find("#undo").addEventListener("click", () => turn("undo"));
   find("#redo").addEventListener("click", () => turn("redo"));
   for (const id of ["#undo", "#redo"]) find(id).disabled = about.read_only;
-  find("#open-history").addEventListener("click", showHistory);
+  find("#open-history").addEventListener("click", () => showHistory());
   find("#open-keys").addEventListener("click", showKeys);
   find("#search-form").addEventListener("submit", (event) => {
     event.preventDefault();

@@ -110,12 +110,13 @@ export async function follow() {
   }
 }
 
-export async function showHistory() {
+export async function showHistory({again = false} = {}) {
   const actions = await ask("history");
+  if (again && !find("#dialog").open) return;  // closed meanwhile
   const line = (one) => make("li", {class: one.stands ? "" : "undone"},
     make("strong", {}, one.what.map((what) => NAMES[what]).join(", ")), one.to ? [": ", said(one.to)] : "", ` · ${count.format(one.rows)} ${one.rows === 1 ? "sample" : "samples"} · `, said(one.by), ` · ${new Date(one.when).toLocaleString()} `,
     make("span", {class: "kind"}, said(one.uids[0]), one.rows > 1 ? ", …" : ""), " ",
-    make("button", {type: "button", class: "quiet", disabled: state.about.read_only, onclick: async () => { await turn(one.stands ? "undo" : "redo", one.id); showHistory(); }}, one.stands ? "Take back" : "Do again"));
+    make("button", {type: "button", class: "quiet", disabled: state.about.read_only, onclick: async () => { await turn(one.stands ? "undo" : "redo", one.id); showHistory({again: true}); }}, one.stands ? "Take back" : "Do again"));
   const command = state.about.apply;
   const apply = actions.length ? make("p", {class: "note"}, "The run respects these decisions once it selects anew: ", make("code", {}, command), " ", copyButton(command, "Copy")) : "";
   openDialog("History", apply, actions.length ? make("ol", {class: "history"}, actions.map(line)) : make("p", {}, "Nothing was decided yet."));
