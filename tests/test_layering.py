@@ -29,7 +29,15 @@ PURE = (
 #: Modules (and folders) of pure packages that read the tables of a run all the same.
 READS_TABLES = ("clustering/store.py", "selection/rows/")
 #: Tools, and the packages that may import them; prefect is for flows alone.
-TOOLS = {"prefect": (), "typer": ("cli",), "click": ("cli",), "rich": ("api", "cli"), "ray": ("execution",), "starlette": ("review",), "uvicorn": ("review",)}
+TOOLS = {
+    "prefect": (),
+    "typer": ("cli",),
+    "click": ("cli",),
+    "rich": ("api", "cli"),
+    "ray": ("execution",),
+    "starlette": ("review",),
+    "uvicorn": ("review",),
+}
 READS_FILES = ("read_", "scan_", "write_", "sink_")
 HEAVY = ("torch", "open_clip", "faiss", "ray", "prefect", "polars", "pyarrow", "sklearn", "scipy", "plotly")
 

@@ -69,7 +69,12 @@ class Run(Changes, Questions):
             return write_page(self.path, concept, progress=show)
 
     def review(
-        self, *, host: str = "127.0.0.1", port: int | None = None, browser: bool = True, read_only: bool = False
+        self,
+        *,
+        host: str = "127.0.0.1",
+        port: int | None = None,
+        browser: bool = True,
+        read_only: bool = False,
     ) -> "Review":
         """Show the run in the browser, to look at its samples and decide about them by eye.
 
