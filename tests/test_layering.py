@@ -18,7 +18,7 @@ ORDER = (
     "errors", "hashing", "linalg", "products", "progress", "plugins", "schema", "settings", "io", "sources", "runs", "overrides",
     "execution",
     "embedding", "clustering", "deduplication", "ordering", "scores", "filtering", "selection", "weighting", "recipe",
-    "writers", "report", "retrieval", "analysis", "pipeline", "evaluation", "training", "api", "torch", "cli",
+    "writers", "report", "retrieval", "analysis", "pipeline", "evaluation", "training", "review", "api", "torch", "cli",
 )  # fmt: skip
 #: Outside the order: what users import, and `python -m curate`.
 ROOT_MODULES = ("curate", "curate.__main__")
@@ -30,7 +30,15 @@ PURE = (
 #: Modules (and folders) of pure packages that read the tables of a run all the same.
 READS_TABLES = ("clustering/store.py", "selection/rows/")
 #: Tools, and the packages that may import them; prefect is for flows alone.
-TOOLS = {"prefect": (), "typer": ("cli",), "click": ("cli",), "rich": ("api", "cli"), "ray": ("execution",)}
+TOOLS = {
+    "prefect": (),
+    "typer": ("cli",),
+    "click": ("cli",),
+    "rich": ("api", "cli"),
+    "ray": ("execution",),
+    "starlette": ("review",),
+    "uvicorn": ("review",),
+}
 READS_FILES = ("read_", "scan_", "write_", "sink_")
 HEAVY = ("torch", "open_clip", "faiss", "ray", "prefect", "polars", "pyarrow", "sklearn", "scipy", "plotly")
 

@@ -34,6 +34,7 @@ COMMANDS = [
     "overrides",
     "inspect",
     "report",
+    "review",
     "explain",
     "plan",
     "search",

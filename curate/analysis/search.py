@@ -77,8 +77,9 @@ def judged_search(
     concept: int | None,
     kept: bool | None,
     threshold: float,
+    clip: "Clip | None" = None,
 ) -> tuple["pl.DataFrame", Answer | None]:
-    """Return what `search` returns, and for a text among images what was judged."""
+    """Return what `search` returns, and for a text among images what was judged. clip : the model, if it is loaded already."""
     import polars as pl
 
     if on not in ("image", "text"):
@@ -89,11 +90,11 @@ def judged_search(
         raise UsageError(f"--threshold must be from 0 to 1, got {threshold:g}")
     folder = open_run(run).folder
     if query.text is None or on == "text":
-        vector = query_vector(folder, query, on=on)
+        vector = query_vector(folder, query, on=on, clip=clip)
         found = nearest(folder, vector, top=top, on=on, concept=concept, kept=kept, without=query.uid)
         return found.insert_column(0, pl.lit(None, pl.Float64).alias("relevance")), None
     require(folder, folder.embeddings)
-    clip = text_model(folder)
+    clip = clip or text_model(folder)
     check_limits(folder, concept, kept)
     ground = ground_of(folder, clip)
 
@@ -106,8 +107,11 @@ def judged_search(
     return told(folder, hits).insert_column(0, rows["relevance"]), answer
 
 
-def query_vector(run: RunFolder, query: Query, *, on: str = "image") -> Vector:
-    """Return the vector of a query, (d,) float32 of unit length, by the model that made the vectors of the run."""
+def query_vector(run: RunFolder, query: Query, *, on: str = "image", clip: "Clip | None" = None) -> Vector:
+    """Return the vector of a query, (d,) float32 of unit length, by the model that made the vectors of the run.
+
+    clip : that model, if it is loaded already.
+    """
     require(run, run.embeddings)
     if query.uid is not None:
         return stored_vector(run, query.uid, on)
@@ -115,7 +119,7 @@ def query_vector(run: RunFolder, query: Query, *, on: str = "image") -> Vector:
         return _given(query.vector)
     embed = load_recipe(run.recipe).embed
     data = None if query.image is None or embed.own_vectors else _bytes(query.image)
-    clip = text_model(run)
+    clip = clip or text_model(run)
     found = (
         clip.encode_texts([query.text or ""]) if data is None else _encoded(clip, embed, query.image, data)
     )

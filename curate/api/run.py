@@ -13,6 +13,7 @@ from curate.runs.run import open_run as open_stored_run
 if TYPE_CHECKING:
     from curate.execution.context import Progress
     from curate.pipeline.export import Exported
+    from curate.review.server import Review
 
 __all__ = ["Run", "open_run"]
 
@@ -66,6 +67,47 @@ class Run(Changes, Questions):
 
         with shown(progress) as show:
             return write_page(self.path, concept, progress=show)
+
+    def review(
+        self,
+        *,
+        host: str = "127.0.0.1",
+        port: int | None = None,
+        browser: bool = True,
+        read_only: bool = False,
+    ) -> "Review":
+        """Show the run in the browser, to look at its samples and decide about them by eye.
+
+        It is served in a thread of this process, until `close` is called or the process ends.
+
+        Parameters
+        ----------
+        host : str
+            The address to listen at; only this machine reaches the default.
+        port : int, optional
+            The port; a free one by default.
+        browser : bool
+            Open the page.
+        read_only : bool
+            Show everything, decide nothing.
+
+        Returns
+        -------
+        Review
+            `url` is the address of the page, with its token; `close` ends it.
+
+        Raises
+        ------
+        UsageError
+            Where the run is not finished, or the port is taken.
+        """
+        from curate.review.server import open_browser, review
+
+        served = review(self.path, host=host, port=port, read_only=read_only)
+        served.start()
+        if browser:
+            open_browser(served.url)
+        return served
 
     def export(
         self,

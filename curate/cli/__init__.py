@@ -32,7 +32,7 @@ def _register() -> None:
     """Import the command families, which add their commands to the app; the help lists them in this order."""
     names = (
         "run", "rescore", "train_filter", "methods", "models", "formats", "evaluate", "retry", "export", "overrides", "inspect",
-        "explain", "plan", "report", "search", "retrieve", "name", "verify", "diff", "gc", "forget",
+        "explain", "plan", "report", "review", "search", "retrieve", "name", "verify", "diff", "gc", "forget",
         "schedule",
     )  # fmt: skip
     families = [importlib.import_module(f"curate.cli.{family}").__name__ for family in names]

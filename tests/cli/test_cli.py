@@ -39,6 +39,7 @@ COMMANDS = [
     "explain",
     "plan",
     "report",
+    "review",
     "search",
     "retrieve",
     "name",

@@ -22,7 +22,7 @@ from curate.sources import references, registry
 from curate.sources.base import Columns, Shard
 from curate.sources.rows import rows_of
 
-__all__ = ["SIDE", "Place", "thumbnails"]
+__all__ = ["SIDE", "Place", "encoded", "packed", "thumbnails"]
 
 #: Longest side of a thumbnail, in pixels.
 SIDE = 96
@@ -62,7 +62,7 @@ def thumbnails(
         memory_limit_bytes=context.recipe.embed.decode_memory, in_flight_bytes=context.image_memory,
         altered=None if boxes is None else "crops",
     )  # fmt: skip
-    batches = _batches(context, wanted)
+    batches = encoded(context, wanted)
     with pool:
         for uids, decoded in pool.map(batches if boxes is None else _boxed(batches, boxes)):
             for uid, one in zip(uids, decoded, strict=True):
@@ -93,8 +93,9 @@ def _crop(one: Decoded, box: Box) -> Decoded:
     return one._replace(array=None if one.array is None else one.array[0], width=x1 - x0, height=y1 - y0)
 
 
-def _batches(context: Context, wanted: Mapping[str, Place]) -> Iterator[tuple[list[str], list[bytes | None]]]:
-    """Yield uids with their encoded images, shard after shard."""
+def encoded(context: Context, wanted: Mapping[str, Place]) -> Iterator[tuple[list[str], list[bytes | None]]]:
+    """Yield names of samples with their encoded images as the source has them, shard after shard; None where there is none."""
+    wanted = {name: place for name, place in wanted.items() if context.parts[place.part].columns.image}
     started, done = time.monotonic(), 0
     by_part: dict[int, list[tuple[int, str]]] = {}
     for uid, place in wanted.items():
@@ -157,17 +158,26 @@ def _read(shard: Shard, columns: Columns, rows: npt.NDArray[np.int64]) -> Iterat
 
 
 def _uri(one: Decoded, quality: int) -> str | None:
-    """Return a decoded picture as a data: URI: without the padding, and never larger than it was."""
+    """Return a decoded picture as a data: URI."""
+    data = packed(one, SIDE, quality)
+    return None if data is None else f"data:image/webp;base64,{base64.b64encode(data).decode()}"
+
+
+def packed(one: Decoded, side: int, quality: int) -> bytes | None:
+    """Return a picture that was decoded into a square of `side` as WebP: without the padding, and never larger than it was.
+
+    None where it could not be decoded.
+    """
     if one.array is None or not one.width or not one.height:
         return None
     from PIL import Image
 
-    scale = SIDE / max(one.width, one.height)
+    scale = side / max(one.width, one.height)
     width, height = (max(1, round(length * scale)) for length in (one.width, one.height))
-    top, left = (SIDE - height) // 2, (SIDE - width) // 2
+    top, left = (side - height) // 2, (side - width) // 2
     image = Image.fromarray(one.array[top : top + height, left : left + width])
     if scale > 1:
         image = image.resize((one.width, one.height), Image.Resampling.BOX)
-    packed = BytesIO()
-    image.save(packed, "WEBP", quality=quality, method=4)
-    return f"data:image/webp;base64,{base64.b64encode(packed.getvalue()).decode()}"
+    data = BytesIO()
+    image.save(data, "WEBP", quality=quality, method=4)
+    return data.getvalue()
