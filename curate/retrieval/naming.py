@@ -12,32 +12,16 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from curate.retrieval.words import content_words, spoken
+from curate.retrieval.words import content_words, phrases
 
-__all__ = ["TERMS", "caption_terms", "label_terms", "names_from_terms", "phrases", "vocabulary_terms"]
+__all__ = ["TERMS", "caption_terms", "label_terms", "names_from_terms", "vocabulary_terms"]
 
 #: Terms that are kept of a concept; its name has the first two, more where that is the name of another.
 TERMS = 6
 
-_WORDS, _IN_NAME, _FEW = 3, 2, 2
+_IN_NAME, _FEW = 2, 2
 
 Floats = npt.NDArray[np.float64]
-
-
-def phrases(caption: str) -> set[str]:
-    """Return the n-grams of a caption, one to three words that stand together; none begins or ends with `the` and the like.
-
-    >>> sorted(phrases("A photo of a red stop sign"))
-    ['red', 'red stop', 'red stop sign', 'sign', 'stop', 'stop sign']
-    """
-    found = set()
-    for piece in spoken(caption):
-        words, plain = [word for word, _ in piece], [says_nothing for _, says_nothing in piece]
-        for size in range(1, _WORDS + 1):
-            for start in range(len(words) - size + 1):
-                if not plain[start] and not plain[start + size - 1]:
-                    found.add(" ".join(words[start : start + size]))
-    return found
 
 
 def caption_terms(captions: Mapping[int, Iterable[str]]) -> dict[int, list[str]]:
@@ -51,7 +35,7 @@ def caption_terms(captions: Mapping[int, Iterable[str]]) -> dict[int, list[str]]
     >>> caption_terms({0: ["a red dog", "a big dog"], 1: ["a red cat", "the cat"]})
     {0: ['dog'], 1: ['cat']}
     """
-    counted = {concept: [phrases(text) for text in texts] for concept, texts in captions.items()}
+    counted = {concept: phrases(texts) for concept, texts in captions.items()}
     return _terms(counted, _FEW)
 
 

@@ -2,9 +2,9 @@
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
-__all__ = ["content_words", "coverage", "plain_name", "spoken", "unknown_share"]
+__all__ = ["content_words", "coverage", "phrases", "plain_name", "spoken", "unknown_share"]
 
 _WORD = re.compile(r"[^\W_]+(?:['\u2019-][^\W_]+)*")
 #: Words that say nothing of what is in a picture.
@@ -13,6 +13,7 @@ _STOP = frozenset(
      "this", "that", "as", "up", "some", "any", "photo", "picture", "image")
 )  # fmt: skip
 _MIN_STEM = 4
+_LONGEST_PHRASE = 3
 
 
 def content_words(text: str) -> frozenset[str]:
@@ -42,6 +43,26 @@ def spoken(text: str) -> list[list[tuple[str, bool]]]:
     pieces = re.split(r"[,;:.!?()/|]+(?=\s|$)|\n", unicodedata.normalize("NFKC", text).casefold())
     found = (_WORD.findall(piece) for piece in pieces)
     return [[(word, word in _STOP or word.isdigit()) for word in words] for words in found if words]
+
+
+def phrases(captions: Sequence[str]) -> list[set[str]]:
+    """Return the n-grams of captions, one to three words that stand together; none begins or ends with `the` and the like.
+
+    >>> sorted(phrases(["A photo of a red stop sign"])[0])
+    ['red', 'red stop', 'red stop sign', 'sign', 'stop', 'stop sign']
+    """
+    return [_phrases(spoken(caption)) for caption in captions]
+
+
+def _phrases(pieces: list[list[tuple[str, bool]]]) -> set[str]:
+    found = set()
+    for piece in pieces:
+        words, plain = [word for word, _ in piece], [says_nothing for _, says_nothing in piece]
+        for size in range(1, _LONGEST_PHRASE + 1):
+            for start in range(len(words) - size + 1):
+                if not plain[start] and not plain[start + size - 1]:
+                    found.add(" ".join(words[start : start + size]))
+    return found
 
 
 def _stem(word: str) -> str:

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curate.retrieval.naming import caption_terms, label_terms, names_from_terms, phrases, vocabulary_terms
+from curate.retrieval.naming import caption_terms, label_terms, names_from_terms, vocabulary_terms
+from curate.retrieval.words import phrases
 
 WORDS = st.lists(st.sampled_from(["dog", "cat", "red", "blue", "the", "of"]), max_size=4).map(" ".join)
 
@@ -21,26 +22,27 @@ WORDS = st.lists(st.sampled_from(["dog", "cat", "red", "blue", "the", "of"]), ma
     ],
 )  # fmt: skip
 def test_phrases(caption, wanted):
-    assert phrases(caption) == wanted
+    assert phrases([caption]) == [wanted]
 
 
 @given(st.dictionaries(st.integers(0, 3), st.lists(WORDS, max_size=6), max_size=4))
 def test_terms_gain_as_counted(captions):
     total = sum(map(len, captions.values()))
-    every = [phrases(text) for texts in captions.values() for text in texts]
+    every = [one for texts in captions.values() for one in phrases(texts)]
     found = caption_terms(captions)
     assert set(found) == set(captions)
 
     def gain(concept, phrase):
-        inside = sum(phrase in phrases(text) for text in captions[concept])
+        inside = sum(phrase in one for one in phrases(captions[concept]))
         share = sum(phrase in one for one in every) / total
         return inside * math.log(inside / (len(captions[concept]) * share))
 
     for concept, terms in found.items():
         gains = [gain(concept, term) for term in terms]
         assert all(one > 0 for one in gains) and all(a >= b - 1e-9 for a, b in pairwise(gains))
-        best = max((gain(concept, one) for text in captions[concept] for one in phrases(text)
-                    if sum(one in phrases(other) for other in captions[concept]) >= min(2, len(captions[concept]))), default=0)  # fmt: skip
+        here = phrases(captions[concept])
+        best = max((gain(concept, one) for some in here for one in some
+                    if sum(one in other for other in here) >= min(2, len(here))), default=0)  # fmt: skip
         assert (gains[0] == pytest.approx(best)) if best > 1e-9 else not gains
     shuffled = {concept: texts[::-1] for concept, texts in reversed(captions.items())}
     assert caption_terms(shuffled) == found
