@@ -1,6 +1,19 @@
-"""`python -m curate` is the command line."""
+"""`curate`, or `python -m curate`, is the command line."""
 
-from curate.cli import main
+import os
+import sys
+
+
+def main() -> None:
+    """Run the command line. Ctrl-C while it is still being loaded ends it as later on: with 130 and no traceback."""
+    try:
+        from curate.cli import main as command_line
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; nothing was begun\n")
+        sys.stderr.flush()
+        os._exit(130)
+    command_line()
+
 
 if __name__ == "__main__":
     main()

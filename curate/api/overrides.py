@@ -1,10 +1,11 @@
 """`Run.overrides`: what people decided about the rows of a run, to be looked at and added to."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from curate.overrides.store import Overrides
+from curate.errors import UsageError
+from curate.overrides.store import KINDS, Overrides
 from curate.runs.run import StoredRun
 
 if TYPE_CHECKING:
@@ -79,6 +80,37 @@ class RunOverrides:
         """Take back all that was decided about rows; return the name of the action."""
         return self._decide("reset", uids)
 
+    def decide(self, uids: Mapping[str, Sequence[str]], *, label: str | None = None) -> dict[str, int]:
+        """Decide several things at once, as one action: all of it, or nothing where a row is not in the run.
+
+        Parameters
+        ----------
+        uids : mapping of str to sequence of str
+            The rows of each decision: keep, drop, not_duplicate, right_label, wrong_label or reset.
+        label : str, optional
+            The right label of those whose label is wrong.
+
+        Returns
+        -------
+        dict of str to int
+            How many rows were decided about, by decision.
+
+        Raises
+        ------
+        UsageError
+            For a uid that the run has not, or of which two things are said that cannot both hold.
+        """
+        said: dict[tuple[str, str], str] = {}
+        for what, rows in uids.items():
+            for uid in rows:
+                for thing in _things(what):
+                    if said.setdefault((uid, thing), what) != what:
+                        raise UsageError(
+                            f"{uid} cannot be both {said[uid, thing]} and {what}; say one of them"
+                        )
+        self._write([(what, uid, label) for what, rows in uids.items() for uid in rows])
+        return {what: len(rows) for what, rows in uids.items()}
+
     def undo(self, action: str | None = None) -> str | None:
         """Take back an action (by default your latest that stands); return its name, None if there is none."""
         return self._store.undo(action)
@@ -145,8 +177,16 @@ class RunOverrides:
         return import_decisions(self._run, Path(path), format, self._store.by)
 
     def _decide(self, what: str, uids: Sequence[str], label: str | None = None) -> str | None:
+        return self._write([(what, str(uid), label) for uid in uids])
+
+    def _write(self, decisions: Sequence[tuple[str, str, str | None]]) -> str | None:
         from curate.analysis.deciding import decide
         from curate.overrides.formats.entry import Entry
 
-        entries = (Entry(row, str(uid), what, label) for row, uid in enumerate(uids, 1))
+        entries = (Entry(row, uid, what, label) for row, (what, uid, label) in enumerate(decisions, 1))
         return decide(self._run, entries, self._store.by)
+
+
+def _things(what: str) -> tuple[str, ...]:
+    """Return the things of a row that a decision is about; a reset is about all of them."""
+    return tuple(set(KINDS.values())) if what == "reset" else (KINDS.get(what, ""),)

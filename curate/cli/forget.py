@@ -42,7 +42,7 @@ def forget(
     from curate.pipeline.forget.forget import forget as forget_samples
     from curate.pipeline.forget.forget import found
 
-    wanted = found(run, _listed(uids or []), where)
+    wanted = found(run, [uid for one in uids or [] for uid in flag.uids_of(one)], where)
     copies = len(wanted.uids) - wanted.named
     said = f"{wanted.named:,} samples, and {copies:,} exact copies of them; {wanted.near:,} near-duplicates of them stay"
     if dry_run:
@@ -74,17 +74,3 @@ def forget(
         note("the source was not touched: take them out there too, or they are read (and dropped) again")
     for name in done.older_runs:
         note(f"removed the dated run {name}, which held them")
-
-
-def _listed(given: list[str]) -> list[str]:
-    """Return uids, those of files too."""
-    found: list[str] = []
-    for one in given:
-        if one.startswith("@"):
-            path = Path(one[1:])
-            if not path.is_file():
-                raise UsageError(f"{one}: there is no such file of uids")
-            found += [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        else:
-            found.append(one)
-    return found

@@ -1,6 +1,7 @@
 """Flags that several commands have, and the settings they stand for."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -34,6 +35,7 @@ __all__ = [
     "conditions",
     "families",
     "number",
+    "uids_of",
 ]
 
 Text = str | None
@@ -113,3 +115,17 @@ def _read(what: str, text: str) -> object:
         return read_yaml(text)
     except yaml.YAMLError:
         raise UsageError(f"{what}: {text!r} is not YAML; an example is '{{heads: {{seeds: 3}}}}'") from None
+
+
+def uids_of(given: str) -> list[str]:
+    """Return the uids of an argument: itself, or the lines of a file, @FILE."""
+    if not given.startswith("@"):
+        return [given]
+    path = Path(given[1:])
+    if not path.is_file():
+        raise UsageError(f"{given}: there is no such file of uids")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{given}: cannot be read as a file of uids: {error}") from None
+    return [line.strip() for line in text.splitlines() if line.strip()]

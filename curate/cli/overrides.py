@@ -1,5 +1,6 @@
 """The command `overrides`: what people decided about the rows of a run."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -58,21 +59,17 @@ def overrides(
     from curate.runs.run import open_run
 
     own = RunOverrides(open_run(run), by)
-    if label is not None and wrong_label is None:
-        raise UsageError("--label goes with --wrong-label UIDS")
-    done: dict[str, Any] = {}
-    named = {
+    given = {
         "keep": keep,
         "drop": drop,
         "not_duplicate": not_duplicate,
         "right_label": right_label,
+        "wrong_label": wrong_label,
         "reset": reset,
     }
-    for what, given in named.items():
-        if given is not None:
-            done[what] = _decided(own, what, given)
-    if wrong_label is not None:
-        done["wrong_label"] = _decided(own, "wrong_label", wrong_label, label=label)
+    uids = {what: _listed(what, text) for what, text in given.items() if text is not None}
+    _check_label(label, uids)
+    done: dict[str, Any] = dict(own.decide(uids, label=label)) if uids else {}
     if import_ is not None:
         done["imported"] = own.import_file(import_, _format(import_, format_))
     done |= {
@@ -83,14 +80,20 @@ def overrides(
     _show(own, done, history=history, json_=json_)
 
 
-def _decided(own: "RunOverrides", what: str, given: str, **more: str | None) -> int:
-    """Write down one kind of decision; return how many rows it is about."""
-    text = Path(given[1:]).read_text(encoding="utf-8").replace("\n", ",") if given.startswith("@") else given
-    uids = [one.strip() for one in text.split(",") if one.strip()]
+def _listed(what: str, given: str) -> list[str]:
+    """Return the uids of an option, or of a file that it names."""
+    parts = [given] if given.startswith("@") else [one.strip() for one in given.split(",") if one.strip()]
+    uids = [uid for one in parts for uid in flag.uids_of(one)]
     if not uids:
         raise UsageError(f"--{what.replace('_', '-')} takes uids with commas between them, got {given!r}")
-    getattr(own, what)(*uids, **more)
-    return len(uids)
+    return uids
+
+
+def _check_label(label: str | None, uids: Mapping[str, Sequence[str]]) -> None:
+    if label is not None and "wrong_label" not in uids:
+        raise UsageError("--label goes with --wrong-label UIDS")
+    if label is not None and not label.strip():
+        raise UsageError("--label is empty; leave it out where the right label is not known")
 
 
 def _format(path: str, named: str | None) -> str:

@@ -5,7 +5,7 @@ file is one task that depends on no other, so an engine may write them in parall
 depend on its rows alone, not on batch sizes or workers.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from curate.errors import RunError, SourceError
 from curate.io.storage import atomic
 from curate.sources.arrow_types import is_binary, is_list, is_string, plain_schema
 from curate.sources.base import RowReader, Shard
+from curate.sources.columns import class_names
 from curate.sources.registry import check_unchanged
 from curate.writers.relabelled import with_corrected
 from curate.writers.shard_plan import KeptRows, OutputFile, Piece, pieces
@@ -118,11 +119,12 @@ def _options(schema: pa.Schema) -> dict[str, Any]:
 
 def _aligned(task: WriteTask, plain: pa.Schema) -> Iterator[pa.Table]:
     """Yield the rows of all pieces in order, with the columns and (plain) types of the output."""
+    classes = class_names(task.schema)
     for piece in task.pieces:
         done = 0
         for table in task.reader.read_rows(piece.shard, piece.rows, batch_bytes=task.batch_bytes):
             columns = [
-                _own(piece, table.column(one.name), one, done)
+                _own(piece, table.column(one.name), one, done, classes.get(one.name, ()))
                 if one.name in table.column_names
                 else _added(piece, one, done, table.num_rows)
                 for one in plain
@@ -131,12 +133,15 @@ def _aligned(task: WriteTask, plain: pa.Schema) -> Iterator[pa.Table]:
             yield pa.table(columns, schema=plain)
 
 
-def _own(piece: Piece, column: pa.ChunkedArray, one: pa.Field, start: int) -> pa.ChunkedArray:
+def _own(
+    piece: Piece, column: pa.ChunkedArray, one: pa.Field, start: int, classes: Sequence[str]
+) -> pa.ChunkedArray:
     """Return a column of the source; where one to add has its name, its values (unless null) stand in it."""
     typed = _as_type(column, one.type, piece.shard)
     if piece.extra is None or one.name not in piece.extra.column_names:
         return typed
-    return with_corrected(typed, piece.extra.column(one.name).slice(start, len(column)), piece.shard.url)
+    given = piece.extra.column(one.name).slice(start, len(column))
+    return with_corrected(typed, given, piece.shard.url, classes)
 
 
 def _as_type(column: pa.ChunkedArray, kind: pa.DataType, shard: Shard) -> pa.ChunkedArray:

@@ -1,6 +1,6 @@
 """Labels that people put right, as columns of what is written: beside the old one, or in its place."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import polars as pl
@@ -15,6 +15,7 @@ __all__ = ["CHECK", "CORRECTED", "Relabelled", "relabelled", "with_corrected"]
 
 #: The label that people say is right, null where nobody gave one; and whether somebody called the label right or wrong.
 CORRECTED, CHECK = "label_corrected", "label_check"
+_EXAMPLES = 5
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,9 @@ def _codes(names: Mapping[str, str]) -> dict[str, str]:
     return {name: code for code, name in names.items() if name not in names}
 
 
-def with_corrected(column: pa.ChunkedArray, corrected: pa.ChunkedArray, where: str) -> pa.ChunkedArray:
+def with_corrected(
+    column: pa.ChunkedArray, corrected: pa.ChunkedArray, where: str, classes: Sequence[str] = ()
+) -> pa.ChunkedArray:
     """Return a column of labels with those that are given in the place of its own.
 
     Parameters
@@ -67,11 +70,13 @@ def with_corrected(column: pa.ChunkedArray, corrected: pa.ChunkedArray, where: s
         As many texts, null where the label stays.
     where : str
         What is written, for the error.
+    classes : sequence of str
+        What the codes of the column are called, where the source says so; -1 is no class.
 
     Raises
     ------
     UsageError
-        For a new label that is no value of the column's type.
+        For a new label that is no value of the column's type, or no code of its classes.
 
     Examples
     --------
@@ -84,10 +89,24 @@ def with_corrected(column: pa.ChunkedArray, corrected: pa.ChunkedArray, where: s
     try:
         new = corrected.cast(column.type)
     except pa.ArrowException:
-        example = corrected.drop_null()[0].as_py()
-        raise UsageError(
-            f"{where}: its labels are {column.type}, and a corrected label such as {example!r} is none; give labels of "
-            "that type, or write.relabel: beside"
-        ) from None
+        raise _no_label(column.type, corrected.drop_null()[0], where, classes) from None
+    if classes and pa.types.is_integer(new.type):
+        known = pc.and_(pc.greater_equal(new, -1), pc.less(new, len(classes)))
+        if (strange := new.filter(pc.invert(known))).length():
+            raise _no_label(column.type, strange[0], where, classes)
     chunks = pa.chunked_array([new.combine_chunks()]) if new.num_chunks != 1 else new
     return pa.chunked_array([pc.coalesce(chunks.chunk(0), column.combine_chunks())], column.type)
+
+
+def _no_label(kind: pa.DataType, example: pa.Scalar, where: str, classes: Sequence[str]) -> UsageError:
+    """Return the error about a new label that a column cannot hold."""
+    such = f"a corrected label such as {str(example.as_py())!r} is none"
+    if classes:
+        some = ", ".join(classes[:_EXAMPLES]) + (", ..." if len(classes) > _EXAMPLES else "")
+        return UsageError(
+            f"{where}: its labels are the {len(classes):,} classes {some}, and {such}; give their names or codes, or "
+            "write.relabel: beside"
+        )
+    return UsageError(
+        f"{where}: its labels are {kind}, and {such}; give labels of that type, or write.relabel: beside"
+    )

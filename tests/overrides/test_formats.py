@@ -153,3 +153,38 @@ def test_the_command_decides_shows_and_takes_back(run, path, tmp_path):
     assert curate("select", path).code == 0
     assert curate("inspect", path).out.count("override") >= 2
     assert open_run(path).overrides.current().height == 5
+
+
+def test_one_command_is_one_action_or_none(run, path):
+    both = curate("overrides", path, "--keep", "s000001", "--drop", "s000002", "--by", "ann")
+    assert both.code == 0 and "keep: 1" in both.err and "drop: 1" in both.err
+    assert curate("overrides", path, "--undo", "--by", "ann").code == 0
+    assert held(run) == []  # both went
+    half = curate("overrides", path, "--keep", "s000001", "--drop", "nobody")
+    assert "such as nobody" in half.error and held(run) == []
+    torn = curate("overrides", path, "--keep", "s000001,s000002", "--drop", "s000002")
+    assert torn.code == 2 and "s000002 cannot be both keep and drop" in torn.error and held(run) == []
+    assert "empty" in curate("overrides", path, "--wrong-label", "s000001", "--label", " ").error
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "no such file of uids"),
+        (b"\xff\xfe", "cannot be read as a file of uids"),
+        (b"\n", "takes uids"),
+    ],
+)
+@pytest.mark.parametrize("command", ["overrides", "forget"])
+def test_a_file_of_uids_that_is_none_is_named(path, tmp_path, command, content, said):
+    if content is not None:
+        (tmp_path / "uids").write_bytes(content)
+    options = ["--keep"] if command == "overrides" else []
+    got = curate(command, path, *options, f"@{tmp_path}/uids")
+    assert got.code == 2 and (said in got.error or (command == "forget" and content == b"\n"))
+
+
+def test_a_file_of_uids_as_spreadsheets_write_it(run, path, tmp_path):
+    (tmp_path / "uids").write_bytes(b"\xef\xbb\xbfs000001\r\ns000002\r\n")
+    assert curate("overrides", path, "--keep", f"@{tmp_path}/uids").code == 0
+    assert [uid for uid, *_ in held(run)] == ["s000001", "s000002"]

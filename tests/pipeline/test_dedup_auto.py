@@ -20,7 +20,7 @@ from curate.deduplication.similarity import pair_similarities
 from curate.embedding import clip
 from curate.embedding.alterations import ALTERATIONS
 from curate.embedding.decode import Preprocess, open_image, to_array
-from curate.errors import RecipeError, UsageError
+from curate.errors import BudgetError, RecipeError, UsageError
 from curate.linalg import load_unit
 from curate.pipeline import runner
 from curate.pipeline.stages import dedup, dedup_epsilon
@@ -279,3 +279,22 @@ def test_method_auto_takes_near_duplicates_out_and_names_a_recipe_that_keeps_the
     again = selected("method_named", **named)
     kept = [set(one.kept()["uid"].to_list()) for one in (found, again)]
     assert kept[0] == kept[1] and len(kept[0]) == 40
+
+
+def test_method_auto_keeps_what_is_there_where_near_duplicates_leave_less_than_asked_for(
+    place, first, caplog
+):
+    def selected(name, **select):
+        asked = values(place, copied(place, name)) | {"dedup": {"prefer": "random"}}
+        asked["select"] = {"method": "auto", "count": N - 1} | select
+        runner.run(parse_recipe(asked), until="select")
+        return open_run(place / name)
+
+    found = selected("method_auto_fewer")
+    there = found.decisions().filter(pl.col("occurrence") == 0)
+    assert facts(found)["dropped"] > 1
+    assert set(there.filter(~pl.col("keep"))["reason"]) == {"near_duplicate"}
+    assert len(found.kept()) == len(there) - facts(found)["dropped"] < N - 1
+    assert f"all {len(found.kept())} eligible rows are kept (" in caplog.text
+    with pytest.raises(BudgetError, match="near-duplicates"):
+        selected("method_auto_exactly", at_most=False)

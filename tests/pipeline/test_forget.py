@@ -85,7 +85,8 @@ def test_a_dry_run_says_what_would_go_and_changes_nothing(run):
 
 @pytest.mark.parametrize("wrong", [{"uids": ["nobody"]}, {"uids": []}, {"where": "owner ="}, {"where": "owner = 'eve'"}, {"where": "x > 1"}])  # fmt: skip
 def test_what_means_no_sample_is_refused(run, wrong):
-    with pytest.raises(UsageError):
+    said = "^--where: no column 'x'; there are" if wrong.get("where") == "x > 1" else None
+    with pytest.raises(UsageError, match=said):
         found(run.path, **wrong)
 
 
@@ -181,3 +182,36 @@ def test_the_command_asks_and_says_what_was_removed_where(run):
     done = json.loads(command("forget", run.path, *GONE, "--yes", "--json", "-q").out)
     assert done["named"] == 4 and {"where": "1_embeddings", "what": "rows", "n": 4} in done["removed"]
     assert command("forget", run.path, GONE[0], "--yes").code == 2
+
+
+def test_a_forgotten_picture_does_not_come_back_as_a_file_of_another_name(tmp_path):
+    from PIL import Image
+
+    (tmp_path / "in").mkdir()
+    for i in range(12):
+        Image.new("RGB", (32, 32), (20 * i, 255 - 20 * i, 90)).save(tmp_path / "in" / f"{i:02d}.png")
+    recipe = parse_recipe({
+        "run": str(tmp_path / "run"), "source": {"path": str(tmp_path / "in")}, "embed": {"model": "tiny"}, "score": [],
+        "cluster": {"concepts": 2}, "select": {"method": "all"}, "limits": {"unusable": 0}, "workers": 1,
+    })  # fmt: skip
+    runner.run(recipe)
+    run = open_run(tmp_path / "run")
+    [gone] = run.samples().filter(key="03.png")["uid"]
+    forget(run.path, found(run.path, [gone]))
+    (tmp_path / "in" / "03.png").rename(tmp_path / "in" / "new_name.png")
+    (tmp_path / "in" / "more").mkdir()
+    shutil.copy(tmp_path / "in" / "new_name.png", tmp_path / "in" / "more" / "again.png")
+    Image.new("RGB", (32, 32), (1, 2, 3)).save(tmp_path / "in" / "more" / "another.png")
+    runner.run(recipe)
+    samples = run.samples()
+    assert samples["outcome"].value_counts(sort=True).rows() == [("ok", 12), ("forgotten", 2)]
+    forgotten = samples.filter(outcome="forgotten")
+    assert forgotten.select("key", "image_hash", "content_hash", "caption").null_count().row(0) == (
+        2,
+        2,
+        2,
+        2,
+    )
+    assert forgotten["uid"].str.starts_with("forgotten-").all()
+    assert set(run.kept()["uid"]) == set(samples.filter(outcome="ok")["uid"])
+    assert check_run(run.path).violations == []

@@ -66,7 +66,7 @@ def meeting(context: Context, condition: str) -> list[str]:
     except pl.exceptions.PolarsError as error:
         raise UsageError(f"--where {condition!r} is no condition: {' '.join(str(error).split())}") from None
     listed = ListedRows(context, "all", tuple(dict.fromkeys(name for name in names if name not in ALWAYS)))
-    listed.check()
+    listed.check("--where")
     try:
         found = [frame.filter(wanted)["uid"] for frame in listed.frames()]
     except pl.exceptions.PolarsError as error:

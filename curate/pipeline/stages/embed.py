@@ -37,6 +37,7 @@ from curate.pipeline.stages.embed_task import (
     write_samples,
 )
 from curate.pipeline.stages.unusable import why_unusable_rows
+from curate.runs.forgotten import OUTCOME
 from curate.schema import PASSING
 from curate.sources.base import Rows
 
@@ -194,7 +195,7 @@ def take(task: EmbedTask, result: "Embedded", uids: list[str], outcomes: Outcome
     rows: Rows
     rows, hashes = result.tag
     place = len(outcomes.outcome)
-    _note(task, rows, result, outcomes)
+    _note(task, rows, result, outcomes, hashes)
     outcomes.content_hash += hashes
     ok = np.array([outcome == "ok" for outcome in outcomes.outcome[place:]], bool)
     wanted = np.flatnonzero(ok & result.has_image)
@@ -202,14 +203,22 @@ def take(task: EmbedTask, result: "Embedded", uids: list[str], outcomes: Outcome
     return Vectors(chosen, result.image[wanted], result.text[wanted], result.has_text[wanted])
 
 
-def _note(task: EmbedTask, rows: Rows, decoded: "Embedded", outcomes: Outcomes) -> None:
-    """Add the outcomes of a batch: what reading found comes before what decoding found."""
+def _note(
+    task: EmbedTask, rows: Rows, decoded: "Embedded", outcomes: Outcomes, hashes: Sequence[str | None]
+) -> None:
+    """Add the outcomes of a batch: what reading found comes before what decoding found.
+
+    The bytes of an image tell that it was forgotten wherever it is from; what the row says of it told `read` already.
+    """
+    known = task.forgotten.knows(hashes) if task.forgotten else [False] * len(rows)
     for row in range(len(rows)):
         outcome, reason = rows.outcome[row], rows.reason[row]
         if outcome == "ok":
             outcome, reason = decoded.outcome[row], decoded.reason[row]
         if outcome == "ok" and task.on == "text" and not (rows.caption[row] or "").strip():
             outcome, reason = "no_caption", "concepts are made of captions, and there is none"
+        if known[row]:
+            outcome, reason = OUTCOME, None
         outcomes.outcome.append(outcome)
         outcomes.reason.append(reason)
     outcomes.width += decoded.width

@@ -10,9 +10,10 @@ from curate import schema
 from curate.embedding.precision import auto_precision
 from curate.execution.context import Context, Part, reuse_or_remove
 from curate.io import storage
-from curate.pipeline.stages import copies, given_vectors, read
+from curate.pipeline.stages import copies, given_vectors, read, read_task
 from curate.recipe import Embed, Source
 from curate.runs.folder import RunFolder
+from curate.runs.forgotten import OUTCOME, Forgotten
 
 __all__ = [
     "VERSION",
@@ -49,6 +50,7 @@ class EmbedTask:
     on: str
     batch_bytes: int
     fingerprint: str
+    forgotten: Forgotten
 
 
 @dataclass
@@ -131,6 +133,7 @@ def task_of(context: Context, part: Part, found: copies.Copies, space: object) -
         context.run, part, source, read.keys_path(context, part), found, bool(recipe.dedup.exact),
         recipe.embed.files is not None, 0, text,
         recipe.cluster.asks_for, min(64_000_000, context.task_memory // 4), fingerprint,
+        Forgotten.of(context.run),
     )  # fmt: skip
 
 
@@ -154,7 +157,7 @@ def keys_of(task: EmbedTask) -> pl.DataFrame:
 
 
 def write_samples(task: EmbedTask, keys: pl.DataFrame, outcomes: Outcomes) -> None:
-    """Write the samples table of a part."""
+    """Write the samples table of a part; of a row that was found to be forgotten it says nothing but the place."""
     shard, hashes = task.part.shard, outcomes.content_hash or [None] * len(keys)
     frame = keys.with_columns(
         source=pl.lit(shard.source),
@@ -167,6 +170,8 @@ def write_samples(task: EmbedTask, keys: pl.DataFrame, outcomes: Outcomes) -> No
         content_hash=pl.Series(hashes, dtype=pl.String),
     )
     table = frame.select(schema.SAMPLES.names).to_arrow().cast(schema.SAMPLES)
+    if (gone := (frame["outcome"] == OUTCOME).to_numpy()).any():
+        table = read_task.blank(table, gone, task.forgotten, task.part)
     storage.write_parquet(
         task.run.part(task.run.samples, task.part.name), table, schema.SAMPLES, task.fingerprint
     )

@@ -442,7 +442,9 @@ def _wanted(settings: Selector, funnel: Funnel, n_pinned: int, nulls: str) -> in
     if wanted <= funnel.eligible:
         return wanted
     if settings.at_most:
-        log.warning("select: %s asked for, all %s eligible rows are kept", asked, f"{funnel.eligible:,}")
+        log.warning(
+            "select: %s asked for, all %s eligible rows are kept (%s)", asked, f"{funnel.eligible:,}", funnel
+        )
         return funnel.eligible
     raise BudgetError(
         f"{asked}, but only {funnel.eligible:,} rows are eligible ({funnel}); "

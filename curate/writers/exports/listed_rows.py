@@ -40,13 +40,15 @@ class ListedRows:
     choice: Choice = "kept"
     columns: tuple[str, ...] = ()
 
-    def check(self) -> None:
-        """Raise UsageError for a column that is nowhere."""
+    def check(self, asked_by: str = "--columns") -> None:
+        """Raise UsageError for a column that is nowhere. asked_by : the option that names the columns."""
         source = {name for part in self._firsts() for name in ShardReader().schema(part.shard).names}
         have = [*self._of_run(), "caption", *sorted(source), *schema.SAMPLES.names]
         for name in self.columns:
             if name not in have and not _is_json_field(name, source):
-                raise UsageError(f"--columns: no column {name!r}; there are {', '.join(dict.fromkeys(have))}")
+                raise UsageError(
+                    f"{asked_by}: no column {name!r}; there are {', '.join(dict.fromkeys(have))}"
+                )
 
     def frames(self) -> Iterator[pl.DataFrame]:
         """Yield the rows of each part."""
