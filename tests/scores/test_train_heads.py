@@ -8,7 +8,7 @@ from curate.embedding.store import EmbeddingPart, Vectors, write_part
 from curate.errors import CurateError, EmbeddingError, RecipeError
 from curate.scores.heads import batches as rows
 from curate.scores.heads import factory, training
-from curate.scores.heads.batches import ArrayRows, Batches, PartRows
+from curate.scores.heads.batches import Batches, PartRows
 from curate.scores.heads.el2n import error_vectors
 from curate.scores.heads.evaluation import fixed_threads
 from curate.scores.heads.factory import make_group
@@ -21,6 +21,7 @@ from curate.scores.heads.training import HeadSettings, train_heads
 from curate.scores.heads.zeroshot import score_concepts, zero_shot
 from curate.scores.status import status_names
 from tests.reference import dynamics
+from tests.reference.array_rows import ArrayRows
 from tests.reference.el2n import el2n
 from tests.reference.losses import entropy, loss, margin_logit, p_label, pred_label, softmax
 

@@ -9,11 +9,11 @@ import torch
 
 from curate.embedding.store import EmbeddingPart
 from curate.errors import EmbeddingError
-from curate.linalg import load_unit, unit_rows
+from curate.linalg import load_unit
 from curate.scores.heads.folds import Hashes, Ints, mix
-from curate.scores.status import Codes, embedding_status
+from curate.scores.status import Codes
 
-__all__ = ["BLOCK", "ArrayRows", "Batches", "Normalise", "PartRows", "Rows"]
+__all__ = ["BLOCK", "Batches", "Normalise", "PartRows", "Rows"]
 
 #: Rows that are in memory at once and shuffled together; a constant, because the order of training hangs on it.
 BLOCK = 32_768
@@ -37,33 +37,6 @@ class Rows(Protocol):
 
     def take(self, positions: Ints) -> Matrix:
         """Return the float32 unit rows at `positions`, in that order."""
-
-
-class ArrayRows:
-    """Vectors in memory, scaled to unit length; `status` says which have a direction."""
-
-    def __init__(self, vectors: npt.NDArray[np.floating]) -> None:
-        if vectors.ndim != 2:
-            raise EmbeddingError(f"embeddings must be of shape (n, d), got {vectors.shape}")
-        self._unit, _ = unit_rows(vectors)
-        self._status = embedding_status(vectors)
-
-    @property
-    def dim(self) -> int:
-        """The length of a vector."""
-        return int(self._unit.shape[1])
-
-    @property
-    def status(self) -> Codes:
-        """Which vectors are finite and have a direction."""
-        return self._status
-
-    def __len__(self) -> int:
-        return len(self._unit)
-
-    def take(self, positions: Ints) -> Matrix:
-        """Return the unit rows at `positions`."""
-        return self._unit[positions]
 
 
 class PartRows:

@@ -127,7 +127,7 @@ def train_heads(
 ) -> HeadScores:
     """Return scores of all samples, in the order of the input; higher is harder.
 
-    rows : n unit vectors, in memory (`ArrayRows`) or in files (`PartRows`). uids : n different names.
+    rows : n unit vectors, such as those of parts (`PartRows`). uids : n different names.
     labels : n labels, None where there is none. A seed in which weights, or more than 1 % of the samples, are
     not finite is left out and the others are trained again without it; CurateError if none is left.
     Costs 4 n d C (linear) per epoch, seed and fold.
