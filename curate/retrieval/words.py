@@ -45,7 +45,7 @@ def spoken(text: str) -> list[list[tuple[str, bool]]]:
     return [[(word, word in _STOP or word.isdigit()) for word in words] for words in found if words]
 
 
-def phrases(captions: Sequence[str]) -> list[set[str]]:
+def phrases(captions: Iterable[str]) -> list[set[str]]:
     """Return the n-grams of captions, one to three words that stand together; none begins or ends with `the` and the like.
 
     >>> sorted(phrases(["A photo of a red stop sign"])[0])
