@@ -12,6 +12,7 @@ __all__ = [
     "BadShard",
     "Gallery",
     "Groups",
+    "Matter",
     "Pair",
     "ReportData",
     "Sample",
@@ -81,6 +82,15 @@ class Gallery:
     easiest_dropped: Sequence[Shown] = ()
     most_typical: Sequence[Shown] = ()
     duplicates: Sequence[Pair] = ()
+
+
+@dataclass(frozen=True)
+class Matter:
+    """A sentence on what matters about a run, without a full stop; a command that helps, and whether it warns."""
+
+    text: str
+    command: str = ""
+    warns: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -157,7 +167,7 @@ class ReportData:
     of each. sampled : one of how many rows scores are
     drawn from.
     weights : what was noted of the weights, and `edges`, `counts`. reliability : one row per trained family.
-    said : sentences on wrong labels and on what came before the method. label_errors : rows, count, rate, low, high, pairs.
+    matters : the sentences that stand first. said : sentences on wrong labels and on what came before the method. label_errors : rows, count, rate, low, high, pairs.
     chosen : the recipe that method auto chose. versions : anything that says where the page comes from, name to value.
     objects : classes (the rarest first) with groups and how many are covered, `of` how many, and `shots` of them by class;
     empty where no objects were covered.
@@ -195,6 +205,7 @@ class ReportData:
     complexity: str = ""
     weights: Mapping[str, object] = field(default_factory=dict)
     reliability: Sequence[Mapping[str, object]] = ()
+    matters: Sequence[Matter] = ()
     said: Sequence[str] = ()
     label_errors: Mapping[str, Any] = field(default_factory=dict)
     chosen: str = ""

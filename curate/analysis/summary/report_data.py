@@ -12,6 +12,7 @@ from curate.analysis.summary import galleries, groups, score_stats
 from curate.analysis.summary.concepts import concept_table, layout
 from curate.analysis.summary.counts import check_counts, versions
 from curate.analysis.summary.covered_objects import covered_objects
+from curate.analysis.summary.matters import evaluation_of, what_matters
 from curate.analysis.summary.said import said_of_heads
 from curate.analysis.summary.scan import LIMITS, ReportRequest, Scan
 from curate.analysis.summary.summary import RunSummary, summarize
@@ -23,7 +24,6 @@ from curate.ordering.keys import score_of
 from curate.progress import bytes_text
 from curate.recipe import Recipe
 from curate.report import page
-from curate.report.evaluation_figure import EVALUATION_VERSION
 from curate.report.model import BadShard, EpsilonRate, Pair, ReportData, StageStats
 from curate.report.notable import notable_concepts
 from curate.scores.columns import hardest_is_largest
@@ -109,11 +109,11 @@ def report_data(context: Context, summary: RunSummary, asked: ReportRequest) -> 
         correlation=score_stats.correlation(scan.sample) if len(scan.sample) else ((), ()),
         complexity=said_of(summary.complexity) if summary.complexity else "",
         weights=_weights(summary), reliability=[_reliability(row) for row in summary.reliability],
-        said=summary.said, label_errors=summary.label_errors or {}, chosen=(summary.auto or {}).get("recipe", ""),
+        matters=what_matters(context.run, summary), said=summary.said, label_errors=summary.label_errors or {}, chosen=(summary.auto or {}).get("recipe", ""),
         stages=_stages(summary), warnings=summary.warnings,
         bad_shards=[BadShard(shard=one["name"], rows=one["rows"], message=one["error"]) for one in summary.bad_shards],
         recipe=recipe.to_yaml(), versions=_origin(context) | versions(),
-        pictures=any(part.columns.image for part in context.parts), created=_now(), evaluation=_evaluation(context), objects=covered_objects(context),
+        pictures=any(part.columns.image for part in context.parts), created=_now(), evaluation=evaluation_of(context.run), objects=covered_objects(context),
     )  # fmt: skip
 
 
@@ -193,14 +193,6 @@ def _weights(summary: RunSummary) -> dict[str, object]:
     kept = sample.filter("keep")["weight"].drop_nulls().to_numpy().astype(np.float64)
     counts, edges = np.histogram(kept, BINS) if len(kept) else (np.empty(0, int), np.empty(0))
     return {**summary.weights, "edges": edges.tolist(), "counts": (counts * step).tolist()}
-
-
-def _evaluation(context: Context) -> dict[str, Any]:
-    """Return what `curate evaluate` found of the run, and whether that was of another decision; empty without it."""
-    found = storage.read_json(context.run.evaluation / "evaluation.json")
-    if not isinstance(found, dict) or found.get("version") != EVALUATION_VERSION:
-        return {}
-    return {**found, "stale": found["decisions"] != context.run.fingerprint(context.run.decisions)}
 
 
 def _origin(context: Context) -> dict[str, str]:
