@@ -57,6 +57,8 @@ def show(facts: Facts) -> None:
 
 def _matters(matters: Sequence[Facts]) -> None:
     """Print what matters, a sentence a line, with the command that helps."""
+    if not matters:
+        return
     said = [f"- {one['text']}{': ' + one['command'] if one['command'] else ''}\n" for one in matters]
     write(f"\nwhat matters\n{''.join(said)}")
 

@@ -106,7 +106,7 @@ def test_what_evaluate_found_is_said(run):
 
 def test_what_is_wrong_or_missing_is_said(run):
     folder, found = RunFolder(run), summarize(RunFolder(run))
-    assert [one.command for one in what_matters(folder, replace(found, counts=None))] == [f"curate run {folder.recipe}"]
+    assert what_matters(folder, replace(found, counts=None)) == []
     unfinished = what_matters(folder, replace(found, missing=["write", "report"]))[-1]
     assert unfinished.text == "Next: finish write" and unfinished.command == f"curate run {folder.recipe}"
     errors = {"rows": 200, "count": 30, "rate": 0.15, "low": 0.107, "high": 0.206, "pairs": [["cat", "dog", 20]]}

@@ -14,7 +14,7 @@ from curate.analysis.summary import galleries, score_stats
 from curate.analysis.summary.concepts import concept_table
 from curate.analysis.summary.report_data import report_request
 from curate.analysis.summary.scan import LIMITS, scan_parts
-from curate.analysis.summary.thumbnails import SIDE, Place, thumbnails
+from curate.analysis.summary.thumbnails import Place, thumbnails
 from curate.execution.context import Context
 from curate.execution.engines.local import LocalEngine
 from curate.execution.parts import with_parts
@@ -75,6 +75,7 @@ def test_samples_of_concepts_are_the_first_of_the_whole_tables(seen, rows):
         kept = mine.filter("keep").sort(-pl.col("hard"), "uid")["uid"].to_list()
         assert listed(seen, "hardest_kept", concept) == kept[:12]
         dropped = mine.filter(~pl.col("keep")).sort("hard", "uid")["uid"].to_list()
+        dropped = [uid for uid in dropped if uid not in typical[:12]]
         assert listed(seen, "easiest_dropped", concept) == dropped[:12]
 
 
@@ -93,7 +94,7 @@ def test_kept_twins_go_by_the_names_of_their_classes(seen, context, monkeypatch)
     other = picks["other"].item()
     assert other not in picks["uid"].to_list()
     monkeypatch.setattr(RunFolder, "class_names", lambda _: dict.fromkeys(LABELS, "named"))
-    shelf = galleries.shelve(context, picks)
+    shelf = galleries.shelve(context, picks, seen.shown)
     assert shelf.samples[shelf.places[other]].label == "named"
 
 
@@ -152,7 +153,7 @@ def test_thumbnails_are_those_of_the_rows(context):
     assert set(found) == {"s000200", "s000007", "s000090"}  # 3 is broken, 4 is null
     for number in (200, 7, 90):
         image = opened(found[f"s{number:06d}"])
-        assert image.size == (SIDE, SIDE // 2)
+        assert image.size == (120, 60)  # as large as it was
         expected = Image.open(BytesIO(picture(number))).getpixel((5, 5))
         assert np.abs(np.subtract(image.convert("RGB").getpixel((40, 20)), expected)).max() < 12
 
@@ -197,7 +198,7 @@ def test_wrong_requests(run, tmp_path):
 
 
 def test_shelves_hold_each_sample_once(context, seen):
-    shelf = galleries.shelve(context, seen.picks)
+    shelf = galleries.shelve(context, seen.picks, seen.shown)
     uids = [sample.uid for sample in shelf.samples]
     assert len(set(uids)) == len(uids) and set(seen.picks["other"].drop_nulls()) <= set(uids)
     assert all(len(sample.caption) <= galleries.CAPTION_CHARACTERS for sample in shelf.samples)

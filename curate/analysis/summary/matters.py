@@ -36,11 +36,11 @@ Facts = Mapping[str, Any]
 def what_matters(run: RunFolder, found: RunSummary) -> list[Matter]:
     """Return the sentences about a run that apply, what most readers ask first in front, the next command last.
 
-    Before there are decisions it is the next command alone. A summary that is not whole has fewer sentences.
+    Before there are decisions there are none. A summary that is not whole has fewer sentences.
     """
     where, counts = run.where, found.counts
     if counts is None:
-        return [Matter("The run is not finished", f"curate run {run.recipe}")]
+        return []
     evaluation, labels = evaluation_of(run), found.groups.get("label", [])
     lines = [
         Matter(say_rows(counts)),
@@ -68,7 +68,7 @@ def say_rows(counts: Facts) -> str:
     """Return how many rows came in and are kept, and which reason took most.
 
     >>> say_rows({"rows": 10, "kept": 3, "dropped": {"over_budget": 5, "near_duplicate": 1}, "unusable": {"bad_row": 1}})
-    '10 rows came in, 3 (30.0 %) are kept, 7 are not: most of these (5) as over_budget, usable, but outside what was asked for'
+    '10 rows came in, 3 (30.0 %) are kept, 7 are not: most of these as over_budget (5: usable, but outside what was asked for)'
     """
     rows, kept = counts["rows"], counts["kept"]
     text = f"{rows:,} rows came in, {kept:,} ({_share(kept, rows)}) are kept"
@@ -77,7 +77,8 @@ def say_rows(counts: Facts) -> str:
         return text
     reason, most = max(gone.items(), key=lambda item: item[1])
     why = REASONS.get(reason.partition(":")[0])
-    return f"{text}, {rows - kept:,} are not: most of these ({most:,}) as {cut(reason)}{f', {why}' if why else ''}"
+    because = f": {why}" if why else ""
+    return f"{text}, {rows - kept:,} are not: most of these as {cut(reason)} ({most:,}{because})"
 
 
 def say_unusable(counts: Facts) -> list[str]:

@@ -49,7 +49,13 @@ def report_request(
     return ReportRequest(
         listed=listed, notable=notable, hardness=_hardness(context.recipe), doubt=_doubt(context),
         ends=score_stats.cut_rules(context.recipe), seed=context.recipe.seed, limits=limits,
+        drawn=context.recipe.select.drawn, lowest=_fit(context.recipe),
     )  # fmt: skip
+
+
+def _fit(recipe: Recipe) -> str | None:
+    """Return the first score that says how well a caption fits its image."""
+    return next((name for name in score_columns(recipe) if name.startswith("clip_score")), None)
 
 
 def _hardness(recipe: Recipe) -> tuple[str, int]:
@@ -87,7 +93,7 @@ def report_data(context: Context, summary: RunSummary, asked: ReportRequest) -> 
     """Return all the page says, of a summary and of what was asked for with it."""
     recipe, scan, counts = context.recipe, summary.scan, summary.counts or {}
     table = _concepts(summary.concepts)
-    shelf = galleries.shelve(context, scan.picks)
+    shelf = galleries.shelve(context, scan.picks, scan.shown)
     typical = galleries.typical(scan.picks, shelf)
     examples = pl.DataFrame(
         [(concept, shelf.samples[places[0]].caption) for concept, places in typical.items()],
@@ -96,11 +102,12 @@ def report_data(context: Context, summary: RunSummary, asked: ReportRequest) -> 
     if examples["example"].null_count() < len(examples):
         table = table.join(examples, on="concept", how="left", maintain_order="left")
     means = {name: one.higher_is for name, one in score_columns(recipe).items()}
-    hardness, doubt = asked.hardness[0], asked.doubt
+    by, doubt = (asked.hardness[0], asked.drawn), asked.doubt
     return ReportData(
         name=recipe.run, rows_in=counts["rows"], kept=counts["kept"], reasons=_reasons(recipe, counts),
         concepts=table, layout=layout(context.run, asked.listed), samples=shelf.samples, typical=typical,
-        galleries=galleries.galleries(scan.picks, shelf, notable_concepts(table), hardness), hardness=hardness,
+        galleries=galleries.galleries(scan.picks, shelf, notable_concepts(table), by), ordered_by=galleries.said_of_order(*by),
+        copies=galleries.copies(scan.picks, shelf), unusable=galleries.unusable(scan.picks, shelf), lowest=galleries.lowest(scan.picks, shelf, asked.lowest),
         duplicates=_pairs(scan, shelf), dedup=_dedup(summary), epsilons=_epsilons(context, summary), groups=groups.shown_groups(scan.groups, table, cut=scan.cut),
         mislabelled=galleries.mislabelled(scan.picks, shelf, doubt[1] if doubt else ""),
         diagnosis=_diagnosis(summary), quadrants=summary.quadrants, of_quadrants=galleries.quadrants(scan.picks, shelf),

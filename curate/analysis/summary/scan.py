@@ -40,15 +40,22 @@ LIMITS = {
     "typical": 3,
     "hardest_kept": 12,
     "easiest_dropped": 12,
+    "kept_drawn": 12,
+    "dropped_drawn": 12,
+    "farthest": 12,
     "most_typical": 12,
     "duplicates": 6,
     "near_cut": 12,
     "drawn": 12,
     "mislabelled": 48,
+    "lowest": 12,
+    "copies": 12,
+    "unusable": 12,
     **{f"quadrant:{name}": 12 for name in QUADRANTS},
 }
 #: The concept of lists over the whole run.
 NO_CONCEPT = -1
+_NOWHERE = pl.lit(NO_CONCEPT, pl.Int32)
 #: What samples are grouped by. Of more groups of a kind the largest are told apart.
 GROUPED_BY, MAX_GROUPS = ("label", "source", "split"), 10_000
 #: Quantiles between the ends and histograms are over at most about this many samples, spread evenly over the parts.
@@ -65,6 +72,7 @@ PICKS = {
 }  # fmt: skip
 _GROUPS = {"by": pl.String, "group": pl.String, "rows": pl.Int64, "kept": pl.Int64}
 _QUADRANTS = {"quadrant": pl.String, "rows": pl.Int64, "kept": pl.Int64}
+_SHOWN = {"uid": pl.String, "concept": pl.Int32}
 _FIRST = {"concept": pl.Int32, "smallest_uid": pl.String, "pinned": pl.Int64}
 _ENDS = {
     "rule": pl.String, "column": pl.String, "passed_low": pl.Float64, "passed_high": pl.Float64,
@@ -83,7 +91,8 @@ class ReportRequest:
     listed : concepts of the table, notable : those with a gallery. limits : samples in each list, by its name.
     hardness : a score and the factor that makes larger values harder. doubt : the column of predicted labels, a
     score, and the factor that makes larger values more doubtful. ends : of each rule its reason ("" for the
-    selection) and the score it cuts.
+    selection) and the score it cuts. drawn : whether chance decides what is kept, so that nothing is hard or easy. lowest : a
+    score of which the lowest samples are shown.
     """
 
     listed: tuple[int, ...]
@@ -92,6 +101,8 @@ class ReportRequest:
     doubt: tuple[str, str, int] | None
     ends: tuple[tuple[str, str], ...]
     seed: int
+    drawn: bool = False
+    lowest: str | None = None
     limits: Mapping[str, int] = field(default_factory=lambda: dict(LIMITS))
 
 
@@ -103,7 +114,7 @@ class Scan:
     cut : whether groups were left out. totals : per score exact numbers of rows with and without it, and its ends.
     sample : one row of `step`: `PLAIN` columns and scores. nearest : per concept the sample nearest to its centroid
     (the first uid of equals). vectors : of some rows, by hash. quadrants : rows and kept rows of each (`scores/triage.py`), empty without them. sums : of weights of kept rows, and of the similarity of duplicates.
-    picks, first, ends : for a report, in the order in which the page shows them.
+    picks, first, ends : for a report, in the order in which the page shows them; shown : uid, concept and scores of the picks.
     """
 
     reasons: Counter[str] = field(default_factory=Counter)
@@ -121,6 +132,7 @@ class Scan:
     picks: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=PICKS))
     first: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=_FIRST))
     ends: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=_ENDS))
+    shown: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=_SHOWN))
 
 
 @dataclass(frozen=True)
@@ -166,7 +178,7 @@ def scan_parts(
     """
     tasks = _tasks(run, whole, tables, report)
     found = Scan(step=tasks[0].step if tasks else 1)
-    limits = {} if report is None else report.limits
+    limits = {} if report is None else _while_joining(report.limits)
     progress("report", 0, len(tasks), "parts")
     results: Iterable[Scan] = map(_scan, tasks)
     if engine is not None:
@@ -174,9 +186,28 @@ def scan_parts(
     for done, one in enumerate(results, start=1):
         _join(found, one, limits)
         progress("report", done, len(tasks), "parts")
+    if report is not None:
+        found.picks = _first_of(_without_typical(found.picks), report.limits)
+        found.shown = _of_picks(found.shown, found.picks)
     if names := run.class_names():
         _name_classes(found, names)
     return found
+
+
+def _while_joining(limits: Mapping[str, int]) -> dict[str, int]:
+    """Return how many samples of each list are kept until all parts are known: typical ones leave the easiest later."""
+    more = limits.get("most_typical", 0)
+    return {name: n + more if name == "easiest_dropped" else n for name, n in limits.items()}
+
+
+def _without_typical(picks: pl.DataFrame) -> pl.DataFrame:
+    """Leave out of the easiest that were dropped those that stand among the most typical: no picture twice."""
+    typical = picks.filter(list="most_typical").select("concept", "uid", list=pl.lit("easiest_dropped"))
+    return picks.join(typical, on=["list", "concept", "uid"], how="anti", maintain_order="left")
+
+
+def _of_picks(shown: pl.DataFrame, picks: pl.DataFrame) -> pl.DataFrame:
+    return shown.unique("uid", keep="first", maintain_order=True).join(picks, on="uid", how="semi")
 
 
 def _name_classes(found: Scan, names: Mapping[str, str]) -> None:
@@ -218,8 +249,10 @@ def _scan(task: _Task) -> Scan:
     found = Scan()
     decided = ["keep", "reason", *(("uid", "weight", "duplicate_of") if task.whole else ())]
     named = ["outcome", *(("uid", "copy_of", *GROUPED_BY) if task.whole else ())]
-    pictured = ("shard", "row", "caption") if task.report is not None else ()
+    pictured = ("shard", "row", "caption", "reason") if task.report is not None else ()
     samples, decisions = task.read("samples", [*named, *pictured]), task.read("decisions", decided)
+    if samples is not None and task.report is not None:
+        samples = samples.rename({"reason": "detail"})
     if samples is not None:
         found.outcomes.update(dict(samples["outcome"].value_counts().iter_rows()))
     if decisions is not None:
@@ -234,6 +267,8 @@ def _scan(task: _Task) -> Scan:
     if rows is not None and decisions is not None:
         found.groups = _groups(_with_columns(task, rows), (*GROUPED_BY, *task.columns))
     _scan_usable(task, found, rows)
+    if rows is not None and decisions is not None and task.report is not None and "copies" in task.report.limits:
+        found.picks = pl.concat([found.picks, _first_of(_without_vectors(task, rows, task.report), task.report.limits)])
     return found
 
 
@@ -279,7 +314,7 @@ def _scan_usable(task: _Task, found: Scan, rows: pl.DataFrame | None) -> None:
     plain = [name for name in PLAIN if name in frame.columns]
     found.sample = frame.select(*plain, *floats).gather_every(task.step, task.offset)
     if task.report is not None:
-        _scan_shown(task, task.report, found, frame)
+        _scan_shown(task, task.report, found, frame, floats)
 
 
 def _with_family(task: _Task, frame: pl.DataFrame, family: str) -> pl.DataFrame:
@@ -299,7 +334,7 @@ def _competing() -> pl.Expr:
     return reason.is_in([*schema.KEPT_REASONS, "over_budget"]) | reason.str.starts_with("cutoff:")
 
 
-def _scan_shown(task: _Task, shown: ReportRequest, found: Scan, frame: pl.DataFrame) -> None:
+def _scan_shown(task: _Task, shown: ReportRequest, found: Scan, frame: pl.DataFrame, scores: list[str]) -> None:
     """Add what a report shows of the samples with vectors."""
     near = task.read("duplicates", ["uid", "similarity"])
     if near is None:
@@ -307,7 +342,8 @@ def _scan_shown(task: _Task, shown: ReportRequest, found: Scan, frame: pl.DataFr
         raise RunError(f"{where}: is not there; run again")
     frame = frame.join(near, on="uid", how="left", maintain_order="left", validate="m:1")
     frame = frame.with_columns(pl.lit(task.index, pl.Int32).alias("part"))
-    found.picks = _first_of(_picks(frame, shown), shown.limits)
+    found.picks = _first_of(_picks(frame, shown), _while_joining(shown.limits))
+    found.shown = _of_picks(frame.select("uid", "concept", *scores), found.picks)
     pinned = pl.col("reason").is_in(["pinned", "kept:override"]).sum().cast(pl.Int64)
     found.first = (
         frame.filter("competing").group_by("concept").agg(smallest_uid=pl.col("uid").min(), pinned=pinned)
@@ -338,6 +374,7 @@ def _join(all_: Scan, one: Scan, limits: Mapping[str, int]) -> None:
     of_each = pl.concat([all_.quadrants, one.quadrants]).group_by("quadrant")
     all_.quadrants = of_each.agg(pl.col("rows", "kept").sum()).sort("quadrant")
     all_.picks = _first_of(pl.concat([all_.picks, one.picks]), limits)
+    all_.shown = _of_picks(pl.concat([all_.shown, one.shown], how="diagonal_relaxed"), all_.picks)
     first = pl.concat([all_.first, one.first]).group_by("concept")
     all_.first = first.agg(pl.col("smallest_uid").min(), pl.col("pinned").sum())
     ends = pl.concat([all_.ends, one.ends]).group_by("rule", "column", maintain_order=True)
@@ -350,7 +387,7 @@ def _first_of(picks: pl.DataFrame, limits: Mapping[str, int]) -> pl.DataFrame:
     """Return the first samples of every list."""
     if picks.is_empty():
         return picks
-    ordered = picks.sort("list", "concept", "order", "uid")
+    ordered = picks.sort("list", "concept", "order", "uid", "part", "row")
     limit = pl.col("list").replace_strict(dict(limits), return_dtype=pl.Int64)
     return ordered.filter(pl.int_range(pl.len()).over("list", "concept") < limit)
 
@@ -407,36 +444,69 @@ def _picks(frame: pl.DataFrame, shown: ReportRequest) -> pl.DataFrame:
     duplicates = frame.filter(pl.col("reason") == "near_duplicate")
     listed = frame.filter(pl.col("competing") & pl.col("concept").is_in(shown.listed))
     notable = frame.filter(pl.col("concept").is_in(shown.notable))
+    competing, kept = notable.filter("competing"), notable.filter("keep")
+    dropped = notable.filter(pl.col("competing") & ~pl.col("keep"))
     chosen = [
         _candidates(listed, "typical", distance, distance),
-        _candidates(notable.filter("keep"), "hardest_kept", -hard, pl.col(column)),
-        _candidates(notable.filter(pl.col("competing") & ~pl.col("keep")), "easiest_dropped", hard, pl.col(column)),
-        _candidates(notable.filter("competing"), "most_typical", distance, distance),
-    ]  # fmt: skip
+        _candidates(competing, "most_typical", distance, distance),
+    ]
+    if shown.drawn:
+        chosen += [
+            _candidates(_drawn(kept, shown.seed), "kept_drawn", pl.col("tie"), distance),
+            _candidates(_drawn(dropped, shown.seed), "dropped_drawn", pl.col("tie"), distance),
+            _candidates(competing, "farthest", -distance, distance),
+        ]
+    else:
+        chosen += [
+            _candidates(kept, "hardest_kept", -hard, pl.col(column)),
+            _candidates(dropped, "easiest_dropped", hard, pl.col(column)),
+        ]
     alike = pl.col("similarity").cast(pl.Float64)
     twins = duplicates.filter(pl.col("concept").is_in(shown.notable))
     other = pl.col("duplicate_of")
     chosen.append(_candidates(twins, "duplicates", alike, alike, other))
     if "near_cut" in shown.limits:
-        drawn = pl.Series("tie", tie(duplicates["uid"].to_list(), shown.seed).astype(float), pl.Float64)
-        everywhere = duplicates.with_columns(pl.lit(NO_CONCEPT, pl.Int32).alias("concept"), drawn)
+        everywhere = _drawn(duplicates, shown.seed).with_columns(concept=_NOWHERE)
         chosen.append(_candidates(everywhere, "near_cut", alike, alike, other))
         chosen.append(_candidates(everywhere, "drawn", pl.col("tie"), alike, other))
         if shown.doubt is not None:
             predicted, score, sign = shown.doubt
             against = frame.filter(pl.col(predicted) != pl.col("label"))
-            against = against.with_columns(pl.lit(NO_CONCEPT, pl.Int32).alias("concept"))
+            against = against.with_columns(concept=_NOWHERE)
             order = -(pl.col(score) * sign).cast(pl.Float64)
             chosen.append(_candidates(against, "mislabelled", order, pl.col(score), pl.col(predicted)))
+        if shown.lowest is not None and shown.lowest in frame.columns:
+            score = pl.col(shown.lowest).cast(pl.Float64)
+            chosen.append(_candidates(frame.with_columns(concept=_NOWHERE), "lowest", score, score))
         if "eu_quadrant" in frame.columns:
             chosen += _of_quadrants(frame, shown.seed)
     return pl.concat(chosen)
 
 
+def _drawn(frame: pl.DataFrame, seed: int) -> pl.DataFrame:
+    """Add a column by whose order rows are drawn."""
+    return frame.with_columns(
+        pl.Series("tie", tie(frame["uid"].to_list(), seed).astype(float), pl.Float64)
+    )
+
+
+def _without_vectors(task: _Task, rows: pl.DataFrame, shown: ReportRequest) -> pl.DataFrame:
+    """Return a draw of the exact copies, and of the rows that could not be read, with what was wrong."""
+    copied, broken = rows.filter(pl.col("copy_of").is_not_null()), rows.filter(pl.col("outcome") != "ok")
+    named = {"concept": _NOWHERE, "part": pl.lit(task.index, pl.Int32)}
+    copied, broken = (_drawn(some, shown.seed).with_columns(**named) for some in (copied, broken))
+    none = pl.lit(None, pl.Float64)
+    return pl.concat(
+        [
+            _candidates(copied, "copies", pl.col("tie"), none, pl.col("copy_of")),
+            _candidates(broken, "unusable", pl.col("tie"), none, pl.col("detail")),
+        ]
+    )
+
+
 def _of_quadrants(frame: pl.DataFrame, seed: int) -> list[pl.DataFrame]:
     """Return a draw of samples of each quadrant of error and uncertainty."""
-    drawn = pl.Series("tie", tie(frame["uid"].to_list(), seed).astype(float), pl.Float64)
-    rows = frame.with_columns(pl.lit(NO_CONCEPT, pl.Int32).alias("concept"), drawn)
+    rows = _drawn(frame, seed).with_columns(concept=_NOWHERE)
     none = pl.lit(None, pl.Float64)
     return [
         _candidates(rows.filter(eu_quadrant=name), f"quadrant:{name}", pl.col("tie"), none)

@@ -22,14 +22,15 @@ from curate.sources import references, registry
 from curate.sources.base import Columns, Shard
 from curate.sources.rows import rows_of
 
-__all__ = ["SIDE", "Place", "thumbnails"]
+__all__ = ["SIDE", "Place", "side_of", "thumbnails"]
 
-#: Longest side of a thumbnail, in pixels.
+#: Longest side of a picture in pixels, by how many there are at most; all have to fit onto one page.
+SIDES = {600: 224, 1_000: 160, 1_600: 128}
 SIDE = 96
 #: Reading stops after this time; what is left has no thumbnail.
 MAX_SECONDS = 300.0
 #: Above this many pictures they are compressed more.
-MANY = 1_500
+MANY = 1_600
 _QUALITY, _QUALITY_OF_MANY = 72, 52
 _BATCH_BYTES = 16_000_000
 Box = tuple[float, float, float, float]
@@ -44,6 +45,15 @@ class Place:
     row: int
 
 
+def side_of(count: int) -> int:
+    """Return the longest side that so many pictures have.
+
+    >>> side_of(10), side_of(10_000)
+    (224, 96)
+    """
+    return next((side for most, side in SIDES.items() if count <= most), SIDE)
+
+
 def thumbnails(
     context: Context, wanted: Mapping[str, Place], boxes: Mapping[str, Box] | None = None
 ) -> dict[str, str]:
@@ -54,8 +64,8 @@ def thumbnails(
     wanted = {uid: place for uid, place in wanted.items() if context.parts[place.part].columns.image}
     if not wanted:
         return {}
-    quality = _QUALITY if len(wanted) <= MANY else _QUALITY_OF_MANY
-    whole = Preprocess((SIDE, SIDE), resize_mode="longest", fill=255)
+    quality, side = _QUALITY if len(wanted) <= MANY else _QUALITY_OF_MANY, side_of(len(wanted))
+    whole = Preprocess((side, side), resize_mode="longest", fill=255)
     found: dict[str, str] = {}
     pool = DecodePool(
         whole, workers=max(1, context.engine.here), max_pixels=context.recipe.embed.max_pixels,
@@ -68,7 +78,7 @@ def thumbnails(
             for uid, one in zip(uids, decoded, strict=True):
                 if boxes is not None and one.array is not None:
                     one = _crop(one, boxes[uid])
-                if (uri := _uri(one, quality)) is not None:
+                if (uri := _uri(one, quality, side)) is not None:
                     found[uid] = uri
     return found
 
@@ -156,15 +166,15 @@ def _read(shard: Shard, columns: Columns, rows: npt.NDArray[np.int64]) -> Iterat
             yield images
 
 
-def _uri(one: Decoded, quality: int) -> str | None:
+def _uri(one: Decoded, quality: int, side: int) -> str | None:
     """Return a decoded picture as a data: URI: without the padding, and never larger than it was."""
     if one.array is None or not one.width or not one.height:
         return None
     from PIL import Image
 
-    scale = SIDE / max(one.width, one.height)
+    scale = side / max(one.width, one.height)
     width, height = (max(1, round(length * scale)) for length in (one.width, one.height))
-    top, left = (SIDE - height) // 2, (SIDE - width) // 2
+    top, left = (side - height) // 2, (side - width) // 2
     image = Image.fromarray(one.array[top : top + height, left : left + width])
     if scale > 1:
         image = image.resize((one.width, one.height), Image.Resampling.BOX)
