@@ -4,8 +4,9 @@ from pathlib import Path
 
 from curate.analysis.summary import galleries
 from curate.analysis.summary.concepts import concept_table
+from curate.analysis.summary.picks import LIMITS
 from curate.analysis.summary.report_data import report_request
-from curate.analysis.summary.scan import LIMITS, scan_parts
+from curate.analysis.summary.scan import scan_parts
 from curate.errors import RunError, UsageError
 from curate.execution.context import Context, Progress, silent
 from curate.execution.engines.local import LocalEngine

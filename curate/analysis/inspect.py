@@ -19,4 +19,10 @@ def inspect_run(run: StoredRun, *, concepts: int = 5) -> dict[str, Any]:
     summary = summarize(run.folder, concepts=concepts)
     found, matters = summary.as_dict(), [asdict(one) for one in what_matters(run.folder, summary)]
     changed = changed_since(run) if run.folder.manifest.exists() else []
-    return {"run": run.folder.where, "counts": found.pop("counts"), "changed": changed, **found, "matters": matters}
+    return {
+        "run": run.folder.where,
+        "counts": found.pop("counts"),
+        "changed": changed,
+        **found,
+        "matters": matters,
+    }

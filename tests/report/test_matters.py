@@ -79,11 +79,37 @@ def test_inspect_and_the_page_say_the_same(run):
     page = (run / "7_report" / "report.html").read_text()
     assert 5 <= len(said) <= 10
     for one in said:
-        assert f"- {one.text}" in shown.out and (not one.command or f"{one.text}: {one.command}\n" in shown.out)
+        assert f"- {one.text}" in shown.out and (
+            not one.command or f"{one.text}: {one.command}\n" in shown.out
+        )
         assert f"<code>{one.command}</code>" in page or not one.command
     assert page.index('id="matters"') < page.index('id="funnel"')
     assert page.count(said[0].text) == 1
     assert "often &amp; &lt;b&gt;, has" in page
+
+
+def test_the_page_shows_copies_and_unusable_rows(run):
+    page = (run / "7_report" / "report.html").read_text()
+    data = json.loads(re.search(r'id="data">(.*?)</script>', page, re.DOTALL)[1])
+    samples = pl.read_parquet(run / "0_samples" / "*.parquet")
+    uid = data["samples"]["uid"]
+    reason = pl.read_parquet(run / "5_decisions" / "*.parquet")["reason"]
+    copied = samples.filter(reason == "exact_duplicate")
+    places = {
+        f"copy in {shard}, row {row:,}": of
+        for shard, row, of in copied.select("shard", "row", "copy_of").iter_rows()
+    }
+    assert {note: uid[kept] for kept, _, note in data["copies"]} == places and 6 <= len(places) <= 12
+    broken = samples.filter(pl.col("outcome") != "ok")
+    shown = {uid[place]: note for place, note in data["unusable"]}
+    assert sorted(shown) == sorted(set(broken["uid"]))
+    for row in broken.iter_rows(named=True):
+        if broken.filter(uid=row["uid"]).height == 1:
+            assert (
+                shown[row["uid"]].endswith(f"{row['shard']}, row {row['row']}")
+                and row["reason"][:40] in shown[row["uid"]]
+            )
+    assert all(data["reasons"][data["samples"]["reason"][place]] for place, _ in data["unusable"])
 
 
 def test_what_evaluate_found_is_said(run):
@@ -91,7 +117,9 @@ def test_what_evaluate_found_is_said(run):
     path.parent.mkdir()
     try:
         for decisions, stale in ((folder.fingerprint(folder.decisions), False), ("others", True)):
-            path.write_text(json.dumps({"version": 1, "decisions": decisions, "says": ["density: +1.2 points", "more"]}))
+            path.write_text(
+                json.dumps({"version": 1, "decisions": decisions, "says": ["density: +1.2 points", "more"]})
+            )
             assert evaluation_of(folder)["stale"] == stale
             said = [one.text for one in what_matters(folder, summarize(folder))]
             old = " (found of an earlier decision)" if stale else ""
@@ -109,11 +137,20 @@ def test_what_is_wrong_or_missing_is_said(run):
     assert what_matters(folder, replace(found, counts=None)) == []
     unfinished = what_matters(folder, replace(found, missing=["write", "report"]))[-1]
     assert unfinished.text == "Next: finish write" and unfinished.command == f"curate run {folder.recipe}"
-    errors = {"rows": 200, "count": 30, "rate": 0.15, "low": 0.107, "high": 0.206, "pairs": [["cat", "dog", 20]]}
+    errors = {
+        "rows": 200,
+        "count": 30,
+        "rate": 0.15,
+        "low": 0.107,
+        "high": 0.206,
+        "pairs": [["cat", "dog", 20]],
+    }
     said = what_matters(folder, replace(found, label_errors=errors, warnings=["odd", "bad"]))
     assert "Labels: 30 of 200 (15.0 %, between 10.7 and 20.6 %) look wrong" in said[3].text and said[3].warns
     assert "2 warnings, the first: odd" in [one.text for one in said]
-    assert what_matters(folder, replace(found, groups={}))[-1].command == f"curate plan {run}"  # nothing to judge by
+    assert (
+        what_matters(folder, replace(found, groups={}))[-1].command == f"curate plan {run}"
+    )  # nothing to judge by
 
 
 def test_edges_of_sentences():
@@ -121,9 +158,13 @@ def test_edges_of_sentences():
     assert say_rows(counts) == "0 rows came in, 0 (\u2013) are kept"
     assert say_unusable(counts) == say_copies(counts, None, None) == []
     one = {"rows": 100, "unusable": {"bad_row": 1}}
-    assert say_unusable(one) == [] and say_unusable({**one, "rows": 99}) == ["1 rows (1.0 %) are unusable: bad_row (1)"]
+    assert say_unusable(one) == [] and say_unusable({**one, "rows": 99}) == [
+        "1 rows (1.0 %) are unusable: bad_row (1)"
+    ]
     sampled = say_copies({"rows": 4, "dropped": {}}, None, {"rows": 4, "within": {"0.01": 0.5}})
-    assert sampled[0].startswith("0 rows (0.0 %) are exact copies of others; near-duplicates stay; of 4 rows 50.0 % have")
+    assert sampled[0].startswith(
+        "0 rows (0.0 %) are exact copies of others; near-duplicates stay; of 4 rows 50.0 % have"
+    )
     classes = [{"group": "a", "rows": 5, "kept": 1}, {"group": "b", "rows": 5, "kept": 0}]
     assert say_imbalance(classes)[0].endswith("(5 : 5, copies included); 1 class keeps no row")
     assert say_imbalance(classes[:1]) == say_imbalance(classes, cut_off=True) == []

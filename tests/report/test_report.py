@@ -397,7 +397,12 @@ def test_the_page_stays_below_its_limit_and_says_what_is_missing():
 def test_a_page_of_one_concept():
     row = concepts(3).row(2, named=True)
     html = render_concept(
-        "runs/x", gallery(2), row, [sample(0, "<b>x</b>"), sample(1)], ordered_by="Hard and easy go by el2n.", pictures=True
+        "runs/x",
+        gallery(2),
+        row,
+        [sample(0, "<b>x</b>"), sample(1)],
+        ordered_by="Hard and easy go by el2n.",
+        pictures=True,
     )
     page = Page(html)
     assert (

@@ -4,9 +4,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import polars as pl
+from polars import selectors
 
+from curate.analysis.summary.tables import finished_families
 from curate.analysis.summary.thumbnails import Place, thumbnails
-from curate.execution.context import Context
+from curate.execution.context import Context, require_same
 from curate.io import storage
 from curate.report.model import Gallery, Listed, Pair, Sample, Shown
 from curate.scores.triage import QUADRANTS
@@ -50,7 +52,6 @@ def shelve(context: Context, picks: pl.DataFrame, scores: pl.DataFrame) -> Shelf
     scores : uid, concept and scores of those that have any. Their order is that of what matters: if the page gets too large, the last ones lose their thumbnails.
     """
     names = ["uid", "part", "row", "shard", "caption", "label", "reason"]
-    told = {row.pop("uid"): row for row in scores.to_dicts()}
     first = pl.col("list").replace_strict(
         {
             "typical": 1,
@@ -62,11 +63,16 @@ def shelve(context: Context, picks: pl.DataFrame, scores: pl.DataFrame) -> Shelf
         default=2,
     )
     alike = (pl.col("list") == "copies") & (pl.col("uid") == pl.col("other"))  # the first row stands for them
-    rows = picks.filter(~alike).with_columns(
-        first.alias("turn"), pl.int_range(pl.len()).over("list", "concept").alias("place")
-    ).sort("turn", "place", "list", "concept")
+    rows = (
+        picks.filter(~alike)
+        .with_columns(first.alias("turn"), pl.int_range(pl.len()).over("list", "concept").alias("place"))
+        .sort("turn", "place", "list", "concept")
+    )
     rows = rows.unique("uid", keep="first", maintain_order=True)
-    rows = pl.concat([rows.select(names), _kept_twins(context, picks).select(names)])
+    twins = _kept_twins(context, picks)
+    others = [_scores(context, part, some) for (part,), some in twins.group_by("part", maintain_order=True)]
+    told = {row.pop("uid"): row for frame in (*others, scores) for row in frame.to_dicts()}
+    rows = pl.concat([rows.select(names), twins.select(names)])
     rows = rows.unique("uid", keep="first", maintain_order=True)
     readable = rows.filter(~pl.col("reason").str.starts_with("unusable:"))
     wanted = {uid: Place(part, row) for uid, part, row in readable.select("uid", "part", "row").iter_rows()}
@@ -102,6 +108,18 @@ def _kept_twins(context: Context, picks: pl.DataFrame) -> pl.DataFrame:
     twins_found = pl.concat(found, how="diagonal")
     classes = context.run.class_names()
     return twins_found.with_columns(pl.col("label").replace(classes)) if classes else twins_found
+
+
+def _scores(context: Context, part: object, rows: pl.DataFrame) -> pl.DataFrame:
+    """Return uid, concept and scores of some rows of a part, given by its index."""
+    run, name = context.run, next(one.name for one in context.parts if one.index == part)
+    path = run.part(run.final_assignments, name)
+    frame = pl.DataFrame(storage.read_table(path, ["uid", "concept", "distance"]))
+    for family in finished_families(run):
+        scores = pl.DataFrame(storage.read_table(run.part(run.scores(family), name)))
+        require_same(frame["uid"], scores["uid"], run.part(run.scores(family), name))
+        frame = frame.hstack(scores.select(selectors.float()).get_columns())
+    return frame.filter(pl.col("uid").is_in(rows["uid"].implode()))
 
 
 def _cut(text: str | None, limit: int) -> str | None:
@@ -212,7 +230,11 @@ def unusable(picks: pl.DataFrame, shelf: Shelf) -> list[Shown]:
     """Return some rows that could not be read, with why and where they are."""
     rows = picks.filter(pl.col("list") == "unusable").filter(pl.col("uid").is_in(list(shelf.places)))
     return _shown(
-        rows, shelf, lambda row: f"{_cut(str(row['other'] or row['reason']), LABEL_CHARACTERS)} \u00b7 {row['shard']}, row {row['row']}"
+        rows,
+        shelf,
+        lambda row: (
+            f"{_cut(str(row['other'] or row['reason']), LABEL_CHARACTERS)} \u00b7 {row['shard']}, row {row['row']}"
+        ),
     )
 
 
@@ -222,7 +244,10 @@ def lowest(picks: pl.DataFrame, shelf: Shelf, score: str | None) -> Listed | Non
         return None
     rows = picks.filter(pl.col("list") == "lowest")
     return Listed(
-        name=score, title=f"Lowest {score}", nothing=f"No sample has a {score}.", shown=_shown(rows, shelf, _note(score))
+        name=score,
+        title=f"Lowest {score}",
+        nothing=f"No sample has a {score}.",
+        shown=_shown(rows, shelf, _note(score)),
     )
 
 

@@ -13,13 +13,13 @@ from curate.analysis.summary.concepts import concept_table, layout
 from curate.analysis.summary.counts import check_counts, versions
 from curate.analysis.summary.covered_objects import covered_objects
 from curate.analysis.summary.matters import evaluation_of, what_matters
+from curate.analysis.summary.picks import LIMITS, ReportRequest
 from curate.analysis.summary.said import said_of_heads
-from curate.analysis.summary.scan import LIMITS, ReportRequest, Scan
+from curate.analysis.summary.scan import Scan
 from curate.analysis.summary.summary import RunSummary, summarize
 from curate.analysis.summary.what_if import what_if
 from curate.deduplication.findings import in_words, of_sample
 from curate.execution.context import Context
-from curate.io import storage
 from curate.ordering.keys import score_of
 from curate.progress import bytes_text
 from curate.recipe import Recipe

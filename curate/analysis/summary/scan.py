@@ -13,49 +13,33 @@ import polars as pl
 
 from curate import schema
 from curate.analysis.diagnosis.sample import VectorSample, hash_limit, sample_of
+from curate.analysis.summary.picks import (
+    PICKS,
+    ReportRequest,
+    candidates,
+    first_of,
+    of_picks,
+    while_joining,
+    without_typical,
+    without_vectors,
+)
 from curate.analysis.summary.tables import counted_by, finished_families, part_names
 from curate.errors import RunError
 from curate.execution.context import require_same, silent
 from curate.execution.engines.base import Engine
 from curate.filtering.column_tables import folder_of_column
-from curate.hashing import tie
 from curate.io import storage
 from curate.runs.folder import RunFolder
-from curate.scores.triage import QUADRANTS
 
 __all__ = [
     "GROUPED_BY",
-    "LIMITS",
     "MAX_GROUPS",
-    "NO_CONCEPT",
     "PLAIN",
     "SAMPLE",
-    "ReportRequest",
     "Scan",
     "scan_parts",
 ]
 
-#: How many samples of each list are looked for: per concept, or (the last ones) in the whole run.
-LIMITS = {
-    "typical": 3,
-    "hardest_kept": 12,
-    "easiest_dropped": 12,
-    "kept_drawn": 12,
-    "dropped_drawn": 12,
-    "farthest": 12,
-    "most_typical": 12,
-    "duplicates": 6,
-    "near_cut": 12,
-    "drawn": 12,
-    "mislabelled": 48,
-    "lowest": 12,
-    "copies": 12,
-    "unusable": 12,
-    **{f"quadrant:{name}": 12 for name in QUADRANTS},
-}
-#: The concept of lists over the whole run.
-NO_CONCEPT = -1
-_NOWHERE = pl.lit(NO_CONCEPT, pl.Int32)
 #: What samples are grouped by. Of more groups of a kind the largest are told apart.
 GROUPED_BY, MAX_GROUPS = ("label", "source", "split"), 10_000
 #: Quantiles between the ends and histograms are over at most about this many samples, spread evenly over the parts.
@@ -65,11 +49,6 @@ TABLES = ("samples", "decisions", "assignments", "duplicates")
 #: Columns of the sample that are no scores.
 PLAIN = ("keep", "competing", "weight", "uid", "label")
 
-PICKS = {
-    "list": pl.String, "concept": pl.Int32, "order": pl.Float64, "value": pl.Float64, "uid": pl.String,
-    "part": pl.Int32, "row": pl.Int64, "shard": pl.String, "caption": pl.String, "label": pl.String,
-    "reason": pl.String, "other": pl.String,
-}  # fmt: skip
 _GROUPS = {"by": pl.String, "group": pl.String, "rows": pl.Int64, "kept": pl.Int64}
 _QUADRANTS = {"quadrant": pl.String, "rows": pl.Int64, "kept": pl.Int64}
 _SHOWN = {"uid": pl.String, "concept": pl.Int32}
@@ -82,28 +61,6 @@ _TOTALS = {"score": pl.String, "n": pl.Int64, "missing": pl.Int64, "low": pl.Flo
 _NEAREST = {"concept": pl.Int32, "part": pl.String, "distance": pl.Float32, "uid": pl.String}
 #: Sums over numbers: how many, their sum, the sum of their squares, the least and the most.
 _SUMS = {"what": pl.String, "n": pl.Int64, "total": pl.Float64, "squares": pl.Float64, "least": pl.Float64, "most": pl.Float64}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class ReportRequest:
-    """Which samples and rules a report shows.
-
-    listed : concepts of the table, notable : those with a gallery. limits : samples in each list, by its name.
-    hardness : a score and the factor that makes larger values harder. doubt : the column of predicted labels, a
-    score, and the factor that makes larger values more doubtful. ends : of each rule its reason ("" for the
-    selection) and the score it cuts. drawn : whether chance decides what is kept, so that nothing is hard or easy. lowest : a
-    score of which the lowest samples are shown.
-    """
-
-    listed: tuple[int, ...]
-    notable: tuple[int, ...]
-    hardness: tuple[str, int]
-    doubt: tuple[str, str, int] | None
-    ends: tuple[tuple[str, str], ...]
-    seed: int
-    drawn: bool = False
-    lowest: str | None = None
-    limits: Mapping[str, int] = field(default_factory=lambda: dict(LIMITS))
 
 
 @dataclass
@@ -178,7 +135,7 @@ def scan_parts(
     """
     tasks = _tasks(run, whole, tables, report)
     found = Scan(step=tasks[0].step if tasks else 1)
-    limits = {} if report is None else _while_joining(report.limits)
+    limits = {} if report is None else while_joining(report.limits)
     progress("report", 0, len(tasks), "parts")
     results: Iterable[Scan] = map(_scan, tasks)
     if engine is not None:
@@ -187,27 +144,11 @@ def scan_parts(
         _join(found, one, limits)
         progress("report", done, len(tasks), "parts")
     if report is not None:
-        found.picks = _first_of(_without_typical(found.picks), report.limits)
-        found.shown = _of_picks(found.shown, found.picks)
+        found.picks = first_of(without_typical(found.picks), report.limits)
+        found.shown = of_picks(found.shown, found.picks)
     if names := run.class_names():
         _name_classes(found, names)
     return found
-
-
-def _while_joining(limits: Mapping[str, int]) -> dict[str, int]:
-    """Return how many samples of each list are kept until all parts are known: typical ones leave the easiest later."""
-    more = limits.get("most_typical", 0)
-    return {name: n + more if name == "easiest_dropped" else n for name, n in limits.items()}
-
-
-def _without_typical(picks: pl.DataFrame) -> pl.DataFrame:
-    """Leave out of the easiest that were dropped those that stand among the most typical: no picture twice."""
-    typical = picks.filter(list="most_typical").select("concept", "uid", list=pl.lit("easiest_dropped"))
-    return picks.join(typical, on=["list", "concept", "uid"], how="anti", maintain_order="left")
-
-
-def _of_picks(shown: pl.DataFrame, picks: pl.DataFrame) -> pl.DataFrame:
-    return shown.unique("uid", keep="first", maintain_order=True).join(picks, on="uid", how="semi")
 
 
 def _name_classes(found: Scan, names: Mapping[str, str]) -> None:
@@ -267,8 +208,15 @@ def _scan(task: _Task) -> Scan:
     if rows is not None and decisions is not None:
         found.groups = _groups(_with_columns(task, rows), (*GROUPED_BY, *task.columns))
     _scan_usable(task, found, rows)
-    if rows is not None and decisions is not None and task.report is not None and "copies" in task.report.limits:
-        found.picks = pl.concat([found.picks, _first_of(_without_vectors(task, rows, task.report), task.report.limits)])
+    if (
+        rows is not None
+        and decisions is not None
+        and task.report is not None
+        and "copies" in task.report.limits
+    ):
+        found.picks = pl.concat(
+            [found.picks, first_of(without_vectors(rows, task.index, task.report), task.report.limits)]
+        )
     return found
 
 
@@ -334,7 +282,9 @@ def _competing() -> pl.Expr:
     return reason.is_in([*schema.KEPT_REASONS, "over_budget"]) | reason.str.starts_with("cutoff:")
 
 
-def _scan_shown(task: _Task, shown: ReportRequest, found: Scan, frame: pl.DataFrame, scores: list[str]) -> None:
+def _scan_shown(
+    task: _Task, shown: ReportRequest, found: Scan, frame: pl.DataFrame, scores: list[str]
+) -> None:
     """Add what a report shows of the samples with vectors."""
     near = task.read("duplicates", ["uid", "similarity"])
     if near is None:
@@ -342,8 +292,8 @@ def _scan_shown(task: _Task, shown: ReportRequest, found: Scan, frame: pl.DataFr
         raise RunError(f"{where}: is not there; run again")
     frame = frame.join(near, on="uid", how="left", maintain_order="left", validate="m:1")
     frame = frame.with_columns(pl.lit(task.index, pl.Int32).alias("part"))
-    found.picks = _first_of(_picks(frame, shown), _while_joining(shown.limits))
-    found.shown = _of_picks(frame.select("uid", "concept", *scores), found.picks)
+    found.picks = first_of(candidates(frame, shown), while_joining(shown.limits))
+    found.shown = of_picks(frame.select("uid", "concept", *scores), found.picks)
     pinned = pl.col("reason").is_in(["pinned", "kept:override"]).sum().cast(pl.Int64)
     found.first = (
         frame.filter("competing").group_by("concept").agg(smallest_uid=pl.col("uid").min(), pinned=pinned)
@@ -373,23 +323,14 @@ def _join(all_: Scan, one: Scan, limits: Mapping[str, int]) -> None:
     all_.vectors += one.vectors
     of_each = pl.concat([all_.quadrants, one.quadrants]).group_by("quadrant")
     all_.quadrants = of_each.agg(pl.col("rows", "kept").sum()).sort("quadrant")
-    all_.picks = _first_of(pl.concat([all_.picks, one.picks]), limits)
-    all_.shown = _of_picks(pl.concat([all_.shown, one.shown], how="diagonal_relaxed"), all_.picks)
+    all_.picks = first_of(pl.concat([all_.picks, one.picks]), limits)
+    all_.shown = of_picks(pl.concat([all_.shown, one.shown], how="diagonal_relaxed"), all_.picks)
     first = pl.concat([all_.first, one.first]).group_by("concept")
     all_.first = first.agg(pl.col("smallest_uid").min(), pl.col("pinned").sum())
     ends = pl.concat([all_.ends, one.ends]).group_by("rule", "column", maintain_order=True)
     lows, highs = ("passed_low", "failed_low"), ("passed_high", "failed_high")
     extremes = ends.agg(*(pl.col(name).min() for name in lows), *(pl.col(name).max() for name in highs))
     all_.ends = extremes.select(*_ENDS)
-
-
-def _first_of(picks: pl.DataFrame, limits: Mapping[str, int]) -> pl.DataFrame:
-    """Return the first samples of every list."""
-    if picks.is_empty():
-        return picks
-    ordered = picks.sort("list", "concept", "order", "uid", "part", "row")
-    limit = pl.col("list").replace_strict(dict(limits), return_dtype=pl.Int64)
-    return ordered.filter(pl.int_range(pl.len()).over("list", "concept") < limit)
 
 
 def _sums(what: str, column: pl.Series) -> pl.DataFrame:
@@ -434,94 +375,6 @@ def _groups(read: pl.DataFrame, kinds: Sequence[str]) -> pl.DataFrame:
         for by in kinds
     ]
     return pl.concat(counts)
-
-
-def _picks(frame: pl.DataFrame, shown: ReportRequest) -> pl.DataFrame:
-    """Return the candidates of every list: `order` says which come first, `value` what is told of them."""
-    column, factor = shown.hardness
-    hard = (pl.col(column) * factor).cast(pl.Float64)
-    distance = pl.col("distance").cast(pl.Float64)
-    duplicates = frame.filter(pl.col("reason") == "near_duplicate")
-    listed = frame.filter(pl.col("competing") & pl.col("concept").is_in(shown.listed))
-    notable = frame.filter(pl.col("concept").is_in(shown.notable))
-    competing, kept = notable.filter("competing"), notable.filter("keep")
-    dropped = notable.filter(pl.col("competing") & ~pl.col("keep"))
-    chosen = [
-        _candidates(listed, "typical", distance, distance),
-        _candidates(competing, "most_typical", distance, distance),
-    ]
-    if shown.drawn:
-        chosen += [
-            _candidates(_drawn(kept, shown.seed), "kept_drawn", pl.col("tie"), distance),
-            _candidates(_drawn(dropped, shown.seed), "dropped_drawn", pl.col("tie"), distance),
-            _candidates(competing, "farthest", -distance, distance),
-        ]
-    else:
-        chosen += [
-            _candidates(kept, "hardest_kept", -hard, pl.col(column)),
-            _candidates(dropped, "easiest_dropped", hard, pl.col(column)),
-        ]
-    alike = pl.col("similarity").cast(pl.Float64)
-    twins = duplicates.filter(pl.col("concept").is_in(shown.notable))
-    other = pl.col("duplicate_of")
-    chosen.append(_candidates(twins, "duplicates", alike, alike, other))
-    if "near_cut" in shown.limits:
-        everywhere = _drawn(duplicates, shown.seed).with_columns(concept=_NOWHERE)
-        chosen.append(_candidates(everywhere, "near_cut", alike, alike, other))
-        chosen.append(_candidates(everywhere, "drawn", pl.col("tie"), alike, other))
-        if shown.doubt is not None:
-            predicted, score, sign = shown.doubt
-            against = frame.filter(pl.col(predicted) != pl.col("label"))
-            against = against.with_columns(concept=_NOWHERE)
-            order = -(pl.col(score) * sign).cast(pl.Float64)
-            chosen.append(_candidates(against, "mislabelled", order, pl.col(score), pl.col(predicted)))
-        if shown.lowest is not None and shown.lowest in frame.columns:
-            score = pl.col(shown.lowest).cast(pl.Float64)
-            chosen.append(_candidates(frame.with_columns(concept=_NOWHERE), "lowest", score, score))
-        if "eu_quadrant" in frame.columns:
-            chosen += _of_quadrants(frame, shown.seed)
-    return pl.concat(chosen)
-
-
-def _drawn(frame: pl.DataFrame, seed: int) -> pl.DataFrame:
-    """Add a column by whose order rows are drawn."""
-    return frame.with_columns(
-        pl.Series("tie", tie(frame["uid"].to_list(), seed).astype(float), pl.Float64)
-    )
-
-
-def _without_vectors(task: _Task, rows: pl.DataFrame, shown: ReportRequest) -> pl.DataFrame:
-    """Return a draw of the exact copies, and of the rows that could not be read, with what was wrong."""
-    copied, broken = rows.filter(pl.col("copy_of").is_not_null()), rows.filter(pl.col("outcome") != "ok")
-    named = {"concept": _NOWHERE, "part": pl.lit(task.index, pl.Int32)}
-    copied, broken = (_drawn(some, shown.seed).with_columns(**named) for some in (copied, broken))
-    none = pl.lit(None, pl.Float64)
-    return pl.concat(
-        [
-            _candidates(copied, "copies", pl.col("tie"), none, pl.col("copy_of")),
-            _candidates(broken, "unusable", pl.col("tie"), none, pl.col("detail")),
-        ]
-    )
-
-
-def _of_quadrants(frame: pl.DataFrame, seed: int) -> list[pl.DataFrame]:
-    """Return a draw of samples of each quadrant of error and uncertainty."""
-    rows = _drawn(frame, seed).with_columns(concept=_NOWHERE)
-    none = pl.lit(None, pl.Float64)
-    return [
-        _candidates(rows.filter(eu_quadrant=name), f"quadrant:{name}", pl.col("tie"), none)
-        for name in QUADRANTS
-    ]
-
-
-def _candidates(
-    frame: pl.DataFrame, name: str, order: pl.Expr, value: pl.Expr, other: pl.Expr | None = None
-) -> pl.DataFrame:
-    return frame.filter(order.is_not_null()).select(
-        pl.lit(name).alias("list"), "concept", order.alias("order"), value.cast(pl.Float64).alias("value"),
-        "uid", "part", "row", "shard", "caption", "label", "reason",
-        (pl.lit(None, pl.String) if other is None else other).alias("other"),
-    )  # fmt: skip
 
 
 def _ends(frame: pl.DataFrame, shown: ReportRequest) -> pl.DataFrame:

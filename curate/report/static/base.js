@@ -34,7 +34,7 @@ function opener(place, small = false) {
 
 const outcome = (place) => finals[data.samples.reason[place]] ?? data.samples.reason[place] ?? "";
 
-const nameOf = (concept) => data.names?.[concept] ? `${concept} (${data.names[concept].slice(0, 60)})` : String(concept);
+const nameOf = (concept) => data.names?.[concept] ? `${concept}: ${data.names[concept].slice(0, 60)}` : String(concept);
 
 function where(place) {
   const {shard, row, uid} = data.samples;

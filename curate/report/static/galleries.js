@@ -38,7 +38,7 @@ function setUpGalleries() {
     else {
       choice.value = "";
       const typical = (data.typical[concept] ?? []).map((sample) => shot(sample, null));
-      place.replaceChildren(make("h3", {}, `Concept ${nameOf(concept)}: most typical`), make("div", {class: "shots"}, ...typical),
+      place.replaceChildren(make("h3", {}, `Most typical of concept ${nameOf(concept)}`), make("div", {class: "shots"}, ...typical),
         make("p", {class: "note"}, "More of it: ", make("code", {}, `curate report ${data.run} --concept ${concept}`)));
     }
     const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
