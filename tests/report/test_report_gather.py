@@ -183,7 +183,7 @@ def test_thumbnails_are_those_of_the_rows(context):
     assert set(found) == {"s000200", "s000007", "s000090"}  # 3 is broken, 4 is null
     for number in (200, 7, 90):
         image = opened(found[f"s{number:06d}"])
-        assert image.size == (120, 60)  # as large as it was
+        assert image.size == (96, 48)
         expected = Image.open(BytesIO(picture(number))).getpixel((5, 5))
         assert np.abs(np.subtract(image.convert("RGB").getpixel((40, 20)), expected)).max() < 12
 

@@ -7,7 +7,7 @@ import polars as pl
 from polars import selectors
 
 from curate.analysis.summary.tables import finished_families
-from curate.analysis.summary.thumbnails import Place, thumbnails
+from curate.analysis.summary.thumbnails import Place, side_of, thumbnails
 from curate.execution.context import Context, require_same
 from curate.io import storage
 from curate.report.model import Gallery, Listed, Pair, Sample, Shown
@@ -76,7 +76,7 @@ def shelve(context: Context, picks: pl.DataFrame, scores: pl.DataFrame) -> Shelf
     rows = rows.unique("uid", keep="first", maintain_order=True)
     readable = rows.filter(~pl.col("reason").str.starts_with("unusable:"))
     wanted = {uid: Place(part, row) for uid, part, row in readable.select("uid", "part", "row").iter_rows()}
-    images = thumbnails(context, wanted)
+    images = thumbnails(context, wanted, side=side_of(len(wanted)))
     shelf = Shelf()
     for row in rows.iter_rows(named=True):
         values = dict(told.get(row["uid"], {"concept": None}))

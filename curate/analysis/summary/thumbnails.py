@@ -55,16 +55,16 @@ def side_of(count: int) -> int:
 
 
 def thumbnails(
-    context: Context, wanted: Mapping[str, Place], boxes: Mapping[str, Box] | None = None
+    context: Context, wanted: Mapping[str, Place], boxes: Mapping[str, Box] | None = None, side: int = SIDE
 ) -> dict[str, str]:
     """Return a data: URI by uid, for those samples of `wanted` that have an image which can be had.
 
-    boxes : what is shown of each, x0 y0 x1 y1 in pixels; the whole picture where None.
+    side : the longest side of each. boxes : what is shown of each, x0 y0 x1 y1 in pixels; the whole picture where None.
     """
     wanted = {uid: place for uid, place in wanted.items() if context.parts[place.part].columns.image}
     if not wanted:
         return {}
-    quality, side = _QUALITY if len(wanted) <= MANY else _QUALITY_OF_MANY, side_of(len(wanted))
+    quality = _QUALITY if len(wanted) <= MANY else _QUALITY_OF_MANY
     whole = Preprocess((side, side), resize_mode="longest", fill=255)
     found: dict[str, str] = {}
     pool = DecodePool(

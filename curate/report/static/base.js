@@ -54,7 +54,7 @@ const finals = {kept: "kept", pinned: "kept (pinned)", spared: "kept (spared)", 
 
 // The one that stays beside the one that goes, each with what became of it in the end.
 function pairShot([kept, dropped, note]) {
-  if (kept === dropped) return make("div", {class: "twins"}, shot(kept, null, `one uid · ${outcome(kept)}`), make("p", {class: "kind"}, note));
+  if (kept === dropped) return make("div", {class: "twins"}, shot(kept, null, `stays · ${outcome(kept)}`), make("p", {class: "kind"}, note));
   const first = kept === null ? make("span", {class: "blank"}, "not found") : shot(kept, null, `stays · ${outcome(kept)}`);
   return make("div", {class: "twins"}, make("div", {class: "two"}, first, shot(dropped, null, `goes · ${outcome(dropped)}`)), make("p", {class: "kind"}, note));
 }
