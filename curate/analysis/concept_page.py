@@ -4,8 +4,9 @@ from pathlib import Path
 
 from curate.analysis.summary import galleries
 from curate.analysis.summary.concepts import concept_table
+from curate.analysis.summary.picks import LIMITS
 from curate.analysis.summary.report_data import report_request
-from curate.analysis.summary.scan import LIMITS, scan_parts
+from curate.analysis.summary.scan import scan_parts
 from curate.errors import RunError, UsageError
 from curate.execution.context import Context, Progress, silent
 from curate.execution.engines.local import LocalEngine
@@ -19,6 +20,7 @@ __all__ = ["write_concept_page"]
 
 #: A page of its own has room for more samples than one of many galleries.
 PER_LIST, PAIRS = 48, 24
+_LISTS = ("hardest_kept", "easiest_dropped", "kept_drawn", "dropped_drawn", "farthest", "most_typical")
 
 
 def write_concept_page(
@@ -38,17 +40,18 @@ def write_concept_page(
     if table is None or row is None:
         have = f"0 to {table.height - 1:,}" if table is not None and table.height else "no concepts"
         raise UsageError(f"--concept {concept}: {folder.path} has {have}")
-    limits = {name: PER_LIST for name in ("hardest_kept", "easiest_dropped", "most_typical")}
+    limits = {name: PER_LIST for name in _LISTS}
     limits |= {"typical": LIMITS["typical"], "duplicates": PAIRS}
     with LocalEngine(workers) as engine:
         context = with_parts(Context(load_recipe(folder.recipe), folder, engine, progress=progress))
         asked = report_request(context, (), (concept,), limits)
-        picks = scan_parts(folder, report=asked, engine=engine, progress=progress).picks
-        shelf = galleries.shelve(context, picks)
-        (gallery,) = galleries.galleries(picks, shelf, {concept: ()}, asked.hardness[0])
+        found = scan_parts(folder, report=asked, engine=engine, progress=progress)
+        shelf, by = galleries.shelve(context, found.picks, found.shown), (asked.hardness[0], asked.drawn)
+        (gallery,) = galleries.galleries(found.picks, shelf, {concept: ()}, by)
         pictures = any(part.columns.image for part in context.parts)
+    said = galleries.said_of_order(*by)
     text = page.render_concept(
-        str(folder.path), gallery, row, shelf.samples, hardness=asked.hardness[0], pictures=pictures
+        str(folder.path), gallery, row, shelf.samples, ordered_by=said, pictures=pictures
     )
     # The underscore says that it is none of the files the mark of the stage vouches for: it may come and go.
     path = folder.report / f"_concept-{concept}.html"

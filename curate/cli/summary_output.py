@@ -48,10 +48,19 @@ def show(facts: Facts) -> None:
     show_diagnosis(facts)
     _reliability(facts["reliability"])
     _times(facts["times"])
+    _matters(facts["matters"])
     for shard in facts["bad_shards"]:
         note(f"warning: {shard['error']}")
     for text in facts["warnings"]:
         note(f"warning: {text}")
+
+
+def _matters(matters: Sequence[Facts]) -> None:
+    """Print what matters, a sentence a line, with the command that helps."""
+    if not matters:
+        return
+    said = [f"- {one['text']}{': ' + one['command'] if one['command'] else ''}\n" for one in matters]
+    write(f"\nwhat matters\n{''.join(said)}")
 
 
 def _counts(facts: Facts) -> None:

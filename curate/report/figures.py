@@ -2,6 +2,7 @@
 
 import base64
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -10,9 +11,9 @@ import numpy.typing as npt
 import polars as pl
 
 from curate.report import evaluation_figure
-from curate.report.model import Gallery, Pair, ReportData, Sample, Shown, WhatIf
+from curate.report.model import Gallery, Listed, Pair, ReportData, Sample, Shown, WhatIf
 
-__all__ = ["as_json", "figures", "gallery", "samples", "what_if"]
+__all__ = ["as_json", "figures", "gallery", "listed", "pairs", "samples", "shown", "what_if"]
 
 
 def as_json(value: object) -> str:
@@ -39,8 +40,18 @@ def samples(shown: Sequence[Sample], room: int) -> tuple[dict[str, list[Any]], i
     left_out = sum(
         image is None and sample.image is not None for image, sample in zip(images, shown, strict=True)
     )
-    names = ("uid", "shard", "row", "caption", "label", "reason")
-    return {**{name: [getattr(one, name) for one in shown] for name in names}, "image": images}, left_out
+    names = ("uid", "shard", "row", "caption", "label", "reason", "concept")
+    columns = {name: [getattr(one, name) for one in shown] for name in names}
+    return {**columns, "scores": [_short(one.scores) for one in shown], "image": images}, left_out
+
+
+def _short(scores: Mapping[str, float | None]) -> dict[str, float]:
+    """Return the scores that are there, to five digits."""
+    return {
+        name: float(f"{value:.5g}")
+        for name, value in scores.items()
+        if value is not None and math.isfinite(value)
+    }
 
 
 def gallery(one: Gallery, name: str | None = None) -> dict[str, Any]:
@@ -49,11 +60,14 @@ def gallery(one: Gallery, name: str | None = None) -> dict[str, Any]:
         "concept": one.concept,
         "name": name,
         "why": list(one.why),
-        "hardest_kept": shown(one.hardest_kept),
-        "easiest_dropped": shown(one.easiest_dropped),
-        "most_typical": shown(one.most_typical),
+        "lists": [listed(some) for some in one.lists],
         "duplicates": pairs(one.duplicates),
     }
+
+
+def listed(one: Listed) -> dict[str, Any]:
+    """Return a list of a gallery with its title."""
+    return {"name": one.name, "title": one.title, "nothing": one.nothing, "shown": shown(one.shown)}
 
 
 def shown(some: Iterable[Shown]) -> list[list[object]]:

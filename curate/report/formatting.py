@@ -2,7 +2,9 @@
 
 import math
 
-__all__ = ["NOTHING", "REASONS", "SPACE", "count", "cut", "duration", "number", "share"]
+from curate.schema import KEPT_REASONS, OUTCOMES
+
+__all__ = ["NOTHING", "REASONS", "SPACE", "count", "cut", "duration", "number", "share", "why"]
 
 NOTHING, MINUS, SPACE = "\u2013", "\u2212", "\u00a0"
 EXAMPLE_CHARACTERS = 160
@@ -21,6 +23,24 @@ REASONS = {
     "over_budget": "usable, but outside what was asked for",
     "kept": "written to the output",
 }
+
+#: What reasons of kept rows say besides.
+OWN = {
+    "pinned": "kept because it is on a list of samples to keep",
+    "spared": "kept although a condition would have dropped it",
+    "kept:override": "kept by people",
+}
+
+
+def why(reason: str) -> str:
+    """Return what a reason says, in words; empty for one that is not known.
+
+    >>> why("unusable:broken_image"), why("kept")
+    ('the image cannot be decoded', 'written to the output')
+    """
+    kind, _, detail = reason.partition(":")
+    kept = "kept" if reason in KEPT_REASONS else kind
+    return (OUTCOMES.get(detail) if kind == "unusable" else None) or OWN.get(reason) or REASONS.get(kept, "")
 
 
 def count(value: int | None) -> str:

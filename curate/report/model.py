@@ -12,6 +12,8 @@ __all__ = [
     "BadShard",
     "Gallery",
     "Groups",
+    "Listed",
+    "Matter",
     "Pair",
     "ReportData",
     "Sample",
@@ -43,7 +45,7 @@ class BadShard:
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """A sample that is shown: where it is, what it says, what became of it, its thumbnail as a data: URI (or None)."""
+    """A sample that is shown: where it is, what it says, what became of it, its scores, its picture as a data: URI (or None)."""
 
     uid: str
     shard: str
@@ -52,6 +54,8 @@ class Sample:
     label: str | None = None
     reason: str | None = None
     image: str | None = None
+    concept: int | None = None
+    scores: Mapping[str, float | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -64,11 +68,24 @@ class Shown:
 
 @dataclass(frozen=True)
 class Pair:
-    """A dropped sample beside what it duplicates, as places in `ReportData.samples`; `kept` is None where that is unknown."""
+    """A sample that goes beside the one that stays for it, as places in `ReportData.samples`.
+
+    `kept` is None where that is unknown, and the same as `dropped` where copies have one uid.
+    """
 
     kept: int | None
     dropped: int
     note: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listed:
+    """Samples of a gallery under a title. name : for scripts and tests, nothing : what is said where there are none."""
+
+    name: str
+    title: str
+    nothing: str
+    shown: Sequence[Shown] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,10 +94,17 @@ class Gallery:
 
     concept: int
     why: Sequence[str] = ()
-    hardest_kept: Sequence[Shown] = ()
-    easiest_dropped: Sequence[Shown] = ()
-    most_typical: Sequence[Shown] = ()
+    lists: Sequence[Listed] = ()
     duplicates: Sequence[Pair] = ()
+
+
+@dataclass(frozen=True)
+class Matter:
+    """A sentence on what matters about a run, without a full stop; a command that helps, and whether it warns."""
+
+    text: str
+    command: str = ""
+    warns: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -152,12 +176,13 @@ class ReportData:
     reasons : rows of every reason as `5_decisions` has it, `kept` among them; they add up to `rows_in`.
     concepts : the columns of DECISION_CONCEPTS, and `example` (a caption) where there is one. layout : concept, x, y.
     typical : samples nearest to the centre of a concept. correlation : names, and a square of them.
-    dedup : how near-duplicates were found, in a sentence. epsilons : what others drop. complexity : how unevenly it divides
+    ordered_by : what galleries go by, in a sentence. copies : exact ones. unusable : samples that could not be read, with why.
+    lowest : those that fit their caption least. dedup : how near-duplicates were found, in a sentence. epsilons : what others drop. complexity : how unevenly it divides
     rows over concepts, in words. mislabelled : samples whose label is doubtful. diagnosis : of vectors, scores and heads. quadrants : quadrant (of error and uncertainty), rows, kept; of_quadrants : samples
     of each. sampled : one of how many rows scores are
     drawn from.
     weights : what was noted of the weights, and `edges`, `counts`. reliability : one row per trained family.
-    said : sentences on wrong labels and on what came before the method. label_errors : rows, count, rate, low, high, pairs.
+    matters : the sentences that stand first. said : sentences on wrong labels and on what came before the method. label_errors : rows, count, rate, low, high, pairs.
     chosen : the recipe that method auto chose. versions : anything that says where the page comes from, name to value.
     objects : classes (the rarest first) with groups and how many are covered, `of` how many, and `shots` of them by class;
     empty where no objects were covered.
@@ -183,8 +208,11 @@ class ReportData:
     samples: Sequence[Sample] = ()
     typical: Mapping[int, Sequence[int]] = field(default_factory=dict)
     galleries: Sequence[Gallery] = ()
-    hardness: str = "distance"
+    ordered_by: str = ""
     duplicates: Sequence[Pair] = ()
+    copies: Sequence[Pair] = ()
+    unusable: Sequence[Shown] = ()
+    lowest: Listed | None = None
     dedup: str = ""
     epsilons: Sequence[EpsilonRate] = ()
     mislabelled: Sequence[Shown] = ()
@@ -195,6 +223,7 @@ class ReportData:
     complexity: str = ""
     weights: Mapping[str, object] = field(default_factory=dict)
     reliability: Sequence[Mapping[str, object]] = ()
+    matters: Sequence[Matter] = ()
     said: Sequence[str] = ()
     label_errors: Mapping[str, Any] = field(default_factory=dict)
     chosen: str = ""

@@ -26,7 +26,6 @@ from curate.report import evaluation_figure, figures, formatting
 from curate.report.formatting import REASONS
 from curate.report.groups import compared
 from curate.report.model import Gallery, Groups, ReportData, Sample, Score, StageStats
-from curate.schema import OUTCOMES
 
 if TYPE_CHECKING:
     import jinja2
@@ -49,8 +48,8 @@ MAX_LISTED, MAX_GROUPS = 200, 40
 #: Bytes of the page; where they do not suffice, the last samples go without thumbnail.
 MAX_PAGE = 14_000_000
 QUANTILES = ("min", "p05", "p25", "median", "p75", "p95", "max")
-SCRIPTS = ("base.js", "figures.js", "tables.js", "galleries.js", "whatif.js", "main.js")
-CONCEPT_SCRIPTS = ("base.js", "galleries.js", "concept.js")
+SCRIPTS = ("base.js", "dialog.js", "figures.js", "tables.js", "galleries.js", "whatif.js", "main.js")
+CONCEPT_SCRIPTS = ("base.js", "dialog.js", "galleries.js", "concept.js")
 
 
 def render(report: ReportData) -> str:
@@ -79,7 +78,8 @@ def render(report: ReportData) -> str:
     }
     script_data = {
         **drawn, "galleries": [figures.gallery(one, names.get(one.concept)) for one in report.galleries],
-        "duplicates": figures.pairs(report.duplicates), "mislabelled": figures.shown(report.mislabelled),
+        "duplicates": figures.pairs(report.duplicates), "copies": figures.pairs(report.copies), "unusable": figures.shown(report.unusable),
+        "lowest": None if report.lowest is None else figures.listed(report.lowest), "names": {str(concept): name for concept, name in names.items()}, "mislabelled": figures.shown(report.mislabelled),
         "quadrants": {name: figures.shown(rows) for name, rows in report.of_quadrants.items()},
         "typical": {str(concept): list(rows) for concept, rows in report.typical.items()},
         "whatif": figures.what_if(report.what_if), "run": report.name, "pictures": report.pictures,
@@ -93,12 +93,13 @@ def render_concept(
     row: Mapping[str, Any],
     samples: Sequence[Sample],
     *,
-    hardness: str,
+    ordered_by: str,
     pictures: bool,
 ) -> str:
     """Return a page of one concept. row : of the table of concepts. samples : those the gallery names."""
-    given = {"name": name, "row": dict(row), "hardness": hardness, "script": _scripts(CONCEPT_SCRIPTS)}
-    found = {"galleries": [figures.gallery(gallery)], "run": name, "pictures": pictures}
+    given = {"name": name, "row": dict(row), "ordered_by": ordered_by, "script": _scripts(CONCEPT_SCRIPTS)}
+    names = {str(row["concept"]): row["name"]} if row.get("name") else {}
+    found = {"galleries": [figures.gallery(gallery)], "run": name, "pictures": pictures, "names": names}
     return _page("concept.html", given, found, samples)
 
 
@@ -108,6 +109,8 @@ def _page(name: str, given: Mapping[str, Any], script_data: dict[str, Any], samp
     style = _markup(_file("style.css"))
     columns, _ = figures.samples(samples, 0)
     fill = partial(template.render, **given, style=style, quantiles=QUANTILES, max_listed=MAX_LISTED)
+    reasons = {one.reason: formatting.why(one.reason) for one in samples if one.reason is not None}
+    script_data = {**script_data, "reasons": dict(sorted(reasons.items()))}
     text = figures.as_json({**script_data, "samples": columns})
     bare = fill(data=_markup(text), nonce="", left_out=0)
     columns, left_out = figures.samples(samples, MAX_PAGE - len(bare.encode("utf-8", "replace")))
@@ -184,12 +187,11 @@ def _funnel(report: ReportData) -> list[dict[str, Any]]:
 
 
 def _step(reason: str, rows: int, left: int, rows_in: int) -> dict[str, Any]:
-    kind, _, detail = reason.partition(":")
-    note = OUTCOMES.get(detail) if kind == "unusable" else None
+    kind = _kind(reason)
     return {
         "reason": reason,
         "kind": kind if kind in ("kept", "unusable") else "dropped",
-        "note": note or REASONS.get(kind, ""),
+        "note": formatting.why(reason),
         "rows": rows,
         "left": left,
         # The part of the bar that is left, then the part that this step took (or, in the last one, kept).

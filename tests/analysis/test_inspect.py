@@ -196,6 +196,7 @@ def test_every_section_is_shown(made, facts):
         "one",
         "seeds",
         "stage",
+        "what",
     ]
     assert "warning: label 'rare' keeps 0.0% where the rest keeps" in said.err
     kept = next(line for line in said.out.splitlines() if line.startswith("kept "))

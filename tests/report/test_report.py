@@ -15,6 +15,7 @@ from curate.report.model import (
     BadShard,
     Gallery,
     Groups,
+    Listed,
     Pair,
     ReportData,
     Sample,
@@ -84,10 +85,13 @@ def sample(number, text="a dog on a beach"):
 
 def gallery(concept=0):
     shown = [Shown(0, "distance 0.1000")]
-    return Gallery(
-        concept=concept, why=("largest",), hardest_kept=shown, easiest_dropped=[Shown(1, "distance 0.2000")],
-        most_typical=shown, duplicates=[Pair(0, 1, "similarity 0.9900")],
-    )  # fmt: skip
+    dropped = [Shown(1, "distance 0.2000")]
+    lists = [
+        Listed(name=name, title=name, nothing="None.", shown=some)
+        for name, some in (("hardest_kept", shown), ("easiest_dropped", dropped), ("most_typical", shown))
+    ]
+    pairs = [Pair(0, 1, "similarity 0.9900")]
+    return Gallery(concept=concept, why=("largest",), lists=lists, duplicates=pairs)
 
 
 def what_if(n):
@@ -393,7 +397,12 @@ def test_the_page_stays_below_its_limit_and_says_what_is_missing():
 def test_a_page_of_one_concept():
     row = concepts(3).row(2, named=True)
     html = render_concept(
-        "runs/x", gallery(2), row, [sample(0, "<b>x</b>"), sample(1)], hardness="el2n", pictures=True
+        "runs/x",
+        gallery(2),
+        row,
+        [sample(0, "<b>x</b>"), sample(1)],
+        ordered_by="Hard and easy go by el2n.",
+        pictures=True,
     )
     page = Page(html)
     assert (

@@ -172,12 +172,89 @@ def test_samples_of_a_concept_open_by_click(seen, run):
     assert page.input_value("#gallery-choice") == before
 
 
+def test_a_picture_opens_large_and_is_picked(seen, run, tmp_path):
+    page, rows = seen.page, curate.open_run(run).decisions()
+    said = rows.join(curate.open_run(run).scores(), on="uid", how="left", suffix="_of_scores")
+    shots = page.locator("[data-list=hardest_kept] button.open")
+    assert page.locator("#large").is_hidden() and page.locator("#picked").is_hidden() and shots.count() > 2
+    found = []
+    shots.nth(0).focus()
+    page.keyboard.press("Enter")
+    for key in ("ArrowRight", "ArrowLeft", "ArrowLeft"):
+        facts = dict(
+            zip(*(page.locator(f"#large-facts {tag}").all_inner_texts() for tag in ("dt", "dd")), strict=True)
+        )
+        row = said.filter(uid=facts["uid"]).row(0, named=True)
+        found.append(facts["uid"])
+        assert facts["row"] == f"{row['shard']}:{row['row']}" and facts["decision"].startswith(row["reason"])
+        assert float(facts["el2n"]) == pytest.approx(row["el2n"], rel=1e-4)
+        assert facts["concept"].split(":")[0] == str(row["concept"])
+        page.keyboard.press(key)
+    shown = [
+        title.rpartition("uid ")[2]
+        for title in page.locator("[data-list=hardest_kept] figure").evaluate_all(
+            "all => all.map((one) => one.title)"
+        )
+    ]
+    assert found == [shown[0], shown[1], shown[0]] and page.inner_text("#large-uid") == shown[-1]
+    page.click("#large-pick")
+    page.keyboard.press("ArrowRight")
+    page.click("#large-pick")
+    page.keyboard.press("ArrowRight")
+    page.click("#large-pick")
+    page.click("#large-pick")  # taken back
+    page.keyboard.press("Escape")
+    assert page.locator("#large").is_hidden()
+    assert page.inner_text("#picked-count") == "2 picked" and page.locator(".is-picked").count() >= 2
+    with page.expect_download() as saved:
+        page.click("#picked-save")
+    saved.value.save_as(tmp_path / "picked.txt")
+    assert (tmp_path / "picked.txt").read_text() == "".join(
+        f"{uid}\n" for uid in sorted([shown[-1], shown[0]])
+    )
+    dropped = command("overrides", run, "--drop", f"@{tmp_path / 'picked.txt'}", "--json")
+    assert dropped.code == 0 and json.loads(dropped.out)
+    assert command("overrides", run, "--undo").code == 0
+    page.click("#picked-clear")
+    assert page.locator("#picked").is_hidden() and page.locator(".is-picked").count() == 0
+    assert [line for line in seen.noted if not line.startswith("blob:")] == []
+
+
+def test_hostile_texts_only_show_in_large(seen):
+    page = seen.page
+    place = page.evaluate("data.samples.caption.findIndex((one) => one && one.includes('onerror'))")
+    page.evaluate(
+        "(place) => { const one = opener(place); document.querySelector('main').append(one); one.click(); one.remove(); }",
+        place,
+    )
+    assert CAPTION in page.inner_text("#large-facts") and page.locator("#large img[src=x]").count() == 0
+    assert page.locator("#large-facts script, #large-facts bdi b").count() == 0
+    page.keyboard.press("Escape")
+
+
+def test_pairs_say_which_stays(seen, run):
+    reasons = dict(curate.open_run(run).decisions().select("uid", "reason").iter_rows())
+    tags = seen.page.locator("#duplicate-pairs .two").evaluate_all(
+        "all => all.map((one) => [...one.querySelectorAll('figure')].map((shot) => [shot.querySelector('.tag').textContent, shot.title]))"
+    )
+    assert len(tags) >= 10
+    words = {"kept": "kept", "over_budget": "over budget", "near_duplicate": "near-duplicate"}
+    for first, second in tags:
+        for (tag, title), role in ((first, "stays"), (second, "goes")):
+            assert (
+                tag
+                == f"{role} · {words.get(title_reason := reasons[title.rpartition('uid ')[2]], title_reason)}"
+            )
+        assert second[0] == "goes · near-duplicate"
+
+
 def test_the_map_shows_and_opens_concepts(seen):
     page, mark = seen.page, seen.page.locator("[data-figure=map] .points path").last
     fill = mark.evaluate("(one) => one.style.fill")
     mark.hover(force=True)
     page.wait_for_selector("#card:not([hidden])")
-    concept = page.inner_text("#card strong").removeprefix("Concept ")
+    concept, _, name = page.inner_text("#card strong").removeprefix("Concept ").partition(": ")
+    assert name
     assert page.locator("#card img").count() >= 1
     mark.click(force=True)
     assert page.locator("#gallery-choice option:checked").inner_text().startswith(f"{concept}: ")

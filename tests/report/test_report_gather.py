@@ -2,6 +2,7 @@
 
 import base64
 import shutil
+from dataclasses import replace
 from io import BytesIO
 
 import numpy as np
@@ -12,12 +13,14 @@ from PIL import Image
 import curate
 from curate.analysis.summary import galleries, score_stats
 from curate.analysis.summary.concepts import concept_table
+from curate.analysis.summary.picks import LIMITS
 from curate.analysis.summary.report_data import report_request
-from curate.analysis.summary.scan import LIMITS, scan_parts
-from curate.analysis.summary.thumbnails import SIDE, Place, thumbnails
+from curate.analysis.summary.scan import scan_parts
+from curate.analysis.summary.thumbnails import Place, thumbnails
 from curate.execution.context import Context
 from curate.execution.engines.local import LocalEngine
 from curate.execution.parts import with_parts
+from curate.hashing import tie
 from curate.recipe.loading import load_recipe, parse_recipe
 from curate.report.notable import notable_concepts
 from curate.runs.folder import RunFolder
@@ -75,7 +78,35 @@ def test_samples_of_concepts_are_the_first_of_the_whole_tables(seen, rows):
         kept = mine.filter("keep").sort(-pl.col("hard"), "uid")["uid"].to_list()
         assert listed(seen, "hardest_kept", concept) == kept[:12]
         dropped = mine.filter(~pl.col("keep")).sort("hard", "uid")["uid"].to_list()
+        dropped = [uid for uid in dropped if uid not in typical[:12]]
         assert listed(seen, "easiest_dropped", concept) == dropped[:12]
+
+
+def test_what_chance_keeps_is_shown_as_a_draw(context, rows):
+    table = concept_table(context.run)
+    asked = report_request(context, (), tuple(notable_concepts(table)))
+    seen = scan_parts(context.run, report=replace(asked, drawn=True))
+    alike = rows.filter(pl.col("reason").is_in(["kept", "over_budget"]))
+    alike = alike.with_columns(tie=pl.Series(tie(alike["uid"].to_list(), asked.seed)))
+    assert {"hardest_kept", "easiest_dropped"} & set(seen.picks["list"]) == set()
+    for concept in rows["concept"].drop_nulls().unique():
+        mine = alike.filter(pl.col("concept") == concept)
+        for name, some in (
+            ("kept_drawn", mine.filter("keep")),
+            ("dropped_drawn", mine.filter(~pl.col("keep"))),
+        ):
+            assert listed(seen, name, concept) == some.sort("tie", "uid")["uid"].to_list()[:12]
+        far = mine.sort(-pl.col("distance"), "uid")["uid"].to_list()
+        assert listed(seen, "farthest", concept) == far[:12]
+
+
+def test_scores_of_what_is_shown_are_those_of_the_tables(context, seen, rows):
+    shelf = galleries.shelve(context, seen.picks, seen.shown)
+    told = {row["uid"]: row for row in rows.to_dicts()}
+    assert len(shelf.samples) > 50
+    for one in shelf.samples:
+        found = {name: told[one.uid][name] for name in ("hard", "same", "distance")}
+        assert (one.concept, dict(one.scores)) == (told[one.uid]["concept"], pytest.approx(found))
 
 
 def test_duplicates_nearest_to_the_cut_come_first(seen, run):
@@ -93,7 +124,7 @@ def test_kept_twins_go_by_the_names_of_their_classes(seen, context, monkeypatch)
     other = picks["other"].item()
     assert other not in picks["uid"].to_list()
     monkeypatch.setattr(RunFolder, "class_names", lambda _: dict.fromkeys(LABELS, "named"))
-    shelf = galleries.shelve(context, picks)
+    shelf = galleries.shelve(context, picks, seen.shown)
     assert shelf.samples[shelf.places[other]].label == "named"
 
 
@@ -152,7 +183,7 @@ def test_thumbnails_are_those_of_the_rows(context):
     assert set(found) == {"s000200", "s000007", "s000090"}  # 3 is broken, 4 is null
     for number in (200, 7, 90):
         image = opened(found[f"s{number:06d}"])
-        assert image.size == (SIDE, SIDE // 2)
+        assert image.size == (96, 48)
         expected = Image.open(BytesIO(picture(number))).getpixel((5, 5))
         assert np.abs(np.subtract(image.convert("RGB").getpixel((40, 20)), expected)).max() < 12
 
@@ -197,7 +228,7 @@ def test_wrong_requests(run, tmp_path):
 
 
 def test_shelves_hold_each_sample_once(context, seen):
-    shelf = galleries.shelve(context, seen.picks)
+    shelf = galleries.shelve(context, seen.picks, seen.shown)
     uids = [sample.uid for sample in shelf.samples]
     assert len(set(uids)) == len(uids) and set(seen.picks["other"].drop_nulls()) <= set(uids)
     assert all(len(sample.caption) <= galleries.CAPTION_CHARACTERS for sample in shelf.samples)

@@ -4,17 +4,31 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import polars as pl
+from polars import selectors
 
-from curate.analysis.summary.thumbnails import Place, thumbnails
-from curate.execution.context import Context
+from curate.analysis.summary.tables import finished_families
+from curate.analysis.summary.thumbnails import Place, side_of, thumbnails
+from curate.execution.context import Context, require_same
 from curate.io import storage
-from curate.report.model import Gallery, Pair, Sample, Shown
+from curate.report.model import Gallery, Listed, Pair, Sample, Shown
 from curate.scores.triage import QUADRANTS
 
-__all__ = ["Shelf", "galleries", "mislabelled", "pairs", "quadrants", "shelve", "typical"]
+__all__ = [
+    "Shelf",
+    "copies",
+    "galleries",
+    "lowest",
+    "mislabelled",
+    "pairs",
+    "quadrants",
+    "said_of_order",
+    "shelve",
+    "typical",
+    "unusable",
+]
 
-#: Captions are stored at 300 characters; so many are shown.
-CAPTION_CHARACTERS = 120
+#: Captions are stored at this many characters; a list shows their beginning.
+CAPTION_CHARACTERS = 300
 LABEL_CHARACTERS = 80
 
 
@@ -32,10 +46,10 @@ class Shelf:
             self.samples.append(sample)
 
 
-def shelve(context: Context, picks: pl.DataFrame) -> Shelf:
+def shelve(context: Context, picks: pl.DataFrame, scores: pl.DataFrame) -> Shelf:
     """Return every picked sample, and what dropped ones are duplicates of, with thumbnails where there are images.
 
-    Their order is that of what matters: if the page gets too large, the last ones lose their thumbnails.
+    scores : uid, concept and scores of those that have any. Their order is that of what matters: if the page gets too large, the last ones lose their thumbnails.
     """
     names = ["uid", "part", "row", "shard", "caption", "label", "reason"]
     first = pl.col("list").replace_strict(
@@ -43,26 +57,34 @@ def shelve(context: Context, picks: pl.DataFrame) -> Shelf:
             "typical": 1,
             "near_cut": 0,
             "drawn": 0,
-            "mislabelled": 0,
+            **dict.fromkeys(("mislabelled", "lowest", "copies", "unusable"), 0),
             **{f"quadrant:{one}": 0 for one in QUADRANTS},
         },
         default=2,
     )
-    rows = picks.with_columns(
-        first.alias("turn"), pl.int_range(pl.len()).over("list", "concept").alias("place")
-    ).sort("turn", "place", "list", "concept")
+    alike = (pl.col("list") == "copies") & (pl.col("uid") == pl.col("other"))  # the first row stands for them
+    rows = (
+        picks.filter(~alike)
+        .with_columns(first.alias("turn"), pl.int_range(pl.len()).over("list", "concept").alias("place"))
+        .sort("turn", "place", "list", "concept")
+    )
     rows = rows.unique("uid", keep="first", maintain_order=True)
-    rows = pl.concat([rows.select(names), _kept_twins(context, picks).select(names)])
+    twins = _kept_twins(context, picks)
+    others = [_scores(context, part, some) for (part,), some in twins.group_by("part", maintain_order=True)]
+    told = {row.pop("uid"): row for frame in (*others, scores) for row in frame.to_dicts()}
+    rows = pl.concat([rows.select(names), twins.select(names)])
     rows = rows.unique("uid", keep="first", maintain_order=True)
-    wanted = {uid: Place(part, row) for uid, part, row in rows.select("uid", "part", "row").iter_rows()}
-    images = thumbnails(context, wanted)
+    readable = rows.filter(~pl.col("reason").str.starts_with("unusable:"))
+    wanted = {uid: Place(part, row) for uid, part, row in readable.select("uid", "part", "row").iter_rows()}
+    images = thumbnails(context, wanted, side=side_of(len(wanted)))
     shelf = Shelf()
     for row in rows.iter_rows(named=True):
+        values = dict(told.get(row["uid"], {"concept": None}))
         shelf.add(
             Sample(
                 uid=row["uid"], shard=row["shard"], row=row["row"], image=images.get(row["uid"]),
                 caption=_cut(row["caption"], CAPTION_CHARACTERS), label=_cut(row["label"], LABEL_CHARACTERS),
-                reason=row["reason"],
+                reason=row["reason"], concept=values.pop("concept"), scores=values,
             )
         )  # fmt: skip
     return shelf
@@ -70,7 +92,7 @@ def shelve(context: Context, picks: pl.DataFrame) -> Shelf:
 
 def _kept_twins(context: Context, picks: pl.DataFrame) -> pl.DataFrame:
     """Return the samples that picked duplicates are duplicates of, wherever they are."""
-    lists = ["duplicates", "near_cut", "drawn"]
+    lists = ["duplicates", "near_cut", "drawn", "copies"]
     twins = picks.filter(pl.col("list").is_in(lists))["other"].drop_nulls().unique()
     found = [picks.head(0)]
     for part in context.parts:
@@ -86,6 +108,18 @@ def _kept_twins(context: Context, picks: pl.DataFrame) -> pl.DataFrame:
     twins_found = pl.concat(found, how="diagonal")
     classes = context.run.class_names()
     return twins_found.with_columns(pl.col("label").replace(classes)) if classes else twins_found
+
+
+def _scores(context: Context, part: object, rows: pl.DataFrame) -> pl.DataFrame:
+    """Return uid, concept and scores of some rows of a part, given by its index."""
+    run, name = context.run, next(one.name for one in context.parts if one.index == part)
+    path = run.part(run.final_assignments, name)
+    frame = pl.DataFrame(storage.read_table(path, ["uid", "concept", "distance"]))
+    for family in finished_families(run):
+        scores = pl.DataFrame(storage.read_table(run.part(run.scores(family), name)))
+        require_same(frame["uid"], scores["uid"], run.part(run.scores(family), name))
+        frame = frame.hstack(scores.select(selectors.float()).get_columns())
+    return frame.filter(pl.col("uid").is_in(rows["uid"].implode()))
 
 
 def _cut(text: str | None, limit: int) -> str | None:
@@ -106,26 +140,115 @@ def typical(picks: pl.DataFrame, shelf: Shelf) -> dict[int, list[int]]:
 
 
 def galleries(
-    picks: pl.DataFrame, shelf: Shelf, notable: Mapping[int, Iterable[str]], hardness: str
+    picks: pl.DataFrame,
+    shelf: Shelf,
+    notable: Mapping[int, Iterable[str]],
+    ordered_by: tuple[str, bool],
 ) -> list[Gallery]:
-    """Return the galleries of the notable concepts, in their order."""
+    """Return the galleries of the notable concepts, in their order.
+
+    ordered_by : the score that makes samples hard, and whether chance decides instead (`ReportRequest`).
+    """
     found = []
     for concept, why in notable.items():
         rows = picks.filter(pl.col("concept") == concept)
-
-        def of(name: str, column: str, rows: pl.DataFrame = rows) -> list[Shown]:
-            chosen = rows.filter(pl.col("list") == name)
-            return _shown(chosen, shelf, lambda row: f"{column} {_number(row['value'])}")
-
+        lists = []
+        for name, (title, nothing, column) in _titles(*ordered_by).items():
+            chosen = _shown(rows.filter(pl.col("list") == name), shelf, _note(column))
+            lists.append(Listed(name=name, title=title, nothing=nothing, shown=chosen))
         twins = pairs(rows.filter(pl.col("list") == "duplicates"), shelf)
-        found.append(
-            Gallery(
-                concept=concept, why=tuple(why), hardest_kept=of("hardest_kept", hardness),
-                easiest_dropped=of("easiest_dropped", hardness), most_typical=of("most_typical", "distance"),
-                duplicates=twins,
-            )
-        )  # fmt: skip
+        found.append(Gallery(concept=concept, why=tuple(why), lists=lists, duplicates=twins))
     return found
+
+
+def _note(column: str) -> Callable[[Mapping[str, object]], str]:
+    return lambda row: f"{column} {_number(row['value'])}"
+
+
+def _titles(hardness: str, drawn: bool) -> dict[str, tuple[str, str, str]]:
+    """Return the lists of a gallery: title, what is said of an empty one, and the column that is told."""
+    none_kept, none_dropped = "None is kept.", "None is dropped for the budget, besides the most typical."
+    typical = {
+        "most_typical": (
+            "Most typical: nearest to the centre, kept or not",
+            "None reached the selection.",
+            "distance",
+        )
+    }
+    if drawn:
+        return {
+            "kept_drawn": ("Kept (a draw)", none_kept, "distance"),
+            "dropped_drawn": ("Dropped (a draw)", "None is dropped for the budget.", "distance"),
+            "farthest": (
+                "Farthest from the centre, kept or not",
+                "None reached the selection.",
+                "distance",
+            ),
+            **typical,
+        }
+    far = hardness == "distance"
+    hardest = "Kept, farthest from the centre first" if far else f"Hardest kept, by {hardness}"
+    easiest = "Dropped, nearest to the centre first" if far else f"Easiest dropped, by {hardness}"
+    return {
+        "hardest_kept": (hardest, none_kept, hardness),
+        "easiest_dropped": (
+            f"{easiest} (without the most typical, which stand below)",
+            none_dropped,
+            hardness,
+        ),
+        **typical,
+    }
+
+
+def said_of_order(hardness: str, drawn: bool) -> str:
+    """Return what galleries go by, in a sentence.
+
+    >>> said_of_order("el2n", False), said_of_order("distance", True)
+    ('Hard and easy go by el2n.', 'Chance decides which rows of a concept are kept, so none is hard or easy: what is kept and dropped is a draw.')
+    """
+    if drawn:
+        return (
+            "Chance decides which rows of a concept are kept, so none is hard or easy: what is kept and dropped "
+            "is a draw."
+        )
+    if hardness == "distance":
+        return "No score says what is hard: samples go by their distance to the centre of their concept."
+    return f"Hard and easy go by {hardness}."
+
+
+def copies(picks: pl.DataFrame, shelf: Shelf) -> list[Pair]:
+    """Return some exact copies beside the rows that stand for them, with where the copies are."""
+    rows = picks.filter(pl.col("list") == "copies")
+    return [
+        Pair(shelf.places.get(other), shelf.places[uid], f"copy in {shard}, row {row:,}")
+        for uid, other, shard, row in rows.select("uid", "other", "shard", "row").iter_rows()
+        if uid in shelf.places
+    ]
+
+
+def unusable(picks: pl.DataFrame, shelf: Shelf) -> list[Shown]:
+    """Return some rows that could not be read, with why and where they are."""
+    rows = picks.filter(pl.col("list") == "unusable").filter(pl.col("uid").is_in(list(shelf.places)))
+    return _shown(
+        rows,
+        shelf,
+        lambda row: (
+            f"{_cut(str(row['other'] or row['reason']), LABEL_CHARACTERS)} \u00b7 {row['shard']}, row {row['row']}"
+        ),
+    )
+
+
+def lowest(picks: pl.DataFrame, shelf: Shelf, score: str | None) -> Listed | None:
+    """Return the samples with the lowest of a score; None where there is no such score."""
+    if score is None:
+        return None
+    rows = picks.filter(pl.col("list") == "lowest")
+    return Listed(
+        name=score,
+        title=f"Lowest {score}",
+        nothing=f"No sample has a {score}.",
+        shown=_shown(rows, shelf, _note(score)),
+    )
 
 
 def pairs(rows: pl.DataFrame, shelf: Shelf) -> list[Pair]:

@@ -12,18 +12,18 @@ from curate.analysis.summary import galleries, groups, score_stats
 from curate.analysis.summary.concepts import concept_table, layout
 from curate.analysis.summary.counts import check_counts, versions
 from curate.analysis.summary.covered_objects import covered_objects
+from curate.analysis.summary.matters import evaluation_of, what_matters
+from curate.analysis.summary.picks import LIMITS, ReportRequest
 from curate.analysis.summary.said import said_of_heads
-from curate.analysis.summary.scan import LIMITS, ReportRequest, Scan
+from curate.analysis.summary.scan import Scan
 from curate.analysis.summary.summary import RunSummary, summarize
 from curate.analysis.summary.what_if import what_if
 from curate.deduplication.findings import in_words, of_sample
 from curate.execution.context import Context
-from curate.io import storage
 from curate.ordering.keys import score_of
 from curate.progress import bytes_text
 from curate.recipe import Recipe
 from curate.report import page
-from curate.report.evaluation_figure import EVALUATION_VERSION
 from curate.report.model import BadShard, EpsilonRate, Pair, ReportData, StageStats
 from curate.report.notable import notable_concepts
 from curate.scores.columns import hardest_is_largest
@@ -49,7 +49,13 @@ def report_request(
     return ReportRequest(
         listed=listed, notable=notable, hardness=_hardness(context.recipe), doubt=_doubt(context),
         ends=score_stats.cut_rules(context.recipe), seed=context.recipe.seed, limits=limits,
+        drawn=context.recipe.select.drawn, lowest=_fit(context.recipe),
     )  # fmt: skip
+
+
+def _fit(recipe: Recipe) -> str | None:
+    """Return the first score that says how well a caption fits its image."""
+    return next((name for name in score_columns(recipe) if name.startswith("clip_score")), None)
 
 
 def _hardness(recipe: Recipe) -> tuple[str, int]:
@@ -87,7 +93,7 @@ def report_data(context: Context, summary: RunSummary, asked: ReportRequest) -> 
     """Return all the page says, of a summary and of what was asked for with it."""
     recipe, scan, counts = context.recipe, summary.scan, summary.counts or {}
     table = _concepts(summary.concepts)
-    shelf = galleries.shelve(context, scan.picks)
+    shelf = galleries.shelve(context, scan.picks, scan.shown)
     typical = galleries.typical(scan.picks, shelf)
     examples = pl.DataFrame(
         [(concept, shelf.samples[places[0]].caption) for concept, places in typical.items()],
@@ -96,11 +102,12 @@ def report_data(context: Context, summary: RunSummary, asked: ReportRequest) -> 
     if examples["example"].null_count() < len(examples):
         table = table.join(examples, on="concept", how="left", maintain_order="left")
     means = {name: one.higher_is for name, one in score_columns(recipe).items()}
-    hardness, doubt = asked.hardness[0], asked.doubt
+    by, doubt = (asked.hardness[0], asked.drawn), asked.doubt
     return ReportData(
         name=recipe.run, rows_in=counts["rows"], kept=counts["kept"], reasons=_reasons(recipe, counts),
         concepts=table, layout=layout(context.run, asked.listed), samples=shelf.samples, typical=typical,
-        galleries=galleries.galleries(scan.picks, shelf, notable_concepts(table), hardness), hardness=hardness,
+        galleries=galleries.galleries(scan.picks, shelf, notable_concepts(table), by), ordered_by=galleries.said_of_order(*by),
+        copies=galleries.copies(scan.picks, shelf), unusable=galleries.unusable(scan.picks, shelf), lowest=galleries.lowest(scan.picks, shelf, asked.lowest),
         duplicates=_pairs(scan, shelf), dedup=_dedup(summary), epsilons=_epsilons(context, summary), groups=groups.shown_groups(scan.groups, table, cut=scan.cut),
         mislabelled=galleries.mislabelled(scan.picks, shelf, doubt[1] if doubt else ""),
         diagnosis=_diagnosis(summary), quadrants=summary.quadrants, of_quadrants=galleries.quadrants(scan.picks, shelf),
@@ -109,11 +116,11 @@ def report_data(context: Context, summary: RunSummary, asked: ReportRequest) -> 
         correlation=score_stats.correlation(scan.sample) if len(scan.sample) else ((), ()),
         complexity=said_of(summary.complexity) if summary.complexity else "",
         weights=_weights(summary), reliability=[_reliability(row) for row in summary.reliability],
-        said=summary.said, label_errors=summary.label_errors or {}, chosen=(summary.auto or {}).get("recipe", ""),
+        matters=what_matters(context.run, summary), said=summary.said, label_errors=summary.label_errors or {}, chosen=(summary.auto or {}).get("recipe", ""),
         stages=_stages(summary), warnings=summary.warnings,
         bad_shards=[BadShard(shard=one["name"], rows=one["rows"], message=one["error"]) for one in summary.bad_shards],
         recipe=recipe.to_yaml(), versions=_origin(context) | versions(),
-        pictures=any(part.columns.image for part in context.parts), created=_now(), evaluation=_evaluation(context), objects=covered_objects(context),
+        pictures=any(part.columns.image for part in context.parts), created=_now(), evaluation=evaluation_of(context.run), objects=covered_objects(context),
     )  # fmt: skip
 
 
@@ -193,14 +200,6 @@ def _weights(summary: RunSummary) -> dict[str, object]:
     kept = sample.filter("keep")["weight"].drop_nulls().to_numpy().astype(np.float64)
     counts, edges = np.histogram(kept, BINS) if len(kept) else (np.empty(0, int), np.empty(0))
     return {**summary.weights, "edges": edges.tolist(), "counts": (counts * step).tolist()}
-
-
-def _evaluation(context: Context) -> dict[str, Any]:
-    """Return what `curate evaluate` found of the run, and whether that was of another decision; empty without it."""
-    found = storage.read_json(context.run.evaluation / "evaluation.json")
-    if not isinstance(found, dict) or found.get("version") != EVALUATION_VERSION:
-        return {}
-    return {**found, "stale": found["decisions"] != context.run.fingerprint(context.run.decisions)}
 
 
 def _origin(context: Context) -> dict[str, str]:

@@ -13,42 +13,33 @@ import polars as pl
 
 from curate import schema
 from curate.analysis.diagnosis.sample import VectorSample, hash_limit, sample_of
+from curate.analysis.summary.picks import (
+    PICKS,
+    ReportRequest,
+    candidates,
+    first_of,
+    of_picks,
+    while_joining,
+    without_typical,
+    without_vectors,
+)
 from curate.analysis.summary.tables import counted_by, finished_families, part_names
 from curate.errors import RunError
 from curate.execution.context import require_same, silent
 from curate.execution.engines.base import Engine
 from curate.filtering.column_tables import folder_of_column
-from curate.hashing import tie
 from curate.io import storage
 from curate.runs.folder import RunFolder
-from curate.scores.triage import QUADRANTS
 
 __all__ = [
     "GROUPED_BY",
-    "LIMITS",
     "MAX_GROUPS",
-    "NO_CONCEPT",
     "PLAIN",
     "SAMPLE",
-    "ReportRequest",
     "Scan",
     "scan_parts",
 ]
 
-#: How many samples of each list are looked for: per concept, or (the last ones) in the whole run.
-LIMITS = {
-    "typical": 3,
-    "hardest_kept": 12,
-    "easiest_dropped": 12,
-    "most_typical": 12,
-    "duplicates": 6,
-    "near_cut": 12,
-    "drawn": 12,
-    "mislabelled": 48,
-    **{f"quadrant:{name}": 12 for name in QUADRANTS},
-}
-#: The concept of lists over the whole run.
-NO_CONCEPT = -1
 #: What samples are grouped by. Of more groups of a kind the largest are told apart.
 GROUPED_BY, MAX_GROUPS = ("label", "source", "split"), 10_000
 #: Quantiles between the ends and histograms are over at most about this many samples, spread evenly over the parts.
@@ -58,13 +49,9 @@ TABLES = ("samples", "decisions", "assignments", "duplicates")
 #: Columns of the sample that are no scores.
 PLAIN = ("keep", "competing", "weight", "uid", "label")
 
-PICKS = {
-    "list": pl.String, "concept": pl.Int32, "order": pl.Float64, "value": pl.Float64, "uid": pl.String,
-    "part": pl.Int32, "row": pl.Int64, "shard": pl.String, "caption": pl.String, "label": pl.String,
-    "reason": pl.String, "other": pl.String,
-}  # fmt: skip
 _GROUPS = {"by": pl.String, "group": pl.String, "rows": pl.Int64, "kept": pl.Int64}
 _QUADRANTS = {"quadrant": pl.String, "rows": pl.Int64, "kept": pl.Int64}
+_SHOWN = {"uid": pl.String, "concept": pl.Int32}
 _FIRST = {"concept": pl.Int32, "smallest_uid": pl.String, "pinned": pl.Int64}
 _ENDS = {
     "rule": pl.String, "column": pl.String, "passed_low": pl.Float64, "passed_high": pl.Float64,
@@ -76,25 +63,6 @@ _NEAREST = {"concept": pl.Int32, "part": pl.String, "distance": pl.Float32, "uid
 _SUMS = {"what": pl.String, "n": pl.Int64, "total": pl.Float64, "squares": pl.Float64, "least": pl.Float64, "most": pl.Float64}  # fmt: skip
 
 
-@dataclass(frozen=True)
-class ReportRequest:
-    """Which samples and rules a report shows.
-
-    listed : concepts of the table, notable : those with a gallery. limits : samples in each list, by its name.
-    hardness : a score and the factor that makes larger values harder. doubt : the column of predicted labels, a
-    score, and the factor that makes larger values more doubtful. ends : of each rule its reason ("" for the
-    selection) and the score it cuts.
-    """
-
-    listed: tuple[int, ...]
-    notable: tuple[int, ...]
-    hardness: tuple[str, int]
-    doubt: tuple[str, str, int] | None
-    ends: tuple[tuple[str, str], ...]
-    seed: int
-    limits: Mapping[str, int] = field(default_factory=lambda: dict(LIMITS))
-
-
 @dataclass
 class Scan:
     """What was found.
@@ -103,7 +71,7 @@ class Scan:
     cut : whether groups were left out. totals : per score exact numbers of rows with and without it, and its ends.
     sample : one row of `step`: `PLAIN` columns and scores. nearest : per concept the sample nearest to its centroid
     (the first uid of equals). vectors : of some rows, by hash. quadrants : rows and kept rows of each (`scores/triage.py`), empty without them. sums : of weights of kept rows, and of the similarity of duplicates.
-    picks, first, ends : for a report, in the order in which the page shows them.
+    picks, first, ends : for a report, in the order in which the page shows them; shown : uid, concept and scores of the picks.
     """
 
     reasons: Counter[str] = field(default_factory=Counter)
@@ -121,6 +89,7 @@ class Scan:
     picks: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=PICKS))
     first: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=_FIRST))
     ends: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=_ENDS))
+    shown: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=_SHOWN))
 
 
 @dataclass(frozen=True)
@@ -166,7 +135,7 @@ def scan_parts(
     """
     tasks = _tasks(run, whole, tables, report)
     found = Scan(step=tasks[0].step if tasks else 1)
-    limits = {} if report is None else report.limits
+    limits = {} if report is None else while_joining(report.limits)
     progress("report", 0, len(tasks), "parts")
     results: Iterable[Scan] = map(_scan, tasks)
     if engine is not None:
@@ -174,6 +143,9 @@ def scan_parts(
     for done, one in enumerate(results, start=1):
         _join(found, one, limits)
         progress("report", done, len(tasks), "parts")
+    if report is not None:
+        found.picks = first_of(without_typical(found.picks), report.limits)
+        found.shown = of_picks(found.shown, found.picks)
     if names := run.class_names():
         _name_classes(found, names)
     return found
@@ -218,8 +190,10 @@ def _scan(task: _Task) -> Scan:
     found = Scan()
     decided = ["keep", "reason", *(("uid", "weight", "duplicate_of") if task.whole else ())]
     named = ["outcome", *(("uid", "copy_of", *GROUPED_BY) if task.whole else ())]
-    pictured = ("shard", "row", "caption") if task.report is not None else ()
+    pictured = ("shard", "row", "caption", "reason") if task.report is not None else ()
     samples, decisions = task.read("samples", [*named, *pictured]), task.read("decisions", decided)
+    if samples is not None and task.report is not None:
+        samples = samples.rename({"reason": "detail"})
     if samples is not None:
         found.outcomes.update(dict(samples["outcome"].value_counts().iter_rows()))
     if decisions is not None:
@@ -234,6 +208,15 @@ def _scan(task: _Task) -> Scan:
     if rows is not None and decisions is not None:
         found.groups = _groups(_with_columns(task, rows), (*GROUPED_BY, *task.columns))
     _scan_usable(task, found, rows)
+    if (
+        rows is not None
+        and decisions is not None
+        and task.report is not None
+        and "copies" in task.report.limits
+    ):
+        found.picks = pl.concat(
+            [found.picks, first_of(without_vectors(rows, task.index, task.report), task.report.limits)]
+        )
     return found
 
 
@@ -279,7 +262,7 @@ def _scan_usable(task: _Task, found: Scan, rows: pl.DataFrame | None) -> None:
     plain = [name for name in PLAIN if name in frame.columns]
     found.sample = frame.select(*plain, *floats).gather_every(task.step, task.offset)
     if task.report is not None:
-        _scan_shown(task, task.report, found, frame)
+        _scan_shown(task, task.report, found, frame, floats)
 
 
 def _with_family(task: _Task, frame: pl.DataFrame, family: str) -> pl.DataFrame:
@@ -299,7 +282,9 @@ def _competing() -> pl.Expr:
     return reason.is_in([*schema.KEPT_REASONS, "over_budget"]) | reason.str.starts_with("cutoff:")
 
 
-def _scan_shown(task: _Task, shown: ReportRequest, found: Scan, frame: pl.DataFrame) -> None:
+def _scan_shown(
+    task: _Task, shown: ReportRequest, found: Scan, frame: pl.DataFrame, scores: list[str]
+) -> None:
     """Add what a report shows of the samples with vectors."""
     near = task.read("duplicates", ["uid", "similarity"])
     if near is None:
@@ -307,7 +292,8 @@ def _scan_shown(task: _Task, shown: ReportRequest, found: Scan, frame: pl.DataFr
         raise RunError(f"{where}: is not there; run again")
     frame = frame.join(near, on="uid", how="left", maintain_order="left", validate="m:1")
     frame = frame.with_columns(pl.lit(task.index, pl.Int32).alias("part"))
-    found.picks = _first_of(_picks(frame, shown), shown.limits)
+    found.picks = first_of(candidates(frame, shown), while_joining(shown.limits))
+    found.shown = of_picks(frame.select("uid", "concept", *scores), found.picks)
     pinned = pl.col("reason").is_in(["pinned", "kept:override"]).sum().cast(pl.Int64)
     found.first = (
         frame.filter("competing").group_by("concept").agg(smallest_uid=pl.col("uid").min(), pinned=pinned)
@@ -337,22 +323,14 @@ def _join(all_: Scan, one: Scan, limits: Mapping[str, int]) -> None:
     all_.vectors += one.vectors
     of_each = pl.concat([all_.quadrants, one.quadrants]).group_by("quadrant")
     all_.quadrants = of_each.agg(pl.col("rows", "kept").sum()).sort("quadrant")
-    all_.picks = _first_of(pl.concat([all_.picks, one.picks]), limits)
+    all_.picks = first_of(pl.concat([all_.picks, one.picks]), limits)
+    all_.shown = of_picks(pl.concat([all_.shown, one.shown], how="diagonal_relaxed"), all_.picks)
     first = pl.concat([all_.first, one.first]).group_by("concept")
     all_.first = first.agg(pl.col("smallest_uid").min(), pl.col("pinned").sum())
     ends = pl.concat([all_.ends, one.ends]).group_by("rule", "column", maintain_order=True)
     lows, highs = ("passed_low", "failed_low"), ("passed_high", "failed_high")
     extremes = ends.agg(*(pl.col(name).min() for name in lows), *(pl.col(name).max() for name in highs))
     all_.ends = extremes.select(*_ENDS)
-
-
-def _first_of(picks: pl.DataFrame, limits: Mapping[str, int]) -> pl.DataFrame:
-    """Return the first samples of every list."""
-    if picks.is_empty():
-        return picks
-    ordered = picks.sort("list", "concept", "order", "uid")
-    limit = pl.col("list").replace_strict(dict(limits), return_dtype=pl.Int64)
-    return ordered.filter(pl.int_range(pl.len()).over("list", "concept") < limit)
 
 
 def _sums(what: str, column: pl.Series) -> pl.DataFrame:
@@ -397,61 +375,6 @@ def _groups(read: pl.DataFrame, kinds: Sequence[str]) -> pl.DataFrame:
         for by in kinds
     ]
     return pl.concat(counts)
-
-
-def _picks(frame: pl.DataFrame, shown: ReportRequest) -> pl.DataFrame:
-    """Return the candidates of every list: `order` says which come first, `value` what is told of them."""
-    column, factor = shown.hardness
-    hard = (pl.col(column) * factor).cast(pl.Float64)
-    distance = pl.col("distance").cast(pl.Float64)
-    duplicates = frame.filter(pl.col("reason") == "near_duplicate")
-    listed = frame.filter(pl.col("competing") & pl.col("concept").is_in(shown.listed))
-    notable = frame.filter(pl.col("concept").is_in(shown.notable))
-    chosen = [
-        _candidates(listed, "typical", distance, distance),
-        _candidates(notable.filter("keep"), "hardest_kept", -hard, pl.col(column)),
-        _candidates(notable.filter(pl.col("competing") & ~pl.col("keep")), "easiest_dropped", hard, pl.col(column)),
-        _candidates(notable.filter("competing"), "most_typical", distance, distance),
-    ]  # fmt: skip
-    alike = pl.col("similarity").cast(pl.Float64)
-    twins = duplicates.filter(pl.col("concept").is_in(shown.notable))
-    other = pl.col("duplicate_of")
-    chosen.append(_candidates(twins, "duplicates", alike, alike, other))
-    if "near_cut" in shown.limits:
-        drawn = pl.Series("tie", tie(duplicates["uid"].to_list(), shown.seed).astype(float), pl.Float64)
-        everywhere = duplicates.with_columns(pl.lit(NO_CONCEPT, pl.Int32).alias("concept"), drawn)
-        chosen.append(_candidates(everywhere, "near_cut", alike, alike, other))
-        chosen.append(_candidates(everywhere, "drawn", pl.col("tie"), alike, other))
-        if shown.doubt is not None:
-            predicted, score, sign = shown.doubt
-            against = frame.filter(pl.col(predicted) != pl.col("label"))
-            against = against.with_columns(pl.lit(NO_CONCEPT, pl.Int32).alias("concept"))
-            order = -(pl.col(score) * sign).cast(pl.Float64)
-            chosen.append(_candidates(against, "mislabelled", order, pl.col(score), pl.col(predicted)))
-        if "eu_quadrant" in frame.columns:
-            chosen += _of_quadrants(frame, shown.seed)
-    return pl.concat(chosen)
-
-
-def _of_quadrants(frame: pl.DataFrame, seed: int) -> list[pl.DataFrame]:
-    """Return a draw of samples of each quadrant of error and uncertainty."""
-    drawn = pl.Series("tie", tie(frame["uid"].to_list(), seed).astype(float), pl.Float64)
-    rows = frame.with_columns(pl.lit(NO_CONCEPT, pl.Int32).alias("concept"), drawn)
-    none = pl.lit(None, pl.Float64)
-    return [
-        _candidates(rows.filter(eu_quadrant=name), f"quadrant:{name}", pl.col("tie"), none)
-        for name in QUADRANTS
-    ]
-
-
-def _candidates(
-    frame: pl.DataFrame, name: str, order: pl.Expr, value: pl.Expr, other: pl.Expr | None = None
-) -> pl.DataFrame:
-    return frame.filter(order.is_not_null()).select(
-        pl.lit(name).alias("list"), "concept", order.alias("order"), value.cast(pl.Float64).alias("value"),
-        "uid", "part", "row", "shard", "caption", "label", "reason",
-        (pl.lit(None, pl.String) if other is None else other).alias("other"),
-    )  # fmt: skip
 
 
 def _ends(frame: pl.DataFrame, shown: ReportRequest) -> pl.DataFrame:

@@ -10,8 +10,9 @@ from curate.analysis.diagnosis.diagnose import diagnose, score_meanings
 from curate.analysis.summary.concepts import concept_table, first_concepts, typical_samples
 from curate.analysis.summary.counts import group_reasons
 from curate.analysis.summary.groups import group_rows, group_warnings
+from curate.analysis.summary.picks import ReportRequest
 from curate.analysis.summary.said import lines, named_errors, say_concepts
-from curate.analysis.summary.scan import GROUPED_BY, ReportRequest, Scan, scan_parts
+from curate.analysis.summary.scan import GROUPED_BY, Scan, scan_parts
 from curate.analysis.summary.score_stats import ScoreStats, score_stats
 from curate.analysis.summary.tables import facts, finished_families, missing, stage_facts
 from curate.deduplication.findings import warnings_of

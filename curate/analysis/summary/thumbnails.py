@@ -22,14 +22,15 @@ from curate.sources import references, registry
 from curate.sources.base import Columns, Shard
 from curate.sources.rows import rows_of
 
-__all__ = ["SIDE", "Place", "encoded", "packed", "thumbnails"]
+__all__ = ["SIDE", "Place", "encoded", "packed", "side_of", "thumbnails"]
 
-#: Longest side of a thumbnail, in pixels.
+#: Longest side of a picture in pixels, by how many there are at most; all have to fit onto one page.
+SIDES = {600: 224, 1_000: 160, 1_600: 128}
 SIDE = 96
 #: Reading stops after this time; what is left has no thumbnail.
 MAX_SECONDS = 300.0
 #: Above this many pictures they are compressed more.
-MANY = 1_500
+MANY = 1_600
 _QUALITY, _QUALITY_OF_MANY = 72, 52
 _BATCH_BYTES = 16_000_000
 Box = tuple[float, float, float, float]
@@ -44,18 +45,27 @@ class Place:
     row: int
 
 
+def side_of(count: int) -> int:
+    """Return the longest side that so many pictures have.
+
+    >>> side_of(10), side_of(10_000)
+    (224, 96)
+    """
+    return next((side for most, side in SIDES.items() if count <= most), SIDE)
+
+
 def thumbnails(
-    context: Context, wanted: Mapping[str, Place], boxes: Mapping[str, Box] | None = None
+    context: Context, wanted: Mapping[str, Place], boxes: Mapping[str, Box] | None = None, side: int = SIDE
 ) -> dict[str, str]:
     """Return a data: URI by uid, for those samples of `wanted` that have an image which can be had.
 
-    boxes : what is shown of each, x0 y0 x1 y1 in pixels; the whole picture where None.
+    side : the longest side of each. boxes : what is shown of each, x0 y0 x1 y1 in pixels; the whole picture where None.
     """
     wanted = {uid: place for uid, place in wanted.items() if context.parts[place.part].columns.image}
     if not wanted:
         return {}
     quality = _QUALITY if len(wanted) <= MANY else _QUALITY_OF_MANY
-    whole = Preprocess((SIDE, SIDE), resize_mode="longest", fill=255)
+    whole = Preprocess((side, side), resize_mode="longest", fill=255)
     found: dict[str, str] = {}
     pool = DecodePool(
         whole, workers=max(1, context.engine.here), max_pixels=context.recipe.embed.max_pixels,
@@ -68,7 +78,7 @@ def thumbnails(
             for uid, one in zip(uids, decoded, strict=True):
                 if boxes is not None and one.array is not None:
                     one = _crop(one, boxes[uid])
-                if (uri := _uri(one, quality)) is not None:
+                if (uri := _uri(one, quality, side)) is not None:
                     found[uid] = uri
     return found
 
@@ -157,9 +167,9 @@ def _read(shard: Shard, columns: Columns, rows: npt.NDArray[np.int64]) -> Iterat
             yield images
 
 
-def _uri(one: Decoded, quality: int) -> str | None:
+def _uri(one: Decoded, quality: int, side: int) -> str | None:
     """Return a decoded picture as a data: URI."""
-    data = packed(one, SIDE, quality)
+    data = packed(one, side, quality)
     return None if data is None else f"data:image/webp;base64,{base64.b64encode(data).decode()}"
 
 

@@ -57,7 +57,7 @@ const figures = {
     const sizes = rows.map((i) => given.size[i]), largest = Math.max(1, ...sizes);
     const marks = (name, values, fill, symbol) => ({
       type: "scatter", mode: "markers", name, x: rows.map((i) => given.complexity[i]), y: rows.map((i, place) => values[i] / sizes[place]),
-      customdata: rows.map((i, place) => [given.concept[i], count.format(values[i]), count.format(sizes[place])]),
+      customdata: rows.map((i, place) => [escaped(nameOf(given.concept[i])), count.format(values[i]), count.format(sizes[place])]),
       hovertemplate: "concept %{customdata[0]}<br>%{customdata[1]} of %{customdata[2]} (%{y:.1%})<br>complexity %{x:.4f}<extra></extra>",
       marker: {symbol, color: fill, opacity: .6, size: sizes, sizemode: "area", sizemin: 3, sizeref: 2 * largest / 22 ** 2, line: {width: .8, color: colour("--page")}},
     });

@@ -1,26 +1,18 @@
 // The samples of one concept: what of it was kept, dropped, is typical, is there twice.
-const lists = {
-  hardest_kept: "Hardest kept", easiest_dropped: "Easiest dropped", most_typical: "Most typical", duplicates: "Near-duplicates dropped",
-};
-const nothing = {
-  hardest_kept: "None is kept.", easiest_dropped: "None is dropped for the budget.", most_typical: "None reached the selection.",
-  duplicates: "None was dropped as a near-duplicate.",
-};
-
 function showGallery(gallery, place) {
   place.replaceChildren();
-  for (const [name, title] of Object.entries(lists)) {
-    const found = gallery[name];
-    const shots = name === "duplicates" ? found.map(pairShot) : found.map(([sample, note]) => shot(sample, note));
-    place.append(make("h3", {}, title), found.length
+  const twins = {name: "duplicates", title: "Near-duplicates that went", nothing: "None was dropped as a near-duplicate."};
+  for (const {name, title, nothing, shown} of [...gallery.lists, twins]) {
+    const shots = name === "duplicates" ? gallery.duplicates.map(pairShot) : shown.map(([sample, note]) => shot(sample, note, outcome(sample)));
+    place.append(make("h3", {}, title), shots.length
       ? make("div", {class: name === "duplicates" ? "shots pairs" : "shots", "data-list": name, role: "group", "aria-label": title, tabindex: 0}, ...shots)
-      : make("p", {class: "note"}, nothing[name]));
+      : make("p", {class: "note"}, nothing));
   }
 }
 
 // One line for a concept: its id, its name or else a typical caption, why it is telling.
 function titled(gallery) {
-  const first = gallery.most_typical[0] ?? gallery.hardest_kept[0];
+  const first = gallery.lists.findLast(({shown}) => shown.length)?.shown[0];  // the most typical stand last
   const words = (gallery.name ?? (first ? inWords(first[0]) : "")).slice(0, 60);
   return `${gallery.concept}: ${words}${gallery.why.length ? ` (${gallery.why.join(", ")})` : ""}`;
 }
@@ -46,7 +38,7 @@ function setUpGalleries() {
     else {
       choice.value = "";
       const typical = (data.typical[concept] ?? []).map((sample) => shot(sample, null));
-      place.replaceChildren(make("h3", {}, `Concept ${concept}: most typical`), make("div", {class: "shots"}, ...typical),
+      place.replaceChildren(make("h3", {}, `Most typical of concept ${nameOf(concept)}`), make("div", {class: "shots"}, ...typical),
         make("p", {class: "note"}, "More of it: ", make("code", {}, `curate report ${data.run} --concept ${concept}`)));
     }
     const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;

@@ -5,7 +5,7 @@ function setUpMap(open) {
   place.on("plotly_hover", ({points: [point], event}) => {
     const at = point.pointNumber, columns = data.map, typical = columns.typical[at];
     const facts = `${count.format(columns.kept[at])} of ${count.format(columns.n_eligible[at])} kept, complexity ${(columns.complexity[at] ?? NaN).toFixed(4)}`;
-    card.replaceChildren(make("strong", {}, `Concept ${columns.concept[at]}`), make("span", {class: "kind"}, facts),
+    card.replaceChildren(make("strong", {}, `Concept ${nameOf(columns.concept[at])}`), make("span", {class: "kind"}, facts),
       make("div", {class: "row"}, ...typical.filter((one) => data.samples.image[one]).map((one) => picture(one))),
       ...[...new Set(typical.map(inWords))].map((words) => make("bdi", {class: "said"}, words)));
     card.hidden = false;
@@ -74,6 +74,9 @@ if (table) {
   filterable(table);
 }
 document.getElementById("duplicate-pairs")?.append(...data.duplicates.map(pairShot));
+document.getElementById("copy-pairs")?.append(...data.copies.map(pairShot));
+document.getElementById("unusable-shots")?.append(...data.unusable.map(([sample, note]) => shot(sample, note)));
+document.getElementById("lowest-shots")?.append(...data.lowest.shown.map(([sample, note]) => shot(sample, note, outcome(sample))));
 document.getElementById("mislabelled-shots")?.append(...data.mislabelled.map(([sample, note]) => shot(sample, note)));
 for (const [name, rows] of Object.entries(data.quadrants))
   document.getElementById(`quadrant-${name}`)?.append(...rows.map(([sample, note]) => shot(sample, note)));

@@ -33,7 +33,7 @@ function furnish(table, open) {
     cell.replaceChildren(button);
     button.addEventListener("click", () => open(concept));
     const medoid = row.querySelector(".medoid");
-    if (typical.length && data.pictures) medoid.prepend(picture(typical[0], true));
+    if (typical.length && data.pictures) medoid.prepend(opener(typical[0], true));
     if (typical.length && !medoid.textContent.trim()) medoid.append(make("bdi", {class: "kind"}, inWords(typical[0])));
   }
 }
