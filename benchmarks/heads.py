@@ -80,7 +80,11 @@ def with_heads(folder: str, **settings: Any) -> Iterator[None]:  # noqa: ANN401
     yield
     score = Heads(**settings)
     chosen = HeadSettings(
-        kind=score.kind, hidden=score.hidden, n_seeds=score.seeds, epochs=score.epochs, workers=1
+        kind=score.kind,
+        hidden=None if score.hidden == "auto" else score.hidden,
+        n_seeds=score.seeds,
+        epochs=score.epochs,
+        workers=1,
     )
     uids, names = [f"{row:07d}" for row in range(len(x))], [f"{code:04d}" for code in label]
     return judged(train_heads(UnitRows(x), uids, names, chosen).neg_aum, wrong)
@@ -166,7 +170,7 @@ def main(given: list[str] | None = None) -> None:
         def way(name: str, function: str, **more: Any) -> Contender:  # noqa: ANN401
             return Contender(name, call(__file__, function, folder=folder, **more), environment=ONE)
 
-        from curate.scores.heads.heads import Heads
+        from curate.scores.heads.training import HeadSettings
 
         found = compare(
             what,
@@ -175,7 +179,7 @@ def main(given: list[str] | None = None) -> None:
                 way("heads, preset fast", "with_heads", preset="fast"),
                 way("cleanlab", "with_cleanlab", standardised=False),
                 way("cleanlab, standardised", "with_cleanlab", standardised=True),
-                way("plain loop", "with_loop", hidden=Heads().hidden),
+                way("plain loop", "with_loop", hidden=HeadSettings().hidden_for(len(x))),
             ],
             options.pairs,
         )

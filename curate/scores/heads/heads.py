@@ -29,6 +29,7 @@ class Heads(Trained):
     """Small heads on the embeddings: trained (mlp, linear), or given (zeroshot by class names, concepts).
 
     preset : `fast` is linear heads of 5 seeds and 3 epochs, unless these are given.
+    hidden `auto` : the power of two from 64 to 512 that comes nearest to 1,280,000 / samples.
     batch `auto` : the power of two from 32 to 1,024 that comes nearest to 50 steps an epoch. class_names : what a
     label is called in the prompts of zeroshot, by label; the label itself where it is not named. dynamics : columns more, of
     how predictions move while heads train: mdl (mdl_hardness), tdds, dual, aldr (aldr_lambda); calibrated is p_label_calibrated, p_label at the temperature that fits. window : the epochs that tdds
@@ -60,7 +61,7 @@ class Heads(Trained):
     family: Literal["heads"] = "heads"
     preset: Literal["default", "fast"] = "default"
     kind: Literal["mlp", "linear", "zeroshot", "concepts"] = "mlp"
-    hidden: AtLeastOne = 64
+    hidden: Literal["auto"] | AtLeastOne = "auto"
     batch: Literal["auto"] | AtLeastOne = "auto"
     rate: Positive = 1.0
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9

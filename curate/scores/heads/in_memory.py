@@ -52,7 +52,7 @@ def score_samples(
     image, labels = samples.require("heads", "image"), samples.require("heads", "labels")
     named = [None if label is None else str(label) for label in labels]
     settings = HeadSettings(
-        kind=score.kind, hidden=score.hidden, n_seeds=score.seeds, epochs=score.epochs, cross_fit=score.folds,
+        kind=score.kind, hidden=None if score.hidden == "auto" else score.hidden, n_seeds=score.seeds, epochs=score.epochs, cross_fit=score.folds,
         score_epochs=score.score_epochs, batch=None if score.batch == "auto" else score.batch, rate=score.rate,
         momentum=score.momentum, normalise=score.normalise, min_class=score.min_class, seed=samples.seed,
         first_seed=score.first_seed, device=samples.device, dynamics=score.dynamics, window=score.window,

@@ -115,7 +115,7 @@ def head_settings(context: Context, settings: "Heads", *, memory: int = 0) -> "H
 
     return HeadSettings(
         kind="linear" if settings.kind == "linear" else "mlp",
-        hidden=settings.hidden,
+        hidden=None if settings.hidden == "auto" else settings.hidden,
         n_seeds=settings.seeds,
         epochs=settings.epochs,
         cross_fit=settings.folds,
@@ -145,7 +145,7 @@ def model_bytes(settings: "HeadSettings", dim: int, n_classes: int, n: int) -> i
     from curate.scores.heads.evaluation import EVALUATION_CELLS
     from curate.scores.heads.factory import blocks_are_wide
 
-    folds, hidden = max(1, settings.cross_fit), settings.hidden
+    folds, hidden = max(1, settings.cross_fit), settings.hidden_for(n)
     models, batch = settings.n_seeds * folds, settings.batch_for(n)
     if settings.kind == "mlp":
         weights, scratch = models * hidden * (dim + n_classes), settings.n_seeds * batch * (dim + 2 * hidden)

@@ -34,6 +34,9 @@ __all__ = ["BAD_SHARE", "HeadSettings", "SeedsFailed", "check_epochs", "train_he
 
 BAD_SHARE = Fraction(1, 100)
 
+#: Hidden values times samples, where their number is found by itself.
+_HIDDEN_CELLS = 1_280_000
+
 log = logging.getLogger(__name__)
 
 
@@ -43,6 +46,7 @@ class HeadSettings:
 
     epochs : the last of them is scored, or those in `score_epochs` (1, 2, ...); margins are over all.
     cross_fit : number of folds, each scored by a head that never saw it; 0 scores what was trained on.
+    hidden : None takes the power of two in [64, 512] that comes nearest to 1,280,000 / samples.
     batch : None takes the power of two in [32, 1024] that comes nearest to 50 steps an epoch.
     rate : step per mean squared length of the inputs. min_class : None takes max(2, cross_fit).
     first_seed : seeds are first_seed, first_seed + 1, ...; seed : what all random numbers hang on.
@@ -50,7 +54,7 @@ class HeadSettings:
     """
 
     kind: Kind = "mlp"
-    hidden: int = 64
+    hidden: int | None = None
     n_seeds: int = 10
     epochs: int = 5
     cross_fit: int = 5
@@ -93,6 +97,10 @@ class HeadSettings:
     def smallest_class(self) -> int:
         """Classes of fewer samples are not scored."""
         return max(2, self.cross_fit) if self.min_class is None else self.min_class
+
+    def hidden_for(self, n: int) -> int:
+        """Return the hidden values of a head for n samples: fewer samples pay for more, and need them more."""
+        return self.hidden or 1 << max(6, min(9, round(math.log2(_HIDDEN_CELLS / max(1, n)))))
 
     def batch_for(self, n: int) -> int:
         """Return the rows of a minibatch for n samples."""
@@ -200,7 +208,7 @@ class _Training:
             chosen.cross_fit,
             self.batches.dim,
             len(self.data.classes),
-            hidden=chosen.hidden,
+            hidden=chosen.hidden_for(len(self.batches)),
             seed=chosen.seed,
             momentum=chosen.momentum,
             device=self.batches.device,
