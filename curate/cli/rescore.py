@@ -6,7 +6,7 @@ import typer
 
 from curate.cli import options as flag
 from curate.cli.app import app
-from curate.cli.options import Option
+from curate.cli.options import Option, in_flags
 from curate.cli.output import emit, logged, note, print_counts, print_table, progress
 from curate.errors import UsageError
 from curate.recipe.build import given, weight_settings
@@ -57,10 +57,11 @@ def score(
     if json_:
         emit({"run": recipe.run, "worked": worked, "scores": rows})
         return
+    if quiet:
+        return
     header = ["family", "column", "higher is", "scored", "missing", "because", "reliability"]
     print_table(header, [_score_line(row) for row in rows])
-    if not quiet:
-        note(f"decide with: curate select {run} --method hardest --by {_example(rows)} --keep 0.5")
+    note(f"decide with: curate select {run} --method hardest --by {_example(rows)} --keep 0.5")
 
 
 def _own_file(file: str | None, settings: dict[str, object]) -> list[object]:
@@ -143,8 +144,9 @@ def select(
     }  # fmt: skip
     settings = {f"select.{name}": value for name, value in settings.items()} | {"workers": workers}
     settings |= {"filter": None if where is None else flag.conditions(where)} | weight_settings(weight)
-    recipe = rescore.chosen_recipe(run, set_ or [], given(settings))
-    with progress(quiet=quiet) as report, logged(quiet=quiet):
+    with in_flags(set_):
+        recipe = rescore.chosen_recipe(run, set_ or [], given(settings))
+    with in_flags(set_), progress(quiet=quiet) as report, logged(quiet=quiet):
         chosen = rescore.select_run(recipe, write=write, progress=report)
     _show_chosen(recipe, chosen, json_, quiet)
 
@@ -160,9 +162,9 @@ def _show_chosen(recipe: "Recipe", chosen: "Chosen", json_: bool, quiet: bool) -
     if json_:
         facts = {"counts": chosen.counts, "effective": chosen.effective, "shards_are_earlier": differ}
         emit({"run": recipe.run, "worked": chosen.worked, **facts})
-    else:
+    elif not quiet:
         print_counts(chosen.counts, {"effective sample size": chosen.effective})
-    if said := without_score(recipe):
+    if not quiet and (said := without_score(recipe)):
         note(f"warning: {said}")
     if not quiet:
         if not chosen.worked:

@@ -127,10 +127,16 @@ def test_init_writes_a_recipe_that_loads():
     assert "curate run my.yaml --dry-run" in said.err
     assert load_recipe("my.yaml").source[0].path == 'pics "1"/*.parquet'
     before = Path("my.yaml").read_bytes()
-    said = curate("init", "my.yaml")
+    said = curate("init", "my.yaml", "--source", "x")
     assert (said.code, said.error) == (2, "my.yaml is there already; name another file")
     assert Path("my.yaml").read_bytes() == before
-    assert curate("init", "no/my.yaml").error == "cannot write no/my.yaml: No such file or directory"
+    assert (
+        curate("init", "no/my.yaml", "--source", "x").error
+        == "cannot write no/my.yaml: No such file or directory"
+    )
+    said = curate("init", "other.yaml")
+    assert (said.code, said.error.partition(",")[0]) == (2, "init needs --source")
+    assert not Path("other.yaml").exists()
 
 
 def test_a_run_tells_people_and_pipes_apart(folder):
