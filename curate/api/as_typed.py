@@ -1,4 +1,4 @@
-"""Errors that name a setting by what was typed: a flag on the command line, an argument in Python."""
+"""Errors that advise a setting as it is typed: a flag on the command line, an argument in Python."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -8,13 +8,8 @@ from curate.errors import CurateError
 
 __all__ = ["FLAGS", "arguments", "as_typed", "flags"]
 
-#: Settings that `curate filter`, `score` and `select` have flags for. The argument of Python is called like the flag.
-FLAGS = {
-    "select.keep": "--keep", "select.count": "--count", "select.method": "--method", "select.by": "--by",
-    "select.floor": "--floor", "select.drop_noise": "--drop-noise", "select.at_most": "--at-most", "dedup.epsilon": "--dedup",
-    "dedup.against": "--against", "embed.model": "--model", "embed.pretrained": "--pretrained", "embed.column": "--vectors",
-    "embed.files": "--vectors", "source.limit": "--limit",
-}  # fmt: skip
+#: Settings that a message may advise, and the flags of `curate filter` for them. The argument of Python is called like the flag.
+FLAGS = {"embed.model": "--model", "embed.pretrained": "--pretrained"}
 _VALUE = r": ([\w./-]*[\w/])"
 
 
@@ -29,38 +24,24 @@ def as_typed(told: Callable[[str], str]) -> Iterator[None]:
 
 
 def flags(text: str, names: Mapping[str, str] = FLAGS) -> str:
-    """Return a message with flags in place of settings. names : setting to flag; others are given by --set.
+    """Return a message with flags in place of the settings that it advises. names : setting to flag; others go by --set.
 
-    >>> flags("select.keep must be in (0, 1], got 1.4")
-    '--keep must be in (0, 1], got 1.4'
     >>> flags("use the model that ships (embed.model: tiny)")
     'use the model that ships (--model tiny)'
     >>> flags("use the model that ships (embed.model: tiny)", {})
     'use the model that ships (--set embed.model=tiny)'
     """
-    text = re.sub(rf"\b(embed\.\w+){_VALUE}", lambda found: _flag(found[1], found[2], names), text)
-    return _renamed(text, names)
+    return re.sub(rf"\b(embed\.\w+){_VALUE}", lambda found: _flag(found[1], found[2], names), text)
 
 
 def arguments(text: str) -> str:
-    """Return a message with the arguments of `curate.filter` in place of settings.
+    """Return a message with the arguments of `curate.filter` in place of the settings that it advises.
 
-    >>> arguments("select.keep must be in (0, 1], got 1.4; use the model that ships (embed.model: tiny)")
-    'keep must be in (0, 1], got 1.4; use the model that ships (model="tiny")'
+    >>> arguments("use the model that ships (embed.model: tiny)")
+    'use the model that ships (model="tiny")'
     """
-    names = {name: flag.removeprefix("--").replace("-", "_") for name, flag in FLAGS.items()}
-    text = re.sub(
-        rf"\b(embed\.(?:model|pretrained)){_VALUE}", lambda found: f'{names[found[1]]}="{found[2]}"', text
-    )
-    return _renamed(text, names)
+    return re.sub(rf"\bembed\.(model|pretrained){_VALUE}", lambda found: f'{found[1]}="{found[2]}"', text)
 
 
 def _flag(name: str, value: str, names: Mapping[str, str]) -> str:
     return f"{names[name]} {value}" if name in names else f"--set {name}={value}"
-
-
-def _renamed(text: str, names: Mapping[str, str]) -> str:
-    """Return a text with other names for settings; what is part of a longer name, or of --set, is none."""
-    for name, other in names.items():
-        text = re.sub(rf"(?<![\w.=-])(?<!--set ){re.escape(name)}(?![\w.=])", other, text)
-    return text

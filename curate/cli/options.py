@@ -91,12 +91,9 @@ Where = Annotated[
 ]
 
 
-def in_flags(set_: Sequence[str] | None, names: Mapping[str, str] = FLAGS) -> AbstractContextManager[None]:
-    """Name settings in the errors of what is done inside by their flags, those given by --set aside."""
-    given = tuple(one.partition("=")[0] for one in set_ or ())
-    return as_typed(
-        lambda text: flags(text, {name: flag for name, flag in names.items() if name not in given})
-    )
+def in_flags(names: Mapping[str, str] = FLAGS) -> AbstractContextManager[None]:
+    """Advise settings in the errors of what is done inside by their flags."""
+    return as_typed(lambda text: flags(text, names))
 
 
 def number(text: str | None) -> int | str | None:

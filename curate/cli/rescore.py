@@ -6,7 +6,7 @@ import typer
 
 from curate.cli import options as flag
 from curate.cli.app import app
-from curate.cli.options import Option, in_flags
+from curate.cli.options import Option
 from curate.cli.output import emit, logged, note, print_counts, print_table, progress
 from curate.errors import UsageError
 from curate.recipe.build import given, weight_settings
@@ -144,9 +144,8 @@ def select(
     }  # fmt: skip
     settings = {f"select.{name}": value for name, value in settings.items()} | {"workers": workers}
     settings |= {"filter": None if where is None else flag.conditions(where)} | weight_settings(weight)
-    with in_flags(set_):
-        recipe = rescore.chosen_recipe(run, set_ or [], given(settings))
-    with in_flags(set_), progress(quiet=quiet) as report, logged(quiet=quiet):
+    recipe = rescore.chosen_recipe(run, set_ or [], given(settings))
+    with progress(quiet=quiet) as report, logged(quiet=quiet):
         chosen = rescore.select_run(recipe, write=write, progress=report)
     _show_chosen(recipe, chosen, json_, quiet)
 

@@ -66,7 +66,7 @@ def run(
     """Run a recipe; finished stages are not repeated."""
     settings = _settings(out, limit, at_most, workers, no_lock)
     loaded = load_recipe(recipe, set_ or [], settings)
-    with flag.in_flags(set_, {}):
+    with flag.in_flags({}):
         _execute(
             loaded,
             until=until,
@@ -163,7 +163,7 @@ def filter_(
 
     Without --keep, --count and --method, what passes --where, --dedup, --drop-noise and the lists is kept.
     """
-    with flag.in_flags(set_):
+    with flag.in_flags():
         loaded = filter_recipe(
             {"source": {"path": source[0] if len(source) == 1 else source}},
             keep=keep,

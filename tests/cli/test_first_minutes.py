@@ -22,7 +22,7 @@ from PIL import Image
 import curate as library
 from curate.cli import main
 from curate.cli.output import note, print_counts
-from curate.errors import BudgetError, ModelError
+from curate.errors import ModelError
 from curate.recipe.loading import load_recipe
 from tests.fixtures.builders import planted, write_shards
 from tests.fixtures.calls import curate, own
@@ -89,17 +89,6 @@ def test_names_of_models_are_checked_before_anything_is_read(no_network):
     said = curate("filter", "photos", "--dedup", "--pretrained", "./no.pt", "--out", "run")
     assert "pretrained './no.pt' is neither a file nor weights of 'ViT-B-32'" in said.error
     assert not Path("run/.work/keys").exists()
-
-
-def test_errors_name_flags_where_they_were_typed():
-    filtered = ["filter", "photos", "--model", "tiny", "--out", "run"]
-    assert curate(*filtered, "--keep", "1.4").error == "--keep must be in (0, 1], got 1.4"
-    assert curate(*filtered, "--set", "select.keep=1.4").error == "select.keep must be in (0, 1], got 1.4"
-    assert curate(*filtered, "--dedup", "3").error.startswith("--dedup must be none, auto, a number")
-    write_shards(Path("in"), planted(20))
-    assert "--count 50 is more" in own("in", "run", "--count", "50", keep=None).error
-    with pytest.raises(BudgetError, match=r"^count 50 is more than the 20 rows"):
-        library.filter("in", out="run", vectors="embedding", count=50, progress=False)
 
 
 # --- quiet
