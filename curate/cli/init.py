@@ -15,7 +15,7 @@ from curate.cli.output import note
 from curate.errors import CurateError, UsageError
 
 if TYPE_CHECKING:
-    from curate.pipeline.survey import Survey
+    from curate.cli.survey import Survey
 
 
 @app.command()
@@ -53,7 +53,7 @@ def _asked() -> str:
 
 def _looked_at(source: str) -> "Survey | None":
     """Say what is found at a source, and what to do with it; None where nothing can be read yet."""
-    from curate.pipeline.survey import survey
+    from curate.cli.survey import survey
 
     try:
         found = survey(source)

@@ -27,7 +27,7 @@ import torch
 
 from curate.embedding.decode import Preprocess
 from curate.embedding.devices import devices_of, enough_memory, exact_convolutions, moved, one_thread
-from curate.embedding.hub import asked_for, cannot_get, offline, why_unreachable
+from curate.embedding.hub_access.hub import asked_for, cannot_get, offline, why_unreachable
 from curate.embedding.precision import auto_precision
 from curate.embedding.torchvision_guard import import_open_clip
 from curate.errors import ModelError

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from curate.embedding import at_hand
+from curate.embedding.hub_access import at_hand
 from curate.embedding.jpeg import has_turbo
 from curate.errors import ModelError
 from curate.execution.context import Context, log

@@ -7,7 +7,7 @@ downloaded, neither torch nor open_clip is loaded to find out.
 from importlib.util import find_spec
 from pathlib import Path
 
-from curate.embedding.hub import asked_for, cannot_get, has_cached, why_unreachable
+from curate.embedding.hub_access.hub import asked_for, cannot_get, has_cached, why_unreachable
 from curate.errors import ModelError
 
 __all__ = ["check"]
