@@ -138,6 +138,8 @@ def curate(
         with runner.opened(settings, force=force, refit=refit, progress=shown) as context:
             _OPEN[settings.run] = context
             try:
+                if "embed" in stages:
+                    runner.check_model(context)
                 for stage in stages:
                     shown.begin(stage)
                     worked += [stage] if stage_task(stage)(settings.run, stage) else []

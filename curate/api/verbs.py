@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from curate.api.as_typed import arguments, as_typed
 from curate.api.changes import listed
 from curate.api.data import given_data
 from curate.api.progress import shown
@@ -230,7 +231,7 @@ def filter(
                 "run": str(out),
             },
         )
-        with shown(progress) as report:
+        with as_typed(arguments), shown(progress) as report:
             runner.run(recipe, force=force, refit=refit, progress=report)
     _warn(recipe)
     return open_run(recipe.run)

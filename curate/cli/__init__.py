@@ -12,7 +12,7 @@ from typing import TextIO
 import typer
 
 from curate.cli.app import app as commands
-from curate.cli.output import ReaderGoneError, plain
+from curate.cli.output import ReaderGoneError, marked, plain
 from curate.errors import CurateError
 from curate.io.without_pandas import keep_pandas_out
 
@@ -31,8 +31,8 @@ _REFUSALS = frozenset(
 def _register() -> None:
     """Import the command families, which add their commands to the app; the help lists them in this order."""
     names = (
-        "run", "rescore", "train_filter", "methods", "models", "formats", "evaluate", "retry", "export", "overrides", "inspect",
-        "explain", "plan", "report", "review", "search", "retrieve", "name", "verify", "diff", "gc", "forget",
+        "init", "run", "rescore", "train_filter", "methods", "models", "formats", "evaluate", "retry", "export", "overrides",
+        "inspect", "explain", "plan", "report", "review", "search", "retrieve", "name", "verify", "diff", "gc", "forget",
         "schedule",
     )  # fmt: skip
     families = [importlib.import_module(f"curate.cli.{family}").__name__ for family in names]
@@ -95,7 +95,7 @@ def _refusal(error: Exception) -> str | None:
 
 def _say(text: str) -> None:
     with contextlib.suppress(OSError):
-        sys.stderr.write(f"{plain(text)}\n")
+        sys.stderr.write(f"{marked(plain(text))}\n")
         sys.stderr.flush()
 
 

@@ -88,7 +88,7 @@ def evaluate(
         write_evaluation(found, out_folder(folder, out))
     if json_:
         emit(found.summary)
-    else:
+    elif not quiet:
         _show(found.summary)
     if not quiet:
         note(f"open: {out_folder(folder, out) / 'evaluation.html'}")

@@ -59,9 +59,10 @@ def export(
     if json_:
         emit({"run": recipe.run, "format": form, "out": done.target, "rows": done.rows, "files": done.files})
         return
+    if quiet:
+        return
     write(f"{done.target}\n")
-    if not quiet:
-        note(f"{form}: {done.rows:,} rows in {done.files:,} files")
+    note(f"{form}: {done.rows:,} rows in {done.files:,} files")
     line = Path(done.target, "train_data.txt")
-    if not quiet and form == "webdataset" and line.exists():
+    if form == "webdataset" and line.exists():
         note(f"for open_clip, in {done.target}: {line.read_text(encoding='utf-8').strip()}")

@@ -68,9 +68,10 @@ def forget(
             "left": [{"where": where_, "places": n} for where_, n in done.left], "older_runs": done.older_runs,
         })  # fmt: skip
         return
+    if quiet:
+        return
     print_table(["where", "what", "n"], done.table())
-    if not quiet:
-        note(f"forgot {said}")
-        note("the source was not touched: take them out there too, or they are read (and dropped) again")
+    note(f"forgot {said}")
+    note("the source was not touched: take them out there too, or they are read (and dropped) again")
     for name in done.older_runs:
         note(f"removed the dated run {name}, which held them")

@@ -1,12 +1,14 @@
 """Flags that several commands have, and the settings they stand for."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 import yaml
 
+from curate.api.as_typed import FLAGS, as_typed, flags
 from curate.errors import UsageError
 from curate.io.yaml import read_yaml
 from curate.recipe import FAMILIES
@@ -34,6 +36,7 @@ __all__ = [
     "Workers",
     "conditions",
     "families",
+    "in_flags",
     "number",
     "uids_of",
 ]
@@ -50,7 +53,9 @@ RunPlace = Annotated[str, typer.Argument(metavar="RUN", help="The run folder, or
 Out = Annotated[Text, Option("--out", help="The run folder, or a URL for it.")]
 Limit = Annotated[int | None, Option("--limit", min=1, help="Read only the first rows of each source.")]
 Json = Annotated[bool, Option("--json", help="Print the result as JSON.")]
-Quiet = Annotated[bool, Option("--quiet", "-q", help="No summary lines and no progress.")]
+Quiet = Annotated[
+    bool, Option("--quiet", "-q", help="Print nothing but errors; with --json the result alone.")
+]
 AtMost = Annotated[bool, Option("--at-most", help="Keep what there is where that is less than asked for.")]
 Workers = Annotated[
     int | None, Option("--workers", min=1, help="Worker processes; by default as many as fit.")
@@ -86,6 +91,11 @@ Where = Annotated[
         "--where", help="Condition, such as 'clip_score >= 0.2' or '{by: el2n, bottom: 90%}'; repeatable."
     ),
 ]
+
+
+def in_flags(names: Mapping[str, str] = FLAGS) -> AbstractContextManager[None]:
+    """Advise settings in the errors of what is done inside by their flags."""
+    return as_typed(lambda text: flags(text, names))
 
 
 def number(text: str | None) -> int | str | None:

@@ -1,12 +1,16 @@
-"""How commands show things: log lines and progress on stderr, data on stdout."""
+"""How commands show things: log lines and progress on stderr, data on stdout; colour where a terminal shows it."""
 
 import json
 import logging
+import os
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from itertools import zip_longest
+from typing import TYPE_CHECKING, Any, TextIO
+
+import typer
 
 from curate.api.progress import shown
 from curate.progress import bytes_text, duration_text
@@ -21,6 +25,7 @@ __all__ = [
     "duration_text",
     "emit",
     "logged",
+    "marked",
     "note",
     "percent",
     "plain",
@@ -38,6 +43,9 @@ MAX_TEXT = 40
 
 #: Characters JSON leaves as they are, though a terminal may obey them or refuse to show them.
 _CONTROLS = re.compile("[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+#: Rows of the table of counts.
+_COLOURS = {"kept": "green", "dropped": "yellow", "unusable": "red"}
 
 _OBEYED = re.compile(f"[\x00-\x08\x0b\x0c\x0e-\x1f]|{_CONTROLS.pattern}")
 
@@ -57,7 +65,21 @@ def write(text: str) -> None:
 
 def note(text: str) -> None:
     """Write a line for people to stderr."""
-    sys.stderr.write(f"{plain(text)}\n")
+    sys.stderr.write(f"{marked(plain(text))}\n")
+
+
+def marked(line: str) -> str:
+    """Return a line for stderr, with the word `error` or `warning` that it begins with in colour where stderr shows colour."""
+    word, colon, rest = line.partition(":")
+    colour = {"error": "red", "warning": "yellow"}.get(word)
+    if not colon or colour is None or not _shows_colour(sys.stderr):
+        return line
+    return typer.style(f"{word}:", fg=colour, bold=True) + rest
+
+
+def _shows_colour(stream: TextIO) -> bool:
+    """Whether a stream is a terminal that colour is wanted on (https://no-color.org)."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def plain(text: str) -> str:
@@ -75,14 +97,14 @@ def plain(text: str) -> str:
 
 @contextmanager
 def logged(*, quiet: bool = False) -> Iterator[None]:
-    """Send curate's log lines to stderr while inside: warnings always, one line per stage unless quiet.
+    """Send curate's log lines to stderr while inside: warnings and one line per stage; only errors where quiet.
 
     To be entered after `progress`, which puts them above its bars.
     """
     logger = logging.getLogger("curate")
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Lines())
-    handler.setLevel(logging.WARNING if quiet else logging.INFO)
+    handler.setLevel(logging.ERROR if quiet else logging.INFO)
     logger.addHandler(handler)
     try:
         yield
@@ -93,7 +115,7 @@ def logged(*, quiet: bool = False) -> Iterator[None]:
 class _Lines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         text = plain(record.getMessage())
-        return f"warning: {text}" if record.levelno >= logging.WARNING else text
+        return marked(f"warning: {text}") if record.levelno >= logging.WARNING else text
 
 
 @contextmanager
@@ -127,19 +149,23 @@ def without_controls(text: str) -> str:
     return _OBEYED.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
-def print_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print a table on stdout: text to the left, numbers to the right."""
+def print_table(
+    header: Sequence[str], rows: Sequence[Sequence[object]], colours: Sequence[str | None] = ()
+) -> None:
+    """Print a table on stdout: text to the left, numbers to the right. colours : of each row, on a terminal."""
     cells = [[_cell(value) for value in row] for row in rows]
     numeric = [
         all(isinstance(row[i], int | float) or row[i] is None for row in rows) for i in range(len(header))
     ]
     widths = [max(len(line[i]) for line in [list(header), *cells]) for i in range(len(header))]
-    for line in [list(header), *cells]:
+    shown = colours if _shows_colour(sys.stdout) else ()
+    for line, colour in zip_longest([list(header), *cells], [None, *shown]):
         padded = [
             text.rjust(width) if right else text.ljust(width)
             for text, width, right in zip(line, widths, numeric, strict=True)
         ]
-        write("  ".join(padded).rstrip() + "\n")
+        text = "  ".join(padded).rstrip()
+        write((typer.style(text, fg=colour) if colour else text) + "\n")
 
 
 def print_counts(counts: Mapping[str, Any], more: Mapping[str, float | None] | None = None) -> None:
@@ -152,7 +178,8 @@ def print_counts(counts: Mapping[str, Any], more: Mapping[str, float | None] | N
         groups += [(f"{group}: {reason}", count) for reason, count in counts[group].items()]
     groups += [(name, round(value)) for name, value in (more or {}).items() if value is not None]
     lines = [[name, count, count / counts["rows"] if counts["rows"] else None] for name, count in groups]
-    print_table(["", "rows", "share"], lines)
+    colours = [_COLOURS.get(name.partition(":")[0]) for name, _ in groups]
+    print_table(["", "rows", "share"], lines, colours)
 
 
 def _cell(value: object) -> str:

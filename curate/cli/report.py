@@ -25,5 +25,5 @@ def report(
         path = write_page(run, concept, progress=show)
     if json_:
         emit({"report": str(path)})
-    else:
+    elif not quiet:
         write(f"{path}\n")

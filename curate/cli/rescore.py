@@ -57,10 +57,11 @@ def score(
     if json_:
         emit({"run": recipe.run, "worked": worked, "scores": rows})
         return
+    if quiet:
+        return
     header = ["family", "column", "higher is", "scored", "missing", "because", "reliability"]
     print_table(header, [_score_line(row) for row in rows])
-    if not quiet:
-        note(f"decide with: curate select {run} --method hardest --by {_example(rows)} --keep 0.5")
+    note(f"decide with: curate select {run} --method hardest --by {_example(rows)} --keep 0.5")
 
 
 def _own_file(file: str | None, settings: dict[str, object]) -> list[object]:
@@ -160,9 +161,9 @@ def _show_chosen(recipe: "Recipe", chosen: "Chosen", json_: bool, quiet: bool) -
     if json_:
         facts = {"counts": chosen.counts, "effective": chosen.effective, "shards_are_earlier": differ}
         emit({"run": recipe.run, "worked": chosen.worked, **facts})
-    else:
+    elif not quiet:
         print_counts(chosen.counts, {"effective sample size": chosen.effective})
-    if said := without_score(recipe):
+    if not quiet and (said := without_score(recipe)):
         note(f"warning: {said}")
     if not quiet:
         if not chosen.worked:

@@ -44,12 +44,12 @@ def _show(run: str, found: "Retried", json_: bool, quiet: bool) -> None:
         counts = None if found.manifest is None else found.manifest["counts"]
         emit({"run": run, "worked": found.worked, "tried": tried, "counts": counts})
         return
+    if quiet:
+        return
     if lines:
         print_table(["before", "now", "rows"], lines)
     if found.worked and found.manifest is not None:
         print_counts(found.manifest["counts"])
-    if quiet:
-        return
     if not lines:
         note(f"{run}: no row failed that could be tried again")
     elif not found.worked:

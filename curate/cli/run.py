@@ -1,4 +1,4 @@
-"""Commands that make a run: init, run, filter, demo."""
+"""Commands that make a run: run, filter, demo."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ from curate.cli.output import (
     print_table,
     progress,
 )
-from curate.errors import UnusableLimitError, UsageError
+from curate.errors import UnusableLimitError
 from curate.io.found import Found
 from curate.recipe import Recipe
 from curate.recipe.build import filter_recipe, given
@@ -47,27 +47,6 @@ Until = Annotated[str, Option(help=f"Last stage: {', '.join(STAGES[:-1])} or {ST
 
 
 @app.command()
-def init(
-    path: Annotated[Path, typer.Argument(help="The recipe to write.")] = Path("recipe.yaml"),
-    source: Annotated[str, Option("--source", help="Where the samples are.")] = "data/*.parquet",
-) -> None:
-    """Write a commented recipe to start from."""
-    import json
-    from importlib import resources
-
-    template = resources.files("curate.cli").joinpath("recipe.yaml").read_text(encoding="utf-8")
-    text = template.replace('"@SOURCE@"', json.dumps(source, ensure_ascii=False))
-    try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write(text)
-    except FileExistsError:
-        raise UsageError(f"{path} is there already; name another file") from None
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror}") from None
-    note(f"wrote {path}; edit it, then: curate run {path} --dry-run")
-
-
-@app.command()
 def run(
     recipe: Annotated[Path, typer.Argument(help="The recipe (YAML).")],
     out: flag.Out = None,
@@ -87,9 +66,17 @@ def run(
     """Run a recipe; finished stages are not repeated."""
     settings = _settings(out, limit, at_most, workers, no_lock)
     loaded = load_recipe(recipe, set_ or [], settings)
-    _execute(
-        loaded, until=until, dated=dated, dry_run=dry_run, force=force, refit=refit, json_=json_, quiet=quiet
-    )
+    with flag.in_flags({}):
+        _execute(
+            loaded,
+            until=until,
+            dated=dated,
+            dry_run=dry_run,
+            force=force,
+            refit=refit,
+            json_=json_,
+            quiet=quiet,
+        )
 
 
 class _FilterCommand(TyperCommand):
@@ -176,28 +163,29 @@ def filter_(
 
     Without --keep, --count and --method, what passes --where, --dedup, --drop-noise and the lists is kept.
     """
-    loaded = filter_recipe(
-        {"source": {"path": source[0] if len(source) == 1 else source}},
-        keep=keep,
-        count=count,
-        method=method,
-        by=by,
-        score=flag.families(score or []),
-        weight=weight,
-        where=flag.conditions(where or []),
-        epsilon=_epsilon(epsilon),
-        against=against,
-        pin=pin,
-        exclude=exclude,
-        only=only,
-        model=model,
-        pretrained=pretrained,
-        vectors=vectors,
-        overrides=set_ or [],
-        settings=_settings(out, limit, at_most, workers, no_lock)
-        | given({"select.drop_noise": drop_noise, "select.floor": flag.number(floor)}),
-    )
-    _execute(loaded, dry_run=dry_run, force=force, refit=refit, json_=json_, quiet=quiet)
+    with flag.in_flags():
+        loaded = filter_recipe(
+            {"source": {"path": source[0] if len(source) == 1 else source}},
+            keep=keep,
+            count=count,
+            method=method,
+            by=by,
+            score=flag.families(score or []),
+            weight=weight,
+            where=flag.conditions(where or []),
+            epsilon=_epsilon(epsilon),
+            against=against,
+            pin=pin,
+            exclude=exclude,
+            only=only,
+            model=model,
+            pretrained=pretrained,
+            vectors=vectors,
+            overrides=set_ or [],
+            settings=_settings(out, limit, at_most, workers, no_lock)
+            | given({"select.drop_noise": drop_noise, "select.floor": flag.number(floor)}),
+        )
+        _execute(loaded, dry_run=dry_run, force=force, refit=refit, json_=json_, quiet=quiet)
 
 
 @app.command()
@@ -285,6 +273,10 @@ def _show_result(recipe: Recipe, manifest: Mapping[str, Any], json_: bool, quiet
     from curate.pipeline.runner import without_score
     from curate.runs.folder import folder_of
 
+    if json_:
+        emit(manifest)
+    if quiet:
+        return
     counts = manifest["counts"]
     for shard in manifest["bad_shards"]:
         rows = "an unknown number of" if shard["rows"] is None else f"{shard['rows']:,}"
@@ -293,11 +285,8 @@ def _show_result(recipe: Recipe, manifest: Mapping[str, Any], json_: bool, quiet
         note("warning: the source has no rows")
     if said := without_score(recipe):
         note(f"warning: {said}")
-    if json_:
-        emit(manifest)
-        return
-    print_counts(counts)
-    if not quiet:
+    if not json_:
+        print_counts(counts)
         note(f"shards: {recipe.run}/6_filtered")
         note(f"open: {ensure_local(folder_of(recipe).report / 'report.html')}")
 

@@ -42,10 +42,11 @@ def train_filter(
     if json_:
         emit({"path": str(stored.path), **facts})
         return
+    if quiet:
+        return
     write(
         f"{stored.kind}: {facts['rows']:,} rows ({facts['held_out']:,} held out), {facts['epochs']} epochs, best "
         f"{', '.join(map(str, facts['best_epoch']))}, scale {facts['scale']:.1f}\n"
     )
-    if not quiet:
-        note(f"open: {stored.path / 'training.html'}")
-        note(f"use: score: [{{dfn: {{path: {stored.path}}}}}]")
+    note(f"open: {stored.path / 'training.html'}")
+    note(f"use: score: [{{dfn: {{path: {stored.path}}}}}]")

@@ -13,10 +13,7 @@ import difflib
 import hashlib
 import json
 import logging
-import os
 import re
-import urllib.error
-import urllib.request
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -30,11 +27,12 @@ import torch
 
 from curate.embedding.decode import Preprocess
 from curate.embedding.devices import devices_of, enough_memory, exact_convolutions, moved, one_thread
+from curate.embedding.hub_access.hub import asked_for, cannot_get, offline, why_unreachable
 from curate.embedding.precision import auto_precision
 from curate.embedding.torchvision_guard import import_open_clip
 from curate.errors import ModelError
 
-__all__ = ["Clip", "load", "preprocess_of", "quiet"]
+__all__ = ["Clip", "check", "load", "preprocess_of", "quiet"]
 
 TINY = "tiny"
 #: Rows per forward pass on a CPU are at most 64 and at most this many pixels (8 rows of 224 x 224): larger
@@ -47,7 +45,6 @@ CAPTION_LIMIT = 100_000
 
 _DTYPES = {"float32": None, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _TINY_FOLDER = Path(__file__).parent / "tiny"
-_HUB_SECONDS = 5.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -268,19 +265,52 @@ def _agreed_preprocessing(open_clip: ModuleType, model: str, tags: Sequence[str]
     return found[0] if found and all(each == found[0] for each in found) else {}
 
 
+def check(model: str, pretrained: str | None = None) -> None:
+    """Raise ModelError for a model that cannot be had, as `load` does; as a rule no weights are read.
+
+    A name that open_clip does not know, a checkpoint that is not there, and weights that are neither cached nor to be
+    downloaded, because the hub cannot be reached.
+    """
+    with quiet():
+        open_clip = import_open_clip()
+        name, weights, force = _resolve(open_clip, model, pretrained)
+        unreachable = why_unreachable() if _is_remote(open_clip, name, weights) else None
+        if unreachable is None:
+            return
+        if weights is None or Path(weights).is_file() or _tokenizer_of(open_clip, name):
+            _create(
+                open_clip, name, weights, force, model
+            )  # it takes more than one file: the cache has them all, or not
+            return
+        try:
+            with offline():
+                open_clip.pretrained.download_pretrained(open_clip.get_pretrained_cfg(name, weights))
+        except Exception as error:  # whatever open_clip or the hub raise
+            raise ModelError(cannot_get(asked_for(model, weights), unreachable)) from error
+
+
+def _tokenizer_of(open_clip: ModuleType, name: str) -> str | None:
+    """Return the name of the tokenizer that an architecture has from the hub, None where it has that of open_clip."""
+    text = {} if ":" in name else open_clip.get_model_config(name)["text_cfg"]
+    return text.get("hf_tokenizer_name")
+
+
+def _is_remote(open_clip: ModuleType, name: str, weights: str | None) -> bool:
+    """Whether a part of a model comes from the hub, or from its cache."""
+    published = weights is not None and not Path(weights).is_file()
+    return name.startswith("hf-hub:") or published or _tokenizer_of(open_clip, name) is not None
+
+
 def _create(
     open_clip: ModuleType, name: str, weights: str | None, force: dict[str, Any], model: str
 ) -> tuple[Any, Callable[[list[str]], torch.Tensor]]:
     """Return network (float32, on the CPU) and tokenizer; every failure is a ModelError that says what to do."""
     file = Path(weights) if weights is not None and Path(weights).is_file() else None
-    text = {} if ":" in name else open_clip.get_model_config(name)["text_cfg"]
-    remote = (
-        name.startswith("hf-hub:") or "hf_tokenizer_name" in text or (file is None and weights is not None)
-    )
-    unreachable = _hub_unreachable() if remote else None
-    asked = model if weights is None else f"{model} with weights {weights}"
+    remote = _is_remote(open_clip, name, weights)
+    unreachable = why_unreachable() if remote else None
+    asked = asked_for(model, weights)
     try:
-        with _offline(unreachable is not None):
+        with contextlib.nullcontext() if unreachable is None else offline():
             network = open_clip.create_model(name, weights, require_pretrained=True, **force)
             return network, open_clip.get_tokenizer(name)
     except ImportError as error:
@@ -291,10 +321,7 @@ def _create(
         reason = unreachable or " ".join(str(error).split())[:300]
         if not remote:
             raise ModelError(f"cannot load {asked}: {reason}") from error
-        raise ModelError(
-            f"cannot get {asked}: {reason}. Either give a file (embed.pretrained: /path/to/checkpoint, downloaded "
-            f"elsewhere) or use the model that is shipped (embed.model: {TINY})"
-        ) from error
+        raise ModelError(cannot_get(asked, reason)) from error
 
 
 def _why_not_loaded(open_clip: ModuleType, file: Path, model: str, error: Exception) -> str:
@@ -306,31 +333,6 @@ def _why_not_loaded(open_clip: ModuleType, file: Path, model: str, error: Except
         return f"{file}: not a readable checkpoint ({reason})"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{file}: not weights of {model}: {' '.join(lines[:2])[:300]}"
-
-
-def _hub_unreachable() -> str | None:
-    """Return why the model hub cannot be reached, or None; its own client would retry for 46 seconds."""
-    url = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
-    try:
-        with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=_HUB_SECONDS):
-            return None
-    except urllib.error.HTTPError:
-        return None  # it answers
-    except (OSError, ValueError) as error:
-        return f"{url} cannot be reached ({getattr(error, 'reason', error)})"
-
-
-@contextlib.contextmanager
-def _offline(offline: bool) -> Iterator[None]:
-    """Let the hub's client use its cache and nothing else."""
-    from huggingface_hub import constants
-
-    before = constants.HF_HUB_OFFLINE
-    constants.HF_HUB_OFFLINE = before or offline
-    try:
-        yield
-    finally:
-        constants.HF_HUB_OFFLINE = before
 
 
 @contextlib.contextmanager

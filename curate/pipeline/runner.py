@@ -23,6 +23,7 @@ from curate.pipeline import wider_access
 from curate.pipeline.failed_rows import embed_again
 from curate.pipeline.order import STAGES
 from curate.pipeline.stages import filter, read, report, score, select, write
+from curate.pipeline.stages.embed_model import check_model
 from curate.pipeline.stages.embed_precision import as_begun
 from curate.pipeline.time_limit import run_limited
 from curate.progress import PeakMemory
@@ -40,6 +41,7 @@ from curate.selection.rows.choose import missing_scores
 __all__ = [
     "STAGES",
     "Outcome",
+    "check_model",
     "check_request",
     "opened",
     "require_done",
@@ -73,6 +75,8 @@ def run(
     """
     worked, stages = [], _up_to(until)
     with opened(recipe, force=force, refit=refit, progress=progress) as context:
+        if "embed" in stages:
+            check_model(context)
         for stage in stages:
             context, did = run_stage(context, stage)
             worked += [stage] if did else []

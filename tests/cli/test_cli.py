@@ -128,10 +128,16 @@ def test_init_writes_a_recipe_that_loads():
     assert "curate run my.yaml --dry-run" in said.err
     assert load_recipe("my.yaml").source[0].path == 'pics "1"/*.parquet'
     before = Path("my.yaml").read_bytes()
-    said = curate("init", "my.yaml")
+    said = curate("init", "my.yaml", "--source", "x")
     assert (said.code, said.error) == (2, "my.yaml is there already; name another file")
     assert Path("my.yaml").read_bytes() == before
-    assert curate("init", "no/my.yaml").error == "cannot write no/my.yaml: No such file or directory"
+    assert (
+        curate("init", "no/my.yaml", "--source", "x").error
+        == "cannot write no/my.yaml: No such file or directory"
+    )
+    said = curate("init", "other.yaml")
+    assert (said.code, said.error.partition(",")[0]) == (2, "init needs --source")
+    assert not Path("other.yaml").exists()
 
 
 def test_a_run_tells_people_and_pipes_apart(folder):
@@ -162,13 +168,18 @@ def test_json_is_alone_on_stdout(folder):
         json.loads(curate(command, folder / "run", "--json").out)
 
 
-def test_quiet_still_warns(folder):
-    said = curate("run", folder / "recipe.yaml", "--out", "run", "--set", "cluster.concepts=500", "--quiet")
-    assert re.fullmatch(
-        "warning: cluster: 150 concepts instead of 500: .*\nwarning: select.min_per_concept lowered .*\n"
-        "warning: select: complexity decides nothing here: .*\n",
-        said.err,
-    )
+def test_warnings_are_told_and_where_quiet_stay_in_the_log(folder):
+    asked = ["run", folder / "recipe.yaml", "--set", "cluster.concepts=500"]
+    said = curate(*asked, "--out", "run")
+    warned = [line for line in said.err.splitlines() if line.startswith("warning: ")]
+    assert [line.split(":")[1].split()[0] for line in warned] == [
+        "cluster",
+        "select.min_per_concept",
+        "select",
+    ]
+    assert curate(*asked, "--out", "again", "--quiet").err == ""
+    logged = "".join(file.read_text() for file in Path("again/logs").iterdir())
+    assert all(line.removeprefix("warning: ") in logged for line in warned)
 
 
 def test_until_then_the_rest(folder):

@@ -2,6 +2,7 @@ import json
 import socket
 import time
 import urllib.error
+import urllib.request
 import warnings
 from dataclasses import replace
 
@@ -59,7 +60,7 @@ def no_network(monkeypatch):
     def refuse(*args, **kwargs):
         raise urllib.error.URLError("no route to host")
 
-    monkeypatch.setattr(clips.urllib.request, "urlopen", refuse)
+    monkeypatch.setattr(urllib.request, "urlopen", refuse)
 
 
 def images(model: Clip, n, seed=0):

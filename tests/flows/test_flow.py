@@ -213,24 +213,6 @@ def test_pins():
         assert needs[name].contains(metadata.version(name))
 
 
-def test_packages_are_listed():
-    """The wheel holds every folder of the package, every data file in it, and the flows."""
-    setup = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
-    files = [
-        path.relative_to(ROOT)
-        for path in (ROOT / "curate").rglob("*")
-        if path.is_file() and "__pycache__" not in path.parts
-    ]
-    folders = {".".join(path.parent.parts) for path in files}
-    assert folders | set(setup["package-dir"]) == set(setup["packages"])
-    for name, folder in setup["package-dir"].items():
-        assert name.startswith("curate.")
-        assert (ROOT / folder).is_dir()
-    for path in files:
-        patterns = setup["package-data"].get(".".join(path.parent.parts), [])
-        assert path.suffix == ".py" or any(path.match(pattern) for pattern in patterns), path
-
-
 def test_no_flow_file_shadows_the_package():
     names = {path.stem for path in (ROOT / "flows").glob("*.py")}
     assert "pipeline" in names

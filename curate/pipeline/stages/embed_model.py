@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
+from curate.embedding.hub_access import at_hand
 from curate.embedding.jpeg import has_turbo
 from curate.errors import ModelError
 from curate.execution.context import Context, log
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from curate.embedding.decode_pool import DecodePool
     from curate.embedding.region_pool import RegionPool
 
-__all__ = ["ModelTask", "model_of", "open_clip", "open_model", "open_regions"]
+__all__ = ["ModelTask", "check_model", "model_of", "open_clip", "open_model", "open_regions"]
 
 Pool = TypeVar("Pool", bound="DecodePool")
 
@@ -38,6 +39,17 @@ def model_of(context: Context) -> ModelTask:
     recipe = context.recipe
     decoders = None if recipe.workers == "auto" or context.engine.remote else context.engine.workers
     return ModelTask(recipe.embed, decoders, context.image_memory)
+
+
+def check_model(context: Context) -> None:
+    """Raise ModelError where a run that is still to embed cannot have its model: before any row is read.
+
+    On a cluster the machines that embed have caches of their own, and say so themselves.
+    """
+    embed, run = context.recipe.embed, context.run
+    if embed.own_vectors or context.engine.remote or run.marker(run.embeddings) is not None:
+        return
+    at_hand.check(embed.model, embed.pretrained)
 
 
 @contextlib.contextmanager
