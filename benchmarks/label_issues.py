@@ -92,11 +92,15 @@ def with_datalab(folder: str) -> Iterator[None]:
 
     from cleanlab import Datalab
 
-    logging.disable(logging.INFO)
     x, label, wrong, _ = load(folder)
     yield
-    lab = Datalab(data={"label": label.tolist()}, label_name="label", verbosity=0)
-    lab.find_issues(pred_probs=out_of_fold(x, label), issue_types={"label": {}})
+    before = logging.root.manager.disable
+    logging.disable(logging.INFO)
+    try:
+        lab = Datalab(data={"label": label.tolist()}, label_name="label", verbosity=0)
+        lab.find_issues(pred_probs=out_of_fold(x, label), issue_types={"label": {}})
+    finally:
+        logging.disable(before)
     issues = lab.get_issues("label")
     return judged(np.flatnonzero(issues["is_label_issue"]), -issues["label_score"].to_numpy(), wrong)
 

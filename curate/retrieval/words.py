@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 
 __all__ = ["content_words", "coverage", "phrases", "plain_name", "spoken", "unknown_share"]
 

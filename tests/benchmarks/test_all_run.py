@@ -25,7 +25,7 @@ def driver_module():
 
 COMPARING = set(driver_module().there())
 #: Those whose toy size takes more than some seconds; and what others are given, so that it does not.
-LONG = {"duplicates", "embedding", "scale", "fixed_costs"}
+LONG = {"label_issues", "published", "duplicates", "embedding", "scale", "fixed_costs"}
 GIVEN = {"duplicates": ["--only", "concepts"]}
 
 
