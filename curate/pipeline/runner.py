@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import yaml
 
 from curate.analysis.summary.counts import count_reasons, versions
-from curate.errors import RunError, UnusableLimitError, UsageError
+from curate.errors import ModelError, RunError, UnusableLimitError, UsageError
 from curate.execution import context as base
 from curate.execution.context import Context, Progress
 from curate.execution.engines.choice import make_engine, on_engine
@@ -22,8 +22,7 @@ from curate.io.yaml import read_yaml
 from curate.pipeline import wider_access
 from curate.pipeline.failed_rows import embed_again
 from curate.pipeline.order import STAGES
-from curate.pipeline.stages import filter, read, report, score, select, write
-from curate.pipeline.stages.embed_model import check_model
+from curate.pipeline.stages import embed_model, filter, read, report, score, select, write
 from curate.pipeline.stages.embed_precision import as_begun
 from curate.pipeline.time_limit import run_limited
 from curate.progress import PeakMemory
@@ -84,6 +83,15 @@ def run(
     if manifest is not None:
         check_limits(recipe, manifest)
     return Outcome(tuple(worked), manifest)
+
+
+def check_model(context: Context) -> None:
+    """Raise ModelError where a run that is still to embed cannot have its model; what cannot be read at all is said first."""
+    try:
+        embed_model.check_model(context)
+    except ModelError:
+        STAGES["read"](context)
+        raise
 
 
 def _up_to(until: str) -> list[str]:
