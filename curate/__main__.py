@@ -2,9 +2,10 @@
 
 import os
 import sys
+from collections.abc import Sequence
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line. Ctrl-C while it is still being loaded ends it as later on: with 130 and no traceback."""
     try:
         from curate.cli import main as command_line
@@ -12,7 +13,7 @@ def main() -> None:
         sys.stderr.write("interrupted; nothing was begun\n")
         sys.stderr.flush()
         os._exit(130)
-    command_line()
+    command_line(arguments)
 
 
 if __name__ == "__main__":

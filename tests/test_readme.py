@@ -177,7 +177,7 @@ def test_the_five_questions_are_answered(asked, monkeypatch):
 def test_a_sampler_reads_the_run(asked, monkeypatch):
     monkeypatch.chdir(asked[0])
     known = {}
-    page = PAGES[ROOT / "docs/training.md"]
+    page = PAGES[ROOT / "docs/methods.md"]
     shown = re.search(r"```python\n(from curate\.torch import LossReweighter.*?)```", page, re.DOTALL)[1]
     exec(shown, known)  # noqa: S102  (what the README shows)
     assert len(list(known["batches"])) == 150

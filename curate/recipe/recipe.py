@@ -154,19 +154,15 @@ class Recipe(Settings):
     @model_validator(mode="before")
     @classmethod
     def _auto_without_copies(cls, values: object) -> object:
-        """Let the method for people who do not know take near-duplicates out, where the recipe does not say whether to.
-
-        It then keeps what there is where they leave less than was asked for: nobody asked for them to go.
-        """
+        """Let the method for people who do not know take near-duplicates out, where the recipe does not say whether to."""
         if not isinstance(values, Mapping):
             return values
-        select, dedup, cluster, embed = (
-            _mapping(values.get(name)) for name in ("select", "dedup", "cluster", "embed")
-        )
+        select, dedup = _mapping(values.get("select")), _mapping(values.get("dedup"))
+        cluster, embed = _mapping(values.get("cluster")), _mapping(values.get("embed"))
         pictures = cluster.get("on") != "text" and embed.get("column") is None and embed.get("files") is None
         if select.get("method") != "auto" or "epsilon" in dedup or not pictures:
             return values
-        return {**values, "dedup": {**AUTO_DEDUP, **dedup}, "select": {"at_most": True, **select}}
+        return {**values, "dedup": {**AUTO_DEDUP, **dedup}}
 
     @model_validator(mode="after")
     def _names(self) -> Self:

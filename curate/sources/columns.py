@@ -279,7 +279,7 @@ def uids_of(table: pa.Table, name: str | None, start: int, where: str) -> list[s
     column = _plain_column(table, name)
     if pt.is_integer(column.type):
         column = column.cast(pa.string())
-    if column.null_count == 0 and is_text(column.type) and _is_utf8(column):
+    if column.null_count == 0 and is_string(column.type) and _is_utf8(column):
         return list(column.to_pylist())
     texts: list[str] = []
     try:

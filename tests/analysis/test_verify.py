@@ -178,7 +178,7 @@ LAWS = {
         "decisions", {"reason": pl.col("reason").replace("over_budget", "near_duplicate")},
         "a near_duplicate must be one in 4_duplicates"),
     "keep": (
-        "decisions", {"keep": ~pl.col("keep")}, "keep must be true for the reasons kept, pinned and spared alone"),
+        "decisions", {"keep": ~pl.col("keep")}, "keep must be true for the reasons kept, pinned, spared, kept:override alone"),
     "weight of a dropped row": (
         "decisions", {"weight": pl.lit(1.0, pl.Float32)}, "weight must be 0 where a row is not kept"),
     "weight below 0": (

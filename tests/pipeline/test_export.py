@@ -206,7 +206,7 @@ def test_a_license_and_tags_on_the_card(done, tmp_path):
 class _Stage:
     """What the inputs of the stage are made of."""
 
-    _decisions = "d"
+    _decisions, _labels = "d", ()
 
     def __init__(self, recipe):
         self.recipe = recipe

@@ -127,7 +127,9 @@ def watched(monkeypatch):
 
         return decode(self, counted())
 
-    monkeypatch.setattr(galleries, "thumbnails", lambda context, wanted: {})  # the report reads images too
+    monkeypatch.setattr(
+        galleries, "thumbnails", lambda context, wanted, **_: {}
+    )  # the report reads images too
     monkeypatch.setattr(references, "follow", noting)
     monkeypatch.setattr(decode_pool.DecodePool, "map", counting)
     return followed, decoded

@@ -15,6 +15,7 @@ from curate.errors import SourceError
 from curate.pipeline import runner
 from curate.pipeline.stages import embed, read, read_task
 from curate.recipe.loading import parse_recipe
+from curate.runs.forgotten import Forgotten
 from curate.sources import registry
 from curate.sources.parquet import ParquetReader
 from tests.fixtures.builders import planted, recipe_values, write_shards
@@ -126,7 +127,9 @@ def test_another_file_that_was_there_only_while_rows_were_read_is_noticed(source
         for rows, _ in read_task.read_batches(part, recipe.source[0], batch_bytes=1 << 10, images=True):
             given += list(rows.row)
     assert part.stop - 1 not in given  # who counts rows never has all of them
-    assert read_task.fails(read_task.ReadTask(part, recipe.source[0], run, "", 1 << 20))
+    assert read_task.fails(
+        read_task.ReadTask(part, recipe.source[0], run, "", 1 << 20, Forgotten("", frozenset()))
+    )
 
 
 def clip_retrieval(folder):

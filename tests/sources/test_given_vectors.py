@@ -117,7 +117,7 @@ def test_damage_inside_a_member_is_an_error_of_ours(tmp_path):
 def test_one_warning_names_the_vectors_that_are_farthest_from_length_1(caplog):
     def lengths(size):
         one = Lengths()
-        one.note(np.full((3, 4), size / 2, np.float32))
+        one.note(np.full(3, size, np.float64))
         return one
 
     with caplog.at_level(logging.WARNING, "curate"):
