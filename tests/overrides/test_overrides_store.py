@@ -11,7 +11,7 @@ import time
 
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from curate.errors import UsageError
@@ -127,6 +127,7 @@ def test_what_is_no_decision_is_refused_and_nothing_is_written(overrides, uid, w
     assert overrides.current().is_empty()
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine draws slowly
 @given(
     steps=st.lists(
         st.one_of(
