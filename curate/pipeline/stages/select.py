@@ -130,14 +130,7 @@ def run(context: Context) -> bool:
     if people is None:
         storage.remove(new / OVERRIDDEN)
     overrides = new / OVERRIDDEN if people is not None else None
-    order = order_of(recipe, classes_of(context))
-    order = replace(
-        order,
-        shipped=before,
-        floor_classes=floor_classes_of(context),
-        columns=columns_of(context),
-        overrides=overrides,
-    )
+    order = _order(context, before, overrides)
     spread = ranks.spread_rows(context, order, fingerprint, scratch)
     n_eligible, n_pinned = spread.counts
     funnel = _funnel(context, n_eligible, overrides)
@@ -174,6 +167,48 @@ def run(context: Context) -> bool:
     }
     facts |= {"pinned": n_pinned, "weights": weights and weights.facts}
     facts |= {"overrides": said_by_people} if said_by_people else {}
+    facts |= _method_facts(context, order, chosen, first, concepts, kept)
+    if chosen.rows.covered is not None:
+        facts["objects"] = objects_noted(
+            context, chosen.rows, chosen.rows.covered, new / COVERED, fingerprint
+        )
+    if recipe.select.takes_what_is_there:
+        facts["auto"] = explain_auto(context, first, n_eligible, len(labels_of(context)))
+    if chosen.n_null:
+        facts["without_score"] = {"rows": chosen.n_null, "kept": chosen.kept_null, "statuses": nulls}
+    if before is not None:
+        facts |= {"shipped_before": before.before, "shipped": previous.flips(context, new, before)}
+    context.run.mark(new, fingerprint, facts)
+    Overrides(context.run).write_table()
+    context.run.publish(new, folder)  # the decisions before are there until these are, whatever fails
+    storage.remove(scratch)
+    _say(recipe, facts, (kept > 0).sum(), len(kept))
+    return True
+
+
+def _order(context: Context, before: previous.Shipped | None, overrides: Path | None) -> Order:
+    """Return how rows are ordered, and what else the selection reads of each."""
+    order = order_of(context.recipe, classes_of(context))
+    return replace(
+        order,
+        shipped=before,
+        floor_classes=floor_classes_of(context),
+        columns=columns_of(context),
+        overrides=overrides,
+    )
+
+
+def _method_facts(
+    context: Context,
+    order: Order,
+    chosen: choice.Chosen[RunRows],
+    first: First,
+    concepts: pl.DataFrame,
+    kept: npt.NDArray[np.int64],
+) -> dict[str, Any]:
+    """Return what the method notes of its choice, and what is warned about."""
+    recipe = context.recipe
+    facts: dict[str, Any] = {}
     divided = recipe.select.divides(chosen.choice.rule, chosen.rows.concepts)
     if divided is not None:
         facts |= {"complexity": divided.facts, "warnings": _even(recipe.select, divided)}
@@ -189,24 +224,9 @@ def run(context: Context) -> bool:
         facts["balance"] = {"effective": effective_number(kept), "concepts": some}
     if recipe.select.composed:
         facts["first"] = _first_facts(context, first)
-    if chosen.rows.covered is not None:
-        facts["objects"] = objects_noted(
-            context, chosen.rows, chosen.rows.covered, new / COVERED, fingerprint
-        )
     if notes:
         facts["first"] = {**facts.get("first", {}), "notes": notes}
-    if recipe.select.takes_what_is_there:
-        facts["auto"] = explain_auto(context, first, n_eligible, len(labels_of(context)))
-    if chosen.n_null:
-        facts["without_score"] = {"rows": chosen.n_null, "kept": chosen.kept_null, "statuses": nulls}
-    if before is not None:
-        facts |= {"shipped_before": before.before, "shipped": previous.flips(context, new, before)}
-    context.run.mark(new, fingerprint, facts)
-    Overrides(context.run).write_table()
-    context.run.publish(new, folder)  # the decisions before are there until these are, whatever fails
-    storage.remove(scratch)
-    _say(recipe, facts, (kept > 0).sum(), len(kept))
-    return True
+    return facts
 
 
 def _score_facts(context: Context) -> dict[str, Any]:
