@@ -154,7 +154,10 @@ class Recipe(Settings):
     @model_validator(mode="before")
     @classmethod
     def _auto_without_copies(cls, values: object) -> object:
-        """Let the method for people who do not know take near-duplicates out, where the recipe does not say whether to."""
+        """Let the method for people who do not know take near-duplicates out, where the recipe does not say whether to.
+
+        Nobody asked for those rows to go, so a budget they leave too few for is no error (`select.at_most`).
+        """
         if not isinstance(values, Mapping):
             return values
         select, dedup = _mapping(values.get("select")), _mapping(values.get("dedup"))
@@ -162,7 +165,7 @@ class Recipe(Settings):
         pictures = cluster.get("on") != "text" and embed.get("column") is None and embed.get("files") is None
         if select.get("method") != "auto" or "epsilon" in dedup or not pictures:
             return values
-        return {**values, "dedup": {**AUTO_DEDUP, **dedup}}
+        return {**values, "select": {"at_most": True, **select}, "dedup": {**AUTO_DEDUP, **dedup}}
 
     @model_validator(mode="after")
     def _names(self) -> Self:

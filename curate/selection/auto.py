@@ -16,7 +16,7 @@ class Auto(Random):
     Both do nothing where there is nothing to do: no row goes where few labels are counted as wrong, and a floor of half an
     equal share is kept by a draw of even classes anyway. What is not there (labels, heads) is left out. Near-duplicates go
     first (`dedup.epsilon: auto`, but those whose captions differ), unless the recipe says what to do with them or has
-    vectors of its own. Where all this leaves less than was asked for, what there is is kept (`at_most`).
+    vectors of its own; where those leave less than was asked for, what there is is kept (`at_most`).
     """
 
     keeps = "a draw, after near-duplicates and wrong labels are dropped, with half of an equal share for every class"
@@ -30,7 +30,6 @@ class Auto(Random):
     place = -1
 
     method: Literal["auto"] = "auto"  # type: ignore[assignment]
-    at_most: bool = True
     drop_noise: Annotated[Literal["auto"] | Share | None, BeforeValidator(none_word)] = "auto"
     floor: Annotated[Literal["half"] | Annotated[Count, Field(ge=1)] | None, BeforeValidator(none_word)] = (
         "half"

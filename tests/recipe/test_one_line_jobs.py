@@ -77,5 +77,5 @@ def test_a_budget_and_method_all_replace_each_other():
 def test_auto_takes_near_duplicates_out_where_nothing_is_said_of_them(base, asked, epsilon, across):
     recipe = filter_recipe(BASE | base, keep=0.5, **asked)
     assert (recipe.dedup.epsilon, recipe.dedup.across_captions) == (epsilon, across)
-    assert recipe.select.at_most == (recipe.select.method == "auto")  # it keeps what there is
+    assert recipe.select.at_most == (epsilon == "auto")  # it keeps what there is
     assert parse_recipe(yaml.safe_load(recipe.to_yaml())).dedup == recipe.dedup
