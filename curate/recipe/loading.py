@@ -158,6 +158,8 @@ def _forget_defaults(before: Mapping[str, Any], values: dict[str, Any], named: M
         default = of_old[name].default
         if f"select.{name}" not in named and select.get(name, default) == default != of_new[name].default:
             select.pop(name, None)
+    if old == "auto" and "select.at_most" not in named:  # it came with the near-duplicates that auto drops
+        select.pop("at_most", None)
     if "select.by" not in named and (known[old].own_score or known[new].own_score):
         select.pop("by", None)
 
