@@ -72,7 +72,9 @@ def test_budgets_are_those_of_the_selection_at_each_share(place, found):
 
 
 def test_a_temperature_is_that_of_the_selection(place):
-    for entry in plan(place / "run", temperature=[0.02, 0.5])["temperature"]:
+    entries = plan(place / "run", temperature=[0.02, 0.5])["temperature"]
+    assert [entry["temperature"] for entry in entries] == [0.02, 0.5]
+    for entry in entries:
         context = again(place, "warm", select={"temperature": entry["temperature"]})
         select.run(context)
         table = open_run(place / "warm").concepts()

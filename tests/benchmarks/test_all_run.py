@@ -52,15 +52,17 @@ def test_every_script_imports_and_tells_what_it_takes(name, monkeypatch, capsys)
     assert "usage:" in capsys.readouterr().out
 
 
-def runs(name, tmp_path, more=()):
+def toy(name, tmp_path, more=()):
+    """Run a benchmark at toy size; return its comparisons."""
     out = tmp_path / "found.json"
     importlib.import_module(name).main(["--toy", "--json", str(out), *more])
-    found = json.loads(out.read_text())
-    assert found["comparisons"]
-    for comparison in found["comparisons"]:
-        assert comparison["turns"][comparison["ours"]]
-        assert not [reason for reason in comparison["skipped"].values() if reason.startswith("failed")]
-    return found
+    return json.loads(out.read_text())["comparisons"]
+
+
+def failures(comparisons):
+    """Return what went wrong: contenders that failed, and comparisons in which ours did not run."""
+    idle = [one["name"] for one in comparisons if not one["turns"][one["ours"]]]
+    return idle + [why for one in comparisons for why in one["skipped"].values() if why.startswith("failed")]
 
 
 @pytest.mark.parametrize(
@@ -71,16 +73,20 @@ def runs(name, tmp_path, more=()):
     ],
 )
 def test_it_runs_at_toy_size(name, inside, tmp_path):
-    runs(name, tmp_path)
+    comparisons = toy(name, tmp_path)
+    assert comparisons and failures(comparisons) == []
 
 
 @pytest.mark.parametrize("name", sorted(GIVEN))
 def test_a_part_of_it_runs_at_toy_size(name, inside, tmp_path):
-    runs(name, tmp_path, GIVEN[name])
+    comparisons = toy(name, tmp_path, GIVEN[name])
+    assert comparisons and failures(comparisons) == []
 
 
 def test_what_published_and_ours_find_is_the_same(inside, tmp_path):
-    [found] = runs("published", tmp_path)["comparisons"]
+    comparisons = toy("published", tmp_path)
+    assert failures(comparisons) == []
+    [found] = comparisons
     ours, theirs = (found["turns"][name][0]["facts"] for name in ("curate filter", "published procedure"))
     assert ours["kept"] == theirs["kept"] == 600
     assert ours["planted copies found"] == theirs["planted copies found"] == 1
@@ -88,15 +94,20 @@ def test_what_published_and_ours_find_is_the_same(inside, tmp_path):
 
 
 @pytest.mark.long
-def test_the_old_ones_run_at_toy_size(monkeypatch, capsys):
+def test_the_old_ones_run_at_toy_size(monkeypatch, capfd):
     cheap = {
         "gradnorm": ["--batch", "2", "--width", "4", "--rounds", "1"],
         "diff": ["--rows", "2000"],
         "file_moves": ["--rows", "80"],
     }
+    said = {}
     for name, given in cheap.items():
         monkeypatch.setattr(sys, "argv", [f"{name}.py", *given])
         importlib.import_module(name).main()
+        said[name] = capfd.readouterr().out
+    assert float(said["gradnorm"].split()[-1]) < 1e-3  # the largest relative difference
+    assert "{'a': 2000, 'b': 2000, 'both': 1800, 'new': 200, 'gone': 200}" in said["diff"]
+    assert "moves between" in said["file_moves"] and "into runs/folder.py" in said["file_moves"]
 
 
 def test_the_driver_runs_what_there_is_and_says_what_is_missing(driver, monkeypatch, tmp_path, capsys):

@@ -72,7 +72,9 @@ def test_conditions_over_several_rows_are_refused(condition):
 
 
 def test_a_text_that_names_a_total_is_a_text():
-    check_conditions(FRAME.clear(), ["uid = 'Len'", "uid = 'Agg'", "length(uid) > 1"])
+    conditions = ["uid <> 'Len'", "uid <> 'Agg'", "length(uid) = 1"]
+    check_conditions(FRAME.clear(), conditions)
+    assert reasons(conditions) == [None] * 4
 
 
 def test_unknown_columns_name_those_there():

@@ -223,7 +223,9 @@ def test_labels_of_several_types(tmp_path):
     write_shards(folder, vectors, shards=1, order=np.arange(60, N), extra={"label": list(map(str, codes))})
     apart = {"schemas": "apart"}
     recipe = recipe_values(str(folder / "*.parquet"), tmp_path / "run", score=[{"heads": SMALL}], write=apart)
-    same_columns(Made(parse_recipe(recipe)).table, directly(vectors, list(map(str, codes))))
+    got = Made(parse_recipe(recipe))
+    same_columns(got.table, directly(vectors, list(map(str, codes))))
+    assert got.facts["class_names"] == ["0", "1", "2"] and set(got.table["heads_status"]) == {"ok"}
 
 
 def test_a_label_that_is_no_value_is_refused(tmp_path):

@@ -1,7 +1,6 @@
 """The table of edge cases, a row each, and what scores are for: wrong labels come out on top."""
 
 import numpy as np
-import pytest
 
 from curate.hashing import hash_uids
 from curate.scores.fuse import normalise
@@ -42,20 +41,20 @@ def paired(image, text, **more):
     return got.nce, status_names(status).tolist()
 
 
-def single_class():
+def test_single_class():
     columns, status = supervised(np.zeros((3, 1)), np.zeros(3, int))
     assert all(np.isnan(values).all() for values in columns.values())
     assert status.tolist() == ["single_class"] * 3
     assert set(status_names(label_status(np.full(4, 7)))) == {"single_class"}
 
 
-def class_with_one_sample():
+def test_class_with_one_sample():
     labels = np.array([0, 0, 1, 1, 2])
     assert status_names(label_status(labels, 2)).tolist() == ["ok"] * 4 + ["class_too_small"]
     assert set(status_names(label_status(labels))) == {"ok"}
 
 
-def missing_label():
+def test_missing_label():
     columns, status = supervised(np.eye(3), np.array([0, -1, 2]))
     for values in columns.values():
         assert np.isfinite(values).tolist() == [True, False, True]
@@ -63,7 +62,7 @@ def missing_label():
     assert paired(*unit_pairs(3))[1] == ["ok"] * 3
 
 
-def logits_that_are_not_finite():
+def test_logits_that_are_not_finite():
     logits = np.stack([np.eye(3), np.eye(3)])
     logits[0, 1, 0], logits[:, 2, 1] = np.nan, np.inf
     labels = np.arange(3)
@@ -75,7 +74,7 @@ def logits_that_are_not_finite():
     assert set(status_names(label_noise(np.full(60, np.nan), "loss", None)[1])) == {"nonfinite"}
 
 
-def batch_of_one_and_short_last_batch():
+def test_batch_of_one_and_short_last_batch():
     rng = np.random.default_rng(0)
     logits, labels = rng.standard_normal((257, 4)), rng.integers(0, 4, 257)
     whole, _ = supervised(logits, labels)
@@ -88,22 +87,22 @@ def batch_of_one_and_short_last_batch():
     assert {len(rows) for _, rows in batches(np.arange(257, dtype=np.uint64), 256)} == {128, 129}
 
 
-def all_scores_equal():
+def test_all_scores_equal():
     assert normalise(np.full(5, 3.0)).tolist() == normalise(np.full(5, 3.0), "minmax").tolist() == [0.5] * 5
     assert np.isnan(mean_spearman(np.ones((3, 5)), np.arange(5, dtype=np.uint64)))
 
 
-def all_negative_scores():
+def test_all_negative_scores():
     assert normalise(np.array([-3.0, -2.0, -1.0]), "minmax").tolist() == [0, 0.5, 1]
 
 
-def probability_of_exactly_zero():
+def test_probability_of_exactly_zero():
     assert el2n(np.array([[0.0, 1.0]]), np.array([0])) <= np.sqrt(2) + 1e-15
     columns, _ = supervised(np.array([[-2000.0, 2000.0]]), np.array([0]))
     assert columns["loss"] == [4000] and columns["p_label"] == [0]
 
 
-def duplicates():
+def test_duplicates():
     image, text = unit_pairs(4)
     image[1], text[1] = image[0], text[0]
     text = image.copy()
@@ -111,20 +110,20 @@ def duplicates():
     assert plain[0] >= np.log(2) and masked[0] < plain[0] - 0.6
 
 
-def zero_norm():
+def test_zero_norm():
     image, text = unit_pairs(4)
     image[2], text[3] = 0, 0
     values, status = paired(image, text)
     assert status == ["ok", "ok", "zero_norm", "zero_norm"] and np.isnan(values[2:]).all()
 
 
-def missing_caption():
+def test_missing_caption():
     image, text = unit_pairs(4)
     values, status = paired(image, text, has_text=np.array([True, False, True, True]))
     assert status[1] == "no_text" and np.isnan(values).tolist() == [False, True, False, False]
 
 
-def fewer_than_a_batch_and_none():
+def test_fewer_than_a_batch_and_none():
     assert paired(*unit_pairs(3), batch=4096)[1] == ["ok"] * 3
     values, status = paired(np.empty((0, 6), np.float32), np.empty((0, 6), np.float32))
     assert values.shape == (0,) and status == []
@@ -133,7 +132,7 @@ def fewer_than_a_batch_and_none():
     assert forgetting(np.empty((2, 0), bool)).shape == label_noise(np.empty(0), "loss", None)[0].shape == (0,)
 
 
-def zero_is_an_ordinary_number():
+def test_zero_is_an_ordinary_number():
     """Seed 0, epoch 0 and label code 0."""
     assert forgetting(np.array([[True], [False]])).tolist() == [1]
     assert supervised(np.eye(2), np.zeros(2, int))[1].tolist() == ["single_class"] * 2
@@ -142,36 +141,13 @@ def zero_is_an_ordinary_number():
     assert first[0] == 0
 
 
-def shuffled_rows():
+def test_shuffled_rows():
     image, text = unit_pairs(40)
     hashes = hash_uids(map(str, range(40)), 0)
     moved = np.random.default_rng(0).permutation(40)
     plain = pair_scores(image, text, hashes, temperature=0.07, batch=9)[0]
     again = pair_scores(image[moved], text[moved], hashes[moved], temperature=0.07, batch=9)[0]
     np.testing.assert_array_equal(again.nce_norm, plain.nce_norm[moved])
-
-
-CASES = [
-    single_class,
-    class_with_one_sample,
-    missing_label,
-    logits_that_are_not_finite,
-    batch_of_one_and_short_last_batch,
-    all_scores_equal,
-    all_negative_scores,
-    probability_of_exactly_zero,
-    duplicates,
-    zero_norm,
-    missing_caption,
-    fewer_than_a_batch_and_none,
-    zero_is_an_ordinary_number,
-    shuffled_rows,
-]
-
-
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
-def test_edge(case):
-    case()
 
 
 def trained(x, labels, n_classes, seeds, epochs=5, batch=128, rate=0.1):

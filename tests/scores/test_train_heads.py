@@ -418,6 +418,7 @@ def test_batches_of_looking_change_nothing_that_counts(kind):
         train_heads(ArrayRows(x), names(65), labels, HeadSettings(look_rows=n, **settings))
         for n in (1, 7, 64)
     ]
+    assert statuses(got[2]) == ["ok"] * 65
     for other in got[:2]:
         same(other, got[2], rtol=2e-5, atol=2e-5)
 
