@@ -6,11 +6,12 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from curate.io import filesystem, paths
+from curate.io.filesystem import StorageOptions
 from curate.sources.addresses import UrlAccess
 from curate.sources.base import Columns, Reader, Shard
 from curate.sources.columns import guess_columns
 
-__all__ = ["Format"]
+__all__ = ["Format", "find_files"]
 
 
 @dataclass(frozen=True)
@@ -46,3 +47,34 @@ class Format:
     addresses: Callable[[Shard], Iterator[tuple[str | None, str | None]] | None] = lambda shard: None
     what: str = ""
     rows: str = ""
+
+
+def find_files(
+    path: str | Sequence[str],
+    extensions: Sequence[str],
+    format_name: str,
+    *,
+    storage_options: StorageOptions = None,
+    source: str = "source",
+    prefix: str = "",
+    rules: int = 1,
+) -> list[Shard]:
+    """Return one shard per file that `path` matches, in the order of their names, which begin with `prefix`.
+
+    extensions : those of the files of a folder. rules : as in `Shard`.
+    """
+    options = storage_options or {}
+    return [
+        Shard(
+            name=prefix + file.name,
+            url=file.url,
+            split=paths.split_of(file.name, file.url),
+            size=file.size,
+            version=file.version,
+            source=source,
+            storage_options=options,
+            format=format_name,
+            rules=rules,
+        )
+        for file in paths.expand(path, options, extensions=extensions)
+    ]

@@ -15,14 +15,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from curate.errors import SourceError
-from curate.io import filesystem, paths
+from curate.io import filesystem
 from curate.io.filesystem import StorageOptions
 from curate.io.names import printable
 from curate.sources.addresses import UrlAccess
 from curate.sources.arrow_types import has_view, is_list, plain_schema
 from curate.sources.base import RULES, Columns, Rows, Shard
 from curate.sources.columns import check_columns, declared_features
-from curate.sources.format import Format
+from curate.sources.format import Format, find_files
 from curate.sources.rows import rows_of, with_images
 from curate.sources.unknown import what_it_is
 
@@ -45,20 +45,15 @@ def find(
     prefix: str = "",
 ) -> list[Shard]:
     """Return the Parquet shards that `path` matches, in the order of their names, which begin with `prefix`."""
-    options = storage_options or {}
-    return [
-        Shard(
-            name=prefix + file.name,
-            url=file.url,
-            split=paths.split_of(file.name, file.url),
-            size=file.size,
-            version=file.version,
-            source=source,
-            storage_options=options,
-            rules=RULES,
-        )
-        for file in paths.expand(path, options, extensions=EXTENSIONS)
-    ]
+    return find_files(
+        path,
+        EXTENSIONS,
+        "parquet",
+        storage_options=storage_options,
+        source=source,
+        prefix=prefix,
+        rules=RULES,
+    )
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,12 @@ from typing import Any
 import pyarrow as pa
 
 from curate.errors import SourceError, UsageError
-from curate.io import filesystem, paths
+from curate.io import filesystem
 from curate.io.filesystem import StorageOptions
 from curate.sources.arrow.blocks import BlockReader, check_names, opened
 from curate.sources.arrow_types import storable, storable_type
 from curate.sources.base import Shard
-from curate.sources.format import Format
+from curate.sources.format import Format, find_files
 
 __all__ = ["FORMAT"]
 
@@ -35,28 +35,17 @@ def find(
     prefix: str = "",
 ) -> list[Shard]:
     """Return the shards that `path` matches, in the order of their names; caches of `datasets` are left out."""
-    found = paths.expand(path, storage_options, extensions=EXTENSIONS)
-    folders = {filesystem.parent(file.url) for file in found}
+    found = find_files(
+        path, EXTENSIONS, "arrow", storage_options=storage_options, source=source, prefix=prefix
+    )
+    folders = {filesystem.parent(shard.url) for shard in found}
     saved = {folder: _saved(folder, storage_options) for folder in folders}
     shards = []
-    for file in found:
-        folder, _, name = file.url.rpartition("/")
+    for shard in found:
+        folder, _, name = shard.url.rpartition("/")
         listed = saved[folder]
-        if listed is not None and name not in listed:
-            continue
-        split = paths.split_of(file.name, file.url)
-        shards.append(
-            Shard(
-                prefix + file.name,
-                file.url,
-                split,
-                file.size,
-                file.version,
-                source,
-                storage_options or {},
-                "arrow",
-            )
-        )
+        if listed is None or name in listed:
+            shards.append(shard)
     for folder, listed in saved.items():
         if listed:
             fs, place = filesystem.filesystem(folder, storage_options)

@@ -7,11 +7,10 @@ from functools import cached_property
 import pyarrow as pa
 from pyarrow import orc
 
-from curate.io import paths
 from curate.io.filesystem import StorageOptions
 from curate.sources.arrow.blocks import BlockReader, check_names, opened
 from curate.sources.base import Shard
-from curate.sources.format import Format
+from curate.sources.format import Format, find_files
 
 __all__ = ["FORMAT"]
 
@@ -26,13 +25,7 @@ def find(
     prefix: str = "",
 ) -> list[Shard]:
     """Return the shards that `path` matches, in the order of their names, which begin with `prefix`."""
-    return [
-        Shard(
-            prefix + file.name, file.url, paths.split_of(file.name, file.url), file.size, file.version, source,
-            storage_options or {}, "orc",
-        )
-        for file in paths.expand(path, storage_options, extensions=EXTENSIONS)
-    ]  # fmt: skip
+    return find_files(path, EXTENSIONS, "orc", storage_options=storage_options, source=source, prefix=prefix)
 
 
 class _Orc:

@@ -10,11 +10,10 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from curate.errors import SourceError
-from curate.io import paths
 from curate.io.filesystem import StorageOptions
 from curate.io.found import passed_over
 from curate.sources.base import RULES, Columns, Rows, Shard
-from curate.sources.format import Format
+from curate.sources.format import Format, find_files
 from curate.sources.tar import roles
 from curate.sources.tar.roles import IMAGE_KEY, KEY, is_text
 from curate.sources.tar.samples import EXAMPLES, HIDDEN, IMAGES, STRAY, Ignored, Sample, samples
@@ -37,14 +36,15 @@ def find(
     prefix: str = "",
 ) -> list[Shard]:
     """Return the tars that `path` matches, in the order of their names, which begin with `prefix`."""
-    options = storage_options or {}
-    return [
-        Shard(
-            prefix + file.name, file.url, paths.split_of(file.name, file.url), file.size, file.version,
-            source, options, "webdataset", rules=RULES,
-        )
-        for file in paths.expand(path, options, extensions=EXTENSIONS)
-    ]  # fmt: skip
+    return find_files(
+        path,
+        EXTENSIONS,
+        "webdataset",
+        storage_options=storage_options,
+        source=source,
+        prefix=prefix,
+        rules=RULES,
+    )
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from curate.errors import SourceError
 from curate.io.filesystem import StorageOptions
 from curate.sources.base import Shard
-from curate.sources.format import Format
+from curate.sources.format import Format, find_files
 from curate.sources.text.encoding import decoded
 from curate.sources.text.lines import (
     MAX_COLUMNS,
@@ -20,7 +20,6 @@ from curate.sources.text.lines import (
     Lines,
     LinesReader,
     Record,
-    find_files,
 )
 
 __all__ = ["EXTENSIONS", "FORMAT", "find", "parse"]

@@ -10,11 +10,11 @@ from typing import Any, ClassVar
 
 from curate.io.filesystem import StorageOptions
 from curate.sources.base import Shard
-from curate.sources.format import Format
+from curate.sources.format import Format, find_files
 from curate.sources.text import coco
 from curate.sources.text.encoding import storable
 from curate.sources.text.json_stream import opened
-from curate.sources.text.lines import Line, LinesReader, Record, find_files
+from curate.sources.text.lines import Line, LinesReader, Record
 
 __all__ = ["FORMAT", "find"]
 

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Sequence
 
 from curate.io.filesystem import StorageOptions
 from curate.sources.base import Shard
-from curate.sources.format import Format
+from curate.sources.format import Format, find_files
 from curate.sources.text.encoding import decoded, storable
-from curate.sources.text.lines import Line, Lines, LinesReader, Record, find_files
+from curate.sources.text.lines import Line, Lines, LinesReader, Record
 
 __all__ = ["EXTENSIONS", "FORMAT", "find", "parse"]
 

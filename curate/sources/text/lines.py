@@ -19,8 +19,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from curate.errors import SourceError, UsageError
-from curate.io import filesystem, paths
-from curate.io.filesystem import StorageOptions
+from curate.io import filesystem
 from curate.sources import references
 from curate.sources.addresses import UrlAccess
 from curate.sources.base import Columns, Rows, Shard
@@ -29,7 +28,7 @@ from curate.sources.columns import check_columns
 from curate.sources.rows import followed, rows_of
 from curate.sources.text.encoding import UTF8_MARK, as_utf8, decoded, storable
 
-__all__ = ["MAX_RECORD_BYTES", "Line", "Lines", "LinesReader", "Record", "find_files"]
+__all__ = ["MAX_RECORD_BYTES", "Line", "Lines", "LinesReader", "Record"]
 
 #: A longer record is a `bad_row`: a file without line ends must not fill the memory.
 MAX_RECORD_BYTES = 16 << 20
@@ -285,32 +284,6 @@ class LinesReader:
         names = header if header is not None else kinds
         schema = pa.schema([(name, _type(kinds[name]) if name in kinds else pa.string()) for name in names])
         return Scan(n_rows, schema)
-
-
-def find_files(
-    path: str | Sequence[str],
-    extensions: Sequence[str],
-    format_name: str,
-    *,
-    storage_options: StorageOptions = None,
-    source: str = "source",
-    prefix: str = "",
-) -> list[Shard]:
-    """Return one shard per file that `path` matches, in the order of their names, which begin with `prefix`."""
-    options = storage_options or {}
-    return [
-        Shard(
-            name=prefix + file.name,
-            url=file.url,
-            split=paths.split_of(file.name, file.url),
-            size=file.size,
-            version=file.version,
-            source=source,
-            storage_options=options,
-            format=format_name,
-        )
-        for file in paths.expand(path, options, extensions=extensions)
-    ]
 
 
 def _text(data: bytes) -> str:
