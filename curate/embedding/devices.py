@@ -8,7 +8,7 @@ import torch
 
 from curate.errors import ModelError
 
-__all__ = ["devices_of", "enough_memory", "exact_convolutions", "moved", "one_thread"]
+__all__ = ["devices_of", "enough_memory", "exact_convolutions", "moved", "one_thread", "usable_device"]
 
 _NO_MEMORY = (
     "cuda error: out of memory",
@@ -24,20 +24,22 @@ def devices_of(asked: str) -> list[str]:
     >>> devices_of("cpu, cpu")
     ['cpu', 'cpu']
     """
-    found = [_device(one.strip()) for one in asked.split(",")]
+    found = [usable_device(one, "embed.device") for one in asked.split(",")]
     if len({one.split(":")[0] for one in found}) > 1:
         raise ModelError(f"embed.device must be one kind of device, got {asked!r}")
     return found
 
 
-def _device(device: str) -> str:
+def usable_device(device: str, setting: str) -> str:
+    """Return a device, `auto` as what it means here: CUDA where there is one; raises ModelError naming `setting`."""
+    device = device.strip()
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise ModelError(f"embed.device {device!r} cannot be used: {reason}") from error
+        raise ModelError(f"{setting} {device!r} cannot be used: {reason}") from error
     return device
 
 

@@ -13,7 +13,7 @@ import polars as pl
 import pyarrow as pa
 
 from curate.embedding.store import EmbeddingPart
-from curate.errors import ModelError, UsageError
+from curate.errors import UsageError
 from curate.execution.context import Context, log, require_same, usable
 from curate.io import storage
 from curate.scores.status import CLASS_TOO_SMALL, NONFINITE, OK, SINGLE_CLASS, STATUSES, Codes
@@ -189,17 +189,9 @@ def device_of(device: str, setting: str) -> str:
 
     Raises ModelError naming the setting.
     """
-    import torch
+    from curate.embedding.devices import usable_device
 
-    device = device.split(",")[0].strip()
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ModelError(f"{setting} {device!r} cannot be used: {reason}") from error
-    return device
+    return usable_device(device.split(",")[0], setting)
 
 
 # --- what the manifest says -------------------------------------------------------------------------
