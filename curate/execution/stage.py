@@ -35,7 +35,10 @@ class Stage:
     # --- what a stage says ---------------------------------------------------------------------------
 
     def inputs(self) -> Sequence[object]:
-        """Return all that the result depends on, as plain values; they make the fingerprint."""
+        """Return all that the result depends on, as plain values; they make the fingerprint.
+
+        Every stage defines it that does not define `run`, as scores do, of which each family has a mark of its own.
+        """
         raise NotImplementedError
 
     def prepare(self) -> None:
@@ -47,7 +50,7 @@ class Stage:
 
     @property
     def part(self) -> Callable[[Any], Any]:
-        """The function that makes one part from its task; it runs in any process."""
+        """The function that makes one part from its task, in any process; a stage with `tasks` has one."""
         raise NotImplementedError
 
     def finish(self, results: Sequence[Any]) -> Mapping[str, object]:

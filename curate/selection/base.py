@@ -294,7 +294,10 @@ class Selector(Settings):
         return rows
 
     def fit(self, rows: RowSource, n_keep: int, total: int) -> Rule:
-        """Return the rule that keeps `n_keep` of the `total` rows that compete: not pinned, and with a score."""
+        """Return the rule that keeps `n_keep` of the `total` rows that compete: not pinned, and with a score.
+
+        Every method defines it; `registry` refuses one of another package that does not.
+        """
         raise NotImplementedError
 
     def concept_table(self, rows: RowSource, rule: Rule) -> "pl.DataFrame":
@@ -332,7 +335,10 @@ class Selector(Settings):
         return False
 
     def standing(self, run: "Finished", row: "Row") -> "Standing | str":
-        """Return at which numbers of rows a row that is not pinned is kept; or why none keeps it."""
+        """Return at which numbers of rows a row that is not pinned is kept; or why none keeps it.
+
+        Every method defines it, as it does `fit`.
+        """
         raise NotImplementedError
 
 

@@ -1,5 +1,6 @@
 """One end of a score: the hardest, the easiest, or the largest values as they are."""
 
+from abc import abstractmethod
 from typing import Literal
 
 from curate.ordering.span import Span, easiest, hardest, span_cuts
@@ -14,9 +15,9 @@ class KeepsStretch(ByScore):
 
     keeps_stretch = True
 
+    @abstractmethod
     def span(self, n_keep: int, total: int) -> Span:
         """Return the ranks that are kept, of `total` rows with a score."""
-        raise NotImplementedError
 
     def fit(self, rows: RowSource, n_keep: int, total: int) -> Stretch:
         """Return the rows between two cuts over all rows."""

@@ -1,5 +1,6 @@
 """What every sampler here does: epochs by number, shares of the processes, checkpoints in the middle of an epoch."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -19,7 +20,7 @@ __all__ = ["EpochSampler", "item_hashes", "whole"]
 _BLOCK = 65_536
 
 
-class EpochSampler(Sampler[int]):
+class EpochSampler(Sampler[int], ABC):
     """Gives the indices of one epoch after the other, to one process or to those of a distributed training.
 
     All processes draw the same indices for an epoch, from seed and epoch alone, and each takes every `num_replicas`-th of
@@ -139,13 +140,13 @@ class EpochSampler(Sampler[int]):
         if self.epoch == epoch:
             self.epoch, self._given = epoch + 1, 0
 
+    @abstractmethod
     def _n_indices(self) -> int:
         """Return how many indices the epoch begun last has, before they are shared out."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _draw(self, epoch: int, size: int) -> torch.Tensor:
         """Return the indices that all processes get in an epoch, (size,)."""
-        raise NotImplementedError
 
 
 def whole(name: str, number: int) -> int:

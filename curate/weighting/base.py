@@ -73,7 +73,10 @@ class Weigher(Settings):
         return 0
 
     def weigh(self, kept: Kept) -> Floats:
-        """Return the weight of each kept row, (n,) with mean 1; NaN where it has none. There is at least one row."""
+        """Return the weight of each kept row, (n,) with mean 1; NaN where it has none. There is at least one row.
+
+        Every method defines it.
+        """
         raise NotImplementedError
 
     def counts(self, weight: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.int64] | None:

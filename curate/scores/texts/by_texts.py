@@ -1,5 +1,6 @@
 """The base of scores that compare vectors with those of a few texts."""
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -23,9 +24,9 @@ class ByTexts(Score):
     name: ColumnName
 
     @property
+    @abstractmethod
     def texts(self) -> "Groups":
         """The texts, by the names under which `score_rows` is given their vectors, (m, d) unit rows each."""
-        raise NotImplementedError
 
     @property
     def _setting(self) -> str:
