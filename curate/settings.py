@@ -18,7 +18,7 @@ _HERE = re.compile(r"(?:file|local)://")
 
 
 def parse_share(value: float | str) -> float:
-    """Return a share from a number or a percentage: ``0.3`` and ``30%`` are the same.
+    """Return a share from a number or a percentage: ``0.3`` and ``30%`` are the same; raises ValueError for another text.
 
     >>> parse_share("30%"), parse_share(0.3)
     (0.3, 0.3)
@@ -65,7 +65,7 @@ def whole(value: object) -> object:
 
 
 def local_folder(value: str) -> str:
-    """Return a folder of this machine, with `~` filled in and without ``file://``.
+    """Return a folder of this machine, with `~` filled in and without ``file://``; raises ValueError for another URL.
 
     >>> local_folder("file:///data/run")
     '/data/run'

@@ -34,7 +34,10 @@ _WORK = 5_000_000
 
 
 def opened(run: str | Path) -> Context:
-    """Return a finished run for reading, with its recipe and parts. Raises UsageError where there is none."""
+    """Return a finished run for reading, with its recipe and parts.
+
+    Raises UsageError where there is none, RunError where nothing is decided yet.
+    """
     folder = open_run(run).folder
     if folder.marker(folder.decisions) is None:
         raise RunError(f"{folder.where}: 5_decisions is not there yet; finish the run first")

@@ -78,7 +78,7 @@ def check_limits(run: RunFolder, concept: int | None, kept: bool | None) -> None
 def allowed_rows(
     run: RunFolder, part: str, n: int, concept: int | None, kept: bool | None
 ) -> npt.NDArray[np.bool_]:
-    """Return which vectors of a part may be found."""
+    """Return which of the `n` vectors of a part may be found, (n,); None of a concept, or of what is kept, allows all."""
     allowed = np.ones(n, np.bool_)
     if concept is not None:
         allowed &= (table(run, run.final_assignments, part, ["concept"])["concept"] == concept).to_numpy()

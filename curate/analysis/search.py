@@ -79,7 +79,10 @@ def judged_search(
     threshold: float,
     clip: "Clip | None" = None,
 ) -> tuple["pl.DataFrame", Answer | None]:
-    """Return what `search` returns, and for a text among images what was judged. clip : the model, if it is loaded already."""
+    """Return what `search` returns, and for a text among images what was judged. clip : the model, if it is loaded already.
+
+    Raises UsageError for a setting that is wrong.
+    """
     import polars as pl
 
     if on not in ("image", "text"):
@@ -110,7 +113,7 @@ def judged_search(
 def query_vector(run: RunFolder, query: Query, *, on: str = "image", clip: "Clip | None" = None) -> Vector:
     """Return the vector of a query, (d,) float32 of unit length, by the model that made the vectors of the run.
 
-    clip : that model, if it is loaded already.
+    clip : that model, if it is loaded already. Raises EmbeddingError where it gives no finite vector.
     """
     require(run, run.embeddings)
     if query.uid is not None:

@@ -8,7 +8,7 @@ __all__ = ["data_path", "sample_path"]
 
 
 def data_path() -> Path:
-    """Return the folder of what ships beside the code: the sample and recipes for it."""
+    """Return the folder of what ships beside the code: the sample and recipes for it; raises UsageError where it is not."""
     package = Path(__file__).parents[1]
     for folder in (package / "data", package.parent / "data"):
         if (folder / "sample").is_dir():

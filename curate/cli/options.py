@@ -109,7 +109,7 @@ def conditions(texts: Sequence[str]) -> list[object]:
 
 
 def families(texts: Sequence[str]) -> list[object]:
-    """Return families of scores from words such as ``heads`` or ``{heads: {seeds: 3}}``."""
+    """Return families of scores from words such as ``heads`` or ``{heads: {seeds: 3}}``; raises UsageError for others."""
     found = [_read("score", text) for text in texts]
     for text, entry in zip(texts, found, strict=True):
         if not isinstance(entry, str | dict):
@@ -128,7 +128,7 @@ def _read(what: str, text: str) -> object:
 
 
 def uids_of(given: str) -> list[str]:
-    """Return the uids of an argument: itself, or the lines of a file, @FILE."""
+    """Return the uids of an argument: itself, or the lines of a file, @FILE; raises UsageError where it cannot be read."""
     if not given.startswith("@"):
         return [given]
     path = Path(given[1:])

@@ -97,7 +97,7 @@ def complexity(
     kind : inter*intra, the product; inter or intra, one of the two alone; uniform, 1 for all; size,
     the size as a share of the largest (needs `sizes`); dimension, the intrinsic dimension as a share of the largest
     (needs `dimension`). Values down to -1e-6 are rounding and become 0.
-    Raises EmbeddingError where a value is not finite or lower.
+    Raises EmbeddingError where a value is not finite or lower, RecipeError where `kind` lacks what it needs.
 
     >>> complexity(np.array([0.5, 1.0]), np.array([0.2, -1e-9]))
     array([0.1, 0. ])

@@ -14,7 +14,7 @@ PARENTS = "parents.parquet"
 
 
 def load_centroids(path: Path) -> npt.NDArray[np.float32]:
-    """Return the centroids, one unit row per concept in order of ids."""
+    """Return the centroids, (k, d) float32: one unit row per concept in order of ids."""
     column = storage.read_table(path, ["centroid"])["centroid"].combine_chunks()
     return np.asarray(column.values.to_numpy().reshape(len(column), -1 if len(column) else 0))
 

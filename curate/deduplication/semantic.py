@@ -103,6 +103,7 @@ def find_duplicates(
     a result.
     Cost: half of the product of all pairs; memory 4 `tile` bytes beside the vectors, a few times that
     where nearly all rows are alike. `tile` (products held at a time) never changes a result.
+    Raises EmbeddingError where a vector is not finite, CurateError where fixed rows do not come first.
 
     >>> angles = np.radians([0, 20, 40])
     >>> chain = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)

@@ -205,6 +205,7 @@ class _Streams:
             self._free.put(model)
 
     def drain(self) -> None:
+        """Deliver all that was submitted, waiting for it."""
         while self._pending:
             self._deliver_first()
 
@@ -222,6 +223,7 @@ class _Gather:
         self._places: list[_Place] = []
 
     def add(self, row: object, place: _Place) -> None:
+        """Queue a row, whose vector goes to `place`; the model gets a batch once it is full."""
         place.held.waiting += 1
         self._rows.append(row)
         self._places.append(place)
@@ -229,6 +231,7 @@ class _Gather:
             self.flush()
 
     def flush(self) -> None:
+        """Give the model the rows there are, full batch or not."""
         rows, places = self._rows, self._places
         self._rows, self._places = [], []
         if rows:
@@ -244,6 +247,7 @@ class _Captions:
         self._known: OrderedDict[str, Vectors] = OrderedDict()
 
     def add(self, caption: str, place: _Place) -> None:
+        """Queue a caption, whose vector goes to `place`, at once where it is known."""
         known = self._known.get(caption)
         if known is not None:
             self._known.move_to_end(caption)
@@ -255,6 +259,7 @@ class _Captions:
             self.flush()
 
     def flush(self) -> None:
+        """Give the model the captions there are, full batch or not."""
         asked, self._places = self._places, {}
         if asked:
             captions = list(asked)

@@ -194,6 +194,7 @@ class _Room:
         self._changed = threading.Condition()
 
     def take(self, size: int) -> None:
+        """Wait for `size` bytes; raises EmbeddingError once the pool is closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._closed or not self._used or self._used + size <= self._limit)
             if self._closed:
@@ -201,11 +202,13 @@ class _Room:
             self._used += size
 
     def give_back(self, size: int) -> None:
+        """Give `size` bytes back to those that wait."""
         with self._changed:
             self._used -= size
             self._changed.notify_all()
 
     def close(self) -> None:
+        """End the wait of all that wait for room."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()

@@ -52,7 +52,7 @@ def moved(batch: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 @contextlib.contextmanager
 def enough_memory(model: str, device: str, batch_size: int) -> Iterator[None]:
-    """Say what to do where a device has too little memory; batches have one size, so that vectors stay the same."""
+    """Raise ModelError with what to do where a device has too little memory: batches keep their size, and so do vectors."""
     try:
         yield
     except RuntimeError as error:  # torch.OutOfMemoryError, and what CUDA's libraries say in words

@@ -33,7 +33,10 @@ class Vectors:
 
 
 def write_part(path: Path, pieces: Iterable[Vectors], dim: int, fingerprint: str, *, text: bool) -> None:
-    """Write vectors, cut anew into batches of `BATCH_ROWS` rows."""
+    """Write vectors of length `dim`, cut anew into batches of `BATCH_ROWS` rows.
+
+    text : the part has vectors of captions too; those of a piece without them count as missing.
+    """
     kind = schema.embeddings(dim, text=text)
     storage.write_ipc(
         path, (_batch(piece, kind) for piece in _recut(pieces, dim, text=text)), kind, fingerprint

@@ -51,7 +51,7 @@ def evaluate_run(run: str | Path, request: Request, *, progress: Progress = sile
     """Judge the subsets that a run keeps, or would keep; the run stays as it is.
 
     What is held out leaves the pool first, and the selection is repeated without it in a scratch copy of the run.
-    Raises UsageError, before any model is trained, for what cannot be judged.
+    Raises UsageError, before any model is trained, for what cannot be judged; RunError where nothing is decided yet.
     """
     stored = open_run(run)
     folder = stored.folder

@@ -37,6 +37,8 @@ def top_rows(
 ) -> int:
     """Return how many rows the top `share` is; `base` says of what: the rows with a score, or all rows.
 
+    Raises BudgetError where fewer rows have a score.
+
     >>> top_rows(0.5, 6, 10), top_rows(0.5, 6, 10, "all")
     (3, 5)
     """

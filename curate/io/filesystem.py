@@ -152,7 +152,7 @@ def require_enough(error: BaseException, what: str) -> None:
 
 @contextlib.contextmanager
 def explained(what: str, storage_options: StorageOptions) -> Iterator[None]:
-    """Turn any error of a file system into one line that names `what` and holds no secret."""
+    """Turn any error of a file system into one line that names `what` and holds no secret: SourceError, or UsageError."""
     try:
         yield
     except (UsageError, SourceError, ResourceError):
@@ -179,7 +179,10 @@ def local_path(url: str) -> str:
 
 
 def filesystem(url: str, storage_options: StorageOptions) -> tuple[AbstractFileSystem, str]:
-    """Return (file system, path in it) for a URL; listings it has kept from before are dropped."""
+    """Return (file system, path in it) for a URL; listings it has kept from before are dropped.
+
+    Raises UsageError for options that are wrong, and for a package that is not installed.
+    """
     if not is_remote(url):
         return fsspec.filesystem("file"), local_path(url)
     try:
@@ -222,7 +225,7 @@ def open_remote(url: str, storage_options: StorageOptions) -> BinaryIO:
 
 
 def version_of(url: str, storage_options: StorageOptions = None) -> str:
-    """Return the version of a file as it is now: size and time, or size and ETag."""
+    """Return the version of a file as it is now: size and time, or size and ETag; raises SourceError where it is gone."""
     with explained(url, storage_options):
         fs, path = filesystem(url, storage_options)
         entry = lookup(fs, [path]).get(path)

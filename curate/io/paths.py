@@ -119,6 +119,8 @@ def expand(
 def expand_braces(pattern: str) -> list[str]:
     """Return the paths that the braces of `pattern` stand for, in order; those in names that exist are no braces.
 
+    Raises UsageError where there are more than `MAX_BRACE_PATHS`.
+
     >>> expand_braces("{train,val}-{08..10}.parquet")[1:4]
     ['train-09.parquet', 'train-10.parquet', 'val-08.parquet']
     """

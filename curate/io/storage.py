@@ -75,7 +75,7 @@ def fingerprint(*parts: object) -> str:
 
 @contextlib.contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """Turn what the operating system says about `path` into one line that names it."""
+    """Turn what the operating system says about `path` into one line that names it, a RunError."""
     try:
         yield
     except OSError as error:
@@ -85,7 +85,7 @@ def explained(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def explained_below(folder: Path) -> Iterator[None]:
-    """Turn what the operating system refuses anywhere below `folder` into one line; other errors pass."""
+    """Turn what the operating system refuses anywhere below `folder` into one line, a RunError; other errors pass."""
     try:
         yield
     except OSError as error:
@@ -299,7 +299,7 @@ def write_ipc(
 
 
 def map_ipc(path: Path) -> pa.ipc.RecordBatchFileReader:
-    """Open an Arrow IPC file as a memory map."""
+    """Open an Arrow IPC file as a memory map; raises RunError where it is not whole."""
     try:
         return pa.ipc.open_file(pa.memory_map(str(_local(path)), "r"))
     except (OSError, pa.ArrowInvalid) as error:
@@ -307,7 +307,7 @@ def map_ipc(path: Path) -> pa.ipc.RecordBatchFileReader:
 
 
 def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
-    """Read a Parquet table of a run (or some of its columns), without its metadata."""
+    """Read a Parquet table of a run (or some of its columns), without its metadata; raises RunError where it is not whole."""
     try:
         # Not `pq.read_table`, which sets up a scan of a data set: most tables of a run are small.
         with pq.ParquetFile(_local(path)) as file:

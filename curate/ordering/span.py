@@ -166,7 +166,7 @@ def take(
 ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.int32]]:
     """Return which rows are kept, and the rank of every row from 1 in the order of `span.prefer`.
 
-    score : (n,) finite, larger is harder. tie, uid : (n,), order equal scores.
+    score : (n,) finite, larger is harder. tie, uid : (n,), order equal scores. Raises BudgetError for a span of more rows.
 
     >>> score, tie = np.array([0.1, 0.9, 0.5]), np.arange(3, dtype=np.uint64)
     >>> take(score, tie, np.array(["a", "b", "c"]), hardest(2, 3))
@@ -190,7 +190,7 @@ def span_cuts(read: Callable[[], Iterator[Pairs]], span: Span) -> Cuts:
 
 
 def first_rows(key: Hashes, tie: Hashes, uid: npt.NDArray[Any], n_keep: int) -> npt.NDArray[np.bool_]:
-    """Return the `n_keep` first rows in the order of (key, tie, uid), as a mask (n,).
+    """Return the `n_keep` first rows in the order of (key, tie, uid), as a mask (n,); raises BudgetError for more than n.
 
     >>> key, tie = np.array([5, 1, 5], np.uint64), np.array([2, 9, 1], np.uint64)
     >>> first_rows(key, tie, np.array(["a", "b", "c"]), 2)

@@ -111,7 +111,8 @@ def opened(
 ) -> Iterator[Context]:
     """Open (or make) the run folder for writing: locked, checked against the recipe, with its engine.
 
-    undo : an error leaves recipe, scores and decisions as they were (`curate.runs.undo`).
+    undo : an error leaves recipe, scores and decisions as they were (`curate.runs.undo`). Raises UsageError for a folder
+    that holds something else.
     """
     check_request(recipe)
     run = folder_of(recipe)

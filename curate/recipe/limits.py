@@ -17,6 +17,8 @@ _DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:[smhd]|min)?)(?: *\d+(?:\.\d+)?(?:[s
 def parse_seconds(value: object) -> float:
     """Return a duration in seconds from a number (of seconds) or a text such as ``6h`` or ``1h 30min``.
 
+    Raises ValueError for another.
+
     >>> parse_seconds("6h"), parse_seconds("1h 30min"), parse_seconds("0.5 s"), parse_seconds(90)
     (21600.0, 5400.0, 0.5, 90.0)
     """

@@ -47,7 +47,7 @@ _UNITS |= {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
 
 
 def parse_bytes(value: int | str) -> int:
-    """Return a size in bytes from a number or a string such as ``4GB`` or ``512 MiB``.
+    """Return a size in bytes from a number or a string such as ``4GB`` or ``512 MiB``; raises ValueError for another.
 
     >>> parse_bytes("4GB"), parse_bytes("1 KiB"), parse_bytes(7)
     (4000000000, 1024, 7)
@@ -67,14 +67,14 @@ def default_memory() -> int:
 
 
 def count_or_auto(value: object) -> object:
-    """Return `auto` or a whole number of at least 1."""
+    """Return `auto` or a whole number of at least 1; raises ValueError for another."""
     if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
         return value
     raise ValueError(f"must be auto or a whole number of at least 1, got {value!r}")
 
 
 def enough_memory(value: int) -> int:
-    """Return a bound on memory that a run can keep."""
+    """Return a bound on memory, in bytes, that a run can keep; raises ValueError below 1 GB."""
     if value < 10**9:
         raise ValueError(f"must be at least 1GB, got {value / 10**6:g}MB")
     return value

@@ -135,7 +135,7 @@ def fuse(
     columns : each (n,); weights : one each, finite, not all 0, scaled so that their sizes add up to 1. A
     negative weight turns its column round (1 - value). scale, group : as `normalise`. NaN where a
     column with a weight is not finite: a row without one of its scores has none.
-    Raises RecipeError for bad weights.
+    Raises RecipeError for bad weights, CurateError for columns of several lengths.
 
     >>> fuse([np.array([1.0, 2.0, 3.0]), np.array([7.0, 7.0, np.nan])], [3, 1])
     array([0.125, 0.5  ,   nan])

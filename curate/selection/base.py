@@ -444,6 +444,6 @@ def pairs(
 
 
 def comes_before(rows: Arrays, own: Mapping[str, Any], key: str, ties: str) -> Mask:
-    """Return which rows come before one, by a key and a tie number."""
+    """Return which of n rows come before one, (n,), by a key and a tie number."""
     before: Mask = (rows[key] < own[key]) | ((rows[key] == own[key]) & (rows[ties] < own[ties]))
     return before

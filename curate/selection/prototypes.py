@@ -71,7 +71,10 @@ def floors(sizes: Counts, n_keep: int, balance: float | str) -> npt.NDArray[np.i
 
 
 def first_of_all(rows: RowSource, floor: rules.Counts, n_keep: int, total: int, *, drawn: bool) -> Budgets:
-    """Return the rule that keeps the floor of each concept, and then the first of all rows above it."""
+    """Return the rule that keeps the floor of each concept, (k,), and then the first of all rows above it.
+
+    n_keep : rows to keep of the `total` that compete. drawn : the order is by chance, not by score.
+    """
     pinned = rows.concepts["n_pinned"].to_numpy()
     upto = pinned + floor
 

@@ -106,7 +106,7 @@ def guess_columns(
 
 
 def check_columns(schema: pa.Schema, columns: Columns, where: str | None = None) -> None:
-    """Raise UsageError unless every named column is there once and of a type its role can use."""
+    """Raise UsageError unless every named column is there and of a type its role can use, SourceError if it is there twice."""
     prefix = f"{where}: " if where else ""
     roles: dict[str, tuple[str | None, Callable[[pa.DataType], bool]]] = {
         "image": (columns.image, _is_image_or_id),
@@ -304,7 +304,7 @@ def _is_utf8(column: pa.ChunkedArray) -> bool:
 def vectors_of(
     table: pa.Table, name: str | None, dim: int | None
 ) -> tuple[npt.NDArray[np.float32] | None, Sequence[str | None]]:
-    """Return the given embeddings with rows of NaN where unusable, and why they are."""
+    """Return the given embeddings, (n, d), with rows of NaN where unusable, and why they are; None without a column."""
     if name is None:
         return None, [None] * table.num_rows
     vectors, _, reasons = from_column(table.column(name), name=name, dim=dim)

@@ -324,7 +324,7 @@ def _taken(
 
 
 def take(table: pa.Table, rows: npt.NDArray[np.int64]) -> pa.Table:
-    """Return the rows at these places, one or more; types stay as they are, views too."""
+    """Return the rows at these places, (m,) with m > 0; types stay as they are, views too."""
     if len(rows) == rows[-1] - rows[0] + 1:
         return table.slice(int(rows[0]), len(rows))
     if not any(has_view(kind) for kind in table.schema.types):

@@ -40,7 +40,10 @@ class Adapter(torch.nn.Module):
 
 
 def adapter_loss(model: Adapter, image: Floats, text: Floats, noise: float, device: str) -> Loss:
-    """Return the loss of a batch; noise : the length of the Gaussian noise that is added to vectors of length 1."""
+    """Return the loss of a batch, as a function of its rows (b,) among image and text, (n, d) unit rows, and of a key.
+
+    noise : the length of the Gaussian noise that is added to vectors of length 1, drawn by the key.
+    """
     pictures, captions = (torch.from_numpy(rows) for rows in (image, text))
     spread = noise / math.sqrt(image.shape[1])
 

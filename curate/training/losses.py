@@ -28,6 +28,8 @@ def info_nce(image: torch.Tensor, text: torch.Tensor, scale: torch.Tensor | floa
 def best_scale_loss(image: torch.Tensor, text: torch.Tensor) -> float:
     """Return the least symmetric contrastive loss of a batch over a grid of scales from 1 to 100.
 
+    image, text : (n, d) unit rows, as for `info_nce`.
+
     Held-out rows are judged so: a model that grows too sure of itself loses by its scale although its order still gets
     better, and order is what a filter is for.
     """
@@ -36,7 +38,7 @@ def best_scale_loss(image: torch.Tensor, text: torch.Tensor) -> float:
 
 
 def clamp_scale(log_scale: torch.Tensor) -> None:
-    """Keep the logarithm of the scale between 0 and ln 100, in place."""
+    """Keep the logarithm of the scale, one number, between 0 and ln 100, in place."""
     with torch.no_grad():
         log_scale.clamp_(0, math.log(MOST_SCALE))
 

@@ -67,7 +67,7 @@ def tasks(
 def write_file(task: WriteTask) -> int:
     """Write one output file, whole or not at all; return the number of its rows.
 
-    Raises SourceError if a source shard is no longer what it was when it was read.
+    Raises SourceError if a source shard is no longer what it was when it was read, RunError where rows are missing.
     """
     n_rows = sum(len(piece.rows) for piece in task.pieces)
     since = [check_unchanged(piece.shard) for piece in task.pieces]

@@ -114,7 +114,7 @@ def check_columns(reader: RowReader, shards: Iterable[Shard], extra: Sequence[st
 def write_tar(task: TarTask) -> TarFacts:
     """Write one tar, whole or not at all, then what is in it; return that.
 
-    Raises SourceError if a source shard is no longer what it was when it was read.
+    Raises SourceError if a source shard is no longer what it was when it was read, RunError where rows are missing.
     """
     path = Path(task.folder) / task.name
     wanted = sum(len(piece.rows) for piece in task.pieces)

@@ -74,7 +74,10 @@ class Retrieved:
 
 
 def read_names(path: str | Path) -> tuple[str, ...]:
-    """Return the names in a file, one a line; empty lines, and those that begin with #, are none."""
+    """Return the names in a file, one a line; empty lines, and those that begin with #, are none.
+
+    Raises UsageError for a file without names, or that cannot be read.
+    """
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:

@@ -44,7 +44,7 @@ def fit_concepts(
 
 
 def write_parents(folder: Path, parents: Sequence[npt.NDArray[np.int32]], fingerprint: str) -> None:
-    """Write which concepts of the levels above each concept is in; where there are none, there is no table."""
+    """Write which concepts of the levels above each concept is in, (k,) a level; where there are none, there is no table."""
     storage.remove(folder / PARENTS)
     if parents:
         columns = {"concept": np.arange(len(parents[0]), dtype=np.int32)}

@@ -123,7 +123,10 @@ def without_forgotten(table: pa.Table, forgotten: Forgotten, part: Part) -> pa.T
 
 
 def blank(table: pa.Table, rows: npt.NDArray[np.bool_], forgotten: Forgotten, part: Part) -> pa.Table:
-    """Return the keys, or the samples, of a part with nothing in some rows but their place, and that they are forgotten."""
+    """Return the keys, or the samples, of a part with nothing in some rows but their place, and that they are forgotten.
+
+    rows : (n,), which ones.
+    """
     frame = pl.DataFrame(table)
     numbers = frame["row"].to_list()
     stones = [forgotten.tombstone(part.shard.name, part.name, str(number)) for number in numbers]

@@ -202,7 +202,10 @@ def _statuses(known: Flags, there: Flags, lacks: int) -> npt.NDArray[np.object_]
 def in_memory(
     settings: "Dfn", samples: "Samples"
 ) -> tuple[Mapping[str, npt.NDArray[Any]], npt.NDArray[np.object_]]:
-    """Return the columns of samples in memory and the status of each row; a full model needs a run."""
+    """Return the columns of samples in memory, (n,) each, and the status of each row.
+
+    Raises UsageError for a full model, which needs a run.
+    """
     stored = settings.opened()
     stored.check_files(f"score: {settings.name}")
     if stored.kind == "full":

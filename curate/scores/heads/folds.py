@@ -94,7 +94,8 @@ def assign_folds(
 ) -> npt.NDArray[np.uint8]:
     """Return the fold of each sample for one model seed: its rank by hash within its class, mod `n_folds`.
 
-    A fold is never named by the label itself, and each class is spread evenly over the folds.
+    hashes, code : (n,). Returns (n,) in [0, n_folds). A fold is never named by the label itself, and each class is spread
+    evenly over the folds.
     """
     if not 2 <= n_folds <= 255:
         raise RecipeError(f"the number of folds must be in [2, 255], got {n_folds}")

@@ -173,7 +173,7 @@ def _require_embedded(context: Context, part: str, uids: pl.Series) -> None:
 
 
 def columns(scores: "HeadScores", prefix: str = "") -> dict[str, npt.NDArray[Any]]:
-    """Return the columns of `trained_columns` by name, without uid and status; no class is None."""
+    """Return the columns of `trained_columns` by name, (n,) each, without uid and status; no class is None."""
     names = np.array([*map(str, scores.classes), None], object)
     floats = {f"{prefix}{name}": getattr(scores, name) for name in scores.column_names()}
     return {

@@ -15,7 +15,7 @@ __all__ = ["Group", "uniform"]
 
 
 def uniform(shape: tuple[int, ...], bound: float, *key: str | int) -> torch.Tensor:
-    """Return float32 numbers in [-bound, bound) fixed by `key`."""
+    """Return float32 numbers in [-bound, bound) of a shape, fixed by `key`."""
     number = xxhash.xxh3_128_intdigest("\x1f".join(str(part) for part in key).encode())
     draws = np.random.Generator(np.random.Philox(key=number)).random(shape, dtype=np.float32)
     return torch.from_numpy((2 * bound * draws - bound).astype(np.float32))

@@ -112,7 +112,7 @@ def collect(data: Labelled, totals: Accumulator, seeds: list[int], *, trained: b
 
 
 def spread_course(course: Course, data: Labelled) -> dict[str, Floats]:
-    """Return the columns of the course of training for all samples of the input, NaN where there is none."""
+    """Return the columns of the course of training for all n samples of the input, (n,) each, NaN where there is none."""
     return {
         name: _spread(value, np.isfinite(value), data).astype(np.float32)
         for name, value in course.columns().items()

@@ -87,7 +87,10 @@ def score_concepts(
     device: str = "cpu",
     workers: int | None = None,
 ) -> HeadScores:
-    """Return `zero_shot` scores where the concept stands in for a label; -1 is a sample without one."""
+    """Return `zero_shot` scores where the concept, of (n,), stands in for a label; -1 is a sample without one.
+
+    centroids : (k, d), a row per concept.
+    """
     return zero_shot(
         rows,
         uids,

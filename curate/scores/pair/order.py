@@ -61,7 +61,7 @@ def keys(task: KeyTask) -> tuple[Hashes, Ints]:
 
 
 def has_text(part: EmbeddingPart) -> npt.NDArray[np.bool_]:
-    """Return which samples of a part have a caption."""
+    """Return which of the n samples of a part have a caption, (n,)."""
     present = np.zeros(len(part), np.bool_)
     for start in range(0, len(part) if part.has_text else 0, BATCH_ROWS):
         present[start : start + BATCH_ROWS] = part.present("text", start // BATCH_ROWS)

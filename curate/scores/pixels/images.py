@@ -48,7 +48,7 @@ def minibatches(order: Ints, size: int) -> Iterator[Ints]:
 
 
 def augmented(x: torch.Tensor, random: npt.NDArray[np.uint64]) -> torch.Tensor:
-    """Return images shifted by up to an eighth of their size and mirrored, as the numbers of their rows say."""
+    """Return images, (b, C, H, W), shifted by up to an eighth of their size and mirrored, as the numbers of their rows say."""
     n, _, height, width = x.shape
     up, left = height // 8, width // 8
     padded = functional.pad(x, (left, left, up, up))

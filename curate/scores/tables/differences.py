@@ -67,7 +67,7 @@ class Difference(Score):
 def difference(
     first: npt.NDArray[np.floating[Any]], second: npt.NDArray[np.floating[Any]]
 ) -> npt.NDArray[np.float64]:
-    """Return first - second, (n,) each, in float64; NaN where a loss is not finite."""
+    """Return first - second, (n,) each, in float64; NaN where a loss is not finite. CurateError for losses of two shapes."""
     if first.ndim != 1 or first.shape != second.shape:
         raise CurateError(f"both losses must be (n,) alike, got {first.shape} and {second.shape}")
     finite = np.isfinite(first) & np.isfinite(second)

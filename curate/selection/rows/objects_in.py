@@ -167,7 +167,7 @@ def in_words(found: Mapping[str, Any]) -> str:
 
 
 def ranks_by(rows: pl.DataFrame, key: npt.NDArray[np.uint64]) -> npt.NDArray[np.int32]:
-    """Return the rank of each row in its concept by a key, pinned rows first; equal ones as they were ranked before."""
+    """Return the rank of each row in its concept by a key (n,), pinned rows first; equal ones as they were ranked before."""
     concept = rows["concept"].to_numpy()
     order = np.lexsort((rows["rank"].to_numpy(), key, ~rows["pinned"].to_numpy(), concept))
     starts = np.flatnonzero(np.diff(concept[order], prepend=-1))
@@ -178,7 +178,10 @@ def ranks_by(rows: pl.DataFrame, key: npt.NDArray[np.uint64]) -> npt.NDArray[np.
 
 
 def objects_of_frame(frame: pl.DataFrame) -> Objects:
-    """Return the objects of a frame: `objects`, a list of structs with `vector` and perhaps `category`; null is none."""
+    """Return the objects of a frame: `objects`, a list of structs with `vector` and perhaps `category`; null is none.
+
+    Raises UsageError for anything else, and for vectors of several lengths or without a direction.
+    """
     if "objects" not in frame.columns:
         raise UsageError(
             "select: method objects needs a column 'objects': for each row a list of objects with `category` and `vector`"

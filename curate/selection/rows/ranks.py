@@ -160,7 +160,7 @@ def candidates(
 ) -> tuple[pl.DataFrame, npt.NDArray[np.int32]]:
     """Return the rows of a part that reach selection: usable, through every filter, and no duplicates.
 
-    And their positions in the part's embeddings. Scores that are not finite are null. final : with the concepts of the
+    And their positions in the part's embeddings, (m,). Scores that are not finite are null. final : with the concepts of the
     decisions. columns : of the source, by name, where their values are. overrides : where the decisions of people are.
     """
     frame = eligible(run, part, (*folders, "filter"), final=final)

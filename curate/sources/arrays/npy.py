@@ -118,6 +118,7 @@ def npz_arrays(
     """Return the arrays of an `.npz` file by name, as `npy_array`; only headers are unpacked.
 
     only : the name of the one to take. skip : leave out what is no array of vectors, where there are several.
+    Raises SourceError for an archive with too many members, or the same one twice.
     """
     found: dict[str, ArrayFile] = {}
     with open_binary(url, storage_options) as handle, _damage(url), zipfile.ZipFile(handle) as archive:

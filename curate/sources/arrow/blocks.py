@@ -47,7 +47,7 @@ Open = Callable[[Shard], contextlib.AbstractContextManager[Blocks]]
 
 @contextlib.contextmanager
 def opened(shard: Shard, kind: str) -> Iterator[pa.NativeFile]:
-    """Open a shard for Arrow, mapped where it is a local file; whatever goes wrong inside becomes one line that names it."""
+    """Open a shard for Arrow, mapped where it is a local file; whatever goes wrong inside becomes a SourceError that names it."""
     with filesystem.explained(shard.url, shard.storage_options), contextlib.ExitStack() as stack:
         if filesystem.is_remote(shard.url):
             handle = stack.enter_context(filesystem.open_binary(shard.url, shard.storage_options))

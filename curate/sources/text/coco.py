@@ -23,7 +23,7 @@ LISTS = ("images", "annotations")
 
 @contextlib.contextmanager
 def rows(shard: Shard) -> Iterator[Iterator[dict[str, Any]]]:
-    """Give the rows of a COCO file, after a first pass over it."""
+    """Give the rows of a COCO file, after a first pass over it; SourceError where it is none."""
     files: dict[Any, Any] = {}
     names: dict[Any, Any] = {}
     there: dict[Any, set[Any]] = {}
