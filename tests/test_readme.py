@@ -9,6 +9,7 @@ import pytest
 from curate.io.yaml import read_yaml
 from curate.pipeline import runner
 from curate.recipe.loading import load_recipe, parse_recipe
+from curate.schema import OUTCOMES
 from tests.fixtures.calls import curate
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -91,6 +92,12 @@ def test_every_setting_shown_with_set_is_one():
         else:
             values[section] = read_yaml(value)
         parse_recipe(values)
+
+
+def test_outcomes_named_in_the_glossary_are_there():
+    [line] = re.findall(r"^\| outcome \|.*", PAGES[ROOT / "docs/glossary.md"], re.MULTILINE)
+    named = re.findall(r"`(\w+)`", line)
+    assert len(named) > 2 and set(named) <= set(OUTCOMES)
 
 
 def test_recipes_that_ship_load():
