@@ -147,6 +147,8 @@ def as_float32(x: npt.NDArray[np.floating[Any]], out: npt.NDArray[np.float32]) -
             return
         for some, block, _ in _blocks(x):
             np.copyto(out[some], block, casting="same_kind")
+            if np.isnan(out[some]).any():  # what stands in a NaN may change on the way, and who a row is goes by its bits
+                np.copyto(out[some], x[some])
 
 
 def _with_scaling(block: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
