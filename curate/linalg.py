@@ -5,6 +5,7 @@ So it only proposes: `margin` bounds its error, and every value that is stored o
 `row_dots`, which is bitwise the same however many rows are in the call.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from curate.errors import EmbeddingError
 
 __all__ = [
     "MIN_NORM",
+    "as_float32",
     "distances",
     "first_equal",
     "joined",
@@ -28,10 +30,13 @@ __all__ = [
 #: A row with a smaller L2 norm has no direction.
 MIN_NORM = 1e-12
 
-_ROWS = 64  # rows per block of the float64 passes: what fits the processor's cache
+#: Rows per block of the float64 passes: what fits the processor's cache. Blocks are made once: where NumPy asks for memory
+#: block by block, the system may give new pages each time, which costs several times as much as the numbers.
+_ROWS = 128
 _PROBE = 64  # columns looked at before whole rows are compared
 
 Floats = npt.NDArray[np.floating[Any]]
+Doubles = npt.NDArray[np.float64]
 
 
 def margin(dim: int) -> float:
@@ -58,15 +63,14 @@ def row_dots(a: Floats, b: Floats) -> npt.NDArray[np.float64]:
     """
     n = len(b) if len(a) == 1 else len(a)
     dots = np.empty(n, np.float64)
+    left, right = np.empty((2, min(n, _ROWS), a.shape[1]))
     for start in range(0, n, _ROWS):
-        left = a if len(a) == 1 else a[start : start + _ROWS]
-        right = b if len(b) == 1 else b[start : start + _ROWS]
-        if len(left) < len(right):
-            left, right = right, left
+        stop = min(n, start + _ROWS)
         # Casts first: a product that casts on its way takes longer than both together.
-        products = left.astype(np.float64, order="C")
-        products *= right.astype(np.float64, copy=False)
-        dots[start : start + _ROWS] = products.sum(axis=1)
+        one, other = left[: stop - start], right[: stop - start]
+        np.copyto(one, a if len(a) == 1 else a[start:stop])
+        np.copyto(other, b if len(b) == 1 else b[start:stop])
+        np.multiply(one, other, out=one).sum(axis=1, out=dots[start:stop])
     return dots
 
 
@@ -101,20 +105,50 @@ def units_and_norms(x: Floats) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.
     (array([[0.6, 0.8]], dtype=float32), array([5.]))
     """
     rows, norms = np.empty(x.shape, np.float32), np.empty(len(x))
-    # Squares of float32 neither overflow nor vanish in float64; scaling by powers of two would change no bit.
-    scaled = _plainly if x.dtype.itemsize < 8 else _with_scaling
-    for start in range(0, len(x), _ROWS):
-        some = slice(start, start + _ROWS)
-        rows[some], norms[some] = scaled(x[some].astype(np.float64))
+    if x.dtype.itemsize >= 8:
+        for start in range(0, len(x), _ROWS):
+            some = slice(start, start + _ROWS)
+            rows[some], norms[some] = _with_scaling(x[some].astype(np.float64))
+        return rows, norms
+    for some, block, squares in _blocks(x):
+        # Squares of float32 neither overflow nor vanish in float64; scaling by powers of two would change no bit.
+        lengths = _lengths(block, squares)
+        lengths[~((lengths >= MIN_NORM) & np.isfinite(lengths))] = np.nan
+        with np.errstate(invalid="ignore"):
+            rows[some] = np.divide(block, lengths[:, None], out=block)
+        norms[some] = lengths
     return rows, norms
 
 
-def _plainly(block: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Return unit rows and norms of a block that came of float32."""
-    norms = np.sqrt(np.multiply(block, block).sum(axis=1))
-    norms[~((norms >= MIN_NORM) & np.isfinite(norms))] = np.nan
-    with np.errstate(invalid="ignore"):
-        return np.divide(block, norms[:, None], out=block), norms
+def _blocks(x: Floats) -> Iterator[tuple[slice, Doubles, Doubles]]:
+    """Yield which rows they are, the rows in float64, and room for as many numbers, block by block, in the same memory."""
+    block, room = np.empty((2, min(len(x), _ROWS), x.shape[1]))
+    for start in range(0, len(x), _ROWS):
+        some = slice(start, min(len(x), start + _ROWS))
+        here = block[: some.stop - start]
+        np.copyto(here, x[some])
+        yield some, here, room[: some.stop - start]
+
+
+def _lengths(block: Doubles, squares: Doubles) -> Doubles:
+    """Return the length of each row; squares : room for as many numbers."""
+    found: Doubles = np.sqrt(np.multiply(block, block, out=squares).sum(axis=1))
+    return found
+
+
+def as_float32(x: npt.NDArray[np.floating[Any]], out: npt.NDArray[np.float32]) -> None:
+    """Write numbers of any float type into `out`, rounded to float32; inf where they are too large.
+
+    Half precision becomes double on its way: NumPy takes half as long for both casts as for the one.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        if x.dtype != np.float16:
+            np.copyto(out, x, casting="same_kind")
+            return
+        for some, block, _ in _blocks(x):
+            np.copyto(out[some], block, casting="same_kind")
+            if np.isnan(out[some]).any():  # what stands in a NaN may change on the way, and who a row is goes by its bits
+                np.copyto(out[some], x[some])
 
 
 def _with_scaling(block: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
@@ -153,15 +187,14 @@ def load_unit(block: Floats) -> npt.NDArray[np.float32]:
     array([[0.6002, 0.7999]], dtype=float32)
     """
     rows = np.empty(block.shape, np.float32)
-    for start in range(0, len(rows), _ROWS):
-        part = block[start : start + _ROWS].astype(np.float32).astype(np.float64)
-        norms = np.sqrt(np.multiply(part, part).sum(axis=1))
+    for some, part, squares in _blocks(block.astype(np.float32) if block.dtype == np.float64 else block):
+        norms = _lengths(part, squares)
         bad = np.flatnonzero(~(norms >= MIN_NORM) | np.isinf(norms))
         if len(bad):
             raise EmbeddingError(
-                f"stored vectors must be finite and not zero, row {start + bad[0]} has norm {norms[bad[0]]}"
+                f"stored vectors must be finite and not zero, row {some.start + bad[0]} has norm {norms[bad[0]]}"
             )
-        rows[start : start + _ROWS] = np.divide(part, norms[:, None], out=part)
+        rows[some] = np.divide(part, norms[:, None], out=part)
     return rows
 
 

@@ -7,7 +7,16 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from curate.errors import EmbeddingError
-from curate.linalg import distances, first_equal, load_unit, margin, row_dots, unit_rows, units_and_norms
+from curate.linalg import (
+    as_float32,
+    distances,
+    first_equal,
+    load_unit,
+    margin,
+    row_dots,
+    unit_rows,
+    units_and_norms,
+)
 
 
 def rows(n, d, seed=0):
@@ -126,3 +135,25 @@ def test_rows_of_float32_are_scaled_as_those_of_float64(scale, d):
     np.testing.assert_array_equal(narrow, wide)
     np.testing.assert_array_equal(valid, wide_valid)
     np.testing.assert_array_equal(units_and_norms(x)[1] >= 1e-12, valid)
+
+
+def test_every_number_of_half_precision_is_the_same_in_single():
+    halves = np.arange(2**16, dtype=np.uint16).view(np.float16).reshape(512, 128)
+    found = np.empty(halves.shape, np.float32)
+    as_float32(halves, found)
+    assert found.tobytes() == halves.astype(np.float32).tobytes()
+
+
+@pytest.mark.parametrize("kind", ["<f2", ">f2", ">f4", "<f8"])
+@pytest.mark.parametrize("n", [0, 1, 129, 300])
+def test_numbers_of_any_kind_are_rounded_once(kind, n):
+    numbers = (10 * np.random.default_rng(n).standard_normal((n, 3))).astype(kind)
+    found = np.empty((n, 3), np.float32)
+    as_float32(numbers, found)
+    assert np.array_equal(found, numbers.astype(np.float32))
+
+
+def test_what_is_too_large_for_single_precision_is_infinite():
+    found = np.empty((1, 2), np.float32)
+    as_float32(np.array([[1e300, -1e300]]), found)
+    assert found.tolist() == [[np.inf, -np.inf]]

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from curate.clustering import lloyd
 from curate.errors import EmbeddingError
 from curate.linalg import distances, first_equal, load_unit, margin, row_dots, unit_rows
-from curate.products import bf16
+from curate.products import bf16, each_tile
 
 __all__ = [
     "MAX_CONCEPTS", "SAMPLE_PER_CONCEPT", "Concepts", "Precision", "assign", "auto_concepts", "described", "fit", "precision_of",
@@ -151,16 +151,19 @@ def assign(
         cheap = len(centroids) >= _FEW_CENTROIDS and bf16.ready()
     nearest = _Rough(centroids) if cheap else _Exact(centroids)
     step = max(1, min(nearest.rows, tile // len(centroids)))
-    for start in range(0, len(vectors), step):
-        rows = vectors[start : start + step]
+
+    def work(some: slice) -> None:
+        rows = vectors[some]
         if rows.dtype == np.float16:
             block = load_unit(rows)
         else:
             block = rows.astype(np.float32, copy=False)
-            _check_finite(block, start)
+            _check_finite(block, some.start)
         best, dots = nearest.of(block)
-        concept[start : start + step] = best
-        distance[start : start + step] = distances(dots)
+        concept[some] = best
+        distance[some] = distances(dots)
+
+    each_tile(len(vectors), work, threads=cheap, tile=step)
     return concept, distance
 
 
@@ -190,7 +193,7 @@ class _Exact:
 
 
 class _Rough:
-    """The nearest centroids of rows, as bfloat16 products propose them."""
+    """The nearest centroids of rows, as bfloat16 products propose them. Threads may share an object."""
 
     rows = 1024
 
@@ -203,7 +206,6 @@ class _Rough:
         self._mean = mean if float(np.linalg.norm(mean)) > _CONE else None
         self._right = bf16.Right(bf16.Rounded.of(rest), None if self._mean is None else rest @ mean)
         self._spill = 0.0 if self._mean is None else (len(mean) + 8) * 2.0**-22
-        self._exact = _Exact(centroids)
 
     def of(self, block: Vectors) -> tuple[Indices, Floats]:
         """Return the nearest centroid of each row and the float64 inner product."""
@@ -220,7 +222,7 @@ class _Rough:
         row, column = bf16.reaching(keys, tops, cut)
         best, dots = _largest_dots(block, self._centroids, row, column)
         if len(hard):
-            best[hard], dots[hard] = self._exact.of(block[hard])
+            best[hard], dots[hard] = _Exact(self._centroids).of(block[hard])
         return best, dots
 
 

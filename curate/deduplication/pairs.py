@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from curate.deduplication.similarity import pair_similarities
-from curate.products import bf16
+from curate.products import bf16, one_thread
 
 __all__ = ["STEP", "Pairs", "Proposals"]
 
@@ -88,9 +88,10 @@ class Proposals:
         # the rows are near to each other.
         centre = rows.mean(axis=0, dtype=np.float64).astype(np.float32)
         self._along = rows @ centre
-        rounded = bf16.Rounded.of(rows - centre)
-        self._left = rounded.with_ones()
-        self._right = bf16.Right(rounded, self._along - np.float32(centre @ centre))
+        with one_thread():
+            rounded = bf16.Rounded.of(rows - centre)
+            self._left = rounded.with_ones()
+            self._right = bf16.Right(rounded, self._along - np.float32(centre @ centre))
         products = (
             3 * (len(centre) + 8) * 2.0**-24 * 1.01 * float(np.linalg.norm(centre))
         )  # three, in float32
@@ -102,7 +103,8 @@ class Proposals:
         Among them are the most similar earlier row of each row, and all pairs that are duplicates.
         """
         ends = range(0, bf16.whole_groups(stop), _COLUMNS)
-        tiles = [self._tile(start, stop, first) for first in ends]
+        with one_thread():
+            tiles = [self._tile(start, stop, first) for first in ends]
         tops = [tile.max(axis=1) for tile in tiles]
         cut = self._cut(np.maximum.reduce([top.max(axis=1) for top in tops]), slice(start, stop))
         hard = np.flatnonzero(cut <= 0)  # what is before them is not on their side of the centre

@@ -20,6 +20,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from curate.embedding.vector_files import OPENERS, Opened, kinds_said
 from curate.errors import EmbeddingError, UsageError
+from curate.linalg import as_float32
 from curate.sources.vector_columns import FLOATS
 
 __all__ = ["Lengths", "VectorRows", "open_vectors", "warn_of_lengths"]
@@ -115,9 +116,8 @@ class VectorRows:
         if not 0 <= start <= stop <= self.count():
             raise EmbeddingError(f"rows {start} to {stop} asked of {self.count()} vectors")
         block = np.empty((stop - start, self.dim), np.float32)
-        with np.errstate(over="ignore"):
-            for part, first, last, place in self._pieces(start, stop):
-                block[place : place + last - first] = part.read(first, last)
+        for part, first, last, place in self._pieces(start, stop):
+            as_float32(part.read(first, last), block[place : place + last - first])
         return block
 
     @property

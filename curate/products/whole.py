@@ -5,8 +5,6 @@ as float32. Elsewhere float32 multiplies them, to the same sums: no sum leaves w
 """
 
 import math
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -14,12 +12,8 @@ import numpy.typing as npt
 
 from curate.products import processor
 
-__all__ = ["TILE_ROWS", "WholeProducts", "each_tile", "largest_whole"]
+__all__ = ["WholeProducts", "largest_whole"]
 
-#: Rows to multiply at a time: their products with a thousand others stay in the processor's cache.
-TILE_ROWS = 256
-
-_ROWS_OF_A_THREAD = 16 * TILE_ROWS
 _COLUMNS = 1024  # others whose products are looked at together
 _FEWEST_ROWS = 32  # fewer rows take slower kernels, or none
 _FEWEST_COLUMNS = 16  # of one column, torch multiplies something else
@@ -99,33 +93,3 @@ class WholeProducts:
         import torch
 
         return np.asarray(torch._int_mm(left, right))
-
-
-def each_tile(rows: int, work: Callable[[slice], None], *, threads: bool = True) -> None:
-    """Call `work` with slices of up to `TILE_ROWS` of so many rows, in as many threads as torch may use.
-
-    Each call of torch within takes one thread of its own: threads that wait for each other's small pieces cost more than
-    they save. threads : False to call one after the other, for work whose BLAS has threads.
-    """
-    starts = range(0, rows, _ROWS_OF_A_THREAD)
-
-    def some(start: int) -> None:
-        for first in range(start, min(rows, start + _ROWS_OF_A_THREAD), TILE_ROWS):
-            work(slice(first, min(rows, first + TILE_ROWS)))
-
-    if not threads:
-        for start in starts:
-            some(start)
-        return
-    import torch
-
-    before = torch.get_num_threads()
-    count = max(1, min(before, len(starts)))
-    # The number is one of each thread: oneDNN asks for that of its own, whatever another thread has set.
-    pool = ThreadPoolExecutor(count, "products", torch.set_num_threads, (1,))
-    try:
-        for _ in pool.map(some, starts):
-            pass
-    finally:
-        pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(before)  # for threads to come

@@ -200,8 +200,9 @@ def fit(
     wanted = wanted if settings.levels is None else settings.levels[0]
     size = min(total, wanted * kmeans.SAMPLE_PER_CONCEPT)
     precision = kmeans.precision_of(settings.precision, size, wanted, dim)
-    _require_fits(context.recipe, size, dim, settings, precision)
-    context.engine.close()  # idle workers would hold memory the sample needs
+    spare = _room_beside(context.recipe, size, dim, settings, precision)
+    if spare < context.engine.workers * PROCESS_BASE:
+        context.engine.close()  # idle workers would hold memory the sample needs
     context.progress(stage, 0, 1, "fits")
     uids, vectors = _sample(files, settings.on, size, total, settings.seed, among)
     found, parents = levels.fit_concepts(settings, vectors, wanted)
@@ -211,8 +212,8 @@ def fit(
     context.progress(stage, 1, 1, "fits")
 
 
-def _require_fits(recipe: Recipe, size: int, dim: int, settings: ClusterSettings, precision: str) -> None:
-    """Refuse a training sample that cannot fit into `memory`, saying what fits."""
+def _room_beside(recipe: Recipe, size: int, dim: int, settings: ClusterSettings, precision: str) -> float:
+    """Return the bytes of `memory` that are left beside a training sample; refuse one that cannot fit, saying what fits."""
     again, name = (
         (1, "levels") if settings.levels is not None else (0, "concepts")
     )  # the members of a resampling
@@ -225,6 +226,7 @@ def _require_fits(recipe: Recipe, size: int, dim: int, settings: ClusterSettings
             f"cluster.{name}: k-means on {size:,} samples of {dim} numbers takes {size * row / 1e9:.1f}GB, "
             f"memory allows {room / 1e9:.1f}GB; set cluster.concepts to at most {fits:,} or raise memory"
         )
+    return room - size * row
 
 
 def _sample(

@@ -22,7 +22,7 @@ from curate.sources.vector_columns import why_unusable
 __all__ = ["embed_own"]
 
 #: Outcomes of rows that are broken as rows, not for want of an image.
-BROKEN_ROWS = ("bad_row", "duplicate_key", "split_sample", "truncated", "forgotten")
+BROKEN_ROWS = frozenset({"bad_row", "duplicate_key", "split_sample", "truncated", "forgotten"})
 
 NO_TEXT = "concepts are made of captions, and there is no vector of one"
 
@@ -114,19 +114,21 @@ def _judge_own(
     outcome, reason : what reading said of the rows. It holds, unless the vectors are in files: then a row needs no
     image. valid, known : which rows have a usable vector, and one of the caption.
     """
-    no_text = ~known if known is not None and task.on == "text" else np.zeros(len(valid), bool)
+    broken = np.array([one in BROKEN_ROWS for one in outcome], bool)
     ok = np.array([one == "ok" for one in outcome], bool)
-    doubtful = np.flatnonzero(~ok | ~valid | no_text)
-    found = dict(zip(doubtful.tolist(), why_unusable(given[doubtful]), strict=True))
-    for row in doubtful.tolist():
-        if outcome[row] in BROKEN_ROWS:  # whatever its vector: the row is not the sample it seems to be
-            pass
-        elif task.in_files or (outcome[row] == "ok" and not valid[row]):
-            bad = ("bad_vector", found[row] or "the vector has no usable length")
-            outcome[row], reason[row] = ("ok", None) if valid[row] else bad
-        if outcome[row] == "ok" and no_text[row]:
+    judged = (
+        ~broken if task.in_files else ok
+    )  # whatever the vector of a broken row: it is not the sample it seems to be
+    for row in np.flatnonzero(judged & valid & ~ok).tolist():
+        outcome[row], reason[row] = "ok", None
+    bad = np.flatnonzero(judged & ~valid)
+    for row, why in zip(bad.tolist(), why_unusable(given[bad]), strict=True):
+        outcome[row], reason[row] = "bad_vector", why or "the vector has no usable length"
+    ok = judged & valid
+    if known is not None and task.on == "text":
+        for row in np.flatnonzero(ok & ~known).tolist():
             outcome[row], reason[row] = "no_caption", NO_TEXT
-        ok[row] = outcome[row] == "ok"
+        ok &= known
     outcomes.outcome += outcome
     outcomes.reason += reason
     return ok

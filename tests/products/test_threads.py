@@ -1,0 +1,71 @@
+"""Products by torch take one thread a call: threads that share a small one only wait for each other."""
+
+import numpy as np
+import pytest
+
+from curate.clustering.kmeans import assign
+from curate.deduplication.semantic import find_duplicates
+from curate.linalg import unit_rows
+from curate.products import one_thread
+
+
+@pytest.fixture
+def threads_of_products(monkeypatch):
+    """Two threads for torch, and the numbers of threads that products were made with."""
+    import torch
+
+    before, product, seen = torch.get_num_threads(), torch.mm, []
+
+    def noted(*given, **named):
+        seen.append(torch.get_num_threads())
+        return product(*given, **named)
+
+    monkeypatch.setattr(torch, "mm", noted)
+    torch.set_num_threads(2)
+    yield seen
+    torch.set_num_threads(before)
+
+
+def some(n, d, seed=0):
+    return unit_rows(np.random.default_rng(seed).standard_normal((n, d)))[0]
+
+
+def test_assignment_shares_rows_out_and_finds_the_same(threads_of_products):
+    import torch
+
+    rows, centroids = some(9_000, 32), some(64, 32, seed=1)
+    cheap, exact = (assign(rows, centroids, cheap=one) for one in (True, False))
+    assert np.array_equal(cheap[0], exact[0])
+    assert np.array_equal(cheap[1], exact[1])
+    assert len(threads_of_products) >= 9
+    assert set(threads_of_products) == {1}
+    assert torch.get_num_threads() == 2
+
+
+def test_a_row_that_is_not_finite_is_said_by_whatever_thread_it_is_in(threads_of_products):
+    from curate.errors import EmbeddingError
+
+    rows = some(9_000, 32)
+    rows[8_500, 3] = np.nan
+    with pytest.raises(EmbeddingError, match=r"8,?500"):
+        assign(rows, some(64, 32, seed=1), cheap=True)
+
+
+def test_near_duplicates_are_proposed_by_one_thread(threads_of_products):
+    import torch
+
+    rows = some(1_500, 32)
+    rows[700:] = rows[:800]
+    found = find_duplicates(rows, threshold=0.9, cheap=True)
+    assert np.array_equal(found.duplicate_of, find_duplicates(rows, threshold=0.9, cheap=False).duplicate_of)
+    assert set(threads_of_products) == {1}
+    assert torch.get_num_threads() == 2
+
+
+def test_the_number_comes_back_after_an_error(threads_of_products):
+    import torch
+
+    with pytest.raises(ZeroDivisionError), one_thread():
+        assert torch.get_num_threads() == 1
+        1 / 0  # noqa: B018
+    assert torch.get_num_threads() == 2
