@@ -1,4 +1,4 @@
-"""The commands `score` and `select` on a finished run, and the flags of `filter` for scores."""
+"""The command `select` on a finished run; and it and `score` on one that is unfinished, busy or outdated."""
 
 import json
 import shutil
@@ -6,8 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from curate import open_run
@@ -21,56 +19,19 @@ from curate.selection.registry import selectors
 from tests.fixtures.builders import planted, write_shards
 from tests.fixtures.calls import curate, own
 from tests.fixtures.folders import changed, leftovers, tables, times
+from tests.fixtures.rescored import N, copied, finished, kept, whole, written
 
-N = 150
-UIDS = [f"s{i:06d}" for i in range(N)]
 DENSITY = ["--method", "density"]
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A folder with a source and a finished run of it."""
-    folder = tmp_path_factory.mktemp("made")
-    label = ["a", "b", "c"] * (N // 3)
-    glob = write_shards(folder / "in", planted(N, near=10), extra={"label": label})
-    assert own(glob, folder / "run", "--set", "source.uid=id", "--set", "cluster.concepts=8").code == 0
-    return folder
+    return finished(tmp_path_factory.mktemp("made"))
 
 
 @pytest.fixture(autouse=True)
 def run(made, tmp_path, monkeypatch):
-    """A copy of that run, called `run`, in a folder of its own."""
-    shutil.copytree(made / "run", tmp_path / "run")
-    monkeypatch.chdir(tmp_path)
-    return "run"
-
-
-def own_scores(rows=N, name="mine.parquet"):
-    """Write scores of the user's own for the first rows: the higher, the later; return the file."""
-    pq.write_table(pa.table({"uid": UIDS[:rows], "mine": np.arange(rows, dtype=np.float64)}), name)
-    return name
-
-
-def kept(run="run"):
-    return set(open_run(run).decisions().filter("keep")["uid"])
-
-
-def written(run="run"):
-    return {
-        uid
-        for path in Path(run, "6_filtered").glob("*.parquet")
-        for uid in pq.read_table(path)["id"].to_pylist()
-    }
-
-
-def whole(run="run"):
-    """Everything of a run that an error must leave as it was: tables, marks, recipe, manifest, page."""
-    names = ("recipe.yaml", "manifest.json", "7_report/report.html")
-    marks = {str(path): path.read_bytes() for path in Path(run).rglob("_done.json")}
-    return tables(run) | marks | {name: Path(run, name).read_bytes() for name in names}
-
-
-# --- select ---
+    return copied(made, tmp_path, monkeypatch)
 
 
 def test_select_decides_anew_and_touches_nothing_else(run):
@@ -375,6 +336,40 @@ def test_too_many_unusable_rows_are_told_after_all_is_written(run):
     assert text != Path("run/recipe.yaml").read_text()
 
 
+#: What methods cannot do without.
+NEEDED = {
+    "window": {"by": "distance", "offset": 2}, "triage": {"misconception": True}, "quotas": {"per": "label"},
+    **{one: {"by": "distance"} for one in ("hardest", "easiest", "top", "middle", "stratified", "weighted", "d2")},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "dedup", [{}, {"epsilon": None}, {"epsilon": 0.1}], ids=["nothing said", "none", "0.1"]
+)
+def test_from_every_method_to_every_other_is_as_to_begin_with_it(tmp_path, monkeypatch, dedup):
+    """What is left of a method are settings that were chosen, none of those that it has by itself."""
+    heads = {"heads": {"dynamics": ["dual"], "epochs": 4}}
+    scores = [heads, {"metaclip": {"entries": "names.txt"}}, {"objects": {}}]
+    values = {"run": str(tmp_path / "run"), "source": {"path": "a.parquet"}, "score": scores, "dedup": dedup}
+
+    def with_method(name):
+        budget = {} if selectors()[name].keeps_all else {"keep": 0.3}
+        return parse_recipe({**values, "select": {"method": name, **budget, **NEEDED.get(name, {})}})
+
+    for old in selectors():
+        before = with_method(old).model_dump(mode="json")
+        monkeypatch.setattr(rescore, "_values", lambda run, before=before: before)
+        for new, kind in selectors().items():
+            asked = {"method": new, **({} if kind.keeps_all else {"keep": 0.3}), **NEEDED.get(new, {})}
+            found = rescore.chosen_recipe(
+                "run", settings={f"select.{name}": one for name, one in asked.items()}
+            )
+            begun = with_method(new).select
+            if new == "auto" != old:  # a run that has near-duplicates, or none, goes on with what it has
+                begun = begun.model_copy(update={"at_most": False})
+            assert found.select == begun, (old, new)
+
+
 # --- an unfinished, a busy and an outdated run ---
 
 
@@ -425,188 +420,3 @@ def test_a_source_that_changed_is_told(made, run, command):
     assert said.code == 2
     assert said.error.startswith("run: 0_samples is not there or not up to date with the source")
     assert changed(before, whole(run)) == []
-
-
-# --- score ---
-
-
-def test_score_shows_what_there_is(run):
-    said = curate("score", "run")
-    assert said.code == 0
-    header, line = said.out.splitlines()
-    assert header.split() == [
-        "family",
-        "column",
-        "higher",
-        "is",
-        "scored",
-        "missing",
-        "because",
-        "reliability",
-    ]
-    assert line.split() == ["clip_score", "clip_score", "better", "0", "150", "no_text", "150", "-"]
-    assert said.err.splitlines()[-1] == (
-        "decide with: curate select run --method hardest --by distance --keep 0.5"
-    )
-    told = json.loads(curate("score", "run", "--json", "-q").out)
-    assert told == {
-        "run": "run", "worked": [],
-        "scores": [{"family": "clip_score", "column": "clip_score", "higher_is": "better", "scored": 0,
-                    "missing": {"no_text": 150}, "reliability": None}],
-    }  # fmt: skip
-
-
-def test_a_file_of_scores_is_added_and_decides(run):
-    before = tables(run)
-    flags = ["--file", own_scores(), "--higher-is", "easier", "--columns", "mine", "--name", "ours"]
-    said = curate("score", "run", *flags)
-    assert said.code == 0
-    added = changed(before, tables(run))
-    assert added
-    assert all(name.startswith("3_scores/ours/") for name in added)
-    assert said.out.splitlines()[-1].split() == ["ours", "mine", "easier", "150", "0", "-"]
-    assert verify_run("run")["changed"] == [], "a new family leaves shards and decisions what they are"
-    assert curate("select", "run", "--method", "hardest", "--by", "mine", "--count", "7", "-q").code == 0
-    assert kept() == set(UIDS[:7]), "the hardest of an easier score are the smallest"
-    assert open_run("run").scores().sort("uid")["mine"].to_list() == list(range(N))
-
-
-def test_scores_that_cannot_be_had_leave_the_run_as_it_was(run):
-    before, file = whole(run), own_scores(100)
-    said = curate("score", "run", "--file", file)
-    assert said.code in (1, 2)
-    assert "50" in said.error
-    assert changed(before, whole(run)) == []
-    said = curate("score", "run", "--file", file, "--on-missing", "null", "--json", "-q")
-    [mine] = [row for row in json.loads(said.out)["scores"] if row["column"] == "mine"]
-    assert (mine["scored"], sum(mine["missing"].values())) == (100, 50)
-
-
-def test_scores_made_anew_are_told(run):
-    assert curate("score", "run", "--file", own_scores(), "-q").code == 0
-    assert curate("run", "run/recipe.yaml", "-q").code == 0
-    assert verify_run("run")["changed"] == []
-    pq.write_table(pa.table({"uid": UIDS, "mine": np.ones(N)}), "mine.parquet")
-    assert curate("score", "run", "-q").code == 0
-    assert verify_run("run")["changed"] == ["score/mine"]
-    assert "warning: score/mine changed after the shards" in curate("inspect", "run").err
-    assert curate("run", "run/recipe.yaml", "-q").code == 0
-    assert verify_run("run")["changed"] == []
-
-
-def test_scores_that_cannot_be_made_anew_stay_as_they_were(run):
-    assert curate("score", "run", "--file", own_scores(), "-q").code == 0
-    assert curate("run", "run/recipe.yaml", "-q").code == 0
-    before = whole(run)
-    own_scores(100)
-    assert curate("score", "run").code in (1, 2)
-    assert changed(before, whole(run)) == []
-    assert verify_run("run")["changed"] == []
-
-
-def test_families_are_added_kept_or_replaced(run):
-    def folders(*entries):
-        return rescore.scored_recipe("run", entries).score
-
-    recipe = rescore.scored_recipe("run", [{"heads": {"seeds": 3}}, "pair"])
-    assert [family.folder for family in recipe.score] == ["clip_score", "heads", "pair"]
-    Path("run/recipe.yaml").write_text(recipe.to_yaml())
-    assert folders() == recipe.score
-    assert folders("heads", "pair", "clip_score") == recipe.score, "named alone they keep their settings"
-    heads = folders({"heads": {"kind": "linear"}})[1]
-    assert (heads.kind, heads.seeds) == ("linear", 10), "settings replace settings"
-    with pytest.raises(UsageError, match="must name each family once, got pair twice"):
-        folders("pair", "pair")
-    [*_, first, second] = folders({"file": "a.parquet"}, {"file": "a.parquet", "name": "b"})
-    assert (first.folder, second.folder) == ("a", "b")
-
-
-# --- filter, in one line ---
-
-
-def plan(made, *flags):
-    """Return the recipe that `filter` makes of these flags."""
-    said = own(f"{made}/in/*.parquet", "new", "--dry-run", "--json", *flags)
-    assert said.code == 0, said.err
-    return json.loads(said.out)["recipe"]
-
-
-def test_filter_takes_scores(made):
-    flags = ["--score", "heads", "--score", "{fuse: {columns: {el2n: 1, distance: 2}}}"]
-    recipe = plan(made, *flags, "--method", "hardest", "--by", "fused", "--weight", "inverse")
-    assert [one if isinstance(one, str) else next(iter(one)) for one in recipe["score"]] == [
-        "clip_score", "heads", "fuse",
-    ]  # fmt: skip
-    assert (recipe["select"]["method"], recipe["select"]["by"]) == ("hardest", "fused")
-    assert recipe["weight"]["method"] == "inverse"
-    assert plan(made)["select"]["method"] == "density"
-    assert plan(made, "--where", "{by: distance, bottom: 90%}")["filter"][0]["bottom"] == 0.9
-    assert plan(made, "--weight", "linupper", "--set", "weight.by=distance")["weight"]["by"] == "distance"
-
-
-def test_filter_takes_lists_and_evaluation_sets(made):
-    np.save("held_out.npy", planted(5).astype(np.float32))
-    pq.write_table(pa.table({"uid": UIDS[:2]}), "pin.parquet")
-    pq.write_table(pa.table({"uid": UIDS[2:4]}), "not.parquet")
-    flags = ["--pin", "pin.parquet", "--exclude", "not.parquet", "--against", "held_out.npy"]
-    recipe = plan(made, *flags, "--epsilon", "0.1")
-    assert (recipe["pin"], recipe["exclude"]) == (["pin.parquet"], ["not.parquet"])
-    assert [one["name"] for one in recipe["dedup"]["against"]] == ["held_out"]
-    said = own(f"{made}/in/*.parquet", "new", "--against", "held_out.npy", "--dry-run")
-    assert (said.code, "needs an epsilon for what is against held_out" in said.error) == (2, True)
-
-
-def test_filter_takes_the_files_that_a_shell_makes_of_a_glob(made, run):
-    files = sorted((made / "in").glob("*.parquet"))
-    small = ["--vectors", "embedding", "--workers", "1", "--set", "memory=2GB", "--set", "source.uid=id"]
-    small += ["--set", "cluster.concepts=8"]
-    assert (
-        curate(
-            "filter", *files, "--out", "several", "--keep", "0.3", "--method", "density", "-q", *small
-        ).code
-        == 0
-    )
-    assert kept("several") == kept(run)
-    assert len(kept(run)) == 45
-
-
-def test_filter_by_a_score_in_one_line(made):
-    flags = ["--score", f"{{file: {own_scores()}}}", "--method", "hardest", "--by", "mine"]
-    said = own(f"{made}/in/*.parquet", "one", "--set", "source.uid=id", *flags, keep="10%")
-    assert said.code == 0, said.err
-    assert kept("one") == set(UIDS[-15:])
-    assert written("one") == kept("one")
-
-
-#: What methods cannot do without.
-NEEDED = {
-    "window": {"by": "distance", "offset": 2}, "triage": {"misconception": True}, "quotas": {"per": "label"},
-    **{one: {"by": "distance"} for one in ("hardest", "easiest", "top", "middle", "stratified", "weighted", "d2")},
-}  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    "dedup", [{}, {"epsilon": None}, {"epsilon": 0.1}], ids=["nothing said", "none", "0.1"]
-)
-def test_from_every_method_to_every_other_is_as_to_begin_with_it(tmp_path, monkeypatch, dedup):
-    """What is left of a method are settings that were chosen, none of those that it has by itself."""
-    heads = {"heads": {"dynamics": ["dual"], "epochs": 4}}
-    scores = [heads, {"metaclip": {"entries": "names.txt"}}, {"objects": {}}]
-    values = {"run": str(tmp_path / "run"), "source": {"path": "a.parquet"}, "score": scores, "dedup": dedup}
-
-    def with_method(name):
-        budget = {} if selectors()[name].keeps_all else {"keep": 0.3}
-        return parse_recipe({**values, "select": {"method": name, **budget, **NEEDED.get(name, {})}})
-
-    for old in selectors():
-        before = with_method(old).model_dump(mode="json")
-        monkeypatch.setattr(rescore, "_values", lambda run, before=before: before)
-        for new, kind in selectors().items():
-            asked = {"method": new, **({} if kind.keeps_all else {"keep": 0.3}), **NEEDED.get(new, {})}
-            found = rescore.chosen_recipe(
-                "run", settings={f"select.{name}": one for name, one in asked.items()}
-            )
-            begun = with_method(new).select
-            if new == "auto" != old:  # a run that has near-duplicates, or none, goes on with what it has
-                begun = begun.model_copy(update={"at_most": False})
-            assert found.select == begun, (old, new)
