@@ -147,7 +147,8 @@ def as_float32(x: npt.NDArray[np.floating[Any]], out: npt.NDArray[np.float32]) -
             return
         for some, block, _ in _blocks(x):
             np.copyto(out[some], block, casting="same_kind")
-            if np.isnan(out[some]).any():  # what stands in a NaN may change on the way, and who a row is goes by its bits
+            # What stands in a NaN may change on the way, and who a row is goes by its bits.
+            if np.isnan(out[some]).any():
                 np.copyto(out[some], x[some])
 
 
