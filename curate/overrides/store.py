@@ -55,6 +55,10 @@ class Decision(NamedTuple):
     after: str | None = None
 
 
+#: What holds of a uid and a thing (keep, duplicate, label), and the action that it is from.
+Holding = dict[tuple[str, str], tuple[Decision, dict[str, Any]]]
+
+
 class Overrides:
     """The decisions of people about the rows of one run.
 
@@ -73,6 +77,7 @@ class Overrides:
         self.folder = folder
         self.by = user_name() if by is None else by
         self._journal = Journal(folder.path / JOURNAL)
+        self._holding: tuple[tuple[int, int], Holding] | None = None
         self._said_damaged = 0
 
     # Writing
@@ -173,11 +178,14 @@ class Overrides:
             )  # fmt: skip
         return found
 
-    def holding(self) -> dict[tuple[str, str], tuple[Decision, dict[str, Any]]]:
+    def holding(self) -> Holding:
         """Return what holds now, with the action that it is from, by uid and thing (keep, duplicate, label)."""
         actions = self.actions()
+        known = id(actions), len(actions)
+        if self._holding is not None and self._holding[0] == known:
+            return self._holding[1]
         undone = _undone(actions)
-        state: dict[tuple[str, str], tuple[Decision, dict[str, Any]]] = {}
+        state: Holding = {}
         for action in actions:
             if action["id"] in undone:
                 continue
@@ -188,6 +196,7 @@ class Overrides:
                         state.pop((one.uid, thing), None)
                 else:
                     state[one.uid, KINDS[one.what]] = one, action
+        self._holding = known, state
         return state
 
     def current(self) -> "pl.DataFrame":

@@ -120,7 +120,8 @@ def run(context: Context) -> bool:
     Raises BudgetError if fewer rows are eligible than asked for.
     """
     recipe, folder = context.recipe, context.run.decisions
-    people = read_overrides(context.run)
+    journal = Overrides(context.run)
+    people = read_overrides(journal)
     fingerprint, before = previous.for_stage(context, folder, _fingerprint(context, people))
     if context.run.is_done(folder, fingerprint):
         return False
@@ -179,7 +180,7 @@ def run(context: Context) -> bool:
     if before is not None:
         facts |= {"shipped_before": before.before, "shipped": previous.flips(context, new, before)}
     context.run.mark(new, fingerprint, facts)
-    Overrides(context.run).write_table()
+    journal.write_table()
     context.run.publish(new, folder)  # the decisions before are there until these are, whatever fails
     storage.remove(scratch)
     _say(recipe, facts, (kept > 0).sum(), len(kept))

@@ -79,9 +79,8 @@ class Overridden:
         }  # fmt: skip
 
 
-def read_overrides(run: RunFolder) -> Overridden | None:
+def read_overrides(overrides: Overrides) -> Overridden | None:
     """Return what people decided about a run that decides what is kept; None if it is nothing."""
-    overrides = Overrides(run)
     fingerprint = overrides.fingerprint(CHOOSING)
     if fingerprint is None:
         return None
@@ -141,7 +140,7 @@ def with_overrides(frame: pl.DataFrame, decided: pl.DataFrame) -> pl.DataFrame:
     >>> with_overrides(pl.DataFrame(rows, schema_overrides={"duplicate_of": pl.String}), people).rows()
     [('a', None, True, None, 'keep'), ('b', None, False, None, None)]
     """
-    frame = frame.join(decided, on="uid", how="left", maintain_order="left", validate="1:1")
+    frame = frame.join(decided, on="uid", how="left", maintain_order="left", validate="m:1")
     kept, dropped = (pl.col("decided").eq_missing(pl.lit(what)) for what in ("keep", "drop"))
     return frame.with_columns(
         filter_reason=pl.when(~kept).then("filter_reason"),
