@@ -103,8 +103,11 @@ if any("flow_engine" in word or "engine" in word for word in sys.orig_argv):
 
 
 @pytest.fixture(scope="module")
-def served(server, shards, tmp_path_factory):
-    """A schedule that fires within 75 s from its start (later where that takes longer): its folder, its process."""
+def served(flows, shards, tmp_path_factory):
+    """A schedule that fires within 75 s from its start (later where that takes longer): its folder, its process.
+
+    flows : so that this process asks the same server, whichever tests are run.
+    """
     folder = tmp_path_factory.mktemp("served")
     (folder / "python").mkdir()
     (folder / "python" / "sitecustomize.py").write_text(HOLD)
@@ -486,6 +489,14 @@ def the_run(is_it):
     return found[0] if len(found) == 1 else None
 
 
+def is_served():
+    """Whether the server knows the schedule's deployment yet."""
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        return [one.name for one in client.read_deployments()] == ["nightly"]
+
+
 def fire_no_more():
     """Switch the times of the schedule off; the deployment itself goes on."""
     from prefect.client.orchestration import get_client
@@ -530,6 +541,7 @@ def test_cancelled_run_goes_on_and_a_second_one_waits(served, plain, monkeypatch
     monkeypatch.chdir(folder)
     (folder / "hold").touch()
     asked = {"overrides": ["run=again"]}
+    assert wait_for(is_served, 60), (folder / "log").read_text()
     first = run_deployment("curate/nightly", parameters=asked, timeout=0)
     run = wait_for(lambda: next(folder.glob("again/*Z/3_scores/clip_score/_done.json"), None), 60)
     assert run, (folder / "log").read_text()
