@@ -10,6 +10,11 @@ __all__ = ["FLAGS", "arguments", "as_typed", "flags"]
 
 #: Settings that a message may advise, and the flags of `curate filter` for them. The argument of Python is called like the flag.
 FLAGS = {"embed.model": "--model", "embed.pretrained": "--pretrained"}
+_NO_BUDGET = "select needs keep (a share) or count (a number of samples); method all keeps all that pass conditions and dedup"
+_NO_BUDGET_FLAGS = (
+    "nothing says what to keep: add --keep 0.3 (a share) or --count 1000 (rows), or what is to go: --dedup, --where, "
+    "--drop-noise, --exclude or --only"
+)
 _VALUE = r": ([\w./-]*[\w/])"
 
 
@@ -31,6 +36,7 @@ def flags(text: str, names: Mapping[str, str] = FLAGS) -> str:
     >>> flags("use the model that ships (embed.model: tiny)", {})
     'use the model that ships (--set embed.model=tiny)'
     """
+    text = text.replace(_NO_BUDGET, _NO_BUDGET_FLAGS) if names else text
     return re.sub(rf"\b(embed\.\w+){_VALUE}", lambda found: _flag(found[1], found[2], names), text)
 
 

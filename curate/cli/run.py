@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -92,11 +93,13 @@ def with_epsilon(args: Sequence[str]) -> list[str]:
 
     >>> with_epsilon(["--dedup", "photos"]), with_epsilon(["--dedup", "0.1"]), with_epsilon(["--dedup", "drop=0.2"])
     (['--dedup=auto', 'photos'], ['--dedup', '0.1'], ['--dedup', 'drop=0.2'])
+    >>> with_epsilon([])
+    []
     """
     value = re.compile(r"[-+]?[0-9.]+(e-?[0-9]+)?%?|(drop|precision)=.*|none|auto", re.IGNORECASE)
     return [
         "--dedup=auto" if one == "--dedup" and not value.fullmatch(after) else one
-        for one, after in zip(args, [*args[1:], ""], strict=True)
+        for one, after in zip_longest(args, args[1:], fillvalue="")
     ]
 
 

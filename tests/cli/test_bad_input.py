@@ -297,7 +297,8 @@ def test_uids_must_be_unique_and_there():
         ),
         (
             [],
-            "select needs keep (a share) or count (a number of samples); method all keeps all that pass conditions and dedup",
+            "nothing says what to keep: add --keep 0.3 (a share) or --count 1000 (rows), or what is to go: "
+            + "--dedup, --where, --drop-noise, --exclude or --only",
         ),
     ],
 )

@@ -103,6 +103,11 @@ def test_every_command_explains_itself(command):
         (["bogus"], "No such command 'bogus'."),
         (["run"], "Missing argument 'recipe'."),
         (["filter", "x"], "Missing option '--out'."),
+        (["filter"], "Missing argument 'source'."),
+        (
+            ["filter", "x", "--out", "y"],
+            "nothing says what to keep: add --keep 0.3 (a share) or --count 1000",
+        ),
         (["run", "x", "--bogus"], "No such option: --bogus"),
         (["filter", "x", "--out", "y", "--limit", "0"], "Invalid value for '--limit'"),
         (["run", "no.yaml"], "recipe no.yaml: No such file or directory"),
