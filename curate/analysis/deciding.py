@@ -6,13 +6,15 @@ from typing import Literal
 
 import polars as pl
 
+from curate.analysis.explain import opened
+from curate.analysis.row_lookup import uids_of_names
 from curate.errors import UsageError
 from curate.overrides.formats import argilla, fiftyone, label_studio, tables
 from curate.overrides.formats.entry import Entry
 from curate.overrides.store import KINDS, Decision, Overrides
 from curate.runs.run import StoredRun
 
-__all__ = ["FORMATS", "Which", "decide", "export_decisions", "import_decisions", "sheet"]
+__all__ = ["FORMATS", "Which", "decide", "export_decisions", "import_decisions", "sheet", "uids_named"]
 
 #: Which rows a file lists: those that somebody decided about, those kept, those dropped, or all.
 Which = Literal["decided", "kept", "dropped", "all"]
@@ -62,6 +64,33 @@ def decide(run: StoredRun, entries: Iterable[Entry], by: str | None = None) -> s
             f"{len(missing):,} of {len(asked):,} samples are not in {run.folder.where}, such as {such}"
         )
     return Overrides(run.folder, by).decide(_decision(one, known[one.uid]) for one in asked)
+
+
+def uids_named(run: StoredRun, names: Iterable[str]) -> dict[str, str]:
+    """Return the uid of each sample that is named by its uid, file name, path or key.
+
+    Parameters
+    ----------
+    run : StoredRun
+        A run that is decided.
+    names : iterable of str
+        What samples are called.
+
+    Raises
+    ------
+    UsageError
+        For a name that no sample has, or that several have.
+    """
+    asked = list(dict.fromkeys(names))
+    found = {uid: uid for uid in _known(run, asked)}
+    if len(found) < len(asked):
+        found |= uids_of_names(opened(run.folder.where), [name for name in asked if name not in found])
+    if missing := [name for name in asked if name not in found]:
+        raise UsageError(
+            f"{len(missing):,} of {len(asked):,} samples are not in {run.folder.where}, such as "
+            f"{', '.join(sorted(missing)[:_EXAMPLES])}; name them by uid, file name, path or key"
+        )
+    return found
 
 
 def _known(run: StoredRun, uids: Sequence[str]) -> dict[str, dict[str, str | None]]:

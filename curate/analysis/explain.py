@@ -53,7 +53,8 @@ def explain(run: str | Path | Context, which: str) -> dict[str, Any]:
     beginning of a uid that only one has (`row_lookup.find`). Raises UsageError where that is no sample of the run, or
     several.
 
-    Keys: `sample`, `occurrences`, `decision`, `concept`, `scores`, and where they apply `duplicate`, `filter`,
+    Keys: `sample`, `occurrences`, `decision`, `concept`, `scores`, and where they apply `predicted` (another label that heads
+    which never saw the sample give it), `duplicate`, `filter`,
     `overrides` (what people decided), `flip` (the nearest `select.keep` that decides otherwise, or why there is none) and `epsilon`.
     """
     context = run if isinstance(run, Context) else opened(run)
@@ -71,6 +72,8 @@ def explain(run: str | Path | Context, which: str) -> dict[str, Any]:
     }
     judged = {**sample, **_of_uid(context, row["uid"], row["concept"] is not None)}
     found = divided(context)
+    if (other := _predicted(context, facts["sample"]["label"], judged)) is not None:
+        facts["predicted"] = other
     if row["concept"] is not None:
         facts["concept"] = _concept(context, found, row)
         facts["scores"] = _scores(context, {**judged, "concept": row["concept"], "distance": row["distance"]})
@@ -122,6 +125,17 @@ def _of_uid(context: Context, uid: str, embedded: bool) -> dict[str, Any]:
         if len(rows):
             found |= rows.row(0, named=True)
     return found
+
+
+def _predicted(context: Context, label: str | None, judged: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the label that heads give a sample, and how likely its own one is; None where they agree, or said nothing."""
+    said = judged.get("pred_label")
+    if label is None or said is None:
+        return None
+    found = context.run.class_names().get(said, said)
+    if found == label:
+        return None
+    return {"label": found, "p_label": judged.get("p_label")}
 
 
 def _scores(context: Context, judged: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ of its sample. A user may give it whole, as the file name or the end of the path
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from curate.io.filesystem import is_remote, local_path
 from curate.io.remote.cache import ensure_local
 from curate.sources.registry import format_of
 
-__all__ = ["LISTED", "find", "rows_with"]
+__all__ = ["LISTED", "find", "rows_with", "uids_of_names"]
 
 #: Rows of one part that are looked at, where many are meant.
 LISTED = 10
@@ -44,6 +44,31 @@ def find(context: Context, which: str) -> Found:
     found = found or _by_prefix(context, which) or _only(context, which, named, _STEM)
     if found is None:
         raise _unknown(context, which)
+    return found
+
+
+def uids_of_names(context: Context, names: Iterable[str]) -> dict[str, str]:
+    """Return the uid of each sample that is named by its uid, key, file name or path; what names none is left out.
+
+    Numbers of rows and beginnings of uids name nothing here: a mistyped uid must not become another sample. Raises
+    UsageError where a name fits several samples.
+    """
+    asked = pl.Series(sorted(set(names)), dtype=pl.String)
+    found: dict[str, str] = {}
+    keyed: dict[str, set[str]] = {}
+    for part in context.parts:
+        path = ensure_local(context.run.part(context.run.samples, part.name))
+        meant = pl.any_horizontal(pl.col("uid", "key").is_in(asked.implode()))
+        for uid, key in pl.scan_parquet(path).filter(meant).select("uid", "key").collect().iter_rows():
+            found[uid] = uid
+            keyed.setdefault(key, set()).add(uid)
+    found = {name: uid for name, uid in found.items() if name in set(asked)}
+    found = {name: min(uids) for name, uids in keyed.items() if len(uids) == 1 and name in set(asked)} | found
+    for name in asked.filter(~asked.is_in(list(found))):
+        named = [(rank, row) for rank, row in _named(context, name) if rank < _STEM]
+        row = _only(context, name, named, min((rank for rank, _ in named), default=_STEM))
+        if row is not None:
+            found[name] = row["uid"]
     return found
 
 

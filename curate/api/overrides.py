@@ -86,7 +86,7 @@ class RunOverrides:
         Parameters
         ----------
         uids : mapping of str to sequence of str
-            The rows of each decision: keep, drop, not_duplicate, right_label, wrong_label or reset.
+            The rows of each decision, by uid, file name, path or key: keep, drop, not_duplicate, right_label, wrong_label or reset.
         label : str, optional
             The right label of those whose label is wrong.
 
@@ -98,8 +98,9 @@ class RunOverrides:
         Raises
         ------
         UsageError
-            For a uid that the run has not, or of which two things are said that cannot both hold.
+            For a row that the run has not, or of which two things are said that cannot both hold.
         """
+        uids = self._resolved(uids)
         said: dict[tuple[str, str], str] = {}
         for what, rows in uids.items():
             for uid in rows:
@@ -177,7 +178,15 @@ class RunOverrides:
         return import_decisions(self._run, Path(path), format, self._store.by)
 
     def _decide(self, what: str, uids: Sequence[str], label: str | None = None) -> str | None:
-        return self._write([(what, str(uid), label) for uid in uids])
+        return self._write([(what, uid, label) for uid in self._resolved({what: uids})[what]])
+
+    def _resolved(self, names: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+        """Return the uids of samples that are named by uid, file name, path or key."""
+        from curate.analysis.deciding import uids_named
+
+        texts = {what: [str(name) for name in of] for what, of in names.items()}
+        found = uids_named(self._run, (name for of in texts.values() for name in of))
+        return {what: [found[name] for name in of] for what, of in texts.items()}
 
     def _write(self, decisions: Sequence[tuple[str, str, str | None]]) -> str | None:
         from curate.analysis.deciding import decide

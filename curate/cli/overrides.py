@@ -24,7 +24,9 @@ def _uids(help_: str) -> Any:  # noqa: ANN401  (an option of typer)
 @app.command()
 def overrides(
     run: flag.RunPlace,
-    keep: Annotated[flag.Text, _uids("Keep these rows; a file of uids as @FILE.")] = None,
+    keep: Annotated[
+        flag.Text, _uids("Keep these rows, by uid, file name, path or key; a file of them as @FILE.")
+    ] = None,
     drop: Annotated[flag.Text, _uids("Drop these rows.")] = None,
     not_duplicate: Annotated[flag.Text, _uids("These rows are no near-duplicates.")] = None,
     right_label: Annotated[flag.Text, _uids("The labels of these rows are right.")] = None,

@@ -13,6 +13,8 @@ def lines(facts: Mapping[str, Any]) -> Iterator[str]:
     for name in ("caption", "label", "key"):
         if sample[name] is not None:
             yield f"  {name}: {sample[name][:100]}"
+        if name == "label" and "predicted" in facts:
+            yield _predicted(facts["predicted"], sample["label"])
     yield from _places(facts)
     yield from why_lines(facts)
 
@@ -35,6 +37,11 @@ def why_lines(facts: Mapping[str, Any]) -> Iterator[str]:
     if decision["keep"] and decision["weight"] != 1:
         yield f"  weight {_number(decision['weight'])}"
     yield from _flip(facts["flip"])
+
+
+def _predicted(facts: Mapping[str, Any], label: str) -> str:
+    sure = "" if facts["p_label"] is None else f", which is {100 * facts['p_label']:.2g} % likely to them"
+    return f"  heads that never saw it say {facts['label'][:100]}, not {label[:100]}{sure}"
 
 
 def _places(facts: Mapping[str, Any]) -> Iterator[str]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from curate.analysis.row_lookup import uids_of_names
 from curate.errors import CurateError, RunError, UsageError
 from curate.execution import context as base
 from curate.execution.context import Context, Progress, log
@@ -71,13 +72,13 @@ class Removed:
 def found(run: str | Path, uids: Iterable[str] = (), where: str | None = None) -> Wanted:
     """Return what forgetting samples would take out; nothing is changed.
 
-    run : a run folder or its URL. where : a condition on columns of the source, the samples, the decisions or the scores.
+    run : a run folder or its URL. uids : of samples; their file names, paths or keys do too. where : a condition on columns of the source, the samples, the decisions or the scores.
     Raises UsageError where no sample is meant, or a uid is not in the run.
     """
     folder = open_run(run).folder
     context = with_parts(Context(_recipe(folder), folder, base_engine()))
     begun = pending(folder)
-    named = [*uids, *(meeting(context, where) if where is not None else ())]
+    named = [*_uids(context, uids), *(meeting(context, where) if where is not None else ())]
     if begun is not None:
         named = [uid for uid in named if uid not in begun.uids]
     if not named and begun is None:
@@ -88,6 +89,13 @@ def found(run: str | Path, uids: Iterable[str] = (), where: str | None = None) -
     if wanted is None or begun is None:
         return wanted or _require(begun)
     return wanted.joined(begun)
+
+
+def _uids(context: Context, names: Iterable[str]) -> list[str]:
+    """Return uids of samples that may be named by file name, path or key; what names none as it is."""
+    asked = list(names)
+    found = uids_of_names(context, asked) if asked else {}
+    return [found.get(name, name) for name in asked]
 
 
 def forget(

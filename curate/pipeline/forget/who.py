@@ -84,7 +84,8 @@ def find_wanted(context: Context, uids: Iterable[str]) -> Wanted:
     if len(missing):
         such = ", ".join(missing.head(_EXAMPLES))
         raise UsageError(
-            f"{len(missing):,} of {len(asked):,} uids are not in {context.run.where}, such as {such}"
+            f"{len(missing):,} of {len(asked):,} samples are not in {context.run.where}, such as {such}; "
+            "name them by uid, file name, path or key"
         )
     identities = ("uid", "copy_of", "content_hash", "image_hash", "same_content_as")
     every = pl.concat([known[name].drop_nulls() for name in identities]).unique()

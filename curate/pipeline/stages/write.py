@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 
 from curate import schema
@@ -97,11 +98,15 @@ class WriteShards(Stage):
         with storage.atomic_folder(self.run_folder.filtered) as new:
             written = vars(write_shards(self.context, self.recipe.write, new))
             self.run_folder.mark(new, self.fingerprint, written)
+        Overrides(self.run_folder).write_table()  # a label that people judged is news to the shards alone
         return written
 
     def log(self, stats: Mapping[str, Any]) -> None:
         """Say how many rows were written."""
         log.info("write: %s rows in %s files", f"{stats['rows']:,}", f"{stats['files']:,}")
+        judged = Overrides(self.run_folder).current().filter(pl.col("what").is_in(LABELLING))
+        if len(judged):
+            log.info("%s", _said_of_labels(self.context, judged))
 
     def _write_dropped(self) -> bool:
         settings = self.recipe.write
@@ -117,6 +122,25 @@ class WriteShards(Stage):
         written = publish.write_folder(place, fingerprint, partial(dropped_shards, self.context, settings))
         log.info("write: %s dropped rows in %s", f"{written.rows:,}", place.where)
         return True
+
+
+def _said_of_labels(context: Context, judged: pl.DataFrame) -> str:
+    """Say how many labels people judged, and how many of these rows went as noise all the same. judged : uid, to."""
+    run, noise = context.run, 0
+    cut = f"cutoff:{context.facts(run.decisions).get('first', {}).get('noise_by')}"
+    for part in context.parts:
+        rows = pl.DataFrame(
+            storage.read_table(run.part(run.decisions, part.name), ["uid", "occurrence", "reason"])
+        )
+        rows = rows.filter((pl.col("occurrence") == 0) & (pl.col("reason") == cut))
+        noise += int(rows["uid"].is_in(judged["uid"].implode()).sum())
+    said = f"labels: people judged {len(judged):,} and gave {judged['to'].count():,} new ones"
+    if not noise:
+        return said
+    return (
+        f"{said}; {noise:,} of these rows stay out as {cut}, by the score of the label before: what is right by now is kept "
+        f"by curate overrides {run.where} --keep UIDS (K in curate review)"
+    )
 
 
 def write_shards(context: Context, settings: Write, folder: Path) -> Shards:
