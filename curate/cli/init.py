@@ -31,7 +31,8 @@ def init(
     source = source or _asked()
     found = _looked_at(source)
     text = resources.files("curate.cli").joinpath("recipe.yaml").read_text(encoding="utf-8")
-    text = text.replace('"@SOURCE@"', json.dumps(source, ensure_ascii=False))
+    place = re.compile(r'"@SOURCE@" *(?=#)')
+    text = place.sub(lambda old: f"{json.dumps(source, ensure_ascii=False):<{len(old[0]) - 1}} ", text)
     if found is not None and _has_vectors_alone(found):
         text = _with_column(text, found.vectors[0])
     try:
@@ -69,7 +70,10 @@ def _looked_at(source: str) -> "Survey | None":
         say = "taken" if _has_vectors_alone(found) else "to take them in place of a model"
         note(f"vectors: {', '.join(found.vectors)}; {say}: embed: {{column: {found.vectors[0]}}}")
     if columns.label is not None:
-        note("labels: score: [heads] finds those that look wrong")
+        note(
+            "labels: score: [heads] finds those that look wrong, select.method: auto takes them out; dedup.epsilon: auto takes "
+            "near-duplicates out"
+        )
     return found
 
 

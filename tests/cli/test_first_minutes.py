@@ -135,6 +135,9 @@ def test_init_says_what_it_finds():
         "photos: used 3 .png",
         "format folder, 1 shards; columns: image image, caption none, label label",
     ]
+    assert "score: [heads] finds those that look wrong, select.method: auto takes them out" in said.err
+    source = Path("recipe.yaml").read_text().partition("\nsource:")[2].splitlines()
+    assert source[1].index("# file, folder") == source[3].index("# parquet"), "the comments are in line"
     assert "curate run recipe.yaml --set embed.model=tiny" in said.err
     assert load_recipe(Path("recipe.yaml")).embed.model == "ViT-B-32"
 

@@ -147,6 +147,7 @@ def test_what_is_wrong_or_missing_is_said(run):
     }
     said = what_matters(folder, replace(found, label_errors=errors, warnings=["odd", "bad"]))
     assert "Labels: 30 of 200 (15.0 %, between 10.7 and 20.6 %) look wrong" in said[3].text and said[3].warns
+    assert said[3].command.startswith("curate review ")
     assert "2 warnings, the first: odd" in [one.text for one in said]
     assert (
         what_matters(folder, replace(found, groups={}))[-1].command == f"curate plan {run}"

@@ -118,7 +118,11 @@ def _labels(errors: Facts | None, labels: Sequence[Facts], where: str) -> Iterat
     """Yield how many labels look wrong, or that nothing says so."""
     if errors:
         for text in say_labels(errors)[:1]:
-            yield Matter(_first_large(text), warns=errors["rate"] > errors.get("gate", 0))
+            yield Matter(
+                f"{_first_large(text)}; look at them, and put them right",
+                f"curate review {where}",
+                warns=errors["rate"] > errors.get("gate", 0),
+            )
     elif labels:
         yield Matter(
             f"No score says which labels of the {len(labels):,} classes are wrong",
@@ -170,18 +174,22 @@ def say_chance(evaluation: Facts) -> list[str]:
 def say_auto(auto: Facts | None) -> list[str]:
     """Return what method auto chose.
 
-    >>> say_auto({"recipe": "select: {method: random, keep: 0.3}"})
-    ['Method auto chose select: method random, keep 0.3']
+    >>> say_auto({"recipe": "select: {method: random, keep: 0.3, drop_noise: 0.13026052104208416}"})
+    ['Method auto chose select: method random, keep 0.3, drop_noise 0.1303']
     """
     if not auto:
         return []
     chosen = read_yaml(auto["recipe"]) or {}
     said = [
-        f"{stage}: {', '.join(f'{name} {str(value).lower()}' for name, value in settings.items())}"
+        f"{stage}: {', '.join(f'{name} {_in_short(value)}' for name, value in settings.items())}"
         for stage, settings in sorted(chosen.items(), key=lambda item: item[0] != "select")
         if isinstance(settings, Mapping)
     ]
     return [f"Method auto chose {'; '.join(said)}"] if said else []
+
+
+def _in_short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value).lower()
 
 
 def _warned(warnings: Sequence[str]) -> list[Matter]:
