@@ -21,17 +21,28 @@ _WORDS = {
 }  # fmt: skip
 
 
+#: How each section begins, and what its entries are called.
+_TITLES = {
+    "select": ("select.method", "method"),
+    "weight": ("weight.method", "method"),
+    "family": ("score", "family"),
+}
+
+
 @app.command()
 def methods(
     names: Annotated[
         list[str] | None, typer.Argument(metavar="NAME", help="Only these methods, weights and scores.")
     ] = None,
+    all_: Annotated[
+        bool, Option("--all", help="Of all what each needs and costs, its settings, and when not to take it.")
+    ] = False,
     json_: flag.Json = False,
     tables: Annotated[
         bool, Option("--markdown", help="Print the tables of docs/scores.md and docs/methods.md.")
     ] = False,
 ) -> None:
-    """Say which selection methods, weights and scores there are, what each needs, and when not to take it."""
+    """Say which selection methods, weights and scores there are; with names what each needs, and when not to take it."""
     if tables and names:
         raise UsageError("--markdown prints whole tables: leave the names out")
     if tables:
@@ -41,7 +52,7 @@ def methods(
     if json_:
         emit(found)
     else:
-        write("\n".join(_lines(found)) + "\n")
+        write("\n".join(_lines(found) if names or all_ else _in_short(found)) + "\n")
 
 
 def described() -> dict[str, list[dict[str, Any]]]:
@@ -116,17 +127,21 @@ def _described(name: str, one: Any, does: str) -> dict[str, Any]:  # noqa: ANN40
     return {"method": name, "does": getattr(one, does), **words, "settings": _settings(one, "method")}
 
 
+def _in_short(found: Mapping[str, list[dict[str, Any]]]) -> Iterator[str]:
+    """Yield a line for each method, weight and family of scores."""
+    for section, (title, name) in _TITLES.items():
+        yield title
+        yield from (f"  {one[name]}: {one['does'].replace('`', '')}" for one in found[section])
+        yield ""
+    yield "What one needs and costs, its settings, and when not to take it: curate methods NAME; of all: --all"
+
+
 def _lines(found: Mapping[str, list[dict[str, Any]]]) -> Iterator[str]:
     """Yield what is printed for people. Settings that all selection methods have are said once."""
     from curate.selection.base import Selector
 
     common = _settings(Selector, "method")
-    titles = {
-        "select": ("select.method", "method"),
-        "weight": ("weight.method", "method"),
-        "family": ("score", "family"),
-    }
-    for section, (title, name) in titles.items():
+    for section, (title, name) in _TITLES.items():
         if not found[section]:
             continue
         yield title

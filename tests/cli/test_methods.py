@@ -27,8 +27,17 @@ def test_json_has_every_method_with_its_settings():
     ).items()
 
 
-def test_people_read_what_a_method_needs_and_when_not_to_take_it():
+def test_without_names_each_has_one_line():
     out = curate("methods").out
+    assert "  stratified: equal numbers from all stretches of a score" in out
+    assert "  heads: how hard a sample is" in out and "    needs" not in out
+    found = json.loads(curate("methods", "--json").out)
+    assert out.count("\n") == sum(len(found[one]) for one in ("select", "weight", "family")) + 7
+    assert out.endswith("curate methods NAME; of all: --all\n")
+
+
+def test_people_read_what_a_method_needs_and_when_not_to_take_it():
+    out = curate("methods", "--all").out
     assert "  stratified: equal numbers from all stretches of a score" in out
     assert "    not      when less than half is kept: mislabelled rows are the hardest of all\n" in out
     assert "strata=50" in out
@@ -53,7 +62,7 @@ def test_names_are_shown_alone():
 
 
 def test_settings_of_all_methods_are_said_once():
-    out = curate("methods").out
+    out = curate("methods", "--all").out
     assert out.count("shipped=false") == 1
     auto = out[out.index("  auto: ") : out.index("  density: ")]
     assert "settings drop_noise=auto, floor=half\n" in auto  # other defaults than those of all methods
