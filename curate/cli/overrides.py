@@ -1,6 +1,7 @@
 """The command `overrides`: what people decided about the rows of a run."""
 
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +13,7 @@ from curate.errors import UsageError
 
 if TYPE_CHECKING:
     from curate.api.overrides import RunOverrides
+    from curate.runs.run import StoredRun
 
 #: The endings by which a format is known where none is named.
 _ENDINGS = {".csv": "csv", ".parquet": "parquet"}
@@ -72,6 +74,8 @@ def overrides(
     uids = {what: _listed(what, text) for what, text in given.items() if text is not None}
     _check_label(label, uids)
     done: dict[str, Any] = dict(own.decide(uids, label=label)) if uids else {}
+    if label is not None and (said := _new_label(open_run(run), label)):
+        note(f"warning: {said}; if that is a mistake: curate overrides {run} --undo")
     if import_ is not None:
         done["imported"] = own.import_file(import_, _format(import_, format_))
     done |= {
@@ -96,6 +100,17 @@ def _check_label(label: str | None, uids: Mapping[str, Sequence[str]]) -> None:
         raise UsageError("--label goes with --wrong-label UIDS")
     if label is not None and not label.strip():
         raise UsageError("--label is empty; leave it out where the right label is not known")
+
+
+def _new_label(run: "StoredRun", label: str) -> str | None:
+    """Return what is to be said of a label that no row has; None where one has it."""
+    names = run.folder.class_names()
+    codes = run.samples(lazy=True).select("label").unique().collect()["label"].drop_nulls()
+    known = {*codes, *(names.get(code, code) for code in codes), *names, *names.values()}
+    if label in known:
+        return None
+    close = get_close_matches(label, sorted(known), n=1)
+    return f"no row has the label {label!r}" + (f"; did you mean {close[0]!r}?" if close else "")
 
 
 def _format(path: str, named: str | None) -> str:

@@ -14,6 +14,7 @@ from curate.pipeline import runner
 from curate.recipe.loading import parse_recipe
 from curate.report.explained import lines
 from tests.fixtures.builders import planted, recipe_values, write_shards
+from tests.fixtures.calls import curate as command
 
 N, WRONG = 120, 6
 KINDS = ("cat", "dog")
@@ -102,3 +103,11 @@ def test_a_row_that_went_as_noise_stays_out_with_a_right_label_and_that_is_said(
     assert "labels: people judged 4 and gave 3 new ones" in caplog.messages
     written = pl.read_parquet(Path(run.path) / "6_filtered" / "*.parquet")
     assert written.filter(pl.col("label_corrected") == "cat")["image"].sort().to_list() == names
+
+
+def test_a_label_that_no_row_has_is_taken_and_said(run):
+    said = command("overrides", run.path, "--wrong-label", "dog/000.jpg", "--label", "catt")
+    assert said.code == 0 and "warning: no row has the label 'catt'; did you mean 'cat'?" in said.err
+    assert run.overrides.current()["to"].to_list() == ["catt"]
+    said = command("overrides", run.path, "--wrong-label", "dog/000.jpg", "--label", "cat")
+    assert "warning" not in said.err and "wrong_label: 1" in said.err
