@@ -98,7 +98,8 @@ def test_names_of_models_are_checked_before_anything_is_read(no_network):
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("quiet")
     write_shards(folder / "in", planted(60))
-    assert own(folder / "in", folder / "run").code == 0
+    said = own(folder / "in", folder / "run")
+    assert said.code == 0 and "score: clip_score needs captions, and there are none" in said.err
     return folder
 
 

@@ -124,7 +124,7 @@ def test_what_evaluate_found_is_said(run):
             said = [one.text for one in what_matters(folder, summarize(folder))]
             old = " (found of an earlier decision)" if stale else ""
             assert f"Against random draws{old}: density: +1.2 points" in said
-            assert ("better than a random draw" in said[-1]) == stale
+            assert ("the present decision is better than a random draw" in said[-1]) == stale
         path.write_text(json.dumps({"version": 0}))  # laid out otherwise
         assert evaluation_of(folder) == {}
     finally:

@@ -203,7 +203,12 @@ def _next(run: RunFolder, found: RunSummary, evaluation: Facts, *, can_judge: bo
     """Return the command to type next: the first that applies of what is to finish, to judge, and to try."""
     if missing := [stage for stage in found.missing if stage != "report"]:  # which may be writing this
         return Matter(f"Next: finish {', '.join(missing)}", f"curate run {run.recipe}")
-    if (evaluation and evaluation["stale"]) or (can_judge and not evaluation):
+    if evaluation and evaluation["stale"]:
+        return Matter(
+            "Next: see whether the present decision is better than a random draw, as the earlier one was asked",
+            f"curate evaluate {run.where}",
+        )
+    if can_judge and not evaluation:
         return Matter(
             "Next: see whether it is better than a random draw, which nobody judged yet",
             f"curate evaluate {run.where}",

@@ -52,6 +52,10 @@ def run(context: Context) -> bool:
     return worked
 
 
+def _captioned(context: Context) -> bool:
+    return any(part.columns.caption is not None for part in context.parts)
+
+
 def _run_family(context: Context, score: Score) -> bool:
     folder = context.run.scores(score.folder)
     known = score_columns(context.recipe)
@@ -68,7 +72,10 @@ def _run_family(context: Context, score: Score) -> bool:
     stats = score.compute(context, output)
     context.run.keep_only(folder, [part.name for part in context.parts])
     context.run.mark(folder, fingerprint, {**stats, "parts": len(context.parts)})
-    log.info("score: %s, %s samples scored", score.folder, f"{stats['scored']:,}")
+    if not stats["scored"] and "caption" in score.requires and not _captioned(context):
+        log.info("score: %s needs captions, and there are none", score.folder)
+    else:
+        log.info("score: %s, %s samples scored", score.folder, f"{stats['scored']:,}")
     for warning in stats.get("warnings", ()):
         log.warning("score: %s: %s", score.folder, warning)
     return True
