@@ -33,7 +33,8 @@ def parse_share(value: float | str) -> float:
 
 def _keep_share(value: float) -> float:
     if not 0 < value <= 1:
-        raise ValueError(f"must be in (0, 1], got {value:g}")
+        percent = f"; {value:g} % is {value / 100:g} or {value:g}%" if 5 <= value <= 100 else ""
+        raise ValueError(f"must be in (0, 1], got {value:g}{percent}")
     return value
 
 

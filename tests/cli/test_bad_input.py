@@ -288,6 +288,7 @@ def test_uids_must_be_unique_and_there():
     [
         (["--keep", "0"], "select.keep must be in (0, 1], got 0"),
         (["--keep", "1.5"], "select.keep must be in (0, 1], got 1.5"),
+        (["--keep", "30"], "select.keep must be in (0, 1], got 30; 30 % is 0.3 or 30%"),
         (["--keep", "-0.3"], "select.keep must be in (0, 1], got -0.3"),
         (["--keep", "third"], "select.keep must be a share such as 0.3 or 30%, got 'third'"),
         (["--count", "-1"], "select.count must be at least 0, got -1"),
