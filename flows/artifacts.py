@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
@@ -19,8 +20,10 @@ from prefect.artifacts import (
 from prefect.exceptions import PrefectException
 
 from curate import schema
+from curate.analysis.summary.matters import what_matters
 from curate.analysis.summary.summary import RunSummary, summarize
 from curate.progress import Meter
+from curate.report.model import Matter
 from curate.runs.folder import RunFolder
 
 __all__ = ["CONCEPTS", "COUNTS", "PROGRESS", "REPORT", "Progress", "concept_rows", "counts_table", "publish"]
@@ -31,6 +34,8 @@ COUNTS, CONCEPTS, PROGRESS, REPORT = "curate-counts", "curate-concepts", "curate
 LARGEST = 100
 #: Progress is sent at most this often; each time costs the server some milliseconds.
 EVERY_S = 5.0
+#: Said beside the link to a report, which lies on the disk of the machine of the run.
+HOW_TO_OPEN = "Browsers follow no link from a web page to a file: copy the address into the address bar of a browser on the machine of the run."
 
 log = logging.getLogger("curate")
 
@@ -88,10 +93,12 @@ def publish(run: RunFolder, manifest: Mapping[str, Any]) -> None:
     """Leave the counts, the largest concepts and the place of the report of a finished run."""
     found = summarize(run, concepts=LARGEST, whole=False)
     with _optional(COUNTS):
-        warnings = [f"- {text}" for text in manifest["stages"]["cluster"].get("warnings", ())]
-        warnings += [f"- {text}" for text in found.said]
-        counts = counts_table(str(run.path), found.counts or manifest["counts"])
-        create_markdown_artifact("\n".join([counts, *(["", *warnings] if warnings else [])]), key=COUNTS)
+        matters = what_matters(run, found)
+        told = {one.text.lower() for one in matters}
+        warnings = [*manifest["stages"]["cluster"].get("warnings", ()), *found.said]
+        said = [f"- {text}" for text in warnings if text.lower() not in told]
+        counts = counts_table(str(run.path), found.counts or manifest["counts"], matters)
+        create_markdown_artifact("\n".join([counts, *(["", *said] if said else [])]), key=COUNTS)
     with _optional(CONCEPTS):
         rows = concept_rows(found)
         total = 0 if found.concepts is None else len(found.concepts)
@@ -99,22 +106,27 @@ def publish(run: RunFolder, manifest: Mapping[str, Any]) -> None:
         create_table_artifact(rows, key=CONCEPTS, description=what)
     with _optional(REPORT):
         page = (run.report / "report.html").resolve()
-        create_link_artifact(
-            page.as_uri(), link_text=str(page), key=REPORT, description=f"Report of {run.where}"
-        )
+        what = f"Report of {run.where}. {HOW_TO_OPEN}"
+        create_link_artifact(page.as_uri(), link_text=str(page), key=REPORT, description=what)
 
 
 def concept_rows(summary: RunSummary) -> list[dict[str, Any]]:
-    """Return the largest concepts of a decided run as rows, with the columns of its table of budgets."""
-    largest = summary.listed["largest"].select(schema.DECISION_CONCEPTS.names)
+    """Return the largest concepts of a decided run as rows: what they are called, where they have names, and their budgets."""
+    largest = summary.listed["largest"]
+    first, *others = schema.DECISION_CONCEPTS.names
+    largest = largest.select(first, *(name for name in ("name",) if name in largest.columns), *others)
     return largest.with_columns(pl.selectors.float().cast(pl.Float64).round(4)).to_dicts()
 
 
-def counts_table(run: str, counts: Mapping[str, Any]) -> str:
-    """Return the counts of a run as a Markdown table: rows in, kept, dropped and unusable by reason.
+def counts_table(run: str, counts: Mapping[str, Any], matters: Sequence[Matter] = ()) -> str:
+    r"""Return what matters about a run in sentences, then its counts as a table of Markdown: rows in, kept, dropped and unusable by reason.
 
-    >>> print(counts_table("runs/a", {"rows": 4, "kept": 2, "dropped": {"over_budget": 2}, "unusable": {}}))
+    >>> counts = {"rows": 4, "kept": 2, "dropped": {"over_budget": 2}, "unusable": {}}
+    >>> print(counts_table("runs/a", counts, [Matter("Next: see more", "curate plan a"), Matter("1 is <b>", warns=True)]))
     ### runs/a
+    <BLANKLINE>
+    - Next: see more: `curate plan a`
+    - **1 is \<b\>**
     <BLANKLINE>
     | rows | number | share |
     | --- | ---: | ---: |
@@ -127,7 +139,19 @@ def counts_table(run: str, counts: Mapping[str, Any]) -> str:
         lines += [(f"{group}: {_cell(reason)}", number) for reason, number in counts[group].items()]
     total = max(counts["rows"], 1)
     table = [f"| {name} | {number:,} | {number / total:.1%} |".replace("%", " %") for name, number in lines]
-    return "\n".join([f"### {run}", "", "| rows | number | share |", "| --- | ---: | ---: |", *table])
+    sentences = [*map(_sentence, matters), ""] if matters else []
+    return "\n".join(
+        [f"### {run}", "", *sentences, "| rows | number | share |", "| --- | ---: | ---: |", *table]
+    )
+
+
+def _sentence(one: Matter) -> str:
+    """Return a sentence as an item of a list; what came from the data is no markup."""
+    text = re.sub(r"([\\`*_\[\]<>|~!#&])", r"\\\1", " ".join(one.text.split()))
+    text = f"**{text}**" if one.warns else text
+    # The path of a run may hold backticks: a longer fence than any of them.
+    fence = "`" * (max(map(len, re.findall("`+", one.command)), default=0) + 1)
+    return f"- {text}" + (f": {fence}{one.command}{fence}" if one.command else "")
 
 
 def _cell(text: str) -> str:

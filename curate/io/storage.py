@@ -12,9 +12,9 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -30,6 +30,9 @@ from curate.io.remote.cache import copy_at, ensure_all_local, ensure_local
 from curate.io.remote.working_copy import COPY_FOLDER
 from curate.schema import check
 
+if TYPE_CHECKING:
+    import polars as pl
+
 __all__ = [
     "atomic",
     "atomic_folder",
@@ -42,6 +45,7 @@ __all__ = [
     "hash_file",
     "keep",
     "map_ipc",
+    "read_frame",
     "read_json",
     "read_table",
     "remove",
@@ -315,6 +319,29 @@ def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
         return (table if columns is None else table.select(columns)).replace_schema_metadata(None)
     except (OSError, KeyError, pa.ArrowInvalid) as error:
         raise RunError(f"{path}: not a whole Parquet table ({error}); remove it and run again") from error
+
+
+def read_frame(
+    path: Path, columns: Sequence[str] | None = None, perhaps: Sequence[str] = ()
+) -> "pl.DataFrame":
+    """Read a Parquet table of a run (or some of its columns) with Polars: in a third of the time where it has many texts.
+
+    perhaps : which of the columns it may lack.
+    """
+    import polars as pl
+    from polars import selectors
+
+    must = [name for name in columns or () if name not in perhaps]
+    asked = (
+        pl.all()
+        if columns is None
+        else selectors.by_name(*must) | selectors.by_name(*perhaps, require_all=False)
+    )
+    try:
+        frame = pl.scan_parquet(_local(path), glob=False).select(asked).collect()
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise RunError(f"{path}: not a whole Parquet table ({error}); remove it and run again") from error
+    return frame if columns is None else frame.select(name for name in columns if name in frame.columns)
 
 
 def stored_fingerprint(path: Path) -> str | None:

@@ -12,7 +12,7 @@ from typing import Any
 from curate.analysis.explain import explain
 from curate.analysis.search import Query, judged_search, text_model
 from curate.analysis.summary.thumbnails import Place
-from curate.errors import CurateError, UsageError
+from curate.errors import CurateError, SourceError, UsageError
 from curate.execution.context import Context
 from curate.io.yaml import read_yaml
 from curate.overrides.store import user_name
@@ -318,9 +318,16 @@ class Site:
                 query = Query(text=params.get("text", ""))
             threshold = 0.0 if params.get("any") else 0.5
             clip = None if query.uid is not None else self._clip()
-            found, answer = judged_search(
-                self.context.run.where, query, top=top, on="image", concept=None, kept=None, threshold=threshold, clip=clip
-            )  # fmt: skip
+            try:
+                found, answer = judged_search(
+                    self.context.run.where, query, top=top, on="image", concept=None, kept=None, threshold=threshold, clip=clip
+                )  # fmt: skip
+            except SourceError as error:
+                if picture is None:
+                    raise
+                # Whoever dropped the picture knows no file of that name.
+                said = str(error).removeprefix(f"--image: {query.image}: ")
+                raise UsageError(f"the picture cannot be searched for: {said}") from None
         hits = {row["uid"]: row for row in found.to_dicts()}
         numbers = self.table.ask(
             "select n, uid from rows where occurrence = 0 and uid in (select unnest(?))", [list(hits)]

@@ -6,20 +6,18 @@ at a time under a time limit, because conditions come from whoever looks at the 
 
 import contextlib
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import polars as pl
 
-from curate import schema
 from curate.analysis.sql import connect
 from curate.analysis.summary.tables import finished_families
 from curate.errors import RunError, UsageError
-from curate.execution.context import Context, Part
-from curate.io import storage
+from curate.execution.context import Context
+from curate.review.reading import DECISIONS, MADE, RENAMED, SAMPLES, blocks
 
 if TYPE_CHECKING:
     import duckdb
@@ -28,21 +26,6 @@ __all__ = ["SECONDS", "RowTable", "identifier"]
 
 #: An answer that takes longer is given up.
 SECONDS = 5.0
-#: Which columns of the tables the rows have; what is not a column here is a score.
-SAMPLES = (
-    "uid", "occurrence", "copy_of", "source", "split", "shard", "row", "key", "bytes", "width", "height", "caption",
-    "caption_length", "label", "outcome", "reason", "content_hash",
-)  # fmt: skip
-DECISIONS = (
-    "keep", "weight", "reason", "duplicate_of", "concept", "distance", "rank", "inclusion_prob",
-    "random_control",
-)  # fmt: skip
-#: Rows that go into the table at a time.
-TOGETHER = 100_000
-#: Parts of a concept that dedup compares within; more than it ever makes.
-MOST_SUBCONCEPTS = 1_000_000
-#: What is called otherwise here than in its table: both 0_samples and 5_decisions have a `reason`.
-RENAMED = {"reason": "fault"}
 
 
 def identifier(name: str) -> str:
@@ -116,32 +99,28 @@ class RowTable:
             self._ready.set()
 
     def _load(self) -> None:
-        classes = self._context.run.class_names()
-        families = finished_families(self._context.run)
-        done, read, frames = 0, 0, []
-        for part in self._context.parts:
+        if not self._context.parts:
+            raise RunError(f"{self._context.run.where} has no rows to review")
+        families, done = finished_families(self._context.run), 0
+        self._connection.execute("begin")  # in one transaction: each costs as much as 100,000 rows
+        for frame in blocks(self._context, families):
             if self._ended:
                 raise RunError("the review was ended while its tables were read")
-            frames.append(_rows_of(self._context, part, families, classes))
-            read += part.rows
-            if read - done < TOGETHER and part is not self._context.parts[-1]:
-                continue  # many small parts go in at once
-            self._connection.register("added", pl.concat(frames, how="vertical_relaxed").to_arrow())
+            self._connection.register("added", frame.to_arrow(compat_level=pl.CompatLevel.newest()))
             made = "insert into rows by name from added" if done else "create table rows as from added"
             self._connection.execute(made)
             self._connection.unregister("added")
-            done, frames = read, []
+            done += len(frame)
             self.loaded = done / max(self._context.rows, 1)
-        if not self._context.parts:
-            raise RunError(f"{self._context.run.where} has no rows to review")
         self._connection.execute("create table decided (uid varchar, what varchar, value varchar)")
+        self._connection.execute("commit")
         self._connection.execute("set lock_configuration = true")
         self._describe(families)
 
     def _describe(self, families: Sequence[str]) -> None:
         described = self._connection.execute("describe rows").fetchall()
         self._columns = {str(name): _kind(str(kind)) for name, kind, *_ in described}
-        known = {*SAMPLES, *DECISIONS, *RENAMED.values(), "n", "part", "margin", "near", "place", "block"}
+        known = {*SAMPLES, *DECISIONS, *RENAMED.values(), *MADE}
         own = [name for name in self._columns if name not in known or name == "distance"]
         empty = self._empty([name for name in own if self._columns[name] == "number"])
         self._scores = tuple(name for name in own if self._columns[name] == "number" and name not in empty)
@@ -214,71 +193,3 @@ def _kind(kind: str) -> str:
     if kind == "BOOLEAN":
         return "yes-no"
     return "text" if kind == "VARCHAR" else "number"
-
-
-# --- the rows of one part ------------------------------------------------------------------------------------------
-
-
-def _rows_of(
-    context: Context, part: Part, families: Sequence[str], classes: Mapping[str, str]
-) -> pl.DataFrame:
-    """Return the rows of a part with all that is known of each."""
-    run = context.run
-    samples = pl.DataFrame(
-        schema.complete(storage.read_table(run.part(run.samples, part.name)), schema.SAMPLES)
-    )
-    decided = pl.DataFrame(storage.read_table(run.part(run.decisions, part.name), list(DECISIONS)))
-    frame = samples.select(SAMPLES).rename(RENAMED).hstack(decided)
-    number = pl.int_range(part.first, part.first + len(frame), dtype=pl.Int64)
-    frame = frame.with_columns(number.alias("n"), pl.lit(part.index, pl.Int32).alias("part"))
-    has_vector = ((samples["outcome"] == "ok") & samples["copy_of"].is_null()).to_numpy()
-    taken = set(frame.columns)
-    for family in families:
-        scores = pl.DataFrame(storage.read_table(run.part(run.scores(family), part.name)))
-        names = [name for name in scores.columns if name not in taken and not name.endswith("_status")]
-        taken |= set(names)
-        frame = frame.hstack(_spread(scores.select(names), has_vector).get_columns())
-    place = pl.Series("place", np.where(has_vector, np.cumsum(has_vector) - 1, -1))
-    frame = frame.with_columns(place.set(place < 0, None))
-    frame = frame.hstack(_near(context, part, frame).get_columns())
-    frame = frame.with_columns(_margin(context))
-    labels = [name for name in ("label", "pred_label") if name in frame.columns]
-    frame = frame.with_columns(pl.col(labels).replace(classes))
-    floats = [name for name, kind in frame.schema.items() if kind.is_float()]
-    return frame.with_columns(pl.when(pl.col(floats).is_finite()).then(pl.col(floats)))
-
-
-def _spread(scores: pl.DataFrame, has_vector: "np.ndarray[Any, Any]") -> pl.DataFrame:
-    """Return a table of the rows with vectors as one of all rows, null in the others."""
-    if len(scores) != int(has_vector.sum()):
-        raise RunError("the scores are older than the source; run it again, and then review it")
-    place = pl.Series(np.where(has_vector, np.cumsum(has_vector) - 1, -1))
-    place = place.set(place < 0, None)
-    return scores[place] if place.null_count() == 0 else scores.select(pl.all().gather(place))
-
-
-def _near(context: Context, part: Part, frame: pl.DataFrame) -> pl.DataFrame:
-    """Return how similar the most similar earlier row is (`near`), and what rows were compared within (`block`)."""
-    run = context.run
-    path = run.part(run.duplicates, part.name)
-    if run.marker(run.duplicates) is not None and path.exists():
-        names = ["uid", "concept", "subconcept", "max_similarity_earlier"]
-        found = pl.DataFrame(storage.read_table(path, names))
-        rows = frame.select("uid", "place").join(
-            found, on="uid", how="left", maintain_order="left", suffix="_of"
-        )
-        block = pl.col("concept").cast(pl.Int64) * MOST_SUBCONCEPTS + pl.col("subconcept")
-        first = pl.col("place").is_not_null()
-        return rows.select(
-            pl.when(first).then("max_similarity_earlier").alias("near"),
-            pl.when(first).then(block).alias("block"),
-        )
-    none = pl.Series("near", [None] * len(frame), dtype=pl.Float32)
-    return pl.DataFrame([none, (frame["concept"].cast(pl.Int64) * MOST_SUBCONCEPTS).alias("block")])
-
-
-def _margin(context: Context) -> pl.Expr:
-    """Return how far a row is from the cut of its concept: 0 is the last that is kept, 1 the first that is not."""
-    budgets = pl.DataFrame(storage.read_table(context.run.budgets, ["concept", "kept"]))
-    kept = pl.col("concept").replace_strict(budgets["concept"], budgets["kept"], default=None)
-    return (pl.col("rank").cast(pl.Int64) - kept).alias("margin")

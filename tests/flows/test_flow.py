@@ -13,6 +13,7 @@ import tomllib
 from datetime import UTC, datetime, timedelta
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 from typing import get_args
 
 import psutil
@@ -20,6 +21,8 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
+from curate.analysis.summary.matters import what_matters
+from curate.analysis.summary.summary import summarize
 from curate.errors import BudgetError, CurateError, ModelError, RecipeError, RunError, UnusableLimitError
 from curate.pipeline import runner
 from curate.recipe.loading import parse_recipe
@@ -251,8 +254,16 @@ def test_flow_gives_what_a_plain_run_gives(flows, served, shards, plain, tmp_pat
     assert shown["curate-report"].endswith(f"]({(tmp_path / 'run' / '7_report' / 'report.html').as_uri()})")
     largest = [row["n_eligible"] for row in json.loads(shown["curate-concepts"])]
     assert len(largest) == 8 and largest == sorted(largest, reverse=True)
+    done = RunFolder(folder)
+    matters = [one.text for one in what_matters(done, summarize(done, whole=False))]
+    sentences = [line for line in shown["curate-counts"].splitlines() if line.startswith("- ")]
+    plain_text = [
+        line.removeprefix("- ").strip("*").replace("\\", "").partition(": `")[0] for line in sentences
+    ]
+    assert plain_text == matters and matters[0].startswith("600 rows came in, 180 (30.0 %) are kept")
+    assert sentences[-1].endswith(f"`curate plan {tmp_path / 'run'}`")
     assert shown["curate-counts"] == (
-        f"### {tmp_path / 'run'}\n\n"
+        f"### {tmp_path / 'run'}\n\n" + "".join(f"{line}\n" for line in sentences) + "\n"
         "| rows | number | share |\n"
         "| --- | ---: | ---: |\n"
         "| in | 600 | 100.0 % |\n"
@@ -395,7 +406,22 @@ def test_script_tells_what_is_wrong(flows, shards, tmp_path, capsys):
 def test_examples(flows):
     from curate.flows import artifacts
 
-    assert doctest.testmod(artifacts) == (0, 1)
+    assert doctest.testmod(artifacts) == (0, 2)
+
+
+@pytest.mark.flow
+def test_concepts_are_shown_by_their_names(flows):
+    import polars as pl
+
+    from curate import schema
+    from curate.flows import artifacts
+
+    plain = pl.DataFrame(schema.DECISION_CONCEPTS.empty_table()).clear(1)
+    largest = plain.with_columns(name=pl.lit("red | car"), share=pl.lit(0.5))
+    for frame, names in ((largest, ["concept", "name"]), (plain, ["concept", "n_eligible"])):
+        [row] = artifacts.concept_rows(SimpleNamespace(listed={"largest": frame}))
+        assert list(row)[:2] == names and "share" not in row
+        assert row.get("name") in ("red | car", None)
 
 
 # --- whom it tells

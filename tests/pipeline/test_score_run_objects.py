@@ -243,6 +243,7 @@ def test_explain_names_the_place_and_the_report_shows_crops(place, finished):
     panel = panel[: panel.index("</section>")]
     facts = json.loads((finished.folder.decisions / "_done.json").read_text())["facts"]["objects"]
     assert panel.count("data:image/webp") == len(facts["examples"]) > 3
+    assert panel.count('class="open" data-uid=') == len(facts["examples"])
     assert "uncovered" in panel
 
 

@@ -12,6 +12,7 @@ import curate
 from curate.analysis.summary.what_if import SHARES, TEMPERATURES
 from curate.ordering.shares import n_keep
 from curate.recipe.loading import parse_recipe
+from curate.report.page import _environment
 from curate.selection.density import density_budgets
 from tests.fixtures.calls import curate as command
 from tests.fixtures.pictured import CAPTION, LABELS, pictured
@@ -218,6 +219,38 @@ def test_a_picture_opens_large_and_is_picked(seen, run, tmp_path):
     page.click("#picked-clear")
     assert page.locator("#picked").is_hidden() and page.locator(".is-picked").count() == 0
     assert [line for line in seen.noted if not line.startswith("blob:")] == []
+
+
+def test_an_object_opens_large_and_is_picked(seen):
+    page = seen.page
+    known = page.evaluate("data.samples.uid[0]")
+    crop = page.evaluate("data.samples.image.find((one) => one)")
+    name = '<img src=x onerror=alert(1)>" cat'
+    shots = {
+        name: [
+            {"uid": known, "covered": True, "image": crop},
+            {"uid": "of <b>elsewhere", "covered": False, "image": None},
+        ]
+    }
+    one = {"class": name, "objects": 2, "rows": 2, "kept_rows": 1, "groups": 2, "covered": 1}
+    report = SimpleNamespace(objects={"classes": [one], "of": 1, "shots": shots})
+    panel = _environment().get_template("panel_objects.html").render(report=report, max_listed=10)
+    page.evaluate("(panel) => document.querySelector('main').insertAdjacentHTML('beforeend', panel)", panel)
+    page.locator("#objects button.open").nth(0).click()
+    facts = page.inner_text("#large-facts")
+    assert name in facts and known in facts and "covered" in facts and "decision" in facts
+    assert page.get_attribute("#large-picture img", "src") == crop
+    page.click("#large-pick")
+    page.keyboard.press("ArrowRight")
+    facts = page.inner_text("#large-facts")
+    assert "of <b>elsewhere" in facts and "uncovered" in facts and "decision" not in facts
+    assert page.inner_text("#large-picture") == "There is no picture to show."
+    assert page.inner_text("#picked-count") == "1 picked"
+    page.click("#large-pick")
+    page.keyboard.press("Escape")
+    assert page.locator("#objects .is-picked").count() == 2
+    page.click("#picked-clear")
+    page.evaluate("document.getElementById('objects').remove()")
 
 
 def test_hostile_texts_only_show_in_large(seen):

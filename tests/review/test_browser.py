@@ -142,6 +142,48 @@ def test_every_view_shows_what_it_is_about(seen, run):
     assert page.locator(".section .tile").count() >= 10
 
 
+def test_what_comes_late_stays_off_the_next_view(seen):
+    page = seen.page
+    held = []
+    page.route("**/api/useful*", lambda route: held.append(route))
+    go(page, "near")
+    go(page, "cut")
+    until(page, "document.querySelectorAll('#content .tile').length > 0")
+    for route in held:
+        route.continue_()
+    page.unroute("**/api/useful*")
+    page.wait_for_load_state("networkidle")
+    assert held and page.locator("#useful").is_hidden()
+    assert page.inner_text("#summary") == "the last ones kept and the first ones dropped of each concept"
+
+
+def test_a_view_without_samples_says_so_in_its_own_words(seen):
+    page = seen.page
+    nothing = {"groups": [], "more": False, "rows": 0}
+    for path in ("near", "copies"):
+        page.route(f"**/api/{path}*", lambda route: route.fulfill(json=nothing))
+    for view, query, text in (
+        ("near", "", "No samples are so alike at this epsilon. A larger one takes in less similar ones."),
+        ("copies", "", "No sample is an exact copy of another."),
+        ("samples", "?where=false", "No sample is like that."),
+        ("labels", "?list=flagged&cut=1000", "No sample is flagged at this cut."),
+        ("unusable", "?reason=no_such", "Every sample can be used."),
+    ):
+        go(page, view, query)
+        page.locator("#content .empty", has_text=text).wait_for(timeout=5_000)
+    page.unroute_all()
+
+
+def test_an_address_of_a_view_that_the_run_has_nothing_for(seen):
+    page = seen.page
+    queues = "import('/static/state.js').then(({state}) => { const {queues} = state.about; %s })"
+    page.evaluate(queues % "window.kept = {...queues}; delete queues.labels; delete queues.pairs;")
+    for view, text in (("labels", "doubts labels"), ("pairs", "compares images with captions")):
+        go(page, view)
+        page.locator("#content .empty", has_text=text).wait_for(timeout=5_000)
+    page.evaluate(queues % "Object.assign(queues, window.kept)")
+
+
 def test_hostile_texts_only_show(seen):
     page = seen.page
     for view in VIEWS:

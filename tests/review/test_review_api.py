@@ -1,6 +1,7 @@
 """What the server of `curate review` answers, compared with the tables of the run; and what it refuses."""
 
 import io
+import shutil
 import threading
 import time
 
@@ -10,10 +11,14 @@ import pytest
 from PIL import Image
 
 import curate
+from curate.analysis.explain import opened as opened_context
+from curate.analysis.summary.tables import finished_families
 from curate.embedding.store import EmbeddingPart
-from curate.errors import UsageError
+from curate.errors import RunError, UsageError
+from curate.io.storage import read_frame
 from curate.linalg import load_unit
 from curate.overrides.store import Decision, Overrides
+from curate.review import reading
 from tests.fixtures.reviewed import (
     BROKEN,
     COPIES,
@@ -232,8 +237,6 @@ def test_pictures_are_encoded_anew(client, truth):
 @pytest.fixture
 def fresh(run, tmp_path):
     """A client for a copy of the run that nothing was decided about."""
-    import shutil
-
     copied = tmp_path / "run"
     shutil.copytree(run, copied)
     with client_of(copied) as (client, _):
@@ -410,6 +413,64 @@ def test_texts_travel_as_they_are(client):
     answer = client.get("/api/rows", params={"limit": 200})
     assert captions.issuperset(HOSTILE[i % len(HOSTILE)] for i in range(1, ROWS, 2))
     assert answer.headers["content-type"] == "application/json" and answer.text.isascii()
+
+
+# --- the tables it reads -----------------------------------------------------------------------------------------
+
+
+def blocks_of(run, monkeypatch, together):
+    monkeypatch.setattr(reading, "TOGETHER", together)
+    context = opened_context(run)
+    found = list(reading.blocks(context, finished_families(context.run)))
+    assert len(context.parts) > 1 and len(found) == (len(context.parts) if together == 1 else 1)
+    return pl.concat(found, how="vertical")
+
+
+def test_rows_do_not_depend_on_how_many_parts_are_read_together(run, monkeypatch):
+    alone = blocks_of(run, monkeypatch, 1)
+    assert blocks_of(run, monkeypatch, 1_000_000).equals(alone)
+    assert alone["n"].to_list() == list(range(len(alone)))
+    # Of each part the vectors are numbered from 0, without a gap; rows without one have no place.
+    for _, part in alone.group_by("part"):
+        places = part["place"].drop_nulls().to_list()
+        assert places == list(range(len(places))) and 0 < len(places)
+    assert alone["place"].null_count() == alone.filter(pl.col("el2n").is_null()).height > 0
+
+
+def test_near_is_what_dedup_stored_of_each_row(run, monkeypatch):
+    found = blocks_of(run, monkeypatch, 1_000_000).filter(pl.col("place").is_not_null())
+    stored = curate.open_run(run).folder.duplicates.glob("part-*.parquet")
+    kept = pl.concat([pl.read_parquet(path) for path in stored])
+    joined = found.join(kept, on="uid", how="left", maintain_order="left", suffix="_stored")
+    assert joined["near"].equals(joined["max_similarity_earlier"], check_names=False)
+    block = joined["concept_stored"].cast(pl.Int64) * reading.MOST_SUBCONCEPTS + joined["subconcept"]
+    assert found["block"].equals(block, check_names=False)
+
+
+def test_a_table_made_before_a_column_was_there(run, monkeypatch, tmp_path):
+    copied = tmp_path / "run"
+    shutil.copytree(run, copied)
+    path, other = sorted((copied / "0_samples").glob("part-*.parquet"))
+    older = pl.read_parquet(path).drop("content_hash")
+    older.write_parquet(path)
+    pl.read_parquet(other).with_columns(content_hash=pl.lit("x")).write_parquet(other)
+    found = blocks_of(copied, monkeypatch, 1_000_000)
+    own = found.filter(pl.col("content_hash").is_null())
+    assert (
+        own["shard"].unique().to_list() == older["shard"].unique().to_list() and "x" in found["content_hash"]
+    )
+    assert found["content_hash"].null_count() == len(older)
+
+
+def test_a_damaged_table_is_named(tmp_path):
+    path = tmp_path / "part-x.parquet"
+    path.write_bytes(b"PAR1 nothing")
+    with pytest.raises(RunError, match=r"part-x\.parquet: not a whole Parquet table"):
+        read_frame(path)
+    pl.DataFrame({"a": [1]}).write_parquet(path)
+    with pytest.raises(RunError, match=r"part-x\.parquet: not a whole Parquet table"):
+        read_frame(path, ["a", "b"], perhaps=["c"])
+    assert read_frame(path, ["c", "a"], perhaps=["c"]).columns == ["a"]
 
 
 # --- the server ------------------------------------------------------------------------------------------------------

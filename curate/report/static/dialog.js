@@ -7,19 +7,32 @@ function fact(name, ...values) {
   return values.some((value) => value !== null && value !== undefined && value !== "") ? [make("dt", {}, name), make("dd", {}, ...values)] : [];
 }
 
-function showLarge() {
-  const place = large.among[large.at], {uid, shard, row, caption, label, reason, concept, scores, image} = data.samples;
-  const why = data.reasons[reason[place]], values = Object.entries(scores[place]);
-  part("large-title").textContent = `${large.at + 1} of ${large.among.length}`;
-  part("large-picture").replaceChildren(image[place] ? make("img", {src: image[place], alt: inWords(place)}) : make("p", {class: "note"}, "There is no picture to show."));
-  part("large-facts").replaceChildren(
+// What a button opens: a sample of the page by its place, or an object in an image, which the page may know no more of.
+const placeOf = ({dataset: {place, uid}}) => uid === undefined ? Number(place) : data.samples.uid.indexOf(uid);
+const uidOf = (button) => button.dataset.uid ?? data.samples.uid[placeOf(button)];
+
+function factsOf(place) {
+  const {shard, row, caption, label, reason, concept, scores} = data.samples, why = data.reasons[reason[place]];
+  return [
     ...fact("caption", make("bdi", {}, caption[place] ?? "none")),
     ...(label[place] === null ? [] : fact("label", make("bdi", {}, label[place]))),
     ...fact("decision", make("strong", {}, outcome(place)), why ? `: ${why}` : ""),
     ...(concept[place] === null ? [] : fact("concept", make("bdi", {}, nameOf(concept[place])))),
-    ...fact("uid", make("code", {id: "large-uid"}, uid[place])),
     ...fact("row", make("bdi", {}, `${shard[place]}:${row[place]}`)),
-    ...values.flatMap(([name, value]) => fact(name, String(value))),
+    ...Object.entries(scores[place]).flatMap(([name, value]) => fact(name, String(value))),
+  ];
+}
+
+function showLarge() {
+  const button = large.among[large.at], place = placeOf(button), {object, covered} = button.dataset;
+  const shown = button.querySelector("img");
+  const image = object === undefined ? data.samples.image[place] : shown?.src;
+  part("large-title").textContent = `${large.at + 1} of ${large.among.length}`;
+  part("large-picture").replaceChildren(image ? make("img", {src: image, alt: object === undefined ? inWords(place) : shown.alt}) : make("p", {class: "note"}, "There is no picture to show."));
+  part("large-facts").replaceChildren(
+    ...(object === undefined ? [] : [...fact("object", make("bdi", {}, object)), ...fact("its group is", covered)]),
+    ...fact("uid", make("code", {id: "large-uid"}, uidOf(button))),
+    ...(place >= 0 ? factsOf(place) : []),
   );
   part("large-said").textContent = "";
   for (const id of ["large-back", "large-next"]) part(id).disabled = large.among.length < 2;
@@ -34,16 +47,15 @@ function turn(by) {
 function openLarge(button) {
   const group = button.closest(".shots") ?? button.closest("tbody") ?? button.parentElement;
   const buttons = [...group.querySelectorAll("button.open")].filter((one) => one.offsetParent);
-  large.among = buttons.map((one) => Number(one.dataset.place));
+  large.among = buttons;
   large.at = buttons.indexOf(button);
   showLarge();
   large.dialog.showModal();
 }
 
 async function copyUid() {
-  const place = large.among[large.at];
   try {
-    await navigator.clipboard.writeText(data.samples.uid[place]);
+    await navigator.clipboard.writeText(uidOf(large.among[large.at]));
     part("large-said").textContent = "copied";
   } catch {
     getSelection().selectAllChildren(part("large-uid"));
@@ -52,22 +64,22 @@ async function copyUid() {
 }
 
 function pick() {
-  const place = large.among[large.at];
-  if (!picked.delete(place)) picked.add(place);
+  const uid = uidOf(large.among[large.at]);
+  if (!picked.delete(uid)) picked.add(uid);
   showPicked();
 }
 
 function showPicked() {
-  const button = part("large-pick"), on = picked.has(large.among[large.at]);
+  const button = part("large-pick"), on = large.among.length > 0 && picked.has(uidOf(large.among[large.at]));
   button.setAttribute("aria-pressed", String(on));
   button.textContent = on ? "Picked: take back" : "Pick";
   part("picked").hidden = picked.size === 0;
   part("picked-count").textContent = `${count.format(picked.size)} picked`;
-  for (const one of document.querySelectorAll("button.open")) one.classList.toggle("is-picked", picked.has(Number(one.dataset.place)));
+  for (const one of document.querySelectorAll("button.open")) one.classList.toggle("is-picked", picked.has(uidOf(one)));
 }
 
 function savePicked() {
-  const lines = [...picked].map((place) => data.samples.uid[place]).sort();
+  const lines = [...picked].sort();
   const link = make("a", {href: URL.createObjectURL(new Blob([lines.map((line) => `${line}\n`).join("")], {type: "text/plain"})), download: "picked.txt"});
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 10_000);

@@ -37,8 +37,9 @@ export function hideUseful() {
 }
 
 export async function loadUseful(queue, parameters) {
+  const asked = location.hash;
   const found = await ask("useful", {queue, cut: parameters.cut, target: parameters.target});
-  draw(found);
+  if (location.hash === asked) draw(found);  // whoever has gone on to another view is told nothing about this one
   return found;
 }
 

@@ -47,13 +47,13 @@ function pages(load, {more, name = "More"}) {
   watcher.observe(button);
 }
 
-async function list(parameters, {says} = {}) {
+async function list(parameters, {says, nothing = "No sample is like that."} = {}) {
   const now = ++turn;
   const found = await ask("rows", {...parameters, limit: PAGE});
   if (now !== turn) return;
   summary(says ? says(found.total) : `${count.format(found.total)} ${found.total === 1 ? "sample" : "samples"}`);
   drawSections([{rows: found.rows}]);
-  if (!found.rows.length) empty("No sample is like that.");
+  if (!found.rows.length) empty(nothing);
   let offset = found.rows.length;
   pages(async () => {
     const next = await ask("rows", {...parameters, limit: PAGE, offset});
@@ -68,6 +68,13 @@ function empty(text) {
   setRows([]);
   find("#content").replaceChildren(make("p", {class: "empty"}, text));
   find("#more").replaceChildren();
+}
+
+// A view that this run has nothing for: an address that was kept, or came from another run, may name it.
+function none(text) {
+  turn++;
+  find("#controls").replaceChildren();
+  empty(text);
 }
 
 // --- filters -------------------------------------------------------------------------------------------------------
@@ -125,7 +132,7 @@ async function queue(parameters, column, high, controls) {
   }
   const bound = found.cut === null ? {} : {score: column, [high ? "min" : "max"]: found.cut};
   const only = view() === "labels" ? {where: "label is not null and pred_label <> label"} : {};
-  await list({order: column, down: high ? 1 : "", ...bound, ...only}, {says: (total) => `${count.format(total)} flagged samples`});
+  await list({order: column, down: high ? 1 : "", ...bound, ...only}, {says: (total) => `${count.format(total)} flagged samples`, nothing: "No sample is flagged at this cut."});
 }
 
 const VIEWS = {
@@ -146,13 +153,15 @@ const VIEWS = {
     const reasons = state.about.reasons.filter((one) => one.reason.startsWith("unusable"));
     find("#controls").replaceChildren(make("div", {class: "filters"}, make("span", {class: "segments", role: "group", "aria-label": "Reason"},
       [{reason: "", n: state.about.unusable}, ...reasons].map((one) => make("button", {type: "button", "aria-pressed": String((parameters.reason ?? "") === one.reason), onclick: () => go({reason: one.reason})}, `${one.reason ? reasonInWords(one.reason) : "all"} ${count.format(one.n)}`)))));
-    await list({...parameters, reason: parameters.reason || "unusable"});
+    await list({...parameters, reason: parameters.reason || "unusable"}, {nothing: "Every sample can be used."});
   },
   async labels(parameters) {
+    if (!state.about.queues.labels) return none("No score of this run doubts labels (add heads, and noise, to its recipe), so there is nothing to look at.");
     const {column, high_is_bad: high} = state.about.queues.labels;
     await queue(parameters, column, high, []);
   },
   async pairs(parameters) {
+    if (!state.about.queues.pairs) return none("No score of this run compares images with captions (such as clip_score), so there is nothing to look at.");
     const there = Object.entries(state.about.queues).filter(([name]) => name.startsWith("pairs"));
     const {column, high_is_bad: high} = state.about.queues[queueOf()] ?? there[0][1];
     const choice = there.length < 2 ? null : make("span", {class: "segments", role: "group", "aria-label": "Score"}, there.map(([, one]) => make("button", {type: "button", "aria-pressed": String(one.column === column), onclick: () => go({score: one.column, cut: ""})}, one.column)));
@@ -194,7 +203,7 @@ const VIEWS = {
     drawSections([{rows: found.rows}]);
     if (found.rows.length) return;
     empty(found.empty ? `Nothing fits: ${found.empty}` : "Nothing was found.");
-    if (parameters.text && !parameters.any) find("#content").append(make("p", {}, make("a", {href: address("search", {...parameters, any: 1})}, "Show the best of what there is")));
+    if (parameters.text && !parameters.any) find("#content").append(make("p", {class: "also"}, make("a", {href: address("search", {...parameters, any: 1})}, "Show the best of what there is")));
   },
 };
 
@@ -233,7 +242,7 @@ async function groups(path, parameters, now, says) {
   if (now !== turn) return;
   summary(says(found));
   drawSections(sections(found), {kind: "groups"});
-  if (!found.groups.length) return empty("There are none.");
+  if (!found.groups.length) return empty(path === "near" ? "No samples are so alike at this epsilon. A larger one takes in less similar ones." : "No sample is an exact copy of another.");
   let offset = found.groups.length;
   pages(async () => {
     const next = await ask(path, {...parameters, offset});
