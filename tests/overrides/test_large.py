@@ -35,7 +35,9 @@ def test_twenty_thousand_decisions_on_a_million_rows_add_less_than_a_fifth(tmp_p
                 Decision(uid, ("keep", "drop", "not_duplicate")[i % 3]) for i, uid in enumerate(uids)
             )
         start = time.process_time()
-        rescore.select_run(rescore.chosen_recipe(folder.where, settings={"select.keep": 0.31 + turn / 100, "workers": 1}))
+        rescore.select_run(
+            rescore.chosen_recipe(folder.where, settings={"select.keep": 0.31 + turn / 100, "workers": 1})
+        )
         seconds[decided].append(time.process_time() - start)
         if decided:
             kept = open_run(folder.path).decisions().filter(reason="kept:override")
