@@ -118,7 +118,8 @@ def _labels(errors: Facts | None, labels: Sequence[Facts], where: str) -> Iterat
     """Yield how many labels look wrong, or that nothing says so."""
     if errors:
         for text in say_labels(errors)[:1]:
-            yield Matter(_first_large(text), warns=errors["rate"] > errors.get("gate", 0))
+            wrong = errors["rate"] > errors.get("gate", 0) and not errors.get("unseen")
+            yield Matter(_first_large(text), warns=wrong)
     elif labels:
         yield Matter(
             f"No score says which labels of the {len(labels):,} classes are wrong",

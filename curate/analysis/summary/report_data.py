@@ -73,6 +73,10 @@ def _doubt(context: Context) -> tuple[str, str, int] | None:
     known = score_columns(context.recipe)
     noted = {name: context.facts(context.run.scores(known[name].folder)) for name in _DOUBT if name in known}
     predicted = next((name for name in ("pred_label", "pixels_pred_label") if name in known), None)
+    if (noted.get("neg_aum", {}).get("label_errors") or {}).get(
+        "unseen"
+    ):  # nothing says which labels are wrong
+        noted = {name: stats for name, stats in noted.items() if known[name].folder != "heads"}
     # The noise model gives no sample a score where it finds no two groups.
     score = next((name for name, stats in noted.items() if stats.get("scored") != 0), None)
     return None if predicted is None or score is None else (predicted, score, _DOUBT[score])

@@ -19,7 +19,8 @@ def named_errors(found: Facts | None, names: Mapping[str, str]) -> dict[str, Any
     if not found:
         return None
     kept = {name: value for name, value in found.items() if name not in ("calibration", "pairs")}
-    pairs = [[names.get(a, a), names.get(b, b), rows] for a, b, rows in found["pairs"]]
+    told = [] if found.get("unseen") else found["pairs"]
+    pairs = [[names.get(a, a), names.get(b, b), rows] for a, b, rows in told]
     return {**kept, "pairs": pairs}
 
 
@@ -37,6 +38,12 @@ def say_labels(errors: Facts | None) -> list[str]:
     """
     if not errors:
         return []
+    if errors.get("unseen"):
+        text = (
+            f"labels: not visible in the pictures (heads that never saw them are right about {100 * errors['accuracy']:.1f} %, the "
+            f"largest class is {100 * errors['largest']:.1f} %), so none is taken for wrong"
+        )
+        return [text]
     share, low, high = (100 * errors[name] for name in ("rate", "low", "high"))
     text = (
         f"labels: {errors['count']:,} of {errors['rows']:,} ({share:.1f} %, between {low:.1f} and {high:.1f} %) "
