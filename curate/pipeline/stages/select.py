@@ -292,6 +292,10 @@ def _estimated_noise(context: Context, spread: ranks.Spread) -> int:
     """
     column = noise_column(context.recipe, context)
     if column is None:
+        if noise_column(context.recipe) is None:
+            log.info(
+                "select: no score says which labels or captions are wrong (add heads or pair to score): none are dropped"
+            )
         return 0
     if score_columns(context.recipe)[column].folder == "pair":
         return rows_of(str(PAIRS_SHARE), spread.counts[0])
