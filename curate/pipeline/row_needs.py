@@ -173,7 +173,8 @@ def _unmet(recipe: Recipe, lack: Mapping[str, str]) -> str | None:
     for setting, name in used:
         if name in lost:
             return f"{setting} {name}: no row can have this score, for {lost[name]}; or take another score"
-    captions = not (dedup.epsilon is None or dedup.across_captions or select.takes_what_is_there)
+    # An epsilon found by itself came with method auto, perhaps before another method was chosen.
+    captions = not (dedup.epsilon in (None, "auto") or dedup.across_captions or select.takes_what_is_there)
     if captions and "caption" in lack:
         return f"dedup.across_captions false needs captions: {lack['caption']}"
     if dedup.epsilon is not None and "image" in lack:

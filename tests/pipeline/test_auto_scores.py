@@ -9,6 +9,7 @@ import pytest
 
 from curate import open_run
 from curate.io.yaml import read_yaml
+from curate.pipeline.rescore import scored_recipe
 from curate.pipeline.runner import run
 from curate.recipe.loading import parse_recipe
 from curate.recipe.recipe import AUTO_SCORE
@@ -84,6 +85,9 @@ def test_photos_alone_are_a_draw_and_nothing_is_said_of_scores(tmp_path, caplog,
         table = pl.read_parquet(opened.folder.scores(family) / "part-*.parquet")
         assert set(table[f"{family}_status"]) == {status}
         assert table.drop("uid", f"{family}_status").null_count().row(0) == (240,) * (table.width - 2)
+    asked = scored_recipe(opened.folder.path, ["heads", "pair"]).score  # what did nothing may be asked for
+    assert [one.family for one in asked] == ["clip_score", "heads", "pair"]
+    assert all(one.needed for one in asked) and asked[1].labels == "auto"
     page = (opened.folder.report / "report.html").read_text().partition("score:")[0]
     shown = [page, curate("inspect", opened.folder.path).out]
     shown.append(curate("explain", opened.folder.path, "s000003").out)
@@ -99,6 +103,7 @@ def test_labels_that_are_wrong_go_and_the_recipe_it_names_has_the_score_for_it(t
     assert by == "neg_aum" and dropped == len(out) > 0.8 * wrong.sum()
     assert wrong[[int(uid[1:]) for uid in out]].mean() > 0.9
     assert facts(opened, "heads")["warnings"] == []
+    assert not scored_recipe(opened.folder.path, ["heads"]).score[1].required  # it stays as it is
     named = read_yaml(opened.summary()["auto"]["recipe"])
     assert [next(iter(one)) if isinstance(one, dict) else one for one in named["score"]] == [
         "clip_score",
