@@ -4,7 +4,7 @@ from typing import Any
 
 import yaml
 
-from curate.analysis.summary.said import named_errors, say_labels
+from curate.analysis.summary.said import named_errors, say_labels, say_unseen
 from curate.execution.context import Context
 from curate.recipe import Recipe
 from curate.scores.registry import score_columns
@@ -34,7 +34,7 @@ def _noise(context: Context, first: First, eligible: int, n_classes: int) -> lis
         return ["auto: select.drop_noise is none: no row is dropped as noise"]
     column = noise_column(recipe, context)
     errors = named_errors(context.facts(run.scores("heads")).get("label_errors"), run.class_names())
-    unseen = say_labels(errors) if errors and errors.get("unseen") else []
+    unseen = say_unseen(errors)
     if column is None:
         return unseen or [_no_noise(context, n_classes)]
     share = f"{100 * first.n_cut / max(1, eligible):.1f} %"

@@ -3,7 +3,16 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["FEW_PAIRS", "lines", "named_errors", "said_of_heads", "say_concepts", "say_first", "say_labels"]
+__all__ = [
+    "FEW_PAIRS",
+    "lines",
+    "named_errors",
+    "said_of_heads",
+    "say_concepts",
+    "say_first",
+    "say_labels",
+    "say_unseen",
+]
 
 #: Pairs of classes that a sentence names.
 FEW_PAIRS = 3
@@ -19,8 +28,7 @@ def named_errors(found: Facts | None, names: Mapping[str, str]) -> dict[str, Any
     if not found:
         return None
     kept = {name: value for name, value in found.items() if name not in ("calibration", "pairs")}
-    told = [] if found.get("unseen") else found["pairs"]
-    pairs = [[names.get(a, a), names.get(b, b), rows] for a, b, rows in told]
+    pairs = [[names.get(a, a), names.get(b, b), rows] for a, b, rows in found["pairs"]]
     return {**kept, "pairs": pairs}
 
 
@@ -38,12 +46,6 @@ def say_labels(errors: Facts | None) -> list[str]:
     """
     if not errors:
         return []
-    if errors.get("unseen"):
-        text = (
-            f"labels: not visible in the pictures (heads that never saw them are right about {100 * errors['accuracy']:.1f} %, the "
-            f"largest class is {100 * errors['largest']:.1f} %), so none is taken for wrong"
-        )
-        return [text]
     share, low, high = (100 * errors[name] for name in ("rate", "low", "high"))
     text = (
         f"labels: {errors['count']:,} of {errors['rows']:,} ({share:.1f} %, between {low:.1f} and {high:.1f} %) "
@@ -56,6 +58,21 @@ def say_labels(errors: Facts | None) -> list[str]:
         text += f"; {sure} for sure: hard samples, or heads that know little, may explain the others"
     pairs = ", ".join(f"{a} looks like {b} ({rows:,})" for a, b, rows in errors["pairs"][:FEW_PAIRS])
     return [text, *([f"labels: most often {pairs}"] if pairs else [])]
+
+
+def say_unseen(errors: Facts | None) -> list[str]:
+    """Return a sentence on labels that are not visible in the pictures, of which method auto takes none for wrong; else none.
+
+    >>> say_unseen({"unseen": True, "accuracy": 0.18, "largest": 0.187})[0].partition(" (")[2]
+    'heads that never saw them are right about 18.0 %, the largest class is 18.7 %), so none is taken for wrong'
+    """
+    if not errors or not errors.get("unseen"):
+        return []
+    text = (
+        f"labels: not visible in the pictures (heads that never saw them are right about {100 * errors['accuracy']:.1f} %, the "
+        f"largest class is {100 * errors['largest']:.1f} %), so none is taken for wrong"
+    )
+    return [text]
 
 
 def said_of_heads(found: Facts) -> str:
