@@ -7,7 +7,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from curate import open_run
+from curate import open_run, score
+from curate.errors import UsageError
 from curate.io.yaml import read_yaml
 from curate.pipeline.rescore import scored_recipe
 from curate.pipeline.runner import run
@@ -29,7 +30,7 @@ def pool(n=240, seed=0):
     return vectors.astype(np.float16), true, captions.astype(np.float16)
 
 
-def made(folder, label=None, captions=False, n=240, score=AUTO_SCORE, until="select", **select):
+def made(folder, label=None, captions=False, n=240, scores=AUTO_SCORE, until="select", **select):
     vectors, true, texts = pool(n)
     extra, embed = {}, {"column": "embedding"}
     if label is not None:
@@ -41,7 +42,7 @@ def made(folder, label=None, captions=False, n=240, score=AUTO_SCORE, until="sel
     given = {"method": "auto", "keep": 0.3, **select}
     changes = {"cluster": {"concepts": 3}, "dedup": {"epsilon": None}, "embed": embed}
     run(
-        parse_recipe(recipe_values(glob, folder / "run", score=list(score), select=given, **changes)),
+        parse_recipe(recipe_values(glob, folder / "run", score=list(scores), select=given, **changes)),
         until=until,
     )
     return open_run(folder / "run")
@@ -109,7 +110,7 @@ def test_labels_that_are_wrong_go_and_the_recipe_it_names_has_the_score_for_it(t
         "clip_score",
         "heads",
     ]
-    again = made(tmp_path / "b", flipped, score=named["score"], **named["select"])
+    again = made(tmp_path / "b", flipped, scores=named["score"], **named["select"])
     assert set(again.kept()["uid"]) == set(opened.kept()["uid"])
 
 
@@ -196,3 +197,12 @@ def test_labels_are_unseen_where_heads_hardly_know_more_than_the_largest_class(
 ):
     found = LabelErrors(rows, round(rate * rows), rate, 0.0, 1.0, ())
     assert dataclasses.replace(found, accuracy=accuracy, largest=largest).unseen == unseen
+
+
+def test_in_memory_what_is_not_required_is_null_without_labels_and_captions():
+    vectors, _, _ = pool(30)
+    found = score(vectors, [AUTO_SCORE[1], AUTO_SCORE[2]])
+    assert set(found["heads_status"]) == {"no_label"} and set(found["pair_status"]) == {"no_text"}
+    assert found["neg_aum"].null_count() == found["nce"].null_count() == 30
+    with pytest.raises(UsageError, match="heads needs labels"):
+        score(vectors, "heads")

@@ -68,6 +68,9 @@ class Pair(Score):
         from curate.scores.pair.formula import OWN_TEMPERATURE, pair_scores
         from curate.scores.status import status_names
 
+        if samples.text is None and not self.needed:
+            nothing = {name: kind.nothing(len(samples)) for name, kind in self.columns_made().items()}
+            return nothing, np.full(len(samples), "no_text", object)
         image, text = samples.require("pair", "image"), samples.require("pair", "text")
         temperature = (
             self.temperature if self.temperature != "auto" else samples.temperature or OWN_TEMPERATURE
