@@ -139,8 +139,17 @@ def _predicted(context: Context, label: str | None, judged: Mapping[str, Any]) -
 
 
 def _scores(context: Context, judged: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return each score of a sample, with the share of the others' values that are lower (half of equal ones)."""
-    columns = {n: c for n, c in score_columns(context.recipe).items() if c.higher_is is not None}
+    """Return each score of a sample, with the share of the others' values that are lower (half of equal ones).
+
+    Families that nobody needs, and that have no row to score, are left out.
+    """
+    known, run = score_columns(context.recipe), context.run
+    idle = {
+        one.folder
+        for one in known.values()
+        if one.folder and context.facts(run.scores(one.folder)).get("idle")
+    }
+    columns = {n: c for n, c in known.items() if c.higher_is is not None and c.folder not in idle}
     rows = []
     for name, column in columns.items():
         value = judged.get(name)

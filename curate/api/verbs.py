@@ -145,7 +145,8 @@ def filter(
         threshold that drops about this share. Exact copies are dropped in any case. Where nothing is said method auto
         takes near-duplicates out, but not those whose captions differ; ``"none"`` keeps them.
     score : str, dict or list
-        Families of scores to compute beside clip_score, such as ``"heads"`` or ``{"heads": {"seeds": 3}}``.
+        Families of scores to compute beside clip_score, such as ``"heads"`` or ``{"heads": {"seeds": 3}}``. Where nothing is said
+        method auto computes fast heads of the labels and ``"pair"`` of the captions, where there are any; ``"clip_score"`` says none.
     where : str, dict or list
         Conditions that kept samples meet, such as ``"clip_score >= 0.2"`` or ``{"by": "el2n", "bottom": 0.9}``.
     method : str, optional

@@ -189,7 +189,7 @@ def _weights(facts: Facts | None) -> None:
 def _labels(facts: Facts) -> None:
     """Print how many labels look wrong, and the pairs of classes that are most often mixed up."""
     errors = facts["label_errors"]
-    if not errors:
+    if not errors or (facts["auto"] and errors.get("unseen")):
         return
     if not facts["auto"]:  # which says the same
         write("".join(f"\n{text}\n" for text in say_labels({**errors, "pairs": []})))

@@ -4,8 +4,9 @@ from typing import Any
 
 import yaml
 
-from curate.analysis.summary.said import named_errors, say_labels
+from curate.analysis.summary.said import named_errors, say_labels, say_unseen
 from curate.execution.context import Context
+from curate.recipe import Recipe
 from curate.scores.registry import score_columns
 from curate.selection.rows.first import First
 from curate.selection.rows.order import noise_column
@@ -31,26 +32,36 @@ def _noise(context: Context, first: First, eligible: int, n_classes: int) -> lis
     run, recipe = context.run, context.recipe
     if recipe.select.drop_noise is None:
         return ["auto: select.drop_noise is none: no row is dropped as noise"]
-    column = noise_column(recipe)
+    column = noise_column(recipe, context)
+    errors = named_errors(context.facts(run.scores("heads")).get("label_errors"), run.class_names())
+    unseen = say_unseen(errors)
     if column is None:
-        what = "heads" if n_classes else "pair" if _captions(context) else ""
-        if not what:
-            return [
-                "auto: there are no labels and no captions: nothing says which rows are noise, none are dropped"
-            ]
-        found = f"{n_classes:,} classes" if n_classes else "captions"
-        return [f"auto: {found} found, but no score that says which are wrong: add {what} to score"]
+        return unseen or [_no_noise(context, n_classes)]
     share = f"{100 * first.n_cut / max(1, eligible):.1f} %"
     if score_columns(recipe)[column].folder == "pair":
         pairs = f"auto: {first.n_cut:,} of {eligible:,} pairs ({share}) with the worst {column} are dropped"
-        return [f"{pairs}; how many captions are wrong is not known"]
-    errors = named_errors(context.facts(run.scores("heads")).get("label_errors"), run.class_names())
+        return [*unseen, f"{pairs}; how many captions are wrong is not known"]
     if errors is None:
         return [f"auto: heads did not count wrong labels, none are dropped by {column}"]
     cut = f"auto: {first.n_cut:,} of {eligible:,} rows ({share}) with the worst {column} are dropped as noise"
     if errors["rate"] > errors["gate"] and first.n_cut < errors["count"]:
         cut += "; more would leave too few, or other conditions took them"
     return [*say_labels(errors), cut]
+
+
+def _no_noise(context: Context, n_classes: int) -> str:
+    """Say why no row is dropped as noise where no score says which are."""
+    families = {family.family for family in context.recipe.score}
+    what = "heads" if n_classes else "pair" if _captions(context) else ""
+    if not what:
+        return (
+            "auto: there are no labels and no captions: nothing says which rows are noise, none are dropped"
+        )
+    found = ("1 class" if n_classes == 1 else f"{n_classes:,} classes") if n_classes else "captions"
+    if what not in families:
+        return f"auto: {found} found, but no score that says which are wrong: add {what} to score"
+    few = "too few rows of each to tell" if n_classes > 1 else "too little to tell"
+    return f"auto: {found} found, {few} which are wrong: no row is dropped as noise"
 
 
 def _floor(context: Context, first: First, n_classes: int) -> str:
@@ -87,7 +98,7 @@ def _captions(context: Context) -> bool:
 
 
 def _explicit(context: Context, first: First, eligible: int) -> str:
-    """Return the settings of dedup and of a selection that keep the same rows of the same data."""
+    """Return the settings of dedup, of a selection and of the score it needs that keep the same rows of the same data."""
     recipe = context.recipe
     idle = set() if _captions(context) else {"across_captions"}
     dedup = recipe.dedup.model_dump(mode="json", exclude_defaults=True, exclude=idle)
@@ -100,8 +111,19 @@ def _explicit(context: Context, first: First, eligible: int) -> str:
         if name not in ("method", "drop_noise", "noise_by", "floor")
     }
     if first.n_cut:
-        named |= {"drop_noise": first.n_cut / eligible, "noise_by": noise_column(recipe)}
+        named |= {"drop_noise": first.n_cut / eligible, "noise_by": noise_column(recipe, context)}
     if first.each and first.groups:
         named |= {"floor": first.each, "floor_per": select.floor_per}
-    values = ({"dedup": dedup} if dedup else {}) | {"select": named}
+    values: dict[str, Any] = {"score": _scores(recipe, named["noise_by"])} if first.n_cut else {}
+    values |= ({"dedup": dedup} if dedup else {}) | {"select": named}
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+
+
+def _scores(recipe: Recipe, noise_by: str) -> list[object]:
+    """Return the families that were asked for and the one that rows were dropped by, as they stand in a recipe."""
+    folder = score_columns(recipe)[noise_by].folder
+    some = [family for family in recipe.score if family.needed or family.folder == folder]
+    settings = [one.model_dump(mode="json", exclude_defaults=True, exclude={"family"}) for one in some]
+    return [
+        {family.family: said} if said else family.family for family, said in zip(some, settings, strict=True)
+    ]

@@ -61,7 +61,7 @@ def scored_recipe(
 ) -> Recipe:
     """Return the recipe of a run with `families` added to its scores.
 
-    families : names (a family that is there keeps its settings) or, as in a recipe, families with settings
+    families : names (a family that is there keeps its settings, unless it had no row to score) or, as in a recipe, families with settings
     (which replace those that are there). overrides, settings : as in `load_recipe`. command : which one asks, score
     or retry. Raises UsageError where `run` is no run, there is no such family, or the command cannot change a setting,
     RecipeError for a setting that is wrong.
@@ -75,9 +75,16 @@ def scored_recipe(
     merged = {family.folder: family for family in recipe.score}
     added = parse_recipe({**values, "score": list(families)}).score
     for entry, family in zip(families, added, strict=True):
-        if not (isinstance(entry, str) and family.folder in merged):
+        there = family.folder in merged and not _idle(run, family.folder)
+        if not (isinstance(entry, str) and there):
             merged[family.folder] = family
     return parse_recipe({**values, "score": [dumped(family) for family in merged.values()]})
+
+
+def _idle(run: str | Path, name: str) -> bool:
+    """Return True if a family of a run is not required and has no row to score."""
+    folder = open_run(run).folder
+    return bool((folder.marker(folder.scores(name)) or {}).get("facts", {}).get("idle"))
 
 
 def _values(run: str | Path) -> dict[str, Any]:

@@ -148,7 +148,7 @@ def _idle(recipe: Recipe, lack: Mapping[str, str]) -> list[tuple[str, str]]:
         (family.folder, lack[need])
         for family in recipe.score
         for need in family.row_needs[:1]
-        if need in lack and family.family != "clip_score"
+        if need in lack and family.family != "clip_score" and family.needed
     ]
 
 
@@ -156,7 +156,7 @@ def _unmet(recipe: Recipe, lack: Mapping[str, str]) -> str | None:
     """Return why a recipe cannot be served where no row has what `lack` names; None if it can."""
     lost = _lost_columns(recipe, lack)
     for family in families_of(recipe):
-        if "label" in family.row_needs and "label" in lack:
+        if "label" in family.row_needs and "label" in lack and family.needed:
             asks = [f"{name} is label" for name in ("labels", "per") if getattr(family, name, "") == "label"]
             asks += [f"kind is {family.kind}"] if hasattr(family, "kind") else []
             setting = f".{asks[0]}, but" if asks else ":"
@@ -173,7 +173,8 @@ def _unmet(recipe: Recipe, lack: Mapping[str, str]) -> str | None:
     for setting, name in used:
         if name in lost:
             return f"{setting} {name}: no row can have this score, for {lost[name]}; or take another score"
-    captions = not (dedup.epsilon is None or dedup.across_captions or select.takes_what_is_there)
+    # An epsilon found by itself came with method auto, perhaps before another method was chosen.
+    captions = not (dedup.epsilon in (None, "auto") or dedup.across_captions or select.takes_what_is_there)
     if captions and "caption" in lack:
         return f"dedup.across_captions false needs captions: {lack['caption']}"
     if dedup.epsilon is not None and "image" in lack:

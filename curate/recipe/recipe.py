@@ -33,6 +33,12 @@ __all__ = ["Card", "Limits", "Ray", "Recipe", "Remote", "Report", "Write"]
 #: How select.method auto takes copies out. Near-duplicates whose captions differ stay: what the captions tell apart is
 #: what is to be learnt (dropping them lost 7 points of recall on emoji).
 AUTO_DEDUP = {"epsilon": "auto", "across_captions": False}
+#: What select.method auto scores besides: which labels and captions are wrong, where there are any.
+AUTO_SCORE = (
+    "clip_score",
+    {"heads": {"preset": "fast", "labels": "label", "required": False}},
+    {"pair": {"el2n": False, "grand": False, "required": False}},
+)
 
 
 def _mapping(section: object) -> Mapping[str, object]:
@@ -153,19 +159,22 @@ class Recipe(Settings):
 
     @model_validator(mode="before")
     @classmethod
-    def _auto_without_copies(cls, values: object) -> object:
-        """Let the method for people who do not know take near-duplicates out, where the recipe does not say whether to.
+    def _auto_without_faults(cls, values: object) -> object:
+        """Let the method for people who do not know find near-duplicates and noise, where the recipe says nothing of them.
 
-        Nobody asked for those rows to go, so a budget they leave too few for is no error (`select.at_most`).
+        Nobody asked for near-duplicates to go, so a budget they leave too few for is no error (`select.at_most`).
         """
         if not isinstance(values, Mapping):
             return values
         select, dedup = _mapping(values.get("select")), _mapping(values.get("dedup"))
         cluster, embed = _mapping(values.get("cluster")), _mapping(values.get("embed"))
         pictures = cluster.get("on") != "text" and embed.get("column") is None and embed.get("files") is None
-        if select.get("method") != "auto" or "epsilon" in dedup or not pictures:
+        if select.get("method") != "auto" or not pictures:
             return values
-        return {**values, "select": {"at_most": True, **select}, "dedup": {**AUTO_DEDUP, **dedup}}
+        found = {"score": AUTO_SCORE, **values}
+        if "epsilon" not in dedup:
+            found |= {"select": {"at_most": True, **select}, "dedup": {**AUTO_DEDUP, **dedup}}
+        return found
 
     @model_validator(mode="after")
     def _names(self) -> Self:

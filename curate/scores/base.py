@@ -190,6 +190,11 @@ class Score(Settings):
     family: str
 
     @property
+    def needed(self) -> bool:
+        """Whether it is said where no row has what it needs: `required`, for families with that setting."""
+        return bool(getattr(self, "required", True))
+
+    @property
     def folder(self) -> str:
         """The name of its folder below 3_scores: the setting `name`, where it has one, or that of the family."""
         return str(getattr(self, "name", self.family))

@@ -4,6 +4,7 @@ import pytest
 import yaml
 
 from curate.errors import RecipeError
+from curate.recipe import FAMILIES
 from curate.recipe.build import filter_recipe
 from curate.recipe.loading import override, parse_recipe
 
@@ -79,3 +80,41 @@ def test_auto_takes_near_duplicates_out_where_nothing_is_said_of_them(base, aske
     assert (recipe.dedup.epsilon, recipe.dedup.across_captions) == (epsilon, across)
     assert recipe.select.at_most == (epsilon == "auto")  # it keeps what there is
     assert parse_recipe(yaml.safe_load(recipe.to_yaml())).dedup == recipe.dedup
+
+
+AUTO = ["clip_score", "heads", "pair"]
+
+
+@pytest.mark.parametrize(
+    ("base", "asked", "families"),
+    [
+        ({}, {}, AUTO),
+        ({"cluster": {"on": "both"}}, {}, AUTO),
+        ({"dedup": {"epsilon": None}}, {}, AUTO),
+        ({"score": []}, {}, []),
+        ({}, {"overrides": ["score=[]"]}, []),
+        ({}, {"score": ["clip_score"]}, ["clip_score"]),
+        ({}, {"score": ["heads"]}, ["clip_score", "heads"]),
+        ({}, {"overrides": ["score.heads.seeds=3"]}, ["clip_score", "heads"]),
+        ({}, {"method": "random"}, ["clip_score"]),
+        ({}, {"vectors": "emb"}, ["clip_score"]),
+        ({"cluster": {"on": "text"}}, {}, ["clip_score"]),
+    ],
+)
+def test_auto_scores_labels_and_captions_where_nothing_is_said_of_scores(base, asked, families):
+    recipe = filter_recipe(BASE | base, keep=0.5, **asked)
+    assert [one.family for one in recipe.score] == families
+    assert parse_recipe(yaml.safe_load(recipe.to_yaml())).score == recipe.score
+    if families == AUTO:
+        _, heads, pair = recipe.score
+        assert (heads.preset, heads.kind, heads.labels) == ("fast", "linear", "label")
+        assert not heads.required and not pair.required
+        parse_recipe(yaml.safe_load(recipe.to_yaml()) | {"source": {"path": "a.parquet", "label": None}})
+
+
+def test_whether_scores_are_required_is_no_part_of_the_fingerprints_of_recipes_that_do_not_say_so():
+    for family in ("heads", "pair"):
+        one = FAMILIES[family].model_validate({"family": family})
+        assert "required" not in one.fingerprinted() and one.needed
+        other = FAMILIES[family].model_validate({"family": family, "required": False})
+        assert other.fingerprinted() == {**one.fingerprinted(), "required": False} and not other.needed

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import polars as pl
 from polars import selectors
 
-from curate.analysis.summary.tables import finished_families
+from curate.analysis.summary.tables import shown_families
 from curate.analysis.summary.thumbnails import Place, side_of, thumbnails
 from curate.execution.context import Context, require_same
 from curate.io import storage
@@ -115,7 +115,7 @@ def _scores(context: Context, part: object, rows: pl.DataFrame) -> pl.DataFrame:
     run, name = context.run, next(one.name for one in context.parts if one.index == part)
     path = run.part(run.final_assignments, name)
     frame = pl.DataFrame(storage.read_table(path, ["uid", "concept", "distance"]))
-    for family in finished_families(run):
+    for family in shown_families(run):
         scores = pl.DataFrame(storage.read_table(run.part(run.scores(family), name)))
         require_same(frame["uid"], scores["uid"], run.part(run.scores(family), name))
         frame = frame.hstack(scores.select(selectors.float()).get_columns())

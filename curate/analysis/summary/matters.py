@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from curate.analysis.summary.said import say_concepts, say_labels
+from curate.analysis.summary.said import say_concepts, say_labels, say_unseen
 from curate.analysis.summary.summary import RunSummary
 from curate.deduplication.findings import of_sample
 from curate.io import storage
@@ -46,7 +46,7 @@ def what_matters(run: RunFolder, found: RunSummary) -> list[Matter]:
         Matter(say_rows(counts)),
         *(Matter(text, warns=True) for text in say_unusable(counts)),
         *(Matter(text) for text in say_copies(counts, found.duplicates, found.near_sample)),
-        *_labels(found.label_errors, labels, where),
+        *_labels(found.label_errors, labels, where, auto=bool(found.auto)),
         *(Matter(text) for text in say_imbalance(labels, cut_off="label" in found.scan.cut)),
         *(Matter(text) for text in say_spread(found.complexity, found.balance)),
         *(Matter(text) for text in say_chance(evaluation)),
@@ -114,9 +114,12 @@ def say_copies(counts: Facts, duplicates: Facts | None, near_sample: Facts | Non
     return [f"{text}, and {near:,} ({_share(near, rows)}) went as near-duplicates{at}"]
 
 
-def _labels(errors: Facts | None, labels: Sequence[Facts], where: str) -> Iterator[Matter]:
-    """Yield how many labels look wrong, or that nothing says so."""
-    if errors:
+def _labels(errors: Facts | None, labels: Sequence[Facts], where: str, *, auto: bool) -> Iterator[Matter]:
+    """Yield how many labels look wrong, or that nothing says so. auto : whether method auto chose."""
+    unseen = say_unseen(errors) if auto else []
+    if unseen:
+        yield Matter(_first_large(unseen[0]))
+    elif errors:
         for text in say_labels(errors)[:1]:
             yield Matter(
                 f"{_first_large(text)}; look at them, and put them right",

@@ -73,6 +73,9 @@ def _doubt(context: Context) -> tuple[str, str, int] | None:
     known = score_columns(context.recipe)
     noted = {name: context.facts(context.run.scores(known[name].folder)) for name in _DOUBT if name in known}
     predicted = next((name for name in ("pred_label", "pixels_pred_label") if name in known), None)
+    errors = noted.get("neg_aum", {}).get("label_errors") or {}
+    if errors.get("unseen") and context.recipe.select.takes_what_is_there:  # it took none for wrong
+        noted = {name: stats for name, stats in noted.items() if known[name].folder != "heads"}
     # The noise model gives no sample a score where it finds no two groups.
     score = next((name for name, stats in noted.items() if stats.get("scored") != 0), None)
     return None if predicted is None or score is None else (predicted, score, _DOUBT[score])
@@ -116,12 +119,18 @@ def report_data(context: Context, summary: RunSummary, asked: ReportRequest) -> 
         correlation=score_stats.correlation(scan.sample) if len(scan.sample) else ((), ()),
         complexity=said_of(summary.complexity) if summary.complexity else "",
         weights=_weights(summary), reliability=[_reliability(row) for row in summary.reliability],
-        matters=what_matters(context.run, summary), said=summary.said, label_errors=summary.label_errors or {}, chosen=(summary.auto or {}).get("recipe", ""),
+        matters=what_matters(context.run, summary), said=summary.said, label_errors=_label_errors(summary), chosen=(summary.auto or {}).get("recipe", ""),
         stages=_stages(summary), warnings=summary.warnings,
         bad_shards=[BadShard(shard=one["name"], rows=one["rows"], message=one["error"]) for one in summary.bad_shards],
         recipe=recipe.to_yaml(), versions=_origin(context) | versions(),
         pictures=any(part.columns.image for part in context.parts), created=_now(), evaluation=evaluation_of(context.run), objects=covered_objects(context),
     )  # fmt: skip
+
+
+def _label_errors(summary: RunSummary) -> Mapping[str, Any]:
+    """Return what is shown of wrong labels; only that there are none where method auto took none for wrong."""
+    errors = summary.label_errors or {}
+    return {"none_wrong": True} if summary.auto and errors.get("unseen") else errors
 
 
 def _diagnosis(summary: RunSummary) -> dict[str, Any]:

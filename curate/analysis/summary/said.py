@@ -3,7 +3,16 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["FEW_PAIRS", "lines", "named_errors", "said_of_heads", "say_concepts", "say_first", "say_labels"]
+__all__ = [
+    "FEW_PAIRS",
+    "lines",
+    "named_errors",
+    "said_of_heads",
+    "say_concepts",
+    "say_first",
+    "say_labels",
+    "say_unseen",
+]
 
 #: Pairs of classes that a sentence names.
 FEW_PAIRS = 3
@@ -49,6 +58,21 @@ def say_labels(errors: Facts | None) -> list[str]:
         text += f"; {sure} for sure: hard samples, or heads that know little, may explain the others"
     pairs = ", ".join(f"{a} looks like {b} ({rows:,})" for a, b, rows in errors["pairs"][:FEW_PAIRS])
     return [text, *([f"labels: most often {pairs}"] if pairs else [])]
+
+
+def say_unseen(errors: Facts | None) -> list[str]:
+    """Return a sentence on labels that are not visible in the pictures, of which method auto takes none for wrong; else none.
+
+    >>> say_unseen({"unseen": True, "accuracy": 0.18, "largest": 0.187})[0].partition(" (")[2]
+    'heads that never saw them are right about 18.0 %, the largest class is 18.7 %), so none is taken for wrong'
+    """
+    if not errors or not errors.get("unseen"):
+        return []
+    text = (
+        f"labels: not visible in the pictures (heads that never saw them are right about {100 * errors['accuracy']:.1f} %, the "
+        f"largest class is {100 * errors['largest']:.1f} %), so none is taken for wrong"
+    )
+    return [text]
 
 
 def said_of_heads(found: Facts) -> str:

@@ -23,7 +23,7 @@ from curate.analysis.summary.picks import (
     without_typical,
     without_vectors,
 )
-from curate.analysis.summary.tables import counted_by, finished_families, part_names
+from curate.analysis.summary.tables import counted_by, part_names, shown_families
 from curate.errors import RunError
 from curate.execution.context import require_same, silent
 from curate.execution.engines.base import Engine
@@ -173,7 +173,7 @@ def _tasks(run: RunFolder, whole: bool, tables: Sequence[str], report: ReportReq
     names.sort(key=lambda name: (order[name][0] if name in order else len(order), name))
     total = sum(row["stop"] - row["start"] for _, row in order.values())
     step = max(1, -(-total // SAMPLE))
-    families = tuple(finished_families(run)) if whole else ()
+    families = tuple(shown_families(run)) if whole else ()
     columns = {name: folder_of_column(run, name) for name in counted_by(run)} if whole else {}
     return [
         _Task(

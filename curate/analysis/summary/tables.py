@@ -21,6 +21,7 @@ __all__ = [
     "missing",
     "part_names",
     "require",
+    "shown_families",
     "stage_facts",
     "table",
 ]
@@ -35,6 +36,11 @@ def finished_families(run: RunFolder) -> list[str]:
     """Return the families (folders in 3_scores) that the recipe asks for and that are finished."""
     asked = score_folders(read_yaml(run.recipe_text()))
     return [name for name in asked if run.marker(run.scores(name)) is not None]
+
+
+def shown_families(run: RunFolder) -> list[str]:
+    """Return the finished families, without those that nobody needs and that have no row to score."""
+    return [name for name in finished_families(run) if not facts(run, run.scores(name)).get("idle")]
 
 
 def counted_by(run: RunFolder) -> tuple[str, ...]:

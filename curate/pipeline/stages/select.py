@@ -189,7 +189,7 @@ def run(context: Context) -> bool:
 
 def _order(context: Context, before: previous.Shipped | None, overrides: Path | None) -> Order:
     """Return how rows are ordered, and what else the selection reads of each."""
-    order = order_of(context.recipe, classes_of(context))
+    order = order_of(context.recipe, classes_of(context), context=context)
     return replace(
         order,
         shipped=before,
@@ -291,11 +291,12 @@ def _estimated_noise(context: Context, spread: ranks.Spread) -> int:
 
     Raises UsageError where the number is not known, unless the method takes what is there.
     """
-    column = noise_column(context.recipe)
+    column = noise_column(context.recipe, context)
     if column is None:
-        log.info(
-            "select: no score says which labels or captions are wrong (add heads or pair to score): none are dropped"
-        )
+        if noise_column(context.recipe) is None:
+            log.info(
+                "select: no score says which labels or captions are wrong (add heads or pair to score): none are dropped"
+            )
         return 0
     if score_columns(context.recipe)[column].folder == "pair":
         return rows_of(str(PAIRS_SHARE), spread.counts[0])
@@ -313,7 +314,7 @@ def _first_facts(context: Context, first: First) -> dict[str, object]:
     select = context.recipe.select
     facts: dict[str, object] = {}
     if select.drop_noise is not None:
-        facts |= {"noise_by": noise_column(context.recipe), "noise": first.n_cut}
+        facts |= {"noise_by": noise_column(context.recipe, context), "noise": first.n_cut}
     if select.floor is not None:
         facts |= {
             "floor_per": select.floor_per,
@@ -329,13 +330,15 @@ def _fingerprint(context: Context, people: Overridden | None) -> str:
     recipe, run = context.recipe, context.run
     weight = recipe.weight
     settings = {name: value for name, value in canonical(recipe.select).items() if name != "shipped"}
-    columns = [*read_columns(recipe), *([weight.column] if weight and weight.column else [])]
+    noise, first = noise_column(recipe, context), noise_column(recipe)
+    chosen = [] if noise == first else [noise or ""]  # of several that there are, or none
+    columns = [*read_columns(recipe), *chosen, *([weight.column] if weight and weight.column else [])]
     scores = [run.fingerprint(run.scores(folder)) for folder in folders_for(recipe, columns)]
     refitted = [run.fingerprint(run.refitted)] if recipe.dedup.blocks is not None else []
     decided = [people.fingerprint] if people is not None else []
     return storage.fingerprint(
         "select", VERSION, settings, weight and canonical(weight), recipe.seed,
-        run.fingerprint(run.scores("filter")), run.fingerprint(run.duplicates), scores, *refitted, *decided,
+        run.fingerprint(run.scores("filter")), run.fingerprint(run.duplicates), scores, *refitted, *decided, *chosen,
     )  # fmt: skip
 
 
@@ -401,7 +404,7 @@ def _decide_all(
         chosen.choice,
         control,
         named,
-        (context.recipe.select.cut_by or "", noise_column(context.recipe) or ""),
+        (context.recipe.select.cut_by or "", noise_column(context.recipe, context) or ""),
         overrides,
         scratch,
         fingerprint,

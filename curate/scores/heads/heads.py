@@ -33,7 +33,8 @@ class Heads(Trained):
     batch `auto` : the power of two from 32 to 1,024 that comes nearest to 50 steps an epoch. class_names : what a
     label is called in the prompts of zeroshot, by label; the label itself where it is not named. dynamics : columns more, of
     how predictions move while heads train: mdl (mdl_hardness), tdds, dual, aldr (aldr_lambda); calibrated is p_label_calibrated, p_label at the temperature that fits. window : the epochs that tdds
-    and dual look at together.
+    and dual look at together. required : false leaves all scores null, without a word, where there are no labels to learn from or too little
+    memory.
     """
 
     measures: ClassVar[str] = (
@@ -70,6 +71,7 @@ class Heads(Trained):
     class_names: dict[str, str] = Field(default_factory=dict)
     dynamics: Annotated[tuple[CourseName, ...], BeforeValidator(listed)] = ()
     window: Annotated[Count, Field(ge=3)] = 4
+    required: bool = True
 
     @model_validator(mode="before")
     @classmethod
@@ -108,6 +110,7 @@ class Heads(Trained):
     def fingerprinted(self) -> object:
         """Return the settings that decide the numbers; newer ones count where they are set."""
         idle = {"device", "epsilon", "preset"} | (set() if self.dynamics else {"dynamics", "window"})
+        idle |= {"required"} if self.required else set()
         return self.model_dump(mode="json", exclude=idle)
 
     @property

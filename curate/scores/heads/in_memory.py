@@ -49,7 +49,9 @@ def score_samples(
     """
     if score.kind not in ("mlp", "linear"):
         raise UsageError(f"score: heads of kind {score.kind} are computed in a run only; take mlp or linear")
-    image, labels = samples.require("heads", "image"), samples.require("heads", "labels")
+    image = samples.require("heads", "image")
+    nothing = samples.labels is None and not score.needed
+    labels = [None] * len(samples) if nothing else samples.require("heads", "labels")
     named = [None if label is None else str(label) for label in labels]
     settings = HeadSettings(
         kind=score.kind, hidden=None if score.hidden == "auto" else score.hidden, n_seeds=score.seeds, epochs=score.epochs, cross_fit=score.folds,

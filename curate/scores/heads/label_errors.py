@@ -37,6 +37,9 @@ GATE = 0.06
 #: count many rows, and are sure of few. It is said, and drops nothing less: see CONTRIBUTING.
 SURE = 0.02
 _SURELY = 0.9
+#: Labels are not visible in the pictures where heads are right about less than this share of what guessing the largest class
+#: gets wrong, or about no more than chance explains, or where more than this share of the labels looks wrong.
+SKILL, MOST = 0.1, 0.5
 #: What a probability may lack and still reach a threshold.
 _TOLERANCE = 1e-6
 #: Pairs of classes that are named.
@@ -55,7 +58,8 @@ class LabelErrors:
     count : of `rows`. rate : their share; low, high : its 95 % interval as a share of a sample of rows (Wilson), which does
     not cover what the heads get wrong. pairs : the most frequent (label, class of the heads, rows). calibration : by the name
     of a score, slope and intercept of the curve that makes it the probability that a row is counted (`scores/calibration.py`).
-    sure : rows for which that of neg_aum is above .9; None in runs made before.
+    sure : rows for which that of neg_aum is above .9. accuracy : the share of rows whose label is the class of the heads.
+    largest : the share of the largest class. All three are None in runs made before.
     """
 
     rows: int
@@ -66,6 +70,8 @@ class LabelErrors:
     pairs: tuple[tuple[str, str, int], ...]
     calibration: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     sure: int | None = None
+    accuracy: float | None = None
+    largest: float | None = None
 
     @property
     def to_drop(self) -> int:
@@ -77,6 +83,15 @@ class LabelErrors:
         """Whether many rows are counted and few of them for sure, so that heads that know little may be the cause."""
         return self.rate > GATE and self.sure is not None and self.sure <= SURE * self.rows
 
+    @property
+    def unseen(self) -> bool:
+        """Whether the labels are not visible in the pictures (folders by year, or by person): then none is known to be wrong."""
+        if self.accuracy is None or self.largest is None:
+            return False
+        room = 1 - self.largest
+        chance = 2 * math.sqrt(self.largest * room / max(1, self.rows))
+        return self.rate > MOST or self.accuracy - self.largest <= max(SKILL * room, chance)
+
     def as_facts(self) -> dict[str, Any]:
         """Return the numbers as JSON says them."""
         curves = {name: list(curve) for name, curve in self.calibration.items()}
@@ -85,6 +100,7 @@ class LabelErrors:
             "gate": GATE,
             "sure_gate": SURE,
             "few_sure": self.few_sure,
+            "unseen": self.unseen,
             "calibration": curves,
         }
 
@@ -149,7 +165,11 @@ def errors_of(scores: "HeadScores", names: Sequence[str | int | None]) -> LabelE
     curves = {name: fit_logistic(values, _counted(*given)) for name, values in ranked.items()}
     calibration = {name: (curve.slope, curve.intercept) for name, curve in curves.items()}
     sure = int((curves["neg_aum"].probability(ranked["neg_aum"]) > _SURELY).sum())
-    return replace(count_errors(*given, scores.classes), calibration=calibration, sure=sure)
+    counted = replace(count_errors(*given, scores.classes), calibration=calibration, sure=sure)
+    if not len(rows):
+        return counted
+    right, largest = float((given[0] == given[2]).mean()), float(np.bincount(given[0]).max() / len(rows))
+    return replace(counted, accuracy=round(right, 6), largest=round(largest, 6))
 
 
 def _wilson(count: int, n: int, z: float = 1.959963984540054) -> tuple[float, float]:

@@ -83,7 +83,11 @@ class Labels(Sequence[str | int | None]):
 
 def check_labels(recipe: "Recipe", settings: "Trained") -> None:
     """Raise UsageError where labels are asked for and every source turns them off."""
-    if settings.labels == "label" and all(source.label is None for source in recipe.source):
+    if (
+        settings.needed
+        and settings.labels == "label"
+        and all(source.label is None for source in recipe.source)
+    ):
         raise UsageError(
             f"score: {settings.family}.labels is label, but source.label is none: name the column of labels, or "
             f"set {settings.family}.labels to concept"
@@ -114,14 +118,14 @@ def _any_label(context: Context) -> bool:
 def read_labels(context: Context, settings: "Trained") -> Labels:
     """Return the label of every sample, part after part in the order of the embeddings.
 
-    Raises UsageError where labels are asked for and no sample has one.
+    Raises UsageError where labels are asked for and no sample has one, unless they are not required.
     """
     source = label_source(context, settings)
     found = _source_labels(context) if source == "label" else _concepts(context)
     given = settings.head_kind == "concepts"
     if source == "cluster" and settings.labels == "auto" and not given and len(found):
         log.info("score: %s: no sample has a label, concepts stand in for it", settings.family)
-    if source == "label" and len(found) and (found.codes < 0).all():
+    if source == "label" and settings.needed and len(found) and (found.codes < 0).all():
         raise UsageError(_no_label(context, settings))
     return found
 

@@ -23,6 +23,7 @@ from curate.scores.heads.labels import (
     label_stats,
     read_labels,
 )
+from curate.scores.status import NONFINITE, OK, label_status
 from curate.scores.tables.output import Output
 
 if TYPE_CHECKING:
@@ -59,6 +60,33 @@ def check(recipe: "Recipe", settings: "Heads") -> None:
 
 def compute(context: Context, settings: "Heads", output: Output) -> dict[str, Any]:
     """Write the tables of all parts."""
+    if settings.needed:
+        return _compute(context, settings, output)
+    labels = read_labels(context, settings)
+    status = label_status(labels.codes, settings.min_class or max(2, settings.folds))
+    if (status == OK).any():
+        try:
+            _require_room(context, settings, labels)
+        except RunError as error:
+            log.info("%s; no row is scored, for heads are not required", error)
+            status = np.full(len(labels), NONFINITE)
+        else:
+            return _compute(context, settings, output) | {"warnings": []}
+    output.write_all(dict.fromkeys(settings.columns_made(), [None] * len(labels)), status)
+    return {"kind": settings.kind, "scored": 0, "idle": True}
+
+
+def _require_room(context: Context, settings: "Heads", labels: Labels) -> None:
+    """Raise RunError where memory does not hold what training takes."""
+    require_memory(context, "score: heads", len(labels), _bytes_a_row(settings))
+    if settings.kind in ("mlp", "linear"):
+        chosen = head_settings(context, settings)
+        classes = _large_classes(labels, chosen.smallest_class)
+        dim = embedding_parts(context)[0].dim
+        _require_models(context, model_bytes(chosen, dim, classes, len(labels)), classes)
+
+
+def _compute(context: Context, settings: "Heads", output: Output) -> dict[str, Any]:
     from curate.scores.heads.batches import PartRows
 
     parts = embedding_parts(context)

@@ -20,7 +20,10 @@ __all__ = ["Pair"]
 
 
 class Pair(Score):
-    """Contrastive scores of image-text pairs; temperature `auto` is that of the model."""
+    """Contrastive scores of image-text pairs; temperature `auto` is that of the model.
+
+    required : false says nothing where no row has a caption; all scores are null then in any case.
+    """
 
     measures: ClassVar[str] = "how a pair stands out among the pairs of its batch"
     paper: ClassVar[str] = "Radford et al. 2021, arXiv:2103.00020; Wang et al. 2024, arXiv:2405.19547"
@@ -41,6 +44,11 @@ class Pair(Score):
     mask_copies: bool = True
     el2n: bool = True
     grand: bool = True
+    required: bool = True
+
+    def fingerprinted(self) -> object:
+        """Return the settings that decide the numbers; newer ones count where they are set."""
+        return self.model_dump(mode="json", exclude={"required"} if self.required else None)
 
     @property
     def row_needs(self) -> tuple[str, ...]:
@@ -60,6 +68,9 @@ class Pair(Score):
         from curate.scores.pair.formula import OWN_TEMPERATURE, pair_scores
         from curate.scores.status import status_names
 
+        if samples.text is None and not self.needed:
+            nothing = {name: kind.nothing(len(samples)) for name, kind in self.columns_made().items()}
+            return nothing, np.full(len(samples), "no_text", object)
         image, text = samples.require("pair", "image"), samples.require("pair", "text")
         temperature = (
             self.temperature if self.temperature != "auto" else samples.temperature or OWN_TEMPERATURE

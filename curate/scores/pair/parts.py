@@ -97,8 +97,10 @@ def compute(context: Context, settings: "Pair", output: Output) -> dict[str, Any
         means = _mean_tasks(context, settings, pieces, stats["temperature"] or 1.0, output)
         context.map("score", "parts", _mean, means)
     storage.remove(scratch)
-    if rows and not len(hashes):
+    if rows and not len(hashes) and settings.needed:
         stats["warnings"] = ["there is no caption to compare images with; all scores are null (no_text)"]
+    if not len(hashes) and not settings.needed:
+        stats["idle"] = True
     return stats | _counted(output)
 
 

@@ -54,7 +54,7 @@ def divided(context: Context) -> Divided:
     if not facts:
         raise RunError(f"{run.where}: 5_decisions is not there yet; finish the run first")
     table = pl.DataFrame(storage.read_table(run.budgets))
-    noise = f"cutoff:{noise_column(context.recipe)}" if select.drop_noise is not None else ""
+    noise = f"cutoff:{noise_column(context.recipe, context)}" if select.drop_noise is not None else ""
     rows = (
         pl.scan_parquet(storage.ensure_all_local(run.decisions, "part-*.parquet"))
         .filter(pl.col("rank").is_not_null())

@@ -136,7 +136,7 @@ class Finished:
     def rows(self) -> Again:
         """The rows that reached selection."""
         order = replace(
-            order_of(self.context.recipe, self.classes),
+            order_of(self.context.recipe, self.classes, context=self.context),
             columns=columns_of(self.context),
             overrides=overridden_of(self.context.run),
         )
@@ -261,7 +261,7 @@ def _taken_at(context: Context, found: Divided, row: Row, start: Literal["medoid
             f"raise memory in {run.recipe}"
         )
     rows, vectors = [], []
-    order = order_of(context.recipe)
+    order = order_of(context.recipe, context=context)
     for part in context.parts:
         frame, positions = candidates(run, part.name, (), overrides=overridden_of(run))
         frame = with_order(frame, order).with_columns(pl.Series("position", positions))

@@ -17,6 +17,7 @@ from curate.selection.base import ByScore, Selector
 from curate.selection.rows.previous import Shipped
 
 if TYPE_CHECKING:
+    from curate.execution.context import Context
     from curate.recipe import Recipe
 
 __all__ = ["Order", "noise_column", "order_of", "read_columns", "with_order"]
@@ -47,10 +48,13 @@ class Order:
     overrides: Path | None = None
 
 
-def order_of(recipe: "Recipe", classes: tuple[str, ...] = ()) -> Order:
-    """Return the order a recipe selects by. Raises UsageError for a column that is no score."""
+def order_of(recipe: "Recipe", classes: tuple[str, ...] = (), *, context: "Context | None" = None) -> Order:
+    """Return the order a recipe selects by. context : of the run, where its scores are there.
+
+    Raises UsageError for a column that is no score.
+    """
     select, by, cutoff, noise = recipe.select, None, None, None
-    folders = folders_for(recipe, read_columns(recipe))
+    folders = folders_for(recipe, read_columns(recipe, context))
     for name in select.reads_tables:
         require_score(recipe, name, f"select.method {select.method}")
     if isinstance(select, ByScore):
@@ -58,21 +62,22 @@ def order_of(recipe: "Recipe", classes: tuple[str, ...] = ()) -> Order:
         by = select.score_column, 1 if select.as_it_is else factor
         if select.cut_by is not None:
             cutoff = select.cut_by, _factor(recipe, select.cut_by, f"select.{select.cut_setting}")
-    if (column := noise_column(recipe)) is not None:
+    if (column := noise_column(recipe, context)) is not None:
         noise = column, _factor(recipe, column, "select.noise_by")
     return Order(select, recipe.seed, folders, by, cutoff, classes, noise=noise)
 
 
-def read_columns(recipe: "Recipe") -> list[str]:
-    """Return the score columns that a selection reads."""
-    noise = noise_column(recipe)
+def read_columns(recipe: "Recipe", context: "Context | None" = None) -> list[str]:
+    """Return the score columns that a selection reads. context : of the run, where its scores are there."""
+    noise = noise_column(recipe, context)
     tables = recipe.select.reads_tables
     return [*recipe.select.columns, *tables, *([noise] if noise is not None else [])]
 
 
-def noise_column(recipe: "Recipe") -> str | None:
+def noise_column(recipe: "Recipe", context: "Context | None" = None) -> str | None:
     """Return the score by which the noisiest rows are dropped; None where none are.
 
+    context : of the run, where its scores are there: a method that takes what is there goes by the first that says something.
     Raises UsageError where the recipe has no score that says how likely a label or a caption is wrong.
     """
     select = recipe.select
@@ -81,13 +86,25 @@ def noise_column(recipe: "Recipe") -> str | None:
     if select.noise_by is not None:
         return select.noise_by
     known = score_columns(recipe)
-    found = next((name for name in NOISE_SCORES if name in known), None)
+    there = [name for name in NOISE_SCORES if name in known]
+    if context is not None and select.takes_what_is_there:
+        there = [name for name in there if _tells(context, known[name].folder)]
+    found = next(iter(there), None)
     if found is None and not select.takes_what_is_there:
         raise UsageError(
             "select.drop_noise needs a score of how likely a label or a caption is wrong: add heads (labels) or pair "
             "(captions) to score, or name one with select.noise_by"
         )
     return found
+
+
+def _tells(context: "Context", folder: str) -> bool:
+    """Return True if rows have scores of a family, and these say how many labels are wrong where that is asked."""
+    facts = context.facts(context.run.scores(folder))
+    if folder != "heads" or context.recipe.select.drop_noise != "auto":
+        return bool(facts.get("scored"))
+    errors = facts.get("label_errors") or {}
+    return bool(errors.get("rows")) and not errors.get("unseen")
 
 
 def _factor(recipe: "Recipe", column: str, setting: str) -> int:
