@@ -197,7 +197,7 @@ def test_what_is_shown_of_a_run(site, run):
 
 
 def test_methods_lists_both_like_those_of_curate(site):
-    shown = site.curate("methods")
+    shown = site.curate("methods", "--all")
     for lines in (
         "  nearest: the values of a score (by) nearest to value\n    needs    a score (by)\n    first    the sm",
         "    not      when more of the score is always better: take hardest, easiest or top\n    paper    Marion et al.",
