@@ -174,7 +174,7 @@ def main(given: list[str] | None = None) -> None:
         folder = Path(scratch)
         write_vectors(folder, rows, DIM, FILES)
         command = [
-            *CURATE, "filter", str(folder / "*.parquet"), "--vectors", str(folder / "*.npy"), "--out", str(folder / "run"),
+            *CURATE, "filter", str(folder / "train-*.parquet"), "--vectors", str(folder / "*.npy"), "--out", str(folder / "run"),
             "--method", "density", "--keep", str(KEEP), "--epsilon", str(EPSILON), *extra,
         ]  # fmt: skip
         found = compare(

@@ -40,6 +40,10 @@ LOAD_FROM = 200_000_000_000
 #: Rows on the right are a multiple of this, so that the largest products of groups can be looked at first.
 GROUPS = 8
 
+#: The left side is a multiple of this many rows, and a right side of more than so many one of `_WIDTH`: oneDNN keeps what it
+#: prepared for each shape, some 0.7 MB, for up to a thousand shapes.
+_HEIGHT, _WIDTH = 64, 128
+
 _TINY = 2.0**-20  # room for what float32 rounds of lengths near 1, of bounds and of similarities
 
 Vectors = npt.NDArray[np.float32]
@@ -135,17 +139,21 @@ class Right:
         """
         import torch
 
+        m = len(left)
+        if missing := -m % _HEIGHT:
+            left = torch.nn.functional.pad(left, (0, 0, 0, missing))
         found: Keys = torch.mm(left, self._values[rows].T).view(torch.int16).numpy()
-        return found
+        return found[:m]
 
 
 def whole_groups(rows: int) -> int:
-    """Return the number of rows rounded up to a multiple of `GROUPS`.
+    """Return the number of rows rounded up to a multiple of `GROUPS`, of few sizes.
 
-    >>> whole_groups(33)
-    40
+    >>> whole_groups(33), whole_groups(1000)
+    (40, 1024)
     """
-    return -(-rows // GROUPS) * GROUPS
+    step = GROUPS if rows <= _WIDTH else _WIDTH
+    return -(-rows // step) * step
 
 
 def value_below(keys: Keys) -> Floats:
