@@ -171,6 +171,7 @@ def test_a_view_without_samples_says_so_in_its_own_words(seen):
     ):
         go(page, view, query)
         page.locator("#content .empty", has_text=text).wait_for(timeout=5_000)
+        assert page.locator("#content .empty").count() == 1, view
     page.unroute_all()
 
 
@@ -181,6 +182,7 @@ def test_an_address_of_a_view_that_the_run_has_nothing_for(seen):
     for view, text in (("labels", "doubts labels"), ("pairs", "compares images with captions")):
         go(page, view)
         page.locator("#content .empty", has_text=text).wait_for(timeout=5_000)
+        assert page.locator("#content .empty").count() == 1, view
     page.evaluate(queues % "Object.assign(queues, window.kept)")
 
 
