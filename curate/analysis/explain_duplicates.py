@@ -22,28 +22,19 @@ from curate.scores.registry import folders_for
 
 __all__ = [
     "Pair",
-    "Rate",
+    "compared",
     "confirmed",
-    "duplicate_rates",
     "is_duplicate",
     "keeping",
+    "over",
     "pairs_around",
     "run_epsilon",
 ]
 
-#: What a compared row takes while duplicates are joined with the rows they duplicate.
+#: What a compared row takes beside its vector.
 _ROW_BYTES = 250
 
 Group = tuple[int, int]
-
-
-@dataclass(frozen=True)
-class Rate:
-    """What one epsilon drops of the rows compared: at least and at most; the same number where that is certain."""
-
-    epsilon: float
-    at_least: int
-    at_most: int
 
 
 @dataclass(frozen=True)
@@ -74,10 +65,10 @@ def confirmed(context: Context) -> bool:
 
 def is_duplicate(context: Context, similarity: float, epsilon: float) -> bool:
     """Whether a similarity makes a duplicate at this epsilon."""
-    return bool(_over(np.array([similarity]), threshold_of(epsilon), context.recipe.dedup.inclusive)[0])
+    return bool(over(np.array([similarity]), threshold_of(epsilon), context.recipe.dedup.inclusive)[0])
 
 
-def _compared(context: Context, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
+def compared(context: Context, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
     """Yield columns of the compared rows, part by part, and whether each is pinned.
 
     Where only rows of one caption were compared, `caption_code` is among the columns.
@@ -97,68 +88,10 @@ def _compared(context: Context, columns: Sequence[str]) -> Iterator[pl.DataFrame
         yield found.with_columns(passed["pinned"])
 
 
-# --- what an epsilon drops -----------------------------------------------------------------------------------
-
-
-def duplicate_rates(context: Context, epsilons: Sequence[float]) -> list[Rate]:
-    """Return what each epsilon would drop.
-
-    In reference mode that is certain: every row was compared with all earlier ones of its concept, whatever the
-    epsilon. In greedy mode a row stays if all it resembles was dropped itself: the same number is the most that is
-    dropped. The least is what the pairs that the run found tell: the rows that resemble one which itself resembles
-    none, or one row of each pair. At the epsilon of the run it is what the run dropped.
-    """
-    settings, own = context.recipe.dedup, run_epsilon(context)
-    thresholds = [threshold_of(epsilon) for epsilon in epsilons]
-    least, most = np.zeros((2, len(thresholds)), np.int64)
-    dropped = 0
-    for rows in _buckets(context):
-        lost = rows["duplicate_of"].is_not_null()
-        dropped += int(lost.sum())
-        partners = rows.select("uid", partner=pl.when(~pl.col("pinned")).then("max_similarity_earlier"))
-        known = rows.filter(lost).join(partners, left_on="duplicate_of", right_on="uid", how="left")
-        similarity, partner = (
-            known[name].cast(pl.Float64).fill_null(-1).to_numpy() for name in ("similarity", "partner")
-        )
-        largest = (
-            rows.filter(~pl.col("pinned"))["max_similarity_earlier"].cast(pl.Float64).fill_null(-1).to_numpy()
-        )
-        for place, threshold in enumerate(thresholds):
-            most[place] += int(_over(largest, threshold, settings.inclusive).sum())
-            sure = _over(similarity, threshold, settings.inclusive) & ~_over(
-                partner, threshold, settings.inclusive
-            )
-            pairs = known.filter(pl.Series(_over(similarity, threshold, settings.inclusive)))[
-                "duplicate_of"
-            ].n_unique()
-            least[place] += max(int(sure.sum()), pairs)
-    if settings.mode == "reference":
-        least = most
-    return [
-        Rate(epsilon, dropped, dropped) if epsilon == own else Rate(epsilon, int(low), int(high))
-        for epsilon, low, high in zip(epsilons, least, most, strict=True)
-    ]
-
-
-def _over(similarity: npt.NDArray[np.float64], threshold: float, inclusive: bool) -> npt.NDArray[np.bool_]:
-    over: npt.NDArray[np.bool_] = similarity >= threshold if inclusive else similarity > threshold
-    return over
-
-
-def _buckets(context: Context) -> Iterator[pl.DataFrame]:
-    """Yield all compared rows in groups of whole concepts that fit into memory."""
-    sizes = storage.read_table(context.run.concepts / "concepts.parquet", ["n_assigned"])[
-        "n_assigned"
-    ].to_numpy()
-    bucket = exchange.plan_buckets(sizes, max(1, context.task_memory // 3 // _ROW_BYTES))
-    names = ("concept", "max_similarity_earlier", "duplicate_of", "similarity")
-    for index in range(int(bucket.max(initial=0)) + 1):
-        frames = [
-            frame.filter(pl.Series(bucket[frame["concept"].to_numpy()] == index))
-            for frame in _compared(context, names)
-        ]
-        if frames:
-            yield pl.concat(frames)
+def over(similarity: npt.NDArray[np.float64], threshold: float, inclusive: bool) -> npt.NDArray[np.bool_]:
+    """Return which similarities make a duplicate at a threshold."""
+    found: npt.NDArray[np.bool_] = similarity >= threshold if inclusive else similarity > threshold
+    return found
 
 
 # --- single concepts once more ---------------------------------------------------------------------------------
@@ -219,7 +152,7 @@ def pairs_around(context: Context, epsilon: float, count: int) -> list[Pair]:
     """
     threshold = threshold_of(epsilon)
     sides: dict[bool, list[tuple[float, str, Group, float]]] = {True: [], False: []}
-    for frame in _compared(context, ("concept", "subconcept", "max_similarity_earlier")):
+    for frame in compared(context, ("concept", "subconcept", "max_similarity_earlier")):
         known = frame.filter(pl.col("max_similarity_earlier").is_not_null() & ~pl.col("pinned"))
         known = known.with_columns(gap=pl.col("max_similarity_earlier").cast(pl.Float64) - threshold)
         over = pl.col("gap") >= 0 if context.recipe.dedup.inclusive else pl.col("gap") > 0
@@ -277,7 +210,7 @@ def _vectors_at_once(context: Context, groups: Sequence[Group]) -> Iterator[tupl
         groups, schema={"concept": pl.Int32, "subconcept": pl.Int32}, orient="row"
     ).with_row_index("group")
     frames, halves = [], []
-    for part, rows in zip(context.parts, _compared(context, ("concept", "subconcept")), strict=True):
+    for part, rows in zip(context.parts, compared(context, ("concept", "subconcept")), strict=True):
         judged = storage.read_table(run.part(run.scores("filter"), part.name), ["filter_reason"])[
             "filter_reason"
         ]

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import polars as pl
 
 from curate.analysis import explain_duplicates, near_sample
+from curate.analysis.duplicate_rates import duplicate_rates
 from curate.analysis.explain import opened
 from curate.errors import BudgetError, UsageError
 from curate.execution.context import Context
@@ -169,7 +170,7 @@ def rates_of(context: Context, epsilons: Sequence[float] = EPSILONS) -> list[dic
             "epsilon": rate.epsilon, "compared": compared, "at_least": rate.at_least, "at_most": rate.at_most,
             "exact": rate.at_least == rate.at_most, "share": rate.at_most / max(compared, 1),
         }
-        for rate in explain_duplicates.duplicate_rates(context, epsilons)
+        for rate in duplicate_rates(context, epsilons)
     ]  # fmt: skip
 
 
