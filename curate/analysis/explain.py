@@ -6,7 +6,7 @@ from typing import Any
 
 import polars as pl
 
-from curate.analysis import explain_duplicates
+from curate.analysis.near_duplicates import explained
 from curate.analysis.row_lookup import LISTED, find, rows_with
 from curate.deduplication.thresholds import largest_epsilon
 from curate.errors import RunError
@@ -217,15 +217,15 @@ def _duplicate(context: Context, row: Mapping[str, Any], judged: Mapping[str, An
         others = rows_with(context, pl.col("uid") == row["duplicate_of"])
         key = None if row["occurrence"] or not others else _sample(context, others[0])["key"]
         return facts if key is None else {**facts, "of_key": key}
-    if explain_duplicates.confirmed(context):
+    if explained.confirmed(context):
         return {
             "of": row["duplicate_of"], "similarity": judged["similarity"], "exact": False, "confirmed": True,
-            "epsilon": explain_duplicates.run_epsilon(context), "kept_at": None,
+            "epsilon": explained.run_epsilon(context), "kept_at": None,
         }  # fmt: skip
-    keeping = explain_duplicates.keeping(context, (judged["concept"], judged["subconcept"]), row["uid"])
+    keeping = explained.keeping(context, (judged["concept"], judged["subconcept"]), row["uid"])
     epsilon = None if keeping is None else largest_epsilon(keeping)
     facts = {"of": row["duplicate_of"], "similarity": judged["similarity"], "exact": False}
-    facts["epsilon"] = explain_duplicates.run_epsilon(context)
+    facts["epsilon"] = explained.run_epsilon(context)
     facts["kept_at"] = epsilon
     if epsilon is not None and keeping is not None:
         facts["nearest"] = keeping.nearest

@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from curate.analysis import explain_duplicates, near_sample
-from curate.analysis.duplicate_rates import duplicate_rates
 from curate.analysis.explain import opened
+from curate.analysis.near_duplicates import explained, sampled
+from curate.analysis.near_duplicates.rates import duplicate_rates
 from curate.errors import BudgetError, UsageError
 from curate.execution.context import Context
 from curate.io import storage
@@ -47,7 +47,7 @@ def plan(
     _check(keep, epsilon, temperature, epochs, samples_per_epoch)
     context = opened(run)
     found = divided(context)
-    own, settings = explain_duplicates.run_epsilon(context), context.recipe.select
+    own, settings = explained.run_epsilon(context), context.recipe.select
     shares = list(keep) or _with(SHARES, settings.keep)
     kept = [_kept(context, found, share) for share in shares]
     rates = rates_of(context, list(epsilon) or _with(EPSILONS, own))
@@ -78,22 +78,22 @@ def pairs(run: str | Path, count: int, epsilon: float | None = None) -> list[dic
     """
     _check((), () if epsilon is None else (epsilon,), (), 1.0, None)
     context = opened(run)
-    own = explain_duplicates.run_epsilon(context)
+    own = explained.run_epsilon(context)
     around = own if epsilon is None else epsilon
     if around is None:
         raise UsageError(
             f"{context.run.where} compared nothing: dedup.epsilon is none; name an epsilon for pairs of a sample "
             f"(--epsilon 0.05), or look for duplicates: curate run {context.run.recipe} --set dedup.epsilon=auto"
         )
-    found: list[explain_duplicates.Pair] | list[near_sample.NearPair]
+    found: list[explained.Pair] | list[sampled.NearPair]
     if own is None:
-        found = near_sample.pairs_around(context, around, count)
+        found = sampled.pairs_around(context, around, count)
     else:
-        found = explain_duplicates.pairs_around(context, around, count)
+        found = explained.pairs_around(context, around, count)
     known = _samples(context, [uid for pair in found for uid in (pair.uid, pair.other)])
     return [
         {
-            "similarity": pair.similarity, "duplicate": explain_duplicates.is_duplicate(context, pair.similarity, around),
+            "similarity": pair.similarity, "duplicate": explained.is_duplicate(context, pair.similarity, around),
             "concept": pair.concept, "one": known.get(pair.uid), "other": known.get(pair.other),
         }
         for pair in found
@@ -155,8 +155,8 @@ def _budgets(found: Divided, select: Selector, count: int) -> npt.NDArray[np.int
 
 def rates_of(context: Context, epsilons: Sequence[float] = EPSILONS) -> list[dict[str, Any]]:
     """Return what each epsilon drops of the rows compared; of a sample (`sampled`) where the run compared nothing."""
-    if explain_duplicates.run_epsilon(context) is None:
-        rows, dropped = near_sample.rates(context, epsilons)
+    if explained.run_epsilon(context) is None:
+        rows, dropped = sampled.rates(context, epsilons)
         return [
             {
                 "epsilon": epsilon, "compared": rows, "at_least": count, "at_most": count, "exact": True,
@@ -221,14 +221,14 @@ def _notes(select: Selector, context: Context, own: float | None) -> list[str]:
         )
     if own is None:
         notes.append(
-            f"dedup.epsilon is none: nothing was compared; what epsilons drop is of a sample of up to {near_sample.ROWS:,} rows"
+            f"dedup.epsilon is none: nothing was compared; what epsilons drop is of a sample of up to {sampled.ROWS:,} rows"
         )
     elif context.recipe.dedup.mode == "greedy":
         notes.append(
             "greedy dedup drops at most what reference mode would: an epsilon is exact where at_least is at_most, "
             "and always at the run's own"
         )
-    if explain_duplicates.confirmed(context):
+    if explained.confirmed(context):
         notes.append(
             "small pictures had to confirm what was dropped (dedup.confirm): pairs are those of the vectors"
         )

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curate.analysis.duplicate_rates import duplicate_rates, least_dropped
 from curate.analysis.explain import opened
+from curate.analysis.near_duplicates.rates import duplicate_rates, least_dropped
 from curate.pipeline import runner
 from curate.recipe.loading import parse_recipe
 from tests.fixtures.builders import planted, recipe_values, write_shards

@@ -7,8 +7,8 @@ import polars as pl
 import pytest
 
 from curate import open_run
-from curate.analysis import near_sample
 from curate.analysis.explain import explain, opened
+from curate.analysis.near_duplicates import sampled
 from curate.analysis.plan import pairs, plan
 from curate.analysis.summary.summary import summarize
 from curate.analysis.verify.verify import check_run
@@ -153,8 +153,8 @@ def test_a_run_without_dedup_says_what_a_sample_has(place, caplog):
 
 def test_a_sample_is_of_whole_concepts(place, monkeypatch):
     run = open_run(place / "everywhere") if (place / "everywhere").exists() else decide(place, "everywhere")
-    monkeypatch.setattr(near_sample, "ROWS", 50)
-    found = near_sample.look(opened(run.folder.path))
+    monkeypatch.setattr(sampled, "ROWS", 50)
+    found = sampled.look(opened(run.folder.path))
     assert found["rows"] == 50
 
 

@@ -19,7 +19,7 @@ import polars as pl
 import pyarrow as pa
 
 from curate import schema
-from curate.analysis import near_sample
+from curate.analysis.near_duplicates import sampled
 from curate.clustering import kmeans
 from curate.deduplication import semantic
 from curate.deduplication.calibration import Calibration
@@ -188,7 +188,7 @@ class Deduplicate(Stage):
             stats or store_of(self.run_folder.path) is not None
         ):  # vectors at a URL are not fetched for a sample
             return
-        if (found := near_sample.look(self.context)) is not None:
+        if (found := sampled.look(self.context)) is not None:
             storage.write_json(self.run_folder.near_sample, found)
             log.info("dedup: %s", of_sample(found))
 

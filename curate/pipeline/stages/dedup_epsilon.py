@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from curate.analysis.near_sample import sampled_concepts
+from curate.analysis.near_duplicates.sampled import sampled_concepts
 from curate.deduplication.calibration import IMAGES, Calibration, calibrate
 from curate.deduplication.precision import ROWS, PrecisionCut, cut_for_precision
 from curate.deduplication.similarity import most_similar, pair_similarities

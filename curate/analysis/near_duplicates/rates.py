@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from curate.analysis.explain_duplicates import compared, over, run_epsilon
+from curate.analysis.near_duplicates.explained import compared, over, run_epsilon
 from curate.deduplication.semantic import threshold_of
 from curate.execution.context import Context
 from curate.io import storage
