@@ -23,7 +23,7 @@ from fsspec.core import url_to_fs
 
 from curate.errors import RecipeError, ResourceError, SourceError, UsageError
 from curate.io.found import is_counted, passed_over
-from curate.io.retries import RetryingFile, again
+from curate.io.retries import RetryingFile, again, unreached
 from curate.io.secrets import hidden_values
 
 __all__ = [
@@ -72,6 +72,12 @@ _REMOTE = re.compile(r"^(?!file:|local:)[A-Za-z][A-Za-z0-9+.-]*://")
 #: A hidden file or folder in a path, with all of its name.
 _HIDDEN = re.compile(r"/[._][^/]*/?")
 _SCARCE = frozenset({errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN})
+#: What to do about errors of clients, by the names of their classes: no client is imported for them.
+_WAYS = {
+    "NoCredentialsError": (
+        "; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or storage_options={anon: true} for a public bucket"
+    ),
+}
 #: Shorter values are no secrets, and stand in many words.
 _SECRET_CHARACTERS = 4
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
@@ -164,7 +170,7 @@ def explained(what: str, storage_options: StorageOptions) -> Iterator[None]:
     except Exception as error:  # noqa: BLE001  (each file system has its own errors; none may show a secret)
         require_enough(error, what)
         text = masked(f"{what}: cannot be read: {cause(error)} ({type(error).__name__})", storage_options)
-        raise SourceError(text) from None
+        raise SourceError(f"{text}{_WAYS.get(type(error).__name__, '')}") from None
 
 
 def is_remote(url: str) -> bool:
@@ -249,7 +255,17 @@ def changed_at(url: str) -> str:
 
 def _ask(call: Callable[..., Any], path: str, **keywords: object) -> Any:  # noqa: ANN401  (as fsspec answers)
     """Return what a file system says of a path, asked again after a transient error."""
-    return again(lambda: call(path, **keywords), path)
+
+    def answer() -> Any:  # noqa: ANN401  (as fsspec answers)
+        try:
+            return call(path, **keywords)
+        except FileNotFoundError as error:
+            # fsspec says of whatever fails over HTTP that there is no such file; what it was stands behind that
+            if (behind := error.__cause__) is None or not unreached(behind):
+                raise
+            raise behind from None
+
+    return again(answer, path)
 
 
 def has_magic(path: str) -> bool:

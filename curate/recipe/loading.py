@@ -285,6 +285,7 @@ _RULES = {
     "model_type": "settings",
     "string_too_short": "some text",
     "string_type": "text",
+    "string_unicode": "text in UTF-8",
     "too_short": "a list of at least {min_length}",
     "tuple_type": "a list",
 }

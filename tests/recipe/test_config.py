@@ -197,6 +197,7 @@ def test_shares():
         ("source", [], "source must be a list of at least 1, got a list"),
         ("run", "", "run must be some text, got ''"),
         ("run", [1], "run must be text, got a list"),
+        ("run", "a\udc83", r"run must be text in UTF-8, got 'a\udc83'"),
         ("ray.address", "ray://head:10001", "ray.address must be auto or host:port of a cluster this machine belongs to, got 'ray://head:10001'"),
         ("run", "ftp://me:pw@host/run", "run must not hold a password; give it in storage_options, as ${NAME}"),
         ("workers", 0, "workers must be auto or a whole number of at least 1, got 0"),

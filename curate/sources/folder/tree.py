@@ -50,7 +50,7 @@ IMAGE_ENDS = (
 LATER_ENDS = (
     ".jfif", ".jpe", ".heic", ".heif", ".hif", ".jxl", ".j2k", ".pbm", ".pnm", ".dib", ".ico", ".qoi",
 )  # fmt: skip
-CAPTION_ENDS = (".txt", ".caption")
+CAPTION_ENDS = (".txt", ".caption", ".TXT", ".CAPTION")
 #: Hugging Face's names of the file that describes images, and the format each is read as.
 METADATA = {"metadata.csv": "csv", "metadata.jsonl": "jsonl", "metadata.parquet": "parquet"}
 CHUNK = 10_000
