@@ -66,7 +66,9 @@ SIGNS = (
 #: What lies beside `recipe.yaml` in a folder that curate wrote, the second one from the beginning on.
 SIGNS_OF_A_RUN = ("manifest.json", ".work/recipe.json")
 A_RUN = "a run of curate"
-_IN_A_RUN = re.compile(r"/(?:[0-9]_[a-z]+/|logs/|\.work/|recipe\.yaml$|manifest\.json$)")
+#: What lies in the folder `store` of dated runs, which their tables share (`runs.dated`, on a local disk only).
+SIGNS_OF_A_STORE = ("0_samples", "keys")
+_IN_A_RUN = re.compile(r"/(?:[0-9]_[a-z]+/|logs/|keys/|\.work/|recipe\.yaml$|manifest\.json$)")
 
 _REMOTE = re.compile(r"^(?!file:|local:)[A-Za-z][A-Za-z0-9+.-]*://")
 #: A hidden file or folder in a path, with all of its name.
@@ -341,7 +343,11 @@ def is_run_folder(fs: AbstractFileSystem, folder: str) -> bool:
     def exists(name: str) -> bool:
         return _there(folder, name) if is_local(fs) else bool(_ask(fs.exists, f"{folder}/{name}"))
 
-    return exists("recipe.yaml") and any(map(exists, SIGNS_OF_A_RUN))
+    return _is_store(folder, exists) or (exists("recipe.yaml") and any(map(exists, SIGNS_OF_A_RUN)))
+
+
+def _is_store(folder: str, exists: Callable[[str], bool]) -> bool:
+    return folder.endswith("/store") and all(map(exists, SIGNS_OF_A_STORE))
 
 
 def _there(folder: str, name: str) -> bool:
@@ -378,7 +384,8 @@ def _walk_local(folder: str) -> Iterator[str]:
     seen: set[str] = set()
     for here, folders, names in os.walk(folder, followlinks=True):
         real = os.path.realpath(here)
-        if here != folder and "recipe.yaml" in names and any(_there(here, sign) for sign in SIGNS_OF_A_RUN):
+        looked_into = "recipe.yaml" in names or here.endswith("/store")
+        if here != folder and looked_into and is_run_folder(fsspec.filesystem("file"), here):
             passed_over(f"{here}/", A_RUN)
             folders[:] = []
             continue

@@ -281,7 +281,8 @@ def _tree(
                     continue  # a link back to a folder above
                 seen.add(real)
             entries = filesystem.listing(fs, path.rstrip("/"))
-        if here != folder and "recipe.yaml" in entries and filesystem.is_run_folder(fs, path.rstrip("/")):
+        looked_into = "recipe.yaml" in entries or here.endswith("store/")
+        if here != folder and looked_into and filesystem.is_run_folder(fs, path.rstrip("/")):
             passed_over(f"{root}/{here}", filesystem.A_RUN)
             continue
         below = {name for name, entry in entries.items() if entry.is_folder and not _is_image(name, rules)}
