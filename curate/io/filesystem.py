@@ -271,8 +271,13 @@ def _ask(call: Callable[..., Any], path: str, **keywords: object) -> Any:  # noq
 
 
 def has_magic(path: str) -> bool:
-    """Return True if a path is a glob."""
-    return any(character in path for character in "*?[")
+    """Return True if a path is a glob. In a web address a question mark begins its query.
+
+    >>> has_magic("a?.parquet"), has_magic("https://host/a.parquet?download=true"), has_magic("https://host/*.parquet")
+    (True, False, True)
+    """
+    marks = "*[" if path.lower().startswith(("http://", "https://")) else "*?["
+    return any(character in path for character in marks)
 
 
 def parent(path: str) -> str:

@@ -345,6 +345,8 @@ def test_an_address_that_cannot_be_read_says_why(monkeypatch):
             expand(f"{base}/404.parquet")
         with pytest.raises(SourceError, match=r"/403\.parquet: cannot be read: 403, message='Forbidden'"):
             expand(f"{base}/403.parquet")
+        [found] = expand(f"{base}/200.parquet?download=true")  # in an address this is no wildcard
+        assert version_of(found.url) == found.version
         server.shutdown()
     with pytest.raises(SourceError, match=r"/404\.parquet: cannot be read: .*tried 2 times"):
         expand(f"{base}/404.parquet")
