@@ -73,6 +73,14 @@ def _run(arguments: list[str] | None) -> int:
             raise
         _say(f"error: {said}")
         return 1
+    except ImportError as error:
+        if (error.name or "curate").split(".")[0] == "curate":  # a fault of the program
+            raise
+        _say(
+            f"error: {error}: a part of Python or a package is missing or cannot be read; install curate again, or let this "
+            f"user read {sys.prefix} and {sys.base_prefix}"
+        )
+        return 1
     except Exception as error:
         # Typer reports wrong flags through click's own exceptions.
         show = getattr(error, "format_message", None)

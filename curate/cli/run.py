@@ -311,14 +311,14 @@ def _show_plan(recipe: Recipe, json_: bool) -> None:
         parts, bad = find_parts(
             recipe, Path(scratch) / "shards.json", hashed=False, found=found, schemas=schemas
         )
+        for line in found_lines(found):
+            note(line)
         with logged():
             schemas.check()
             lack = values_lack(recipe, parts)
             check_needs(recipe, lack)
             warn_of_needs(recipe, lack)
     expected = estimate(recipe, parts)
-    for line in found_lines(found):
-        note(line)
     for shard in bad:
         note(f"warning: {shard.error}")
     if json_:

@@ -19,6 +19,12 @@ MOST_OPERATORS = 250
 #: Columns of the source that an error lists.
 _MOST_NAMED = 60
 _CASTING = "; compare a column of text with a text in single quotes, or TRY_CAST(column AS DOUBLE)"
+#: What errors of Polars say of dates and times, and what to write.
+_WAYS = {
+    "cannot compare 'date/datetime/time'": "; a date is written DATE '2024-01-31'",
+    "could not evaluate": "; compare times as dates: CAST(column AS DATE) > DATE '2024-01-31'",
+    "casting from string to date": "; DATE(column) makes a date of text (DATE(column, '%d.%m.%Y') of another form)",
+}
 _QUOTED = re.compile(r"'(?:[^']|'')*'")
 _COMPARISON = re.compile(r"<=|>=|<>|!=|=+|<|>")
 _OPERATOR = re.compile(r"\b(?:and|or)\b|[+*/%|]|(?<=[\w)\"])\s*-", re.IGNORECASE)
@@ -96,7 +102,12 @@ def _no_column(name: str, condition: str, columns: Sequence[str], source: Sequen
 
 def _said(error: pl.exceptions.PolarsError) -> str:
     """Return the first sentence of an error of Polars."""
-    return " ".join(str(error).partition("This error occurred")[0].split())[:300]
+    said = re.sub(
+        r" \(create native python .*?\)$|It was removed in Polars.*",
+        "",
+        str(error).partition("This error occurred")[0],
+    )
+    return " ".join(said.split())[:300]
 
 
 def _hint(error: pl.exceptions.PolarsError, condition: str) -> str:
@@ -106,7 +117,7 @@ def _hint(error: pl.exceptions.PolarsError, condition: str) -> str:
         return f" is no field here: {dotted[0] if dotted else condition} names one of a struct; a field of JSON members goes by json.{dotted[0] if dotted else condition}"
     if "cannot compare string with numeric" in text or "cannot check for" in text:
         return _CASTING
-    return ""
+    return next((way for said, way in _WAYS.items() if said in text), "")
 
 
 def _short(condition: str) -> str:
@@ -186,7 +197,7 @@ def _explain(frame: pl.DataFrame, conditions: Sequence[str], error: pl.exception
             way = "; TRY_CAST in place of CAST makes such a value null, which does not pass"
             cast = "conversion from" in said
             raise CurateError(
-                f"filter {_short(condition)!r}: {_place(row)}{said}{way if cast else ''}"
+                f"filter {_short(condition)!r}: {_place(row)}{said}{way if cast else _hint(own, condition)}"
             ) from None
     raise error
 

@@ -23,7 +23,7 @@ from fsspec.core import url_to_fs
 
 from curate.errors import RecipeError, ResourceError, SourceError, UsageError
 from curate.io.found import is_counted, passed_over
-from curate.io.retries import RetryingFile, again
+from curate.io.retries import RetryingFile, again, unreached
 from curate.io.secrets import hidden_values
 
 __all__ = [
@@ -66,12 +66,20 @@ SIGNS = (
 #: What lies beside `recipe.yaml` in a folder that curate wrote, the second one from the beginning on.
 SIGNS_OF_A_RUN = ("manifest.json", ".work/recipe.json")
 A_RUN = "a run of curate"
-_IN_A_RUN = re.compile(r"/(?:[0-9]_[a-z]+/|logs/|\.work/|recipe\.yaml$|manifest\.json$)")
+#: What lies in the folder `store` of dated runs, which their tables share (`runs.dated`, on a local disk only).
+SIGNS_OF_A_STORE = ("0_samples", "keys")
+_IN_A_RUN = re.compile(r"/(?:[0-9]_[a-z]+/|logs/|keys/|\.work/|recipe\.yaml$|manifest\.json$)")
 
 _REMOTE = re.compile(r"^(?!file:|local:)[A-Za-z][A-Za-z0-9+.-]*://")
 #: A hidden file or folder in a path, with all of its name.
 _HIDDEN = re.compile(r"/[._][^/]*/?")
 _SCARCE = frozenset({errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN})
+#: What to do about errors of clients, by the names of their classes: no client is imported for them.
+_WAYS = {
+    "NoCredentialsError": (
+        "; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or storage_options={anon: true} for a public bucket"
+    ),
+}
 #: Shorter values are no secrets, and stand in many words.
 _SECRET_CHARACTERS = 4
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
@@ -164,7 +172,7 @@ def explained(what: str, storage_options: StorageOptions) -> Iterator[None]:
     except Exception as error:  # noqa: BLE001  (each file system has its own errors; none may show a secret)
         require_enough(error, what)
         text = masked(f"{what}: cannot be read: {cause(error)} ({type(error).__name__})", storage_options)
-        raise SourceError(text) from None
+        raise SourceError(f"{text}{_WAYS.get(type(error).__name__, '')}") from None
 
 
 def is_remote(url: str) -> bool:
@@ -249,12 +257,27 @@ def changed_at(url: str) -> str:
 
 def _ask(call: Callable[..., Any], path: str, **keywords: object) -> Any:  # noqa: ANN401  (as fsspec answers)
     """Return what a file system says of a path, asked again after a transient error."""
-    return again(lambda: call(path, **keywords), path)
+
+    def answer() -> Any:  # noqa: ANN401  (as fsspec answers)
+        try:
+            return call(path, **keywords)
+        except FileNotFoundError as error:
+            # fsspec says of whatever fails over HTTP that there is no such file; what it was stands behind that
+            if (behind := error.__cause__) is None or not unreached(behind):
+                raise
+            raise behind from None
+
+    return again(answer, path)
 
 
 def has_magic(path: str) -> bool:
-    """Return True if a path is a glob."""
-    return any(character in path for character in "*?[")
+    """Return True if a path is a glob. In a web address a question mark begins its query.
+
+    >>> has_magic("a?.parquet"), has_magic("https://host/a.parquet?download=true"), has_magic("https://host/*.parquet")
+    (True, False, True)
+    """
+    marks = "*[" if path.lower().startswith(("http://", "https://")) else "*?["
+    return any(character in path for character in marks)
 
 
 def parent(path: str) -> str:
@@ -325,7 +348,11 @@ def is_run_folder(fs: AbstractFileSystem, folder: str) -> bool:
     def exists(name: str) -> bool:
         return _there(folder, name) if is_local(fs) else bool(_ask(fs.exists, f"{folder}/{name}"))
 
-    return exists("recipe.yaml") and any(map(exists, SIGNS_OF_A_RUN))
+    return _is_store(folder, exists) or (exists("recipe.yaml") and any(map(exists, SIGNS_OF_A_RUN)))
+
+
+def _is_store(folder: str, exists: Callable[[str], bool]) -> bool:
+    return folder.endswith("/store") and all(map(exists, SIGNS_OF_A_STORE))
 
 
 def _there(folder: str, name: str) -> bool:
@@ -362,7 +389,8 @@ def _walk_local(folder: str) -> Iterator[str]:
     seen: set[str] = set()
     for here, folders, names in os.walk(folder, followlinks=True):
         real = os.path.realpath(here)
-        if here != folder and "recipe.yaml" in names and any(_there(here, sign) for sign in SIGNS_OF_A_RUN):
+        looked_into = "recipe.yaml" in names or here.endswith("/store")
+        if here != folder and looked_into and is_run_folder(fsspec.filesystem("file"), here):
             passed_over(f"{here}/", A_RUN)
             folders[:] = []
             continue

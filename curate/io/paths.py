@@ -41,14 +41,19 @@ from curate.io.names import printable
 from curate.io.storage import hash_file
 
 __all__ = [
-    "FoundFile", "check_unchanged", "expand", "expand_braces", "fingerprint", "split_of", "split_pattern",
+    "NO_END", "FoundFile", "check_unchanged", "expand", "expand_braces", "fingerprint", "split_of", "split_pattern",
+    "unnumbered",
 ]  # fmt: skip
 
 MAX_BRACE_PATHS = 10_000_000
 SPLITS = frozenset({"train", "test", "validation", "val"})
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
+#: What is said of files whose names have no end.
+NO_END = "(no extension)"
 _RANGE = re.compile(r"(\d+)\.\.(\d+)(?:\.\.(\d+))?")
+_HOST = re.compile(r"(www\.[\w-]+\.|[\w.-]+\.(com|org|net|io|co|ai|edu|gov)/)", re.IGNORECASE)
+_OF_SO_MANY = re.compile(r"-\d+-of-\d+$")
 _NUMBERED = re.compile(r"^(?:.*-)?(\w+(?:\.\w+)*)-\d{5,}-of-\d{5,}(?:-\w+)?\.")
 
 
@@ -182,6 +187,15 @@ def split_of(name: str, url: str | None = None) -> str:
     return "train"
 
 
+def unnumbered(name: str) -> str:
+    """Return a name without the number that TensorFlow puts after its end.
+
+    >>> unnumbered("train.tfrecord-00000-of-00010")
+    'train.tfrecord'
+    """
+    return _OF_SO_MANY.sub("", name)
+
+
 def as_written(pattern: str) -> str:
     """Return how much of a local path exists under exactly this name, though it may look like a pattern.
 
@@ -279,7 +293,7 @@ def _above_glob(path: str, literal: str) -> str:
 def _near(pattern: str) -> str:
     """Say which name a local path may have meant, or how far it is right; nothing where there is no telling."""
     path = Path(local_path(pattern))
-    if is_remote(pattern) or has_magic(pattern) or path.exists():
+    if is_remote(pattern) or path.exists() or (has_magic(pattern) and not _HOST.match(pattern)):
         return ""
     last = next((one for one in path.parents if one.is_dir()), None)
     if last is None:
@@ -291,6 +305,8 @@ def _near(pattern: str) -> str:
         return ""
     if close:
         return f"; did you mean {last / close[0]}?"
+    if _HOST.match(pattern):
+        return f"; an address begins with its scheme: https://{pattern}"
     return "" if last == path.parent else f" ({last} has no {wrong})"
 
 
@@ -321,7 +337,7 @@ def _below(fs: AbstractFileSystem, folder: str, extensions: tuple[str, ...], tex
     for path in sorted(files.keys() - found.keys()) if is_counted() else ():
         passed_over(path, f"not {' or '.join(extensions[:2])}")
     if not found:
-        endings = Counter(Path(path).suffix.lower() or "(no extension)" for path in files)
+        endings = Counter(unnumbered(Path(path).suffix.lower()) or NO_END for path in files)
         holds = ", ".join(f"{n:,} {ending}" for ending, n in sorted(endings.items()))
         wanted = " or ".join(extensions) if len(extensions) <= 4 else "data"
         raise UsageError(f"{text}: no {wanted} file below this folder; it holds {holds or 'no files'}")

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from time import sleep
 from typing import Any, BinaryIO, TypeVar
 
-__all__ = ["PAUSES_S", "RetryingFile", "again", "transient"]
+__all__ = ["PAUSES_S", "RetryingFile", "again", "transient", "unreached"]
 
 #: How long to wait before each new try; there are as many.
 PAUSES_S = (0.5, 1.0, 2.0, 4.0)
@@ -52,6 +52,18 @@ def transient(error: BaseException) -> bool:
     if any(kind.__name__ in _NAMES for kind in type(error).__mro__):
         return True
     return error.__cause__ is not None and transient(error.__cause__)
+
+
+def unreached(error: BaseException) -> bool:
+    """Return True if an error of an HTTP client says that no server answered, or that it lets nobody in: 401 and 403.
+
+    >>> unreached(ConnectionRefusedError()), unreached(FileNotFoundError())
+    (True, False)
+    """
+    if (status := _status(error)) is not None:
+        return status in (401, 403)
+    named = {kind.__name__ for kind in type(error).__mro__}
+    return not isinstance(error, FileNotFoundError) and bool(named & {*_NAMES, "OSError"})
 
 
 def _status(error: BaseException) -> int | None:

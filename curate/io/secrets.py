@@ -7,7 +7,7 @@ and not what is known to be a secret.
 import re
 from collections.abc import Iterator, Mapping
 
-__all__ = ["HIDDEN", "hidden_values", "redacted", "with_password"]
+__all__ = ["HIDDEN", "NO_PASSWORD", "hidden_values", "redacted", "with_password"]
 
 #: What stands in a recipe in place of a secret that was given literally.
 HIDDEN = "<not kept>"
@@ -30,17 +30,27 @@ _HARMLESS = frozenset(
 _CONTAINERS = frozenset(
     {"client_kwargs", "config_kwargs", "hf", "retries", "s3", "s3_additional_kwargs", "target_options"}
 )
+#: What is said of a URL that holds one.
+NO_PASSWORD = "must not hold a password, a token or a signature; give what the store wants in storage_options, as ${NAME}"
 _VARIABLE = re.compile(r"(?:\w+ )?\$\{\w+\}")
 _PASSWORD = re.compile(r"(?<=://)([^/@:\s]*):[^/@\s]+@")
+#: What gives access in the query of a web address: a signature, a token, a key.
+_IN_QUERY = re.compile(
+    r"(?<=[?&])((?:[\w.-]*[-_.])?(?:sig|signature|token|secret|password|pwd|credential|auth|key|api_?key|(?:aws)?accesskeyid)=)"
+    r"[^&\s]+",
+    re.IGNORECASE,
+)
 
 
 def with_password(text: str) -> bool:
-    """Return True if a URL holds a password (not the name of an environment variable).
+    """Return True if a URL holds a password, a token or a signature (not the name of an environment variable).
 
     >>> with_password("ftp://me:secret@host/x"), with_password("s3://bucket/a:b@c")
     (True, False)
+    >>> with_password("https://host/x?v=1&X-Amz-Signature=0af"), with_password("https://host/x?download=true&monkey=1")
+    (True, False)
     """
-    found = _PASSWORD.search(text)
+    found = _PASSWORD.search(text) or (_IN_QUERY.search(text) if "://" in text else None)
     return found is not None and "${" not in found[0]
 
 
@@ -62,9 +72,9 @@ def redacted(value: object, name: str = "") -> object:
     *around, own = name.removeprefix(".").split(".")
     if name and (own not in _HARMLESS or not _CONTAINERS.issuperset(around)):
         return HIDDEN
-    return (
-        _PASSWORD.sub(rf"\1:{HIDDEN}@", value) if isinstance(value, str) and with_password(value) else value
-    )
+    if isinstance(value, str) and with_password(value):
+        return _IN_QUERY.sub(rf"\1{HIDDEN}", _PASSWORD.sub(rf"\1:{HIDDEN}@", value))
+    return value
 
 
 def hidden_values(value: object, name: str = "") -> Iterator[str]:

@@ -20,6 +20,8 @@ __all__ = ["SourceSchemas"]
 #: Rows of a column that are looked at together.
 _BLOCK_ROWS = 65_536
 _BATCH_BYTES = 32 << 20
+#: Columns of several types that are named.
+MAX_TOLD = 3
 
 
 class SourceSchemas:
@@ -71,7 +73,7 @@ class SourceSchemas:
             check_conditions(frame, self._conditions, source=here.names, where=shard.url)
 
     def check(self) -> None:
-        """Raise UsageError, BudgetError or SourceError for shards that do not fit the recipe; warn of absent columns."""
+        """Raise UsageError, BudgetError or SourceError for shards that do not fit the recipe; tell of absent and joined columns."""
         count, rows = self._select.count, sum(rows for _, rows in self._shards)
         if count is not None and count > rows and not self._select.at_most:
             raise BudgetError(
@@ -86,8 +88,13 @@ class SourceSchemas:
                     "filter: %s of %s shards have no column %r, which is null there (the first is %s)",
                     f"{len(shards):,}", f"{len(self._shards):,}", name, shards[0],
                 )  # fmt: skip
-        if self._joined is not None and self._joined.by_value:
+        if self._joined is not None:
             self._check_values(self._joined, sorted(self._joined.by_value))
+            told = self._joined.told()
+            for line in told[:MAX_TOLD]:
+                log.info("source: %s", line)
+            if len(told) > MAX_TOLD:
+                log.info("source: and %s more columns of several types", f"{len(told) - MAX_TOLD:,}")
 
     def _check_values(self, joined: JoinedSchema, names: Sequence[str]) -> None:
         """Raise SourceError for a value that the type of its column in all shards together cannot hold."""

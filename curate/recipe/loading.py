@@ -6,7 +6,7 @@ Unknown keys are refused with a suggestion. Values can be overridden by dotted n
 import copy
 import difflib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from pydantic import BaseModel
 
 from curate.errors import RecipeError, UsageError
 from curate.io.remote.cache import ensure_local
+from curate.io.secrets import NO_PASSWORD, with_password
 from curate.io.yaml import read_yaml
 from curate.recipe import (
     FAMILIES,
@@ -243,6 +244,8 @@ def parse_recipe(values: Mapping[str, Any]) -> Recipe:
     RecipeError
         Naming each wrong setting, its rule and value.
     """
+    if bare := [_name(path, values) for path, text in _texts(values) if with_password(text)]:
+        raise RecipeError("; ".join(f"{name} {NO_PASSWORD}" for name in bare))
     try:
         return Recipe.model_validate(dict(values))
     except pydantic.ValidationError as error:
@@ -257,11 +260,32 @@ def parse_select(values: Mapping[str, Any]) -> Selector:
         raise RecipeError("; ".join(_messages(error, {"select": values}))) from None
 
 
+def _texts(value: object, path: tuple[object, ...] = ()) -> Iterator[tuple[list[object], str]]:
+    """Yield the texts in settings with their places, but for those of the source and others that have rules of their own."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            if key not in _OWN_RULES and (path or key != "source"):
+                yield from _texts(inner, (*path, key))
+    elif isinstance(value, list | tuple):
+        for place, inner in enumerate(value):
+            yield from _texts(inner, (*path, place))
+    elif isinstance(value, str) and not _is_condition(path):
+        yield list(path), value
+
+
+def _is_condition(path: tuple[object, ...]) -> bool:
+    """Return True for the place of a condition in SQL, in which an address may be compared with."""
+    return path == ("filter",) or (len(path) == 2 and path[0] == "filter" and isinstance(path[1], int))
+
+
 class _Selection(Settings):
     """A recipe of which only the selection counts."""
 
     select: Select
 
+
+#: Settings whose texts are looked at where they are defined: `redacted`, `Notify`.
+_OWN_RULES = frozenset({"storage_options", "webhook", "command"})
 
 #: pydantic's kinds of errors, as rules; {} stands for what the kind is about.
 _RULES = {
@@ -285,6 +309,7 @@ _RULES = {
     "model_type": "settings",
     "string_too_short": "some text",
     "string_type": "text",
+    "string_unicode": "text in UTF-8",
     "too_short": "a list of at least {min_length}",
     "tuple_type": "a list",
 }

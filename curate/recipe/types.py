@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from curate.io.secrets import with_password
+from curate.io.secrets import NO_PASSWORD, with_password
 from curate.settings import (
     URL,
     Count,
@@ -85,7 +85,7 @@ def _target(value: str) -> str:
     if not URL.match(value):
         return local_folder(value)
     if with_password(value):
-        raise ValueError("must not hold a password; give it in storage_options, as ${NAME}")
+        raise ValueError(NO_PASSWORD)
     return value
 
 

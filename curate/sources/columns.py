@@ -56,7 +56,9 @@ MAX_NAMED = 50
 #: Columns that a hint names.
 MAX_HINTED = 8
 #: Names that captions beside others have: caption_0, text2, en.txt.
-_LIKE_CAPTION = re.compile(r"(caption|text|txt|description|prompt)s?[._-]?\d+|.+\.(txt|text|caption)")
+_LIKE_CAPTION = re.compile(
+    r"(caption|text|txt|description|prompt)s?[._-]?\d+|.+\.(txt|text|caption)|conversations?|messages"
+)
 
 IMAGE_NAMES = ("image", "img", "jpg", "jpeg", "png", "webp", "bytes", "image_bytes", "picture", "photo")
 PATH_NAMES = ("image", "img", "jpg", "png", "image_path", "img_path", "path", "file_name", "filename", "file")

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from curate.errors import SourceError, UsageError
-from curate.io import paths
+from curate.io import filesystem, paths
 from curate.io.filesystem import StorageOptions
 from curate.io.found import counting
 from curate.sources import unknown
@@ -74,7 +74,10 @@ def detect(patterns: Sequence[str], storage_options: StorageOptions = None) -> s
         with counting():  # what is used and passed over is known when the format is
             files = paths.expand(list(patterns), storage_options or {}, extensions=(*ends, *BESIDE))
     except UsageError as error:
-        raise unknown.advice(str(error), list(FORMATS)) if "it holds" in str(error) else error from None
+        if "it holds" not in str(error):
+            raise
+        inside = _inside(patterns[0], storage_options) if paths.NO_END in str(error) else None
+        raise unknown.advice(str(error), list(FORMATS), inside) from None
     names = [file.name for file in files]
     for name in FORMATS:
         if format_of(name).recognises(names):
@@ -96,6 +99,15 @@ def detect(patterns: Sequence[str], storage_options: StorageOptions = None) -> s
     if not found:
         raise unknown.refusal(files[0].url, list(FORMATS))
     return next(iter(found))
+
+
+def _inside(folder: str, options: StorageOptions) -> str | None:
+    """Return what the first file without an end below a folder begins like, as `unknown.format_by_content`."""
+    with filesystem.explained(folder, options):
+        fs, path = filesystem.filesystem(folder, options)
+        ends = (one for one in sorted(filesystem.walk(fs, path)) if "." not in one.rpartition("/")[2])
+        first = next(ends, None)
+    return None if first is None else unknown.format_by_content(filesystem.url_of(fs, first), options)
 
 
 def _no_format(

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, field_validator, model_validator
 
-from curate.io.secrets import HIDDEN, redacted, with_password
+from curate.io.secrets import HIDDEN, NO_PASSWORD, redacted, with_password
 from curate.settings import Settings, listed, none_word
 from curate.sources.access import PLACE, PathAccess
 
@@ -79,7 +79,7 @@ class Source(Settings):
         if not texts or not all(texts):
             raise ValueError("must not be empty")
         if any(map(with_password, texts)):
-            raise ValueError("must not hold a password; give it in storage_options, as ${NAME}")
+            raise ValueError(NO_PASSWORD)
         return path
 
     @field_validator("root")
@@ -88,7 +88,7 @@ class Source(Settings):
         if not all(root):
             raise ValueError("must not be empty")
         if any(map(with_password, root)):
-            raise ValueError("must not hold a password; give it in storage_options, as ${NAME}")
+            raise ValueError(NO_PASSWORD)
         return root
 
     @field_validator("template")

@@ -1,12 +1,14 @@
 """Inputs of no format that is read: what they are, by name or by how they begin, and the nearest way to read them."""
 
+import codecs
 import json
 import re
 from collections.abc import Sequence
 
 from curate.errors import SourceError, UsageError
-from curate.io import filesystem
+from curate.io import filesystem, paths
 from curate.io.filesystem import StorageOptions
+from curate.sources.text.encoding import decoded
 
 __all__ = ["COCO", "advice", "format_by_content", "inner_list", "refusal", "what_it_is"]
 
@@ -26,13 +28,25 @@ _HDF = f"load it (h5py), make a list of PIL images of its images, or an array of
 _UNPICKLE = (
     f"load it where you trust it (pickle), {_PASS}: it takes frames, arrays, Arrow tables and lists of images"
 )
-_TABLE = f"load the table with polars or pandas {_PASS}"
+_TABLE = f"load a table of it (pandas.read_sql('select * from NAME', sqlite3.connect('FILE'))) {_PASS}"
+_TORCH = ("tensors of PyTorch", f"load it (torch.load), make an array of its vectors {_PASS}")
+_RECORDS = f"read the encoded images out of it, make a list of PIL images of them {_PASS}"
+_RECIPE = "a recipe is run by curate run FILE; data are read as JSON or CSV"
+_UNPACK = "unpack it, and name what comes out"
+_RAW = ("a raw photo of a camera", "make JPEGs of them (darktable-cli, or dcraw -e), and name their folder")
+_VOLUME = ("a medical volume", f"load it (nibabel), make a list of PIL images of its slices {_PASS}")
 #: What files that end so are, and what to do with them.
 _KINDS = {
     ".zip": ("a ZIP archive", "unzip it, and name the folder (a folder of images is read)"),
     ".7z": ("a 7z archive", "unpack it, and name the folder (a folder of images is read)"),
     ".rar": ("a RAR archive", "unpack it, and name the folder (a folder of images is read)"),
     ".zst": ("a Zstandard file", "unpack it (zstd -d), and name what comes out"),
+    ".tar.bz2": ("a compressed tar", "unpack it (tar -xf), and name the folder"),
+    ".tar.xz": ("a compressed tar", "unpack it (tar -xf), and name the folder"),
+    ".nii": _VOLUME, ".nii.gz": _VOLUME,
+    "-ubyte": ("an array in the form of MNIST", f"load it (torchvision.datasets.MNIST, or datasets) {_PASS}"),
+    "-ubyte.gz": ("an array in the form of MNIST", f"load it (torchvision.datasets.MNIST, or datasets) {_PASS}"),
+    ".bz2": ("a compressed file", _UNPACK), ".xz": ("a compressed file", _UNPACK), ".gz": ("a compressed file", _UNPACK),
     ".npy": ("a NumPy array", _VECTORS),
     ".npz": (
         "arrays of NumPy", f"load its arrays (numpy.load), make a list of PIL images of those that are images {_PASS}",
@@ -40,7 +54,10 @@ _KINDS = {
     ".h5": ("an HDF5 file", _HDF), ".hdf5": ("an HDF5 file", _HDF),
     ".mat": ("a MATLAB file", f"load it (scipy.io.loadmat), make a list of PIL images of its images {_PASS}"),
     ".pkl": ("a pickle", _UNPICKLE), ".pickle": ("a pickle", _UNPICKLE),
-    ".pt": ("tensors of PyTorch", f"load it (torch.load), make an array of its vectors {_PASS}"),
+    ".pt": _TORCH, ".pth": _TORCH, ".ckpt": _TORCH,
+    ".safetensors": (
+        "tensors in safetensors", f"load it (safetensors.numpy.load_file), take its array of vectors {_PASS}",
+    ),
     ".json": ("JSON", "a JSON file is read where the path names it: a list of objects, JSON lines, or COCO"),
     ".docx": ("a Word document", "save what is data in it as a table (CSV)"),
     ".doc": ("a Word document", "save what is data in it as a table (CSV)"),
@@ -48,9 +65,21 @@ _KINDS = {
     ".txt": ("text", "a list of images or captions is read as CSV, with the names of the columns in the first line"),
     ".xlsx": ("an Excel workbook", "save it as CSV (Excel: Save As; pandas: pandas.read_excel(file).to_csv('table.csv'))"),
     ".xls": ("an Excel workbook", "save it as CSV (Excel: Save As; pandas: pandas.read_excel(file).to_csv('table.csv'))"),
-    ".tfrecord": ("TensorFlow records", f"load it with datasets or tensorflow {_PASS}"),
-    ".mdb": ("an LMDB file", f"load it with lmdb {_PASS}"),
-    ".sqlite": ("an SQLite database", _TABLE), ".db": ("a database", _TABLE),
+    ".tfrecord": ("TensorFlow records", f"{_RECORDS} (tensorflow: tf.data.TFRecordDataset)"),
+    ".rec": ("MXNet records", f"{_RECORDS} (mxnet.recordio)"),
+    ".mdb": ("an LMDB file", f"{_RECORDS} (lmdb.open(FOLDER, readonly=True))"),
+    ".lmdb": ("an LMDB file", f"{_RECORDS} (lmdb.open(FOLDER, readonly=True))"),
+    ".beton": ("an FFCV data set", "it holds images prepared for training; name the data that it was made of"),
+    ".zarr": ("Zarr arrays", f"load its arrays (zarr.open), make a list of PIL images of those that are images {_PASS}"),
+    ".sqlite": ("an SQLite database", _TABLE), ".sqlite3": ("an SQLite database", _TABLE), ".db": ("a database", _TABLE),
+    ".duckdb": (
+        "a DuckDB database", "write a table of it (duckdb FILE \"copy NAME to 'table.parquet'\"), and name that",
+    ),
+    ".svg": ("a drawing", "make images of them (rsvg-convert -o x.png x.svg), and name their folder"),
+    ".cr2": _RAW, ".cr3": _RAW, ".nef": _RAW, ".arw": _RAW, ".dng": _RAW, ".raf": _RAW, ".orf": _RAW, ".rw2": _RAW,
+    ".dcm": ("a DICOM image", f"load it (pydicom), make a list of PIL images {_PASS}"),
+    ".yaml": ("YAML", _RECIPE), ".yml": ("YAML", _RECIPE),
+    ".xml": ("XML", "name the folder of the images it tells of; their labels or captions can be given as CSV"),
     ".avro": ("Avro", f"load it with polars.read_avro {_PASS}"),
     ".lance": ("a Lance data set", f"load it with lance.dataset(path).to_table() {_PASS}"),
     ".mp4": ("video", _FRAMES), ".mov": ("video", _FRAMES), ".mkv": ("video", _FRAMES), ".avi": ("video", _FRAMES),
@@ -64,9 +93,21 @@ _BEGINS = (
     (b"PAR1", "parquet"), (b"ARROW1", "arrow"), (b"ORC", "orc"), (b"\x89HDF", ".h5"), (b"PK\3\4", ".zip"),
     (b"\x93NUMPY", ".npy"), (b"SQLite format 3", ".sqlite"), (b"(\xb5/\xfd", ".zst"), (b"7z\xbc\xaf", ".7z"),
     (b"Rar!", ".rar"), (b"Obj\1", ".avro"), (b"\xff\xff\xff\xff", "arrow"), (b"%PDF", ".pdf"),
+    (b"\x80\2", ".pkl"), (b"\x80\3", ".pkl"), (b"\x80\4", ".pkl"), (b"\x80\5", ".pkl"), (b"BZh", ".bz2"),
+    (b"\xfd7zXZ", ".xz"), (b"\x1f\x8b", ".gz"), (b"MATLAB", ".mat"),
     (b"version https://git-lfs", ".lfs"),
 )  # fmt: skip
+#: What ZIP files of programs begin with: (in the first bytes, the end that stands for it), the surest first.
+_PACKED = (
+    (re.compile(rb"PK\x03\x04.{26}[^/]+/(data\.pkl|byteorder|\.format_version)", re.DOTALL), ".pt"),
+    (re.compile(rb"PK\x03\x04.*?xl/", re.DOTALL), ".xlsx"),
+    (re.compile(rb"PK\x03\x04.*?word/", re.DOTALL), ".docx"),
+    (re.compile(rb"PK\x03\x04.{26}[^/]+\.npy", re.DOTALL), ".npz"),
+)
+_SAFETENSORS = re.compile(rb'.{7}\x00\{\s*"[^"]+"\s*:\s*\{', re.DOTALL)
 _HEAD_BYTES = 4096
+#: Marks of the encodings of Unicode.
+_MARKS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _INNER = re.compile(rb'"([^"\\]+)"\s*:\s*\[\s*\{')
 #: How a file in the form of COCO begins.
 COCO = re.compile(rb'\{\s*"(info|images|annotations|licenses|categories|type)"\s*:')
@@ -83,7 +124,7 @@ def format_by_content(url: str, options: StorageOptions = None) -> str | None:
         return None
     if head[257:262] == b"ustar":
         return "webdataset"
-    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    text = decoded(head)[0].encode().lstrip() if head.startswith(_MARKS) else head.lstrip()
     if text.startswith((b"[", b"{")):
         return "jsonl" if text.startswith(b"{") and _one_line(text) else "json"
     if re.match(rb"<!doctype html|<html", text, re.IGNORECASE):
@@ -92,7 +133,10 @@ def format_by_content(url: str, options: StorageOptions = None) -> str | None:
         return ".mp4"
     if _is_header(text):
         return "csv"
-    return next((what for begin, what in _BEGINS if head.startswith(begin)), None)
+    if _SAFETENSORS.match(head):
+        return ".safetensors"
+    packed = next((what for begin, what in _PACKED if begin.match(head)), None)
+    return packed or next((what for begin, what in _BEGINS if head.startswith(begin)), None)
 
 
 def _one_line(text: bytes) -> bool:
@@ -114,7 +158,7 @@ def _is_header(text: bytes) -> bool:
 
 def refusal(name: str, formats: Sequence[str], looks_like: str | None = None) -> UsageError:
     """Return the error for a file of no format: what it is, what is read, and the nearest way."""
-    known = name.lower().endswith(tuple(_KINDS))
+    known = _kind(name) is not None
     what = f"looks like {looks_like}, " if looks_like and not known else ""
     kind = _kind(name if known else looks_like or name)
     said = f"{what}{kind[0]}, " if kind else what
@@ -123,8 +167,9 @@ def refusal(name: str, formats: Sequence[str], looks_like: str | None = None) ->
 
 
 def _kind(name: str) -> tuple[str, str] | None:
-    """Return what a file that ends so is, and the nearest way to read it."""
-    return next((kind for end, kind in _KINDS.items() if name.lower().endswith(end)), None)
+    """Return what a file that ends so is, and the nearest way to read it; ``x.tfrecord-00000-of-00010`` ends in .tfrecord."""
+    plain = paths.unnumbered(name.lower())
+    return next((kind for end, kind in _KINDS.items() if plain.endswith(end)), None)
 
 
 def what_it_is(url: str, options: StorageOptions = None) -> str:
@@ -148,12 +193,21 @@ def inner_list(url: str, options: StorageOptions = None) -> str | None:
     return None if found is None else found[1].decode("utf-8", "replace")
 
 
-def advice(said: str, formats: Sequence[str]) -> UsageError:
-    """Return the error for a folder without a file of any format; said : what it holds."""
-    held = [end for end in _KINDS if f" {end}," in f"{said},"]
-    nearest = (
-        "put images or data files into it, or name another folder"
-        if said.endswith("no files")
-        else _OTHERWISE
-    )
-    return UsageError(f"{said}; curate reads {', '.join(formats)}; {_KINDS[held[0]][1] if held else nearest}")
+def advice(said: str, formats: Sequence[str], inside: str | None = None) -> UsageError:
+    """Return the error for a folder without a file of any format.
+
+    said : what it holds, after its name and a colon. inside : what a file in it, whose name has no end, begins like.
+    """
+    held = [kind for end, kind in _KINDS.items() if f" {end}," in f"{said},"]
+    by_name = _kind(said.partition(": ")[0].rstrip("/"))
+    if inside in formats:
+        nearest = (
+            f"files without an ending look like {inside}, and are read where a pattern names them (FOLDER/*)"
+        )
+    elif kind := next(iter(held), None) or by_name or (inside and _kind(inside)):
+        nearest = kind[1]
+    elif said.endswith("no files"):
+        nearest = "put images or data files into it, or name another folder"
+    else:
+        nearest = _OTHERWISE
+    return UsageError(f"{said}; curate reads {', '.join(formats)}; {nearest}")

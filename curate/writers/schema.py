@@ -19,6 +19,9 @@ __all__ = ["HF_DTYPES", "JoinedSchema", "output_schema", "schemas_apart"]
 
 NO_EXTRA = pa.schema([])
 
+#: Characters of a type in a line for people.
+_MAX_SAID = 80
+
 #: How Hugging Face calls plain types.
 HF_DTYPES = {
     pa.bool_(): "bool",
@@ -44,6 +47,7 @@ class JoinedSchema:
         self.fields: dict[str, pa.Field] = {}
         self._by_values = by_values
         self._origin: dict[str, tuple[Shard, pa.DataType]] = {}
+        self._kinds: dict[str, dict[str, None]] = {}
         self._found: Counter[str] = Counter()
         self._features: dict[str, Any] = {}
         self._metadata: dict[bytes, bytes] | None = None
@@ -61,6 +65,8 @@ class JoinedSchema:
         self.by_value |= by_value
         for new in schema:
             self._origin.setdefault(new.name, (shard, new.type))
+            if not pt.is_null(new.type):
+                self._kinds.setdefault(new.name, {})[_said(new.type)] = None
         self._found.update(schema.names)
         self._features = {**declared_features(schema.metadata), **self._features}
         self._metadata = self._metadata or schema.metadata
@@ -76,6 +82,14 @@ class JoinedSchema:
                 "each schema by themselves with write.schemas: apart"
             )
         return old.with_type(kind).with_nullable(old.nullable or new.nullable), ranged
+
+    def told(self) -> list[str]:
+        """Return one line per column of different types: those it has, and the one that holds the values of all."""
+        return [
+            f"column {name!r} is {' and '.join(kinds)} in different shards, and written as {_said(self.fields[name].type)}"
+            for name, kinds in self._kinds.items()
+            if len(kinds) > 1
+        ]
 
     def whole(self, extra: pa.Schema = NO_EXTRA) -> pa.Schema:
         """Return the one schema: columns that some shards lack may be null, then come those of `extra`."""
@@ -96,6 +110,21 @@ class JoinedSchema:
             if one.type in HF_DTYPES:
                 features[one.name] = {"dtype": HF_DTYPES[one.type], "_type": "Value"}
         return pa.schema([*fields.values(), *extra], _with_features(self._metadata, features))
+
+
+def _said(kind: pa.DataType) -> str:
+    """Return a type as it is told: how texts and bytes are stored, and a long list of fields, are left out."""
+    text = str(_alike(kind))
+    return text if len(text) <= _MAX_SAID else f"{text[:_MAX_SAID]}..."
+
+
+def _alike(kind: pa.DataType) -> pa.DataType:
+    kind = plain_type(kind)
+    if pt.is_struct(kind):
+        return pa.struct([(field.name, _alike(field.type)) for field in kind])
+    if pt.is_list(kind) or pt.is_large_list(kind):
+        return pa.list_(_alike(kind.value_type))
+    return pa.string() if is_string(kind) else pa.binary() if is_binary(kind) else kind
 
 
 def output_schema(reader: RowReader, shards: Iterable[Shard], extra: pa.Schema = NO_EXTRA) -> pa.Schema:

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+from datetime import datetime
 
 import numpy as np
 import polars as pl
@@ -182,6 +183,30 @@ def test_chains_that_are_too_long_are_refused(condition):
     ) as error:
         check_conditions(FRAME.clear(), [condition])
     assert len(str(error.value)) < 600
+
+
+@pytest.mark.parametrize(
+    ("condition", "way"),
+    [
+        ("seen > '2024-01-31'", "a date is written DATE '2024-01-31'"),
+        ("zoned > timestamp '2024-01-31'", "CAST(column AS DATE) > DATE '2024-01-31'"),
+        ("cast(text as date) > DATE '2024-01-31'", "DATE(column) makes a date of text"),
+    ],
+)
+def test_dates_that_cannot_be_compared_are_told_how(condition, way):
+    """What is told holds: of the two days only the second is later."""
+    seen = pl.Series([datetime(2024, 1, 1), datetime(2024, 3, 1)])
+    frame = pl.DataFrame(
+        {"seen": seen, "zoned": seen.dt.replace_time_zone("UTC"), "text": ["2024-01-01", "2024-03-01"]}
+    )
+    with pytest.raises(CurateError) as error:
+        check_conditions(frame, [condition])
+        failed_condition(frame, [condition], {})
+    assert way in str(error.value) and "python" not in str(error.value) and "Polars" not in str(error.value)
+    right = {"a": "seen > DATE '2024-01-31'", "C": "CAST(zoned AS DATE) > DATE '2024-01-31'",
+             "D": "DATE(text) > DATE '2024-01-31'"}[way[0]]  # fmt: skip
+    check_conditions(frame, [right])
+    assert failed_condition(frame, [right], {}).is_null().to_list() == [False, True]
 
 
 def test_long_lists_and_long_chains_up_to_the_limit_are_fine():

@@ -1,11 +1,14 @@
+import http.server
 import itertools
 import os
+import threading
 from pathlib import Path
 
 import fsspec
 import pytest
 
 from curate.errors import RecipeError, SourceError, UsageError
+from curate.io import retries
 from curate.io.filesystem import open_binary, resolve_options, version_of
 from curate.io.names import original, printable
 from curate.io.paths import expand, expand_braces, fingerprint, split_of
@@ -317,3 +320,33 @@ def test_options_take_variables_and_never_show_them(tree, monkeypatch):
 )
 def test_split_of(name, url, split):
     assert split_of(name, url) == split
+
+
+class _Answers(http.server.BaseHTTPRequestHandler):
+    """Answers /403 with 403, and so on."""
+
+    def do_HEAD(self):
+        self.send_response(int(self.path[1:4]))
+        self.end_headers()
+
+    do_GET = do_HEAD
+
+    def log_message(self, *arguments):
+        pass
+
+
+def test_an_address_that_cannot_be_read_says_why(monkeypatch):
+    """fsspec says of all that there is no such file."""
+    monkeypatch.setattr(retries, "PAUSES_S", (0.0,))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Answers) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        base = f"http://127.0.0.1:{server.server_address[1]}"
+        with pytest.raises(UsageError, match=r"/404\.parquet: no such file or folder$"):
+            expand(f"{base}/404.parquet")
+        with pytest.raises(SourceError, match=r"/403\.parquet: cannot be read: 403, message='Forbidden'"):
+            expand(f"{base}/403.parquet")
+        [found] = expand(f"{base}/200.parquet?download=true")  # in an address this is no wildcard
+        assert version_of(found.url) == found.version
+        server.shutdown()
+    with pytest.raises(SourceError, match=r"/404\.parquet: cannot be read: .*tried 2 times"):
+        expand(f"{base}/404.parquet")

@@ -14,6 +14,7 @@ from curate.errors import UsageError
 from curate.pipeline import runner
 from curate.pipeline.stages.source_changes import KnownShards
 from curate.recipe.loading import parse_recipe
+from curate.runs import dated
 from curate.sources.base import Shard
 from tests.fixtures.builders import planted, recipe_values, write_shards
 
@@ -181,6 +182,21 @@ def test_a_run_folder_below_the_source_is_no_part_of_it(copy, glob):
         run(f"{copy}{glob}", copy / out)
         decisions = pl.scan_parquet(f"{out}/5_decisions/part-*.parquet")
         assert decisions.select(pl.len()).collect().item() == 150
+
+
+@pytest.mark.parametrize("glob", ["", "/**/*.parquet", "/{data,store/0_samples,dated/store/*}/*.parquet"])
+def test_what_dated_runs_share_is_no_part_of_the_source_that_they_lie_in(copy, glob):
+    """The parts in their `store` lie in no run; a folder of that name with data of its own is one of the source."""
+    (copy / "store" / "0_samples").mkdir(parents=True)
+    more(copy / "store" / "0_samples")
+    recipe = parse_recipe(recipe_values(f"{copy}{glob}", copy / "dated"))
+    for _ in range(2):
+        path = dated.new_run("dated")
+        runner.run(recipe.model_copy(update={"run": str(path)}))
+        dated.commit("dated", path)
+        decided = pl.scan_parquet(f"{path}/5_decisions/part-*.parquet")
+        assert decided.select(pl.len()).collect().item() == 200
+    assert Path("dated/store/keys").is_dir()
 
 
 def test_what_a_run_wrote_is_a_source_where_it_is_named(copy):

@@ -1,3 +1,4 @@
+import json
 import re
 from importlib import resources
 from types import SimpleNamespace
@@ -8,7 +9,7 @@ from pydantic import BaseModel
 
 from curate.errors import RecipeError, UsageError
 from curate.io.filesystem import masked
-from curate.io.secrets import HIDDEN, redacted
+from curate.io.secrets import HIDDEN, NO_PASSWORD, redacted
 from curate.io.yaml import read_yaml
 from curate.recipe import (
     FAMILIES,
@@ -197,8 +198,9 @@ def test_shares():
         ("source", [], "source must be a list of at least 1, got a list"),
         ("run", "", "run must be some text, got ''"),
         ("run", [1], "run must be text, got a list"),
+        ("run", "a\udc83", r"run must be text in UTF-8, got 'a\udc83'"),
         ("ray.address", "ray://head:10001", "ray.address must be auto or host:port of a cluster this machine belongs to, got 'ray://head:10001'"),
-        ("run", "ftp://me:pw@host/run", "run must not hold a password; give it in storage_options, as ${NAME}"),
+        ("run", "ftp://me:pw@host/run", f"run {NO_PASSWORD}"),
         ("workers", 0, "workers must be auto or a whole number of at least 1, got 0"),
         ("engine", "dask", "engine must be 'local' or 'ray', got 'dask'"),
         ("ray.adress", "auto", "ray.adress is not a setting; did you mean 'address'?"),
@@ -483,8 +485,33 @@ def test_a_wrong_secret_is_not_told():
 
 def test_a_password_in_a_path_is_refused():
     message = refused(SMALL | {"source": "ftp://me:hunter2@host/x.parquet"})
-    assert message == "source.path must not hold a password; give it in storage_options, as ${NAME}"
+    assert message == f"source.path {NO_PASSWORD}"
     assert redacted("http://me:pw@host") == f"http://me:{HIDDEN}@host"
+    assert redacted("https://host/x?v=1&sig=0af&t=2") == f"https://host/x?v=1&sig={HIDDEN}&t=2"
+
+
+@pytest.mark.parametrize("url", ["s3://me:hunter2@bucket/x.npy", "https://host/x.npy?se=1&sig=hunter2"])
+@pytest.mark.parametrize(
+    ("setting", "name"),
+    [
+        ({"source": "URL"}, "source.path"),
+        ({"source": {"path": "a", "root": ["b", "URL"]}}, "source.root"),
+        ({"embed": {"files": "URL"}}, "embed.files"),
+        ({"embed": {"files": ["a.npy", "URL"]}}, "embed.files.1"),
+        ({"score": [{"file": "URL"}]}, "score.file"),
+        ({"filter": [{"uids": "URL"}]}, "filter.uids"),
+        ({"write": {"path": "URL"}}, "write.path"),
+    ],
+)
+def test_no_setting_takes_a_url_that_gives_access(setting, name, url):
+    """A recipe is kept with its run, and shown in its report."""
+    message = refused(SMALL | json.loads(json.dumps(setting).replace("URL", url)))
+    assert message == f"{name} {NO_PASSWORD}"
+
+
+def test_a_condition_may_compare_with_any_address():
+    condition = "url = 'https://me:word@host/x?key=1'"
+    assert parse_recipe(SMALL | {"filter": [condition]}).filter == (condition,)
 
 
 def test_models_are_frozen():

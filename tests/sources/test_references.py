@@ -138,7 +138,7 @@ def test_a_template_makes_paths_of_ids(shard):
         ({"template": "x.jpg"}, "source.template must hold {} once"),
         ({"template": "{a.b}.jpg"}, "source.template must hold {} once"),
         ({"root": [""]}, "source.root must not be empty"),
-        ({"root": "s3://me:word@host/x"}, "source.root must not hold a password"),
+        ({"root": "s3://me:word@host/x"}, "source.root must not hold a password, a token"),
         ({"allow": ["links", "all"]}, "source.allow.1 must be 'outside', 'links', 'url' or 'private'"),
     ],
 )

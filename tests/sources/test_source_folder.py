@@ -84,6 +84,15 @@ def test_labels_and_captions(tmp_path):
     assert registry.detect([str(tmp_path)]) == "folder"
 
 
+def test_ends_of_side_files_in_capitals(tmp_path):
+    """As cameras and Windows write them; where both are there, it is the usual one."""
+    make(
+        tmp_path, a_JPG="1", a_TXT="large", b_jpg="2", b_TXT="large", b_txt="small", c_jpg="3", c_CAPTION="c"
+    )
+    [shard] = folder.find(str(tmp_path))
+    assert read(shard)["caption"] == ["large", "small", "c"]
+
+
 def test_splits_are_no_labels_and_a_class_called_train_is_no_split(tmp_path):
     make(tmp_path / "a", train__1_jpg="1", test__k__1_jpg="2", Val__1_jpg="3")
     found = {shard.split: read(shard)["label"] for shard in folder.find(str(tmp_path / "a"))}

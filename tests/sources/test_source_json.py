@@ -112,6 +112,22 @@ def test_lists_are_found_by_what_stands_in_them(coco, name, text, form):
     assert form == "jsonl" or rows[0][3] == "ok"
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+@pytest.mark.parametrize("kind", ["list", "coco"])
+def test_other_encodings_of_unicode(tmp_path, encoding, kind):
+    """What editors on Windows save; the mark at the beginning says which."""
+    made = {
+        "list": [{"image": "a.png", "caption": "é"}],
+        "coco": {
+            "images": [{"id": 1, "file_name": "a.png"}],
+            "annotations": [{"id": 1, "image_id": 1, "caption": "é"}],
+        },
+    }
+    (tmp_path / "a.json").write_text(json.dumps(made[kind], ensure_ascii=False), encoding=encoding)
+    found, rows = read(tmp_path / "a.json")
+    assert found == "json" and [row[1] for row in rows] == ["é"]
+
+
 def test_a_usual_name_of_captions_comes_before_a_title(coco):
     (coco / "a.csv").write_text("filepath,title,text\na.png,no,yes\n")
     assert read(coco / "a.csv")[1][0][1] == "yes"

@@ -120,6 +120,16 @@ def test_captions_and_labels(tmp_path):
         read(shard, label=None, uid="json.meta.id")
 
 
+def test_fields_of_the_one_json_member_whatever_it_is_called(tmp_path):
+    about = b'{"caption": "in json", "label": 3}'
+    shard = save(tmp_path, tar(("a.img.jpg", b"A"), ("a.meta.json", about)))
+    assert (read(shard)["caption"], read(shard)["label"]) == (["in json"], ["3"])
+    text = save(tmp_path, tar(("a.img.jpg", b"A"), ("a.meta.json", about), ("a.cap.txt", b"text")), "1.tar")
+    assert read(text)["caption"] == ["text"]
+    two = save(tmp_path, tar(("a.img.jpg", b"A"), ("a.meta.json", about), ("a.boxes.json", b"{}")), "2.tar")
+    assert read(two)["caption"] == [None]
+
+
 def test_uids_of_unsound_rows_are_their_places(tmp_path):
     found = read(save(tmp_path, tar(("a.jpg", b"1"), ("a.jpg", b"2"))), uid="__key__")
     assert found["uid"] == ["a", "0.tar#1"]

@@ -1,6 +1,8 @@
 """Inputs of no format: one line that says what is read, and the nearest way on."""
 
 import io
+import pickle
+import struct
 import zipfile
 from pathlib import Path
 
@@ -13,11 +15,17 @@ from curate.recipe import Source
 from curate.sources.registry import FORMATS
 
 
-def packed():
+def packed(*names):
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as archive:
-        archive.writestr("a.png", b"x")
+        for name in names or ["a.png"]:
+            archive.writestr(name, b"x")
     return out.getvalue()
+
+
+def tensors():
+    header = b'{"emb": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}'
+    return struct.pack("<Q", len(header)) + header + b"\0" * 4
 
 
 def arrays():
@@ -36,6 +44,19 @@ FILES = {
     "data": (b"\x89HDF\r\n\x1a\n" + b"\0" * 50, r"looks like \.h5, .*h5py"),
     "vectors.npy": (b"\x93NUMPY", r"embed\.files"),
     "table.xlsx": (packed(), "save it as CSV"),
+    "weights.pth": (packed("weights/data.pkl"), r"torch\.load"),
+    "weights": (packed("weights/data.pkl"), r"looks like \.pt, .*torch\.load"),
+    "book": (packed("[Content_Types].xml", "xl/workbook.xml"), r"looks like \.xlsx, .*save it as CSV"),
+    "vectors.safetensors": (tensors(), r"safetensors\.numpy\.load_file"),
+    "vectors": (tensors(), r"looks like \.safetensors, .*load_file"),
+    "batch_1": (pickle.dumps({"data": 1}), r"looks like \.pkl, .*where you trust it"),
+    "train.tfrecord-00000-of-00002": (b"\1\2\3", "TFRecordDataset"),
+    "train-images-idx3-ubyte": (b"\0\0\x08\x03", "MNIST"),
+    "tables.duckdb": (b"\1\2\3DUCK", "copy NAME to"),
+    "photos.tar.xz": (b"\xfd7zXZ", "tar -xf"),
+    "IMG_0001.CR2": (b"II*\0", "make JPEGs"),
+    "drawing.svg": (b"<svg/>", "rsvg-convert"),
+    "recipe.yaml": (b"run: x\n", "curate run FILE"),
     "what.ever": (b"\1\2\3", r"load it \(with datasets"),
 }
 
@@ -60,6 +81,11 @@ def test_a_file_of_no_format_is_refused_with_a_way_on(tmp_path, name, glob):
         ([], "it holds no files; curate reads parquet, jsonl"),
         (["a/b/c.txt", "d.txt"], r"it holds 2 \.txt; curate reads .*as CSV"),
         (["a.docx", ".hidden.parquet"], r"it holds 1 \.docx; .*as a table"),
+        (
+            ["x.tfrecord-00000-of-00002", "x.tfrecord-00001-of-00002"],
+            r"it holds 2 \.tfrecord; .*TFRecordDataset",
+        ),
+        (["data.mdb", "lock.mdb"], r"it holds 2 \.mdb; .*lmdb\.open"),
     ],
 )
 def test_a_folder_without_data(tmp_path, files, message):
@@ -68,6 +94,27 @@ def test_a_folder_without_data(tmp_path, files, message):
         (tmp_path / name).write_bytes(b"x")
     with pytest.raises(UsageError, match=message):
         find_shards(Source(path=str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("folder", "name", "data", "message"),
+    [
+        ("cifar", "data_batch_1", pickle.dumps({}), r"1 \(no extension\); .*where you trust it"),
+        ("shards", "0001", b"PAR1PAR1", r"look like parquet, and are read where a pattern names them"),
+        ("images.zarr", ".zgroup", b"{}", r"zarr\.open"),
+    ],
+)
+def test_a_folder_of_files_whose_names_say_nothing(tmp_path, folder, name, data, message):
+    (tmp_path / folder).mkdir()
+    (tmp_path / folder / name).write_bytes(data)
+    with pytest.raises(UsageError, match=message):
+        find_shards(Source(path=str(tmp_path / folder)))
+
+
+@pytest.mark.parametrize("path", ["images.example.com/x.parquet", "www.example.museum/watch?v=1"])
+def test_an_address_without_its_scheme(path):
+    with pytest.raises(UsageError, match=r"an address begins with its scheme: https://(images|www)\."):
+        find_shards(Source(path=path))
 
 
 def test_a_glob_that_takes_more_than_the_data(tmp_path):

@@ -22,12 +22,14 @@ from tests.fixtures.folders import changed, files_below, tables, times
 def flip(path):
     """Flip one bit in the middle of a file, in place; of JSON one that changes what it says.
 
-    The seventeenth digit of a number need not: 0.30000000000000004 and 0.30000000000000005 are one float64.
+    The seventeenth digit of a number need not: 0.30000000000000004 and 0.30000000000000005 are one float64. JSON that was
+    cut before, and that nobody needed to repair, says nothing: any bit does.
     """
     content = path.read_bytes()
+    plain = path.suffix != ".json" or said(content) is None
     for at in range(len(content) // 2, len(content)):
         flipped = bytes([*content[:at], content[at] ^ 1, *content[at + 1 :]])
-        if path.suffix != ".json" or said(flipped) != said(content):
+        if plain or said(flipped) != said(content):
             path.write_bytes(flipped)
             return
     raise AssertionError(f"no bit of {path} changes what it says")

@@ -126,6 +126,26 @@ def test_numbers_are_joined_where_no_value_changes(a, b):
     assert held == (not by_value)
 
 
+def test_a_column_of_several_types_is_told_with_the_one_it_is_written_as(tmp_path, caplog):
+    """How texts are stored is nothing to tell; a column that is all null in a shard has no type of its own there."""
+    columns = [
+        {"n": pa.array([1]), "t": pa.array(["a"]), "s": pa.array([{"x": 1}]), "e": pa.nulls(1), "same": [1]},
+        {"n": pa.array([1.5]), "t": pa.array(["b"], pa.large_string()), "s": pa.array([{"x": 1, "y": "b"}]), "e": [2], "same": [2]},
+        {"n": pa.nulls(1), "t": pa.array(["b"]).dictionary_encode(), "s": pa.array([{"x": 2}]), "e": [3], "same": [3]},
+    ]  # fmt: skip
+    caplog.set_level("INFO", logger="curate")
+    schemas = SourceSchemas(parse_recipe(recipe_values(str(tmp_path / "*.parquet"), tmp_path / "run")))
+    for place, one in enumerate(columns):
+        shard = make(tmp_path, one, f"{place}.parquet")
+        schemas.add(shard, pq.read_schema(shard.url), 1)
+    schemas.check()
+    struct = "struct<x: int64, y: string>"
+    assert [record.getMessage() for record in caplog.records] == [
+        "source: column 'n' is int64 and double in different shards, and written as double",
+        f"source: column 's' is struct<x: int64> and {struct} in different shards, and written as {struct}",
+    ]
+
+
 def test_values_that_a_joined_type_holds_are_written_and_others_named(tmp_path):
     times = [pa.array([1, None], pa.timestamp("s")), pa.array([1_500, 2], pa.timestamp("ms"))]
     structs = [pa.array([{"x": 1}, None]), pa.array([{"y": "b", "x": 2.5}, {"y": None, "x": None}])]

@@ -50,7 +50,7 @@ IMAGE_ENDS = (
 LATER_ENDS = (
     ".jfif", ".jpe", ".heic", ".heif", ".hif", ".jxl", ".j2k", ".pbm", ".pnm", ".dib", ".ico", ".qoi",
 )  # fmt: skip
-CAPTION_ENDS = (".txt", ".caption")
+CAPTION_ENDS = (".txt", ".caption", ".TXT", ".CAPTION")
 #: Hugging Face's names of the file that describes images, and the format each is read as.
 METADATA = {"metadata.csv": "csv", "metadata.jsonl": "jsonl", "metadata.parquet": "parquet"}
 CHUNK = 10_000
@@ -281,7 +281,8 @@ def _tree(
                     continue  # a link back to a folder above
                 seen.add(real)
             entries = filesystem.listing(fs, path.rstrip("/"))
-        if here != folder and "recipe.yaml" in entries and filesystem.is_run_folder(fs, path.rstrip("/")):
+        looked_into = "recipe.yaml" in entries or here.endswith("store/")
+        if here != folder and looked_into and filesystem.is_run_folder(fs, path.rstrip("/")):
             passed_over(f"{root}/{here}", filesystem.A_RUN)
             continue
         below = {name for name, entry in entries.items() if entry.is_folder and not _is_image(name, rules)}

@@ -100,10 +100,16 @@ def _check_named(role: str, name: str, have: Sequence[str]) -> None:
 
 
 def _present(names: Sequence[str], have: Sequence[str], *, behind: bool) -> str | None:
-    """Return the names that are there; with `behind`, else the one suffix that ends in one (``caption.txt``)."""
+    """Return the names that are there; with `behind`, else the one suffix that ends in one (``caption.txt``, ``meta.json``)."""
     found = ";".join(name for name in names if _split_role(name)[0] in have)
+    if found or not behind:
+        return found or None
     ending = [name for name in have if "." in name and name.rpartition(".")[2] in names]
-    return found or (ending[0] if behind and len(ending) == 1 else None)
+    packed = [name for name in have if name.endswith(".json")]
+    if not ending and len(packed) == 1:
+        fields = [field for _, field in map(_split_role, names) if field]
+        return ";".join(f"{packed[0]}.{field}" for field in fields)
+    return ending[0] if len(ending) == 1 else None
 
 
 def _split_role(name: str) -> tuple[str, str | None]:

@@ -11,6 +11,7 @@ from typing import Any, BinaryIO, cast
 from curate.errors import SourceError
 from curate.io import filesystem
 from curate.sources.base import Shard
+from curate.sources.text.encoding import as_utf8
 from curate.sources.text.lines import MAX_RECORD_BYTES
 
 __all__ = ["JsonStream", "opened"]
@@ -105,7 +106,9 @@ def opened(shard: Shard) -> Iterator[JsonStream]:
         if shard.url.lower().endswith(".gz"):
             file = cast(BinaryIO, stack.enter_context(gzip.GzipFile(fileobj=file)))
         try:
-            yield JsonStream(file, shard.url)
+            head = file.read(4)
+            file.seek(0)
+            yield JsonStream(as_utf8(file, head)[0], shard.url)
         except (OSError, EOFError, zlib.error) as error:
             text = filesystem.masked(filesystem.cause(error), shard.storage_options)
             raise SourceError(f"{shard.url}: cannot be read: {text}") from error
