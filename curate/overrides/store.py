@@ -10,6 +10,7 @@ import logging
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from curate.errors import UsageError
@@ -77,7 +78,9 @@ class Overrides:
         self.folder = folder
         self.by = user_name() if by is None else by
         self._journal = Journal(folder.path / JOURNAL)
-        self._holding: tuple[tuple[int, int], Holding] | None = None
+        self._seen: tuple[list[dict[str, Any]], int] | None = None
+        self._holding: Holding | None = None
+        self._current: pl.DataFrame | None = None
         self._said_damaged = 0
 
     # Writing
@@ -180,24 +183,17 @@ class Overrides:
 
     def holding(self) -> Holding:
         """Return what holds now, with the action that it is from, by uid and thing (keep, duplicate, label)."""
+        actions = self._read_on()
+        if self._holding is None:
+            self._holding = _holding(_standing(actions))
+        return self._holding
+
+    def _read_on(self) -> list[dict[str, Any]]:
+        """Return the actions; what was made of fewer of them is forgotten."""
         actions = self.actions()
-        known = id(actions), len(actions)
-        if self._holding is not None and self._holding[0] == known:
-            return self._holding[1]
-        undone = _undone(actions)
-        state: Holding = {}
-        for action in actions:
-            if action["id"] in undone:
-                continue
-            for row in action.get("rows", ()):
-                one = Decision(*row)
-                if one.what == "reset":
-                    for thing in set(KINDS.values()):
-                        state.pop((one.uid, thing), None)
-                else:
-                    state[one.uid, KINDS[one.what]] = one, action
-        self._holding = known, state
-        return state
+        if self._seen is None or self._seen[0] is not actions or self._seen[1] != len(actions):
+            self._seen, self._holding, self._current = (actions, len(actions)), None, None
+        return actions
 
     def current(self) -> "pl.DataFrame":
         """Return what holds now.
@@ -207,11 +203,10 @@ class Overrides:
         polars.DataFrame
             The columns uid, what, from, to, when and by: a row for each thing decided of a row, sorted by uid and what.
         """
-        rows = [
-            (one.uid, one.what, one.before, one.after, action["when"], action["by"])
-            for one, action in self.holding().values()
-        ]
-        return _frame(rows, {}).sort("uid", "what")
+        actions = self._read_on()
+        if self._current is None:
+            self._current = _current(_standing(actions))
+        return self._current
 
     def history(self) -> "pl.DataFrame":
         """Return all that was ever decided, undone and redone, in order.
@@ -242,8 +237,10 @@ class Overrides:
 
         It depends on what was decided, not on when or by whom.
         """
-        held = (one for one, _ in self.holding().values() if one.what in kinds)
-        said = sorted([one.uid, one.what, one.after] for one in held)
+        import polars as pl
+
+        held = self.current().filter(pl.col("what").is_in(kinds))
+        said = held.select("uid", "what", "to").rows()  # in the order of uid and what
         return storage.fingerprint("overrides", said) if said else None
 
     def write_table(self) -> None:
@@ -271,6 +268,46 @@ def _checked(one: Decision) -> Decision:
     if not isinstance(one.uid, str) or not one.uid:
         raise UsageError(f"{one.what}: a uid is a text that is not empty, got {one.uid!r}")
     return one
+
+
+def _standing(actions: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the actions that decide something and were not taken back, in order."""
+    undone = _undone(actions)
+    return [action for action in actions if action.get("rows") and action["id"] not in undone]
+
+
+def _holding(actions: Iterable[dict[str, Any]]) -> Holding:
+    """Return what actions that stand leave, by uid and thing."""
+    state: Holding = {}
+    for action in actions:
+        for one in map(Decision._make, action["rows"]):
+            if one.what == "reset":
+                for thing in set(KINDS.values()):
+                    state.pop((one.uid, thing), None)
+            else:
+                state[one.uid, KINDS[one.what]] = one, action
+    return state
+
+
+def _current(actions: Sequence[dict[str, Any]]) -> "pl.DataFrame":
+    """Return what actions that stand leave, as a table: what `_holding` says, column by column because rows are many."""
+    import numpy as np
+    import polars as pl
+
+    said = _frame([(None, None, None, None, one["when"], one["by"]) for one in actions], {})
+    rows = said[np.repeat(np.arange(len(actions)), [len(one["rows"]) for one in actions])]
+    columns = zip(*chain.from_iterable(one["rows"] for one in actions), strict=True)
+    named = zip(("uid", "what", "from", "to"), columns, strict=False)  # without a row there are no columns
+    rows = rows.with_columns(pl.Series(name, values, pl.String) for name, values in named)
+    rows = rows.with_row_index("place").with_columns(
+        thing=pl.col("what").replace_strict(KINDS, return_dtype=pl.String)
+    )
+    resets = rows.filter(pl.col("what") == "reset")
+    if len(resets):
+        last = resets.group_by("uid").agg(pl.col("place").max().alias("reset"))
+        rows = rows.join(last, on="uid", how="left", maintain_order="left")
+        rows = rows.filter(pl.col("reset").is_null() | (pl.col("place") > pl.col("reset"))).drop("reset")
+    return rows.unique(["uid", "thing"], keep="last").drop("place", "thing").sort("uid", "what")
 
 
 def _undone(actions: Iterable[Mapping[str, Any]]) -> set[str]:

@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from curate.errors import UsageError
+from curate.io import storage
 from curate.overrides.store import KINDS, Decision, Overrides
 from curate.runs import dated
 from curate.runs.folder import RunFolder
@@ -116,6 +117,44 @@ def test_uids_of_any_letters_come_back(overrides):
     assert set(Overrides(overrides.folder).current()["uid"]) == set(strange)
     lines = (overrides.folder.path / "overrides.jsonl").read_bytes().split(b"\n")
     assert json.loads(lines[0])["rows"] and lines[1:] == [b""]
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(sorted(KINDS))), max_size=4),
+            st.sampled_from(["undo", "redo"]),
+        ),
+        max_size=8,
+    )
+)
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+def test_the_table_has_the_last_decision_about_each_thing_since_the_last_reset(tmp_path_factory, turns):
+    own, done = Overrides(RunFolder(tmp_path_factory.mktemp("history")), "ann"), []
+    for turn in turns:
+        if isinstance(turn, str):
+            named = getattr(own, turn)()
+            done = [(name, rows, stands ^ (name == named)) for name, rows, stands in done]
+        elif turn:
+            done.append(
+                (
+                    own.decide(Decision(uid, what, None, str(i)) for i, (uid, what) in enumerate(turn)),
+                    turn,
+                    True,
+                )
+            )
+    left = {}
+    for _, rows, stands in done:
+        for i, (uid, what) in enumerate(rows if stands else ()):
+            left = {key: held for key, held in left.items() if what != "reset" or key[0] != uid}
+            if what != "reset":
+                left[uid, KINDS[what]] = (uid, what, str(i))
+    assert own.current().select("uid", "what", "to").rows() == sorted(left.values())
+    assert sorted(one.what for one, _ in own.holding().values()) == sorted(
+        what for _, what, _ in left.values()
+    )
+    said = sorted([uid, what, to] for uid, what, to in left.values() if what in ("keep", "drop"))
+    assert own.fingerprint(("keep", "drop")) == (storage.fingerprint("overrides", said) if said else None)
 
 
 @pytest.mark.parametrize(

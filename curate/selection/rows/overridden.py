@@ -6,9 +6,12 @@ keeps it keeps the sample that stands for it, unless somebody dropped that one.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
@@ -32,6 +35,8 @@ OVERRIDDEN = "_overrides/overrides.parquet"
 #: decided : keep, drop or null. lifted : whether it is no duplicate.
 _TABLE = pa.schema([("uid", pa.string()), ("decided", pa.string()), ("lifted", pa.bool_())])
 _EXAMPLES = 3
+#: Marks for each uid that is looked up, so that one in so many others meets one by chance; no more than 16 MB of them.
+_MARKS_PER_ROW, _MOST_BITS = 32, 24
 
 
 @dataclass(frozen=True)
@@ -46,13 +51,12 @@ class Overridden:
 
         Warns of uids that are not in the run, and of unusable rows that are to be kept.
         """
-        wanted = self.table["uid"].implode()
-        frames = []
+        known, frames = _Known.of(self.table), []
         for part in context.parts:
-            samples = storage.read_table(
+            samples = storage.read_frame(
                 context.run.part(context.run.samples, part.name), ["uid", "outcome", "copy_of"]
             )
-            frames.append(pl.DataFrame(samples).filter(pl.col("uid").is_in(wanted)))
+            frames.append(samples[known.find(samples["uid"])[0]])
         rows = self.table.join(pl.concat(frames).unique("uid"), on="uid", how="left", maintain_order="left")
         kept = pl.col("decided") == "keep"
         unusable = rows.filter(kept & (pl.col("outcome") != "ok"))["uid"]
@@ -77,6 +81,47 @@ class Overridden:
             "not_duplicate": int(self.table["lifted"].sum()), "unknown": len(unknown), "unusable": len(unusable),
             "fingerprint": self.fingerprint,
         }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Known:
+    """A table of what people decided, in which uids are looked up: few of many are in it.
+
+    marks : (2^m,), True at the last m bits of the hash of each uid of the table. Most uids that are not in it meet no
+    mark, and are compared with none.
+    """
+
+    table: pl.DataFrame
+    marks: npt.NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, table: pl.DataFrame) -> Self:
+        marks = np.zeros(1 << min(_MOST_BITS, (_MARKS_PER_ROW * len(table)).bit_length()), np.bool_)
+        known = cls(table, marks)
+        marks[known._places(table["uid"])] = True
+        return known
+
+    def _places(self, uids: pl.Series) -> npt.NDArray[np.uint64]:
+        places: npt.NDArray[np.uint64] = uids.hash().to_numpy() & np.uint64(len(self.marks) - 1)
+        return places
+
+    def find(self, uids: pl.Series) -> tuple[npt.NDArray[np.int64], pl.DataFrame]:
+        """Return at which of `uids` something was decided, in order, and the row of the table of each of them."""
+        perhaps = np.flatnonzero(self.marks[self._places(uids)])
+        rows = pl.DataFrame({"uid": uids[perhaps], "at": perhaps})
+        found = rows.join(self.table, on="uid", maintain_order="left")
+        return found["at"].to_numpy(), found.drop("at")
+
+
+def _known(path: Path) -> _Known:
+    """Return the table at a path; a process reads it once."""
+    facts = storage.ensure_local(path).stat()
+    return _read_once(path, facts.st_dev, facts.st_ino, facts.st_mtime_ns, facts.st_size)
+
+
+@lru_cache(maxsize=1)
+def _read_once(path: Path, *identity: int) -> _Known:
+    return _Known.of(storage.read_frame(path))
 
 
 def read_overrides(overrides: Overrides) -> Overridden | None:
@@ -114,7 +159,7 @@ def judged(run: RunFolder, part: str, frame: pl.DataFrame, path: Path | None) ->
     frame = frame.join(found, on="uid", how="left", maintain_order="left", validate="1:1")
     if path is None:
         return frame.with_columns(pl.lit(None, pl.String).alias("override"))
-    return with_overrides(frame, pl.DataFrame(storage.read_table(path)))
+    return _with_known(frame, _known(path))
 
 
 def with_overrides(frame: pl.DataFrame, decided: pl.DataFrame) -> pl.DataFrame:
@@ -140,10 +185,19 @@ def with_overrides(frame: pl.DataFrame, decided: pl.DataFrame) -> pl.DataFrame:
     >>> with_overrides(pl.DataFrame(rows, schema_overrides={"duplicate_of": pl.String}), people).rows()
     [('a', None, True, None, 'keep'), ('b', None, False, None, None)]
     """
-    frame = frame.join(decided, on="uid", how="left", maintain_order="left", validate="m:1")
-    kept, dropped = (pl.col("decided").eq_missing(pl.lit(what)) for what in ("keep", "drop"))
+    return _with_known(frame, _Known.of(decided))
+
+
+def _with_known(frame: pl.DataFrame, known: _Known) -> pl.DataFrame:
+    at, found = known.find(frame["uid"])
+    kept, dropped, lifted = (np.zeros(len(frame), np.bool_) for _ in range(3))
+    kept[at] = found["decided"].eq_missing("keep")
+    dropped[at] = found["decided"].eq_missing("drop")
+    lifted[at] = found["lifted"]
+    keep, drop, single = pl.Series(kept), pl.Series(dropped), pl.Series(kept | dropped | lifted)
     return frame.with_columns(
-        filter_reason=pl.when(~kept).then("filter_reason"),
-        pinned=(pl.col("pinned") | kept) & ~dropped,
-        duplicate_of=pl.when(~kept & ~dropped & ~pl.col("lifted").fill_null(False)).then("duplicate_of"),
-    ).drop("lifted").rename({"decided": "override"})  # fmt: skip
+        filter_reason=pl.when(~keep).then("filter_reason"),
+        pinned=(pl.col("pinned") | keep) & ~drop,
+        duplicate_of=pl.when(~single).then("duplicate_of"),
+        override=pl.when(keep).then(pl.lit("keep")).when(drop).then(pl.lit("drop")),
+    )
