@@ -1,4 +1,4 @@
-"""What a run leaves in Prefect's own pages: how far it is, counts, concepts, and where its report is."""
+"""What a run leaves in Prefect's own pages: how far it is, counts, concepts, and a link to its report."""
 
 import contextlib
 import logging
@@ -22,11 +22,14 @@ from prefect.exceptions import PrefectException
 from curate import schema
 from curate.analysis.summary.matters import what_matters
 from curate.analysis.summary.summary import RunSummary, summarize
+from curate.flows.report_links import ReportLink
 from curate.progress import Meter
 from curate.report.model import Matter
 from curate.runs.folder import RunFolder
 
-__all__ = ["CONCEPTS", "COUNTS", "PROGRESS", "REPORT", "Progress", "concept_rows", "counts_table", "publish"]
+__all__ = [
+    "CONCEPTS", "COUNTS", "PROGRESS", "REPORT", "Progress", "concept_rows", "counts_table", "how_to_look", "publish",
+]  # fmt: skip
 
 #: Keys of the artifacts.
 COUNTS, CONCEPTS, PROGRESS, REPORT = "curate-counts", "curate-concepts", "curate-progress", "curate-report"
@@ -34,8 +37,6 @@ COUNTS, CONCEPTS, PROGRESS, REPORT = "curate-counts", "curate-concepts", "curate
 LARGEST = 100
 #: Progress is sent at most this often; each time costs the server some milliseconds.
 EVERY_S = 5.0
-#: Said beside the link to a report, which lies on the disk of the machine of the run.
-HOW_TO_OPEN = "Browsers follow no link from a web page to a file: copy the address into the address bar of a browser on the machine of the run."
 
 log = logging.getLogger("curate")
 
@@ -89,8 +90,8 @@ class Progress:
                 update_progress_artifact(self._id, round(percent, 1), description=text)
 
 
-def publish(run: RunFolder, manifest: Mapping[str, Any]) -> None:
-    """Leave the counts, the largest concepts and the place of the report of a finished run."""
+def publish(run: RunFolder, manifest: Mapping[str, Any], report: ReportLink) -> None:
+    """Leave the counts, the largest concepts and how to look at the report of a finished run."""
     found = summarize(run, concepts=LARGEST, whole=False)
     with _optional(COUNTS):
         matters = what_matters(run, found)
@@ -105,9 +106,20 @@ def publish(run: RunFolder, manifest: Mapping[str, Any]) -> None:
         what = f"The {len(rows):,} largest of {total:,} concepts of {run.where}"
         create_table_artifact(rows, key=CONCEPTS, description=what)
     with _optional(REPORT):
-        page = (run.report / "report.html").resolve()
-        what = f"Report of {run.where}. {HOW_TO_OPEN}"
-        create_link_artifact(page.as_uri(), link_text=str(page), key=REPORT, description=what)
+        name, how = f"Report of {_escaped(run.where)}", how_to_look(report)
+        if report.url is None:
+            create_markdown_artifact(f"{name}: {how}", key=REPORT)
+        else:
+            create_link_artifact(report.url, link_text=name, key=REPORT, description=how)
+
+
+def how_to_look(report: ReportLink) -> str:
+    """Return how to look at a report besides by its link, as a line of Markdown.
+
+    >>> print(how_to_look(ReportLink(None, "Nothing shows it.", "curate report 'a b' --open", "host")))
+    Nothing shows it. On host, type `curate report 'a b' --open`
+    """
+    return f"{report.said} On {report.machine}, type {_code(report.command)}"
 
 
 def concept_rows(summary: RunSummary) -> list[dict[str, Any]]:
@@ -147,11 +159,18 @@ def counts_table(run: str, counts: Mapping[str, Any], matters: Sequence[Matter] 
 
 def _sentence(one: Matter) -> str:
     """Return a sentence as an item of a list; what came from the data is no markup."""
-    text = re.sub(r"([\\`*_\[\]<>|~!#&])", r"\\\1", " ".join(one.text.split()))
-    text = f"**{text}**" if one.warns else text
-    # The path of a run may hold backticks: a longer fence than any of them.
-    fence = "`" * (max(map(len, re.findall("`+", one.command)), default=0) + 1)
-    return f"- {text}" + (f": {fence}{one.command}{fence}" if one.command else "")
+    text = f"**{_escaped(one.text)}**" if one.warns else _escaped(one.text)
+    return f"- {text}" + (f": {_code(one.command)}" if one.command else "")
+
+
+def _escaped(text: str) -> str:
+    return re.sub(r"([\\`*_\[\]<>|~!#&])", r"\\\1", " ".join(text.split()))
+
+
+def _code(command: str) -> str:
+    """Return a command as code. The path of a run may hold backticks: the fence is longer than any of them."""
+    fence = "`" * (max(map(len, re.findall("`+", command)), default=0) + 1)
+    return f"{fence}{command}{fence}"
 
 
 def _cell(text: str) -> str:

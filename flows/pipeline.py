@@ -31,6 +31,7 @@ from prefect.tasks import exponential_backoff
 from curate.errors import CurateError, UsageError
 from curate.execution.context import Context
 from curate.flows import artifacts, notify
+from curate.flows.report_links import report_link
 from curate.io import storage
 from curate.pipeline import runner
 from curate.pipeline.stages.read import part_names
@@ -148,7 +149,7 @@ def curate(
                 del _OPEN[settings.run]
         shown.end()
         if manifest is not None:
-            artifacts.publish(context.run, manifest)
+            artifacts.publish(context.run, manifest, report_link(context.run, settings, root))
             runner.check_limits(settings, manifest)
             if dated:
                 commit(root, settings.run)

@@ -18,10 +18,11 @@ from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 from prefect.types.entrypoint import EntrypointType
 
 from curate.errors import CurateError, UsageError
-from curate.flows import server
+from curate.flows import reports, server
 from curate.flows.runner import Overlap, ScheduleRunner
+from curate.recipe import Recipe
 
-__all__ = ["check_schedule", "known_server", "own_server", "serve"]
+__all__ = ["check_schedule", "known_server", "own_server", "serve", "shown_reports"]
 
 
 def check_schedule(cron: str, timezone: str, name: str) -> None:
@@ -83,6 +84,21 @@ def own_server(port: int) -> Iterator[server.Server]:
                 yield own
         finally:
             del os.environ["PREFECT_API_URL"]
+
+
+@contextlib.contextmanager
+def shown_reports(recipe: Recipe, port: int | None, say: Callable[[str], None]) -> Iterator[None]:
+    """Show the reports of a schedule to browsers on this machine while inside.
+
+    port : the port; 0 for none. Without one it is the usual one, and none where a web server shows them (`report.url`).
+    """
+    if port == 0 or (port is None and recipe.report.url is not None):
+        yield
+        return
+    with reports.shown(Path(recipe.run), port, Path(PREFECT_HOME.value()) / "curate-reports-key", say) as at:
+        if at is not None:
+            say(f"reports are shown at {at} on this machine, to those who have their links (in Prefect)")
+        yield
 
 
 def serve(

@@ -30,6 +30,15 @@ def schedule(
         Option("--start-server", help="Start a Prefect server here; else PREFECT_API_URL names yours."),
     ] = False,
     port: Annotated[int, Option("--port", min=1, max=65535, help="With --start-server: its port.")] = 4200,
+    reports_port: Annotated[
+        int | None,
+        Option(
+            "--reports-port",
+            min=0,
+            max=65535,
+            help="The port of 127.0.0.1 at which browsers are shown the reports; 4201 by default, 0: none.",
+        ),
+    ] = None,
     overlap: Annotated[
         Literal["wait", "cancel"],
         Option(
@@ -68,11 +77,12 @@ def schedule(
     try:
         with serve.own_server(port) if start_server else serve.known_server() as at:
             note(f"{recipe}: '{cron}' ({timezone}), each time into {loaded.run}/<time>; server: {at.url}")
-            note(f"now, in between: prefect deployment run 'curate/{name}'. End with Ctrl-C")
-            serve.serve(
-                recipe, overrides, cron=cron, timezone=timezone, name=name,
-                at=at, overlap=overlap, patience_s=patience_s, say=note,
-            )  # fmt: skip
+            with serve.shown_reports(loaded, reports_port, note):
+                note(f"now, in between: prefect deployment run 'curate/{name}'. End with Ctrl-C")
+                serve.serve(
+                    recipe, overrides, cron=cron, timezone=timezone, name=name,
+                    at=at, overlap=overlap, patience_s=patience_s, say=note,
+                )  # fmt: skip
     except UsageError:
         raise
     except Exception as error:

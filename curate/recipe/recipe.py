@@ -1,5 +1,6 @@
 """The whole recipe."""
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
@@ -49,6 +50,15 @@ def _cluster(value: str) -> str:
     """Return the address of a cluster, not that of a Ray client: a run is part of the cluster it works on."""
     if "://" in value:
         raise ValueError(f"must be auto or host:port of a cluster this machine belongs to, got {value!r}")
+    return value
+
+
+def _web_folder(value: str) -> str:
+    """Return the address of a folder on a web server: one that paths can be put behind, without a secret."""
+    if not re.fullmatch(r"https?://[^/\s?#@<>()]+(/[^\s?#<>()]*)?", value):
+        raise ValueError(
+            f"must be an http(s) address of a folder, without a password, ? and #, got {value!r}"
+        )
     return value
 
 
@@ -125,9 +135,14 @@ class Limits(Settings):
 
 
 class Report(Settings):
-    """What the report shows besides. by : columns of the source by whose values it counts rows and kept rows."""
+    """What the report shows besides, and where people find it.
+
+    by : columns of the source by whose values it counts rows and kept rows. url : where a web server of yours shows the
+    folder `run`; the artifact of a Prefect flow links there.
+    """
 
     by: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(listed)] = ()
+    url: Annotated[str, AfterValidator(_web_folder)] | None = None
 
 
 class Recipe(Settings):
@@ -229,6 +244,8 @@ class Recipe(Settings):
 
     def to_yaml(self) -> str:
         """Return the recipe with every setting filled in, without secrets; `${ENV}` stays as it is."""
-        later = set() if self.report.by else {"report"}  # recipes of runs made before stay as they are
+        later = (
+            {"report"} if self.report == Report() else set()
+        )  # recipes of runs made before stay as they are
         values = self.model_dump(mode="json", exclude=later)
         return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)

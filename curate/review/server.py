@@ -126,10 +126,17 @@ def is_loopback(host: str) -> bool:
     return host in LOOPBACK or host.startswith("127.")
 
 
-def open_browser(url: str) -> None:
-    """Open an address in the browser of the user; nothing where there is no screen."""
+def open_browser(url: str, *, wait: bool = False) -> bool:
+    """Open an address in the browser of the user; return False where there is no screen.
+
+    wait : whether to return only when the browser was told, as a process that ends next must.
+    """
     if sys.platform == "linux" and not any(
         os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "WSL_DISTRO_NAME")
     ):
-        return
-    threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
+        return False
+    telling = threading.Thread(target=webbrowser.open, args=(url,), daemon=True)
+    telling.start()
+    if wait:
+        telling.join()
+    return True

@@ -1,231 +1,42 @@
 """The Prefect flow: against a real server, on a schedule, as an entrypoint in a new interpreter."""
 
-import contextlib
-import doctest
-import importlib
 import json
 import os
+import re
 import socket
-import subprocess
 import sys
-import time
-import tomllib
-from datetime import UTC, datetime, timedelta
-from importlib import metadata
-from pathlib import Path
-from types import SimpleNamespace
+import urllib.request
 from typing import get_args
 
-import psutil
 import pytest
 import yaml
-from packaging.requirements import Requirement
 
 from curate.analysis.summary.matters import what_matters
 from curate.analysis.summary.summary import summarize
-from curate.errors import BudgetError, CurateError, ModelError, RecipeError, RunError, UnusableLimitError
+from curate.errors import BudgetError, RecipeError, RunError, UnusableLimitError
 from curate.pipeline import runner
-from curate.recipe.loading import parse_recipe
 from curate.runs.folder import RunFolder
-from tests.fixtures.builders import planted, recipe_values, write_shards
+from tests.fixtures.builders import recipe_values
 from tests.fixtures.calls import curate
-
-ROOT = Path(__file__).resolve().parents[2]
-SCRIPT = str(ROOT / "flows" / "pipeline.py")
-STAGES = list(runner.STAGES)
-
-
-def wait_for(ready, seconds=30.0):
-    """Return what `ready` returns once it is true: the server records states and logs a little later."""
-    deadline = time.monotonic() + seconds
-    while not (found := ready()) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    return found
-
-
-def processes_with(home):
-    """Return the command lines of processes that were started with this PREFECT_HOME, this one aside."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if process.pid != os.getpid() and process.environ().get("PREFECT_HOME") == str(home):
-                found.append(" ".join(process.cmdline()))
-        except psutil.Error:
-            continue
-    return found
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    """A fresh PREFECT_HOME; nothing that was started with it is left at the end."""
-    folder = tmp_path_factory.mktemp("prefect")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PREFECT_HOME", str(folder))
-        patch.setenv("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
-        patch.setenv("PREFECT_SERVER_UI_ENABLED", "false")
-        patch.setenv("DO_NOT_TRACK", "1")
-        # Prefect keeps what it reads when it is first imported: not the address of a server that will be gone.
-        importlib.import_module("curate.flows.pipeline")
-        yield folder
-    assert wait_for(lambda: not processes_with(folder), 10), processes_with(folder)
-
-
-@pytest.fixture(scope="module")
-def server(home):
-    """The API address of a real server, started as `curate schedule --start-server` does; one for the whole file."""
-    from curate.flows.server import started
-
-    with contextlib.ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
-        for last in (False, False, True):  # other tests look for free ports too, and may be faster
-            with socket.socket() as free:
-                free.bind(("127.0.0.1", 0))
-                port = free.getsockname()[1]
-            try:
-                own = stack.enter_context(started(port, home / "server.log"))
-            except CurateError:
-                if last:
-                    raise
-            else:
-                break
-        patch.setenv("PREFECT_API_URL", own.url)
-        yield own.url
-
-
-#: Runs at the beginning of every interpreter that finds it: a flow's filter stage waits while there is a file `hold`.
-HOLD = """
-import pathlib, sys, time
-if any("flow_engine" in word or "engine" in word for word in sys.orig_argv):
-    from curate.pipeline.stages.filter import Filter
-    run = Filter.run
-    def held(stage):
-        while pathlib.Path("hold").exists():
-            time.sleep(0.05)
-        return run(stage)
-    Filter.run = held
-"""
-
-
-@pytest.fixture(scope="module")
-def served(flows, shards, tmp_path_factory):
-    """A schedule that fires within 75 s from its start (later where that takes longer): its folder, its process.
-
-    flows : so that this process asks the same server, whichever tests are run.
-    """
-    folder = tmp_path_factory.mktemp("served")
-    (folder / "python").mkdir()
-    (folder / "python" / "sitecustomize.py").write_text(HOLD)
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe_values(shards, "nightly")))
-    soon = datetime.now(UTC) + timedelta(seconds=75)
-    minutes = ",".join(str((soon.minute + late) % 60) for late in range(0, 15, 3))
-    command = [sys.executable, "-m", "curate", "schedule", "recipe.yaml", "--cron", f"{minutes} * * * *"]
-    changes = {"PYTHONPATH": str(folder / "python"), "PREFECT_RUNNER_POLL_FREQUENCY": "1"}
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen(command, cwd=folder, env=os.environ | changes, stdout=log, stderr=log)
-    try:
-        yield folder, process
-    finally:
-        process.kill()
-        process.wait()
-
-
-@pytest.fixture(scope="module")
-def flows(server, home):
-    """The flow's module, in a process that talks to the test server."""
-    from prefect import settings
-
-    from curate.flows import pipeline as module
-
-    changes = {
-        settings.PREFECT_API_URL: server,
-        settings.PREFECT_HOME: home,
-        # Stopping the heartbeat thread takes a second of every run.
-        settings.PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None,
-    }
-    with settings.temporary_settings(changes):
-        yield module
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory):
-    """600 rows with own vectors: 5 copies, 5 near-copies, one vector that is no number."""
-    vectors = planted(600, copies=5, near=5)
-    vectors[300] = float("nan")
-    return write_shards(tmp_path_factory.mktemp("source"), vectors)
-
-
-@pytest.fixture(scope="module")
-def plain(shards, tmp_path_factory):
-    """The same run without Prefect."""
-    out = tmp_path_factory.mktemp("plain") / "run"
-    outcome = runner.run(parse_recipe(recipe_values(shards, out)))
-    return out, outcome.manifest["counts"]
-
-
-def decisions(run):
-    files = sorted((Path(run) / "5_decisions").glob("*.parquet"))
-    assert len(files) == 3  # one per shard, and nothing else
-    return {file.name: file.read_bytes() for file in files}
-
-
-def ran(command, folder, environment=None):
-    return subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=200
-    )
-
-
-def task_runs(state):
-    from prefect.client.orchestration import get_client
-    from prefect.client.schemas.filters import FlowRunFilter
-
-    with get_client(sync_client=True) as client:
-        return client.read_task_runs(
-            flow_run_filter=FlowRunFilter(id={"any_": [state.state_details.flow_run_id]})
-        )
-
-
-def states(state):
-    return {run.name: run.state_name for run in task_runs(state)}
-
-
-def artifact(state):
-    from prefect.client.orchestration import get_client
-    from prefect.client.schemas.filters import ArtifactFilter
-
-    with get_client(sync_client=True) as client:
-        found = client.read_artifacts(
-            artifact_filter=ArtifactFilter(flow_run_id={"any_": [state.state_details.flow_run_id]})
-        )
-    return {item.key: item.data for item in found if item.key}
-
-
-def log_lines(state):
-    from prefect.client.orchestration import get_client
-    from prefect.client.schemas.filters import LogFilter
-
-    with get_client(sync_client=True) as client:
-        logs = client.read_logs(LogFilter(flow_run_id={"any_": [state.state_details.flow_run_id]}))
-    return [log.message for log in logs]
-
-
-# --- what needs no server
-
-
-def test_pins():
-    """Beside newer versions no flow starts (FastAPI), or no schedule ever fires (SQLAlchemy), unseen."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    needs = {need.name: need.specifier for need in map(Requirement, project["dependencies"])}
-    for name, broken in {"fastapi": "0.151.0", "sqlalchemy": "2.1.0", "prefect": "3.9.0"}.items():
-        assert not needs[name].contains(broken)
-        assert needs[name].contains(metadata.version(name))
-
-
-def test_no_flow_file_shadows_the_package():
-    names = {path.stem for path in (ROOT / "flows").glob("*.py")}
-    assert "pipeline" in names
-    assert not names & ({"curate", "prefect"} | sys.stdlib_module_names)
-
+from tests.fixtures.flow_runs import (
+    ROOT,
+    SCRIPT,
+    STAGES,
+    artifact,
+    decisions,
+    log_lines,
+    ran,
+    states,
+    task_runs,
+    wait_for,
+)
 
 # --- against a server
+
+
+def escaped(path):
+    """Return a path as Markdown has it."""
+    return str(path).replace("_", "\\_")
 
 
 @pytest.mark.flow
@@ -251,7 +62,11 @@ def test_flow_gives_what_a_plain_run_gives(flows, served, shards, plain, tmp_pat
     assert wait_for(lambda: states(state) == completed), states(state)
     shown = artifact(state)
     assert shown["curate-progress"] == 100
-    assert shown["curate-report"].endswith(f"]({(tmp_path / 'run' / '7_report' / 'report.html').as_uri()})")
+    # Nothing shows it to browsers: no link that they would refuse, but what to type.
+    assert shown["curate-report"] == (
+        f"Report of {escaped(tmp_path / 'run')}: Nothing shows it to a browser. On {socket.gethostname()}, type "
+        f"`curate report {tmp_path / 'run'} --open`"
+    )
     largest = [row["n_eligible"] for row in json.loads(shown["curate-concepts"])]
     assert len(largest) == 8 and largest == sorted(largest, reverse=True)
     done = RunFolder(folder)
@@ -383,16 +198,6 @@ def test_held_run_folder_is_refused(flows, shards, tmp_path):
 
 
 @pytest.mark.flow
-def test_is_transient(flows):
-    refused = RunError("cannot write x: the disk is full")
-    refused.__cause__ = OSError(28, "No space left on device")
-    for error in (refused, CurateError("a worker process died"), TimeoutError(), MemoryError()):
-        assert flows.is_transient(error)
-    for error in (RecipeError("x"), BudgetError("x"), ModelError("no model is called x")):
-        assert not flows.is_transient(error)
-
-
-@pytest.mark.flow
 def test_script_tells_what_is_wrong(flows, shards, tmp_path, capsys):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(recipe_values(shards, tmp_path / "run")))
@@ -400,28 +205,6 @@ def test_script_tells_what_is_wrong(flows, shards, tmp_path, capsys):
     assert capsys.readouterr().err.startswith("error: select.kepe is not a setting; did you mean 'keep'?")
     assert flows.main([str(recipe), "--set", f"source.path={tmp_path / 'none'}"]) == 2
     assert "error: " in capsys.readouterr().err
-
-
-@pytest.mark.flow
-def test_examples(flows):
-    from curate.flows import artifacts
-
-    assert doctest.testmod(artifacts) == (0, 2)
-
-
-@pytest.mark.flow
-def test_concepts_are_shown_by_their_names(flows):
-    import polars as pl
-
-    from curate import schema
-    from curate.flows import artifacts
-
-    plain = pl.DataFrame(schema.DECISION_CONCEPTS.empty_table()).clear(1)
-    largest = plain.with_columns(name=pl.lit("red | car"), share=pl.lit(0.5))
-    for frame, names in ((largest, ["concept", "name"]), (plain, ["concept", "n_eligible"])):
-        [row] = artifacts.concept_rows(SimpleNamespace(listed={"largest": frame}))
-        assert list(row)[:2] == names and "share" not in row
-        assert row.get("name") in ("red | car", None)
 
 
 # --- whom it tells
@@ -471,31 +254,6 @@ def test_script_runs_the_flow(server, shards, plain, tmp_path):
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {"run": "out", "worked": STAGES[:7], "counts": None}
     assert decisions(tmp_path / "out") == decisions(plain[0])
-
-
-@pytest.mark.flow
-@pytest.mark.long
-def test_script_starts_and_stops_its_own_server(shards, plain, tmp_path):
-    """Also when it is terminated: Prefect alone would leave the server running."""
-    home = tmp_path / "home"
-    values = recipe_values(shards, "out", workers=2)
-    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(values))
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
-    environment |= {"PREFECT_HOME": str(home)}
-    command = [sys.executable, SCRIPT, "recipe.yaml"]
-    with (tmp_path / "log").open("w") as log:
-        process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=log, stderr=log)
-    assert wait_for(lambda: "Beginning flow run" in (tmp_path / "log").read_text(), 150)
-    assert any("uvicorn" in line for line in processes_with(home))
-    process.terminate()
-    assert process.wait(30) == 143
-    assert wait_for(lambda: not processes_with(home), 10), processes_with(home)
-    assert not (tmp_path / "out" / ".lock").exists()
-
-    done = ran(command, tmp_path, environment)
-    assert done.returncode == 0, done.stderr
-    assert decisions(tmp_path / "out") == decisions(plain[0])
-    assert wait_for(lambda: not processes_with(home), 10), processes_with(home)
 
 
 # --- on a schedule
@@ -553,6 +311,12 @@ def test_scheduled_run_fires(served, plain):
     run = root / (root / "latest").read_text().strip()
     assert [path for path in root.glob("*Z")] == [run]
     assert decisions(run) == decisions(plain[0])
+    # The link of its artifact works from a browser: the schedule shows the report.
+    shown = artifact(fired.state)["curate-report"]
+    link = re.fullmatch(r"\[Report of .*\]\((http://127\.0\.0\.1:\d+/[\w-]+/.*/report\.html)\)", shown)
+    assert link, shown
+    with urllib.request.urlopen(link[1], timeout=10) as page:
+        assert page.read() == (run / "7_report" / "report.html").read_bytes()
 
 
 @pytest.mark.long

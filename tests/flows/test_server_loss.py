@@ -22,6 +22,7 @@ from curate.errors import CurateError
 from curate.flows import notify, server
 from curate.recipe import Notify
 from tests.fixtures.builders import planted, recipe_values, write_shards
+from tests.fixtures.flow_runs import free_port
 
 #: Answers at the port of its first argument; with `child`, a process of its own does, as a server's workers may.
 FAKE = """
@@ -37,12 +38,6 @@ class Healthy(BaseHTTPRequestHandler):
         pass
 HTTPServer(("127.0.0.1", int(sys.argv[1])), Healthy).serve_forever()
 """
-
-
-def free_port():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """The report of a real run, opened from disk in Chromium with the network off, and used as a person would."""
 
 import json
+import os
 import shutil
 from types import SimpleNamespace
 
@@ -412,3 +413,35 @@ def test_the_page_of_a_concept(run, visit):
     assert len(seen.noted) == 1 and "undefined_name" in seen.noted[0]
     missing = command("report", run, "--concept", 99)
     assert missing.code == 2 and missing.error.startswith("--concept 99: ")
+
+
+def test_the_report_works_where_a_schedule_shows_it(chromium, run, tmp_path, monkeypatch):
+    """Its scripts run, pictures open, lists are saved, below the stricter policy of that server; and it can ask nobody."""
+    from curate.flows import report_links, reports
+
+    root, name = tmp_path / "nightly", "2026-11-30T030000Z"
+    root.mkdir()
+    shutil.copytree(run / "7_report", root / name / "7_report")
+    with reports.shown(root, 0, tmp_path / "key", pytest.fail) as at:
+        context = chromium.new_context()
+        page, noted = context.new_page(), []
+        page.on("console", lambda message: noted.append(message.text))
+        page.on("pageerror", lambda error: noted.append(str(error)))
+        page.goto(f"{os.environ[report_links.SHOWN_AT]}/{name}/report.html")
+        assert page.inner_text("#rows-in") == "240"
+        shots = page.locator("[data-list=hardest_kept] button.open")
+        shots.nth(0).click()
+        assert page.locator("#large img").evaluate("one => one.complete && one.naturalWidth > 0")
+        page.click("#large-copy")
+        assert page.inner_text("#large-said").startswith(("copied", "selected"))
+        page.click("#large-pick")
+        page.keyboard.press("Escape")
+        with page.expect_download() as saved:
+            page.click("#picked-save")
+        saved.value.save_as(tmp_path / "picked.txt")
+        assert len((tmp_path / "picked.txt").read_text().splitlines()) == 1
+        assert noted == []
+        assert page.evaluate("self.origin") == "null"
+        asked = f"fetch('{at}/').then(() => 'answered', () => 'refused')"
+        assert page.evaluate(asked) == "refused"
+        context.close()

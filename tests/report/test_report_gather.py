@@ -221,6 +221,26 @@ def test_the_report_is_written_anew_on_demand(run):
     assert command("verify", run).code == 0
 
 
+def test_the_report_is_opened_where_there_is_a_screen(run, monkeypatch):
+    opened, page = [], run / "7_report" / "report.html"
+    monkeypatch.setattr("curate.review.server.webbrowser.open", opened.append)
+    for name in ("DISPLAY", "WAYLAND_DISPLAY", "WSL_DISTRO_NAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("sys.platform", "linux")
+    said = command("report", run, "--concept", 0, "--open")
+    assert (said.code, opened) == (0, [])
+    assert said.err.splitlines()[-1] == (
+        f"there is no screen here; to see the rows in a browser elsewhere: curate review {run}"
+    )
+    monkeypatch.setenv("DISPLAY", ":0")
+    said = command("report", run, "--concept", 0, "--open")
+    assert (said.code, said.out, opened) == (
+        0,
+        f"{page.parent / '_concept-0.html'}\n",
+        [f"{page.parent.as_uri()}/_concept-0.html"],
+    )
+
+
 def test_wrong_requests(run, tmp_path):
     assert command("report", tmp_path).error == f"{tmp_path} is not a run folder: it has no recipe.yaml"
     assert command("report", run, "--concept", 8).error == f"--concept 8: {run} has 0 to 7"
