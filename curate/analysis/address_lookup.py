@@ -81,4 +81,4 @@ def _column(shard: Shard) -> str | None:
     schema = ShardReader().schema(shard)
     have = {name.lower(): name for name in reversed(columns_here(schema).names)}
     named = next((have[name] for name in _NAMES if name in have), None)
-    return "url" if named is None and field_place(schema.names, "url") is not None else named
+    return "url" if named is None and field_place(schema, "url") is not None else named

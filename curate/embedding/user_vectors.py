@@ -156,6 +156,8 @@ def _open(system: Any, path: str) -> _Part:  # noqa: ANN401 - fsspec has no type
             offset = file.tell()
     except FileNotFoundError as error:
         raise UsageError(f"embed.files: {path!r} does not exist") from error
+    except PermissionError as error:
+        raise EmbeddingError(f"{path}: {error.strerror or 'no permission to read it'}") from error
     except Exception as error:  # NumPy reads the header as Python, and raises what that raises
         said = " ".join(str(error).split())[:200] or type(error).__name__
         said = f"not a .npy file: {said}" if path.lower().endswith(".npy") else kinds_said(path)

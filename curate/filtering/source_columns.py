@@ -1,6 +1,6 @@
 """Columns of the source that conditions read: what is in no table of a run is read from the shards again.
 
-A name is that of a column, or of a field of the JSON member of a tar's samples. With ``source.`` before it, it is one of
+A name is that of a column, of a field of the JSON member of a tar's samples, or of one within a column (`meta.w`). With ``source.`` before it, it is one of
 the source also where a table of the run has a column of that name.
 """
 
@@ -13,11 +13,12 @@ import pyarrow as pa
 
 from curate.errors import SourceError
 from curate.filtering.expressions import BEFORE, numbers_in
-from curate.filtering.json_fields import column_of, field_place, fields_of
+from curate.filtering.json_fields import column_of, field_place, fields_of, inner_type
 from curate.filtering.sql import parsed
 from curate.sources.arrow_types import is_list, is_string, plain_schema, plain_type
 from curate.sources.base import Shard
 from curate.sources.registry import ShardReader, check_unchanged, format_of
+from curate.sources.tar.roles import KEY
 
 __all__ = [
     "SourceColumns", "as_frame", "columns_here", "find_columns", "is_there", "numbers_of", "read_by", "values_of",
@@ -68,7 +69,7 @@ class _Places:
         schema = ShardReader().schema(shard)
         self._types = types
         self._columns = {name: one for name in types if (one := _column(schema, name)) is not None}
-        rest = {name: field_place(schema.names, _bare(name)) for name in types if name not in self._columns}
+        rest = {name: field_place(schema, _bare(name)) for name in types if name not in self._columns}
         self._fields = {name: place for name, place in rest.items() if place is not None}
         self.read = list(dict.fromkeys((*self._columns.values(), *(one for one, _ in self._fields.values()))))
         there = (*self._columns, *self._fields)
@@ -126,7 +127,7 @@ def _column(schema: pa.Schema, name: str) -> str | None:
 
 def is_there(schema: pa.Schema, name: str) -> bool:
     """Return True if a shard with this schema has a column of a name, or JSON members that may have such a field."""
-    return _column(schema, name) is not None or field_place(schema.names, _bare(name)) is not None
+    return _column(schema, name) is not None or field_place(schema, _bare(name)) is not None
 
 
 def values_of(shard: Shard, row: int, names: Sequence[str]) -> dict[str, object]:
@@ -163,9 +164,9 @@ def find_columns(
         here = {f"{BEFORE}{name}" if name in known else name: field for name, field in fields.items()}
         for name in asked:
             one = fields.get(name) or fields.get(_bare(name))
-            place = field_place(schema.names, _bare(name)) if one is None else None
+            place = field_place(schema, _bare(name)) if one is None else None
             if place is not None:
-                one = fields.get(".".join(place)) or fields.get(place[1])
+                one = _field_at(shard, schema, place, fields)
             if one is not None:
                 number = name in numbers and one.name in untyped and is_string(one.type)
                 here[name] = one.with_type(pa.float64()) if number else one
@@ -175,6 +176,16 @@ def find_columns(
         if all(name in found and not pa.types.is_null(found[name].type) for name in asked):
             break
     return pa.schema(list(found.values()))
+
+
+def _field_at(
+    shard: Shard, schema: pa.Schema, place: tuple[str, str], fields: Mapping[str, pa.Field]
+) -> pa.Field | None:
+    """Return the field at a place within a column; fields : those of the JSON members of a tar."""
+    if KEY in schema.names:
+        return fields.get(".".join(place)) or fields.get(place[1])
+    kind = inner_type(shard, schema, place)
+    return None if kind is None else pa.field(".".join(place), kind)
 
 
 def read_by(conditions: Sequence[object], known: Sequence[str]) -> tuple[str, ...]:

@@ -93,6 +93,8 @@ def _no_column(name: str, condition: str, columns: Sequence[str], source: Sequen
         said += f"; did you mean json.{inner[0]}?"
     elif close:
         said += f"; did you mean {near[close[0]]!r}?"
+    elif inner is not None:
+        said += f" (a field within a column of the source goes by source.{inner[0]})"
     have = ", ".join(column for column in columns if column not in source)
     there = ", ".join(source[:_MOST_NAMED]) + (
         f" and {len(source) - _MOST_NAMED:,} more" * (len(source) > _MOST_NAMED)
@@ -114,7 +116,8 @@ def _hint(error: pl.exceptions.PolarsError, condition: str) -> str:
     text = str(error)
     if isinstance(error, pl.exceptions.StructFieldNotFoundError):
         dotted = re.search(r"\w+(?:\.\w+)+", condition)
-        return f" is no field here: {dotted[0] if dotted else condition} names one of a struct; a field of JSON members goes by json.{dotted[0] if dotted else condition}"
+        named = dotted[0] if dotted else condition
+        return f" is no field here; one within a column of the source goes by source.{named}, one of JSON members by json.{named}"
     if "cannot compare string with numeric" in text or "cannot check for" in text:
         return _CASTING
     return next((way for said, way in _WAYS.items() if said in text), "")

@@ -28,6 +28,7 @@ from curate.io.secrets import hidden_values
 
 __all__ = [
     "A_RUN",
+    "LOST",
     "Entry",
     "StorageOptions",
     "cause",
@@ -66,6 +67,8 @@ SIGNS = (
 #: What lies beside `recipe.yaml` in a folder that curate wrote, the second one from the beginning on.
 SIGNS_OF_A_RUN = ("manifest.json", ".work/recipe.json")
 A_RUN = "a run of curate"
+#: What a file system keeps in its top folder, and nobody but root may list.
+LOST = "lost+found"
 #: What lies in the folder `store` of dated runs, which their tables share (`runs.dated`, on a local disk only).
 SIGNS_OF_A_STORE = ("0_samples", "keys")
 _IN_A_RUN = re.compile(r"/(?:[0-9]_[a-z]+/|logs/|keys/|\.work/|recipe\.yaml$|manifest\.json$)")
@@ -387,7 +390,7 @@ def _tell_hidden(paths: Iterable[str]) -> None:
 
 def _walk_local(folder: str) -> Iterator[str]:
     seen: set[str] = set()
-    for here, folders, names in os.walk(folder, followlinks=True):
+    for here, folders, names in os.walk(folder, followlinks=True, onerror=_unlisted):
         real = os.path.realpath(here)
         looked_into = "recipe.yaml" in names or here.endswith("/store")
         if here != folder and looked_into and is_run_folder(fsspec.filesystem("file"), here):
@@ -400,6 +403,13 @@ def _walk_local(folder: str) -> Iterator[str]:
         if real not in seen:
             yield from (os.path.join(here, name) for name in names if name[0] not in "._")  # noqa: PTH118
         seen.add(real)
+
+
+def _unlisted(error: OSError) -> None:
+    """Raise for a folder that cannot be listed: what it holds would be missing without a word."""
+    if not str(error.filename).endswith(f"/{LOST}"):
+        raise error
+    passed_over(f"{error.filename}/", "of the file system")
 
 
 def _local_entry(path: str) -> Entry | None:

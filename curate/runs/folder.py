@@ -179,7 +179,10 @@ class RunFolder:
         path = folder / MARKER
         try:
             now = path.stat()
-        except OSError:
+        except (
+            FileNotFoundError,
+            NotADirectoryError,
+        ):  # anything else says nothing of whether it is finished
             return None
         return _marker_in(path, now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns)
 

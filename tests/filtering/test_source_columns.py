@@ -264,6 +264,52 @@ def test_fields_of_json_members_are_columns(tmp_path, condition, holds):
     assert [row for row in range(60) if passed[row]] == oracle(holds, 60) != []
 
 
+@pytest.mark.parametrize("form", ["parquet", "jsonl", "text"])
+@pytest.mark.parametrize(
+    ("condition", "holds"),
+    [
+        ("source.meta.w < 5", lambda m: m["w"] is not None and m["w"] < 5),
+        ("source.meta.who = 'b'", lambda m: m["who"] == "b"),
+        ("source.meta.inner.x >= 0.5", lambda m: m["inner"]["x"] >= 0.5),
+        ("source.meta.w is null", lambda m: m["w"] is None),
+    ],
+)
+def test_fields_of_structs_and_of_texts_that_are_json(tmp_path, form, condition, holds):
+    metas = [
+        {"w": None if row % 9 == 4 else row, "who": "ab"[row % 2], "inner": {"x": row / 20}}
+        for row in range(20)
+    ]
+    if form == "jsonl":
+        (tmp_path / "a.jsonl").write_text(
+            "".join(json.dumps({"caption": "c", "meta": one}) + "\n" for one in metas)
+        )
+    else:
+        column = metas if form == "parquet" else [json.dumps(one) for one in metas]
+        pq.write_table(pa.table({"caption": ["c"] * 20, "meta": column}), tmp_path / "a.parquet")
+    kind = "jsonl" if form == "jsonl" else "parquet"
+    [shard] = format_of(kind).find(str(tmp_path / f"a.{kind}"))
+    found = beside(shard, range(20), read_by([condition], ["width"]), batch_bytes=200)
+    passed = failed_condition(found, [condition], {}).is_null()
+    assert [row for row in range(20) if passed[row]] == [row for row in range(20) if holds(metas[row])] != []
+
+
+def test_a_field_that_no_row_has_is_no_column_and_one_without_source_is_told(tmp_path):
+    metas = {"about": [{"w": 1}], "text": ['{"w": 1}']}
+    pq.write_table(pa.table({"caption": ["c"], **metas}), tmp_path / "a.parquet")
+
+    def check(condition):
+        check_recipe(
+            parse_recipe(recipe_values(str(tmp_path / "a.parquet"), tmp_path / "run", filter=[condition]))
+        )
+
+    check("source.about.w = 1 and source.text.w = 1")
+    for column in metas:
+        with pytest.raises(UsageError, match=rf"no column 'source\.{column}\.v'"):
+            check(f"source.{column}.v = 1")
+        with pytest.raises((UsageError, RecipeError), match=rf"goes by source\.{column}\.w"):
+            check(f"{column}.w = 1")
+
+
 def test_values_that_are_not_of_the_type_of_their_field_are_null_and_text_that_is_a_number_is_one(tmp_path):
     first = [{"a": 1, "b": "x", "c": True}] * PEEKED_ROWS
     odd = [

@@ -10,6 +10,7 @@ import pytest
 from curate.errors import RecipeError, SourceError, UsageError
 from curate.io import retries
 from curate.io.filesystem import open_binary, resolve_options, version_of
+from curate.io.found import counting
 from curate.io.names import original, printable
 from curate.io.paths import expand, expand_braces, fingerprint, split_of
 
@@ -320,6 +321,27 @@ def test_options_take_variables_and_never_show_them(tree, monkeypatch):
 )
 def test_split_of(name, url, split):
     assert split_of(name, url) == split
+
+
+def test_a_folder_that_cannot_be_listed_is_not_taken_for_an_empty_one(tree, monkeypatch):
+    """But for the one that a file system keeps for itself."""
+    listed = os.scandir
+    (tree / "a" / "lost+found").mkdir()
+    refused = [tree / "a" / "lost+found"]
+
+    def scandir(path):
+        if Path(path) in refused:
+            raise PermissionError(13, "Permission denied", str(path))
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with counting() as counted:
+        assert names("a") == ["0.parquet", "1.parquet", "deep/er/2.parquet"]
+    assert "lost+found/ (of the file system)" in str(counted)
+    for folder in ("a", "a/deep/er"):
+        refused.append(tree / folder)
+        with pytest.raises(SourceError, match="a: cannot be read: Permission denied"):
+            expand("a")
 
 
 class _Answers(http.server.BaseHTTPRequestHandler):

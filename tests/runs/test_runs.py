@@ -317,6 +317,24 @@ def test_reading_what_is_not_there(world, tmp_path):
             read()
 
 
+def test_a_stage_that_may_not_be_read_is_not_taken_for_unfinished(tmp_path, monkeypatch):
+    """It was made anew, or "not there yet"."""
+    folder = RunFolder(tmp_path / "run")
+    assert folder.marker(folder.decisions) is None
+    folder.decisions.mkdir(parents=True)
+    folder.mark(folder.decisions, "abc", {})
+    listed = Path.stat
+
+    def stat(path, **keywords):
+        if path.parent == folder.decisions:
+            raise PermissionError(13, "Permission denied", str(path))
+        return listed(path, **keywords)
+
+    monkeypatch.setattr(Path, "stat", stat)
+    with pytest.raises(PermissionError):
+        folder.marker(folder.decisions)
+
+
 # --- the lock ---------------------------------------------------------------------------------------
 
 

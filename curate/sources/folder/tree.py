@@ -274,6 +274,9 @@ def _tree(
     waiting = [folder]
     while waiting:
         here = waiting.pop()
+        if here == f"{filesystem.LOST}/":
+            passed_over(f"{root}/{here}", "of the file system")
+            continue
         with filesystem.explained(f"{root}/{here}", options):
             fs, path = filesystem.filesystem(f"{root}/{here}", options)
             if filesystem.is_local(fs):
