@@ -11,6 +11,7 @@ __all__ = [
     "say_concepts",
     "say_first",
     "say_labels",
+    "say_held",
     "say_unseen",
 ]
 
@@ -123,6 +124,7 @@ def say_concepts(levels: Sequence[int] | None, balance: Facts | None) -> list[st
         found.append("concepts in levels: " + ", then ".join(f"{count:,}" for count in levels))
     if balance:
         found.append(
+            + say_held(first.get("noise_held", 0), first.get("noise_gone", 0))
             f"select: the kept rows are spread as over {balance['effective']:,.1f} equal concepts, of "
             f"{balance['concepts']:,} that have rows"
         )
@@ -132,6 +134,20 @@ def say_concepts(levels: Sequence[int] | None, balance: Facts | None) -> list[st
 def lines(
     errors: Facts | None, first: Facts | None, auto: Facts | None, concepts: Sequence[str] = ()
 ) -> Sequence[str]:
+def say_held(held: int, gone: int = 0) -> str:
+    """Return what is added about rows that would have gone as noise, had nobody said that they stay, or dropped them.
+
+    >>> say_held(3), say_held(0), say_held(0, 2)
+    ('; 3 more stay: they are pinned or kept, or somebody said which label is right', '', '; people dropped 2 more')
+    """
+    stay = (
+        f"; {held:,} more stay: they are pinned or kept, or somebody said which label is right"
+        if held
+        else ""
+    )
+    return stay + (f"; people dropped {gone:,} more" if gone else "")
+
+
     """Return all that is said: what method auto said of itself, or the sentences on labels and on what came first.
 
     concepts : what `say_concepts` gave.
