@@ -22,7 +22,7 @@ PAGE = Path(__file__).with_name("recipe.md")
 COMMENTED = Path(__file__).resolve().parents[1] / "curate/cli/recipe.yaml"
 ABOVE = """# Every setting of a recipe
 
-A recipe is one YAML file. `curate init recipe.yaml` writes one with every setting, its default and a comment; `curate run recipe.yaml --dry-run` checks
+A recipe is one YAML file. `curate init recipe.yaml` writes one with every setting and a comment, which does what `curate filter` does; `curate run recipe.yaml --dry-run` checks
 it. A setting that there is not is refused, with the nearest one there is. `--set select.keep=0.2` replaces one for a call, `${NAME}` in a value is read
 from the environment. Of `select` and `weight` each method has settings of its own (`curate methods NAME`, [methods](methods.md)), of `score` each
 family ([scores](scores.md)).

@@ -13,9 +13,14 @@ from curate.cli.app import app
 from curate.cli.options import Option, Text
 from curate.cli.output import note
 from curate.errors import CurateError, UsageError
+from curate.recipe.recipe import AUTO_DEDUP, AUTO_SCORE
+from curate.selection.auto import Auto
 
 if TYPE_CHECKING:
     from curate.cli.survey import Survey
+
+#: Where comments stand in a recipe.
+_COLUMN = 38
 
 
 @app.command()
@@ -33,6 +38,7 @@ def init(
     text = resources.files("curate.cli").joinpath("recipe.yaml").read_text(encoding="utf-8")
     place = re.compile(r'"@SOURCE@" *(?=#)')
     text = place.sub(lambda old: f"{json.dumps(source, ensure_ascii=False):<{len(old[0]) - 1}} ", text)
+    text = proposed(text, found)
     if found is not None and _has_vectors_alone(found):
         text = _with_column(text, found.vectors[0])
     try:
@@ -69,10 +75,13 @@ def _looked_at(source: str) -> "Survey | None":
     if found.vectors:
         say = "taken" if _has_vectors_alone(found) else "to take them in place of a model"
         note(f"vectors: {', '.join(found.vectors)}; {say}: embed: {{column: {found.vectors[0]}}}")
-    if columns.label is not None:
+    if columns.label is not None and _has_vectors_alone(found):
+        note("labels: score: [heads] finds those that look wrong, and select.method: auto takes them out")
+    elif not _has_vectors_alone(found):
+        wrong = {"labels": columns.label, "captions": columns.caption}
+        such = "".join(f", wrong {what} out" for what, column in wrong.items() if column is not None)
         note(
-            "labels: score: [heads] finds those that look wrong, select.method: auto takes them out; dedup.epsilon: auto takes "
-            "near-duplicates out"
+            f"proposed is what curate filter does: near-duplicates out{such}, then a draw: select.method auto"
         )
     return found
 
@@ -87,3 +96,72 @@ def _with_column(recipe: str, column: str) -> str:
     named = json.dumps(column, ensure_ascii=False)
     recipe = re.sub(r"(?m)^  model: ", lambda found: f"  column: {named}\n  # model: ", recipe, count=1)
     return re.sub(r"(?m)^  pretrained: ", "  # pretrained: ", recipe, count=1)
+
+
+def proposed(template: str, found: "Survey | None") -> str:
+    """Return the recipe of all defaults with what `curate filter` does where it is told a share alone, and why.
+
+    found : what is at the source; None where nothing could be read, which is taken for images.
+    """
+    text = _with_method(template)
+    if found is not None and _has_vectors_alone(found):
+        return text
+    text = _set(text, "select", "at_most", "true")
+    for name, value in AUTO_DEDUP.items():
+        text = _set(text, "dedup", name, json.dumps(value).strip('"'))
+    why = "as curate filter does: near-duplicates out, but where captions differ"
+    text = text.replace("\ndedup:\n", f"\n{'dedup:':<{_COLUMN}}# {why}\n")
+    return _with_scores(text, found)
+
+
+def _set(text: str, section: str, name: str, value: str) -> str:
+    """Return a recipe with another value of a setting; its comment stays in its column."""
+    line = re.compile(rf"(?ms)(^{section}:.*?^)(  {name}: )[^#\n]*(?=#)")
+    return line.sub(lambda old: old[1] + f"{old[2]}{value} ".ljust(_COLUMN), text, count=1)
+
+
+def _with_method(text: str) -> str:
+    """Return a recipe with method auto and its settings; those that it does not have are comments."""
+    begin, end = text.index("\nselect:\n") + 1, text.index("\n\nweight:")
+    own: list[str] = []
+    other: list[str] = []
+    lines, title = other, ""
+    for line in text[begin:end].splitlines()[1:]:
+        name = re.match(r"  (?:# )?(\w+): [^#]*", line)
+        if name and name[1] in Auto.model_fields:
+            value = json.dumps(Auto.model_fields[name[1]].default).strip('"')
+            shown = name[0] if name[1] == "keep" else f"  {name[1]}: {value} "
+            line, lines = shown.ljust(_COLUMN) + line[len(name[0]) :], own
+        elif name:
+            line, lines = f"  # {name[0].strip(' #')} ".ljust(_COLUMN) + line[len(name[0]) :], other
+        elif line.startswith("  #"):
+            title, lines = line, other
+            continue
+        lines.append(line)
+    why = "as curate filter does: copies and wrong labels out, rare classes in, and a draw"
+    head = f"{'select:':<{_COLUMN}}# {why}"
+    return text[:begin] + "\n".join([head, *own, title, *other]) + text[end:]
+
+
+def _with_scores(text: str, found: "Survey | None") -> str:
+    """Return a recipe with the scores by which method auto knows what is wrong, saying what there is for them."""
+    text = re.sub(r"(?m)^score: \[clip_score\]", "score:".ljust(len("score: [clip_score]")), text, count=1)
+    columns = None if found is None else found.columns
+    there = {
+        "heads": ("labels", columns and columns.label),
+        "pair": ("captions", columns and columns.caption),
+    }
+    lines = []
+    for entry in AUTO_SCORE:
+        if isinstance(entry, str):
+            lines.append(f"  - {entry}")
+            continue
+        [(name, settings)] = entry.items()
+        what, column = there[name]
+        says = f"which {what} are wrong"
+        if columns is not None:
+            says += f": {column}" if column else "; there are none here, and nothing is asked of it"
+        shown = ", ".join(f"{key}: {json.dumps(value).strip(chr(34))}" for key, value in settings.items())
+        lines.append(f"  - {name}: {{{shown}}}  # {says}")
+    place = text.index("\n#  - pair")
+    return text[:place] + "\n" + "\n".join(lines) + text[place:]

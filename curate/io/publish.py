@@ -96,7 +96,8 @@ def write_folder(place: Place, fingerprint: str, write: Callable[[Path], Result]
             result = write(folder)
             copy_folder(place, folder, fingerprint)
         return result
-    with storage.atomic_folder(place.path) as partial:
+    target = place.path  # what a link leads to is replaced, and not the link
+    with storage.atomic_folder(target.resolve() if target.is_symlink() else target) as partial:
         result = write(partial)
         storage.write_json(partial / LISTING, {"stamp": fingerprint, "files": sorted(files_in(partial))})
     return result
@@ -123,7 +124,15 @@ def copy_folder(place: Place, folder: Path, fingerprint: str) -> None:
                 shutil.copyfile(storage.ensure_local(folder / name), partial)
         for name in before - names:
             storage.remove(target / name)
+            _remove_empty(target, (target / name).parent)
         storage.write_json(target / LISTING, {"stamp": fingerprint, "files": sorted(names)})
+
+
+def _remove_empty(folder: Path, inside: Path) -> None:
+    """Remove a folder below `folder`, and those that it lies in, as far as they hold nothing."""
+    while inside != folder and not any(inside.iterdir()):
+        inside.rmdir()
+        inside = inside.parent
 
 
 def require_own_file(place: Place) -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import yaml
 
-from curate.analysis.summary.said import named_errors, say_labels, say_unseen
+from curate.analysis.summary.said import named_errors, say_held, say_labels, say_unseen
 from curate.execution.context import Context
 from curate.recipe import Recipe
 from curate.scores.registry import score_columns
@@ -39,12 +39,13 @@ def _noise(context: Context, first: First, eligible: int, n_classes: int) -> lis
         return unseen or [_no_noise(context, n_classes)]
     share = f"{100 * first.n_cut / max(1, eligible):.1f} %"
     if score_columns(recipe)[column].folder == "pair":
-        pairs = f"auto: {first.n_cut:,} of {eligible:,} pairs ({share}) with the worst {column} are dropped"
+        pairs = f"auto: {first.n_cut:,} of {eligible:,} pairs ({share}) with the worst {column} are dropped{say_held(first.n_held, first.n_gone)}"
         return [*unseen, f"{pairs}; how many captions are wrong is not known"]
     if errors is None:
         return [f"auto: heads did not count wrong labels, none are dropped by {column}"]
     cut = f"auto: {first.n_cut:,} of {eligible:,} rows ({share}) with the worst {column} are dropped as noise"
-    if errors["rate"] > errors["gate"] and first.n_cut < errors["count"]:
+    cut += say_held(first.n_held, first.n_gone)
+    if errors["rate"] > errors["gate"] and first.n_cut + first.n_held + first.n_gone < errors["count"]:
         cut += "; more would leave too few, or other conditions took them"
     return [*say_labels(errors), cut]
 

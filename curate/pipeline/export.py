@@ -30,6 +30,7 @@ from curate.writers.exports.image_files import ImageFile, KeptImages
 from curate.writers.exports.image_folder import ImageFolder, check_outside
 from curate.writers.exports.listed_rows import CHOICES, Choice, ListedRows
 from curate.writers.exports.open_clip import write_open_clip
+from curate.writers.relabelled import relabelled
 from curate.writers.selected_rows import Kept
 
 __all__ = [
@@ -234,7 +235,7 @@ def _file(context: Context, form: str, rows_of: Choice | None, path: Path) -> Ex
     elif form == "names":
         rows = subsets.write_text(path, _texts(context, form, rows_of), "name", "csv")
     elif form == "csv":
-        listed = ListedRows(context, rows_of or "all", context.recipe.write.columns)
+        listed = ListedRows(context, rows_of or "all", context.recipe.write.columns, relabelled(context))
         listed.check()
         rows = write_csv(path, listed.frames())
     elif form == "open_clip":

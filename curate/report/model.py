@@ -182,7 +182,7 @@ class ReportData:
     of each. sampled : one of how many rows scores are
     drawn from.
     weights : what was noted of the weights, and `edges`, `counts`. reliability : one row per trained family.
-    matters : the sentences that stand first. said : sentences on wrong labels and on what came before the method. label_errors : rows, count, rate, low, high,
+    matters : the sentences that stand first. said : sentences on wrong labels and on what came before the method. doubtful : how many labels there are to look at. label_errors : rows, count, rate, low, high,
     pairs; none_wrong alone where labels are not visible in the pictures.
     chosen : the recipe that method auto chose. versions : anything that says where the page comes from, name to value.
     objects : classes (the rarest first) with groups and how many are covered, `of` how many, and `shots` of them by class;
@@ -227,6 +227,7 @@ class ReportData:
     matters: Sequence[Matter] = ()
     said: Sequence[str] = ()
     label_errors: Mapping[str, Any] = field(default_factory=dict)
+    doubtful: str = ""
     chosen: str = ""
     pictures: bool = True
     created: str = ""

@@ -11,6 +11,7 @@ from typing import Any
 
 from curate.analysis.explain import explain
 from curate.analysis.search import Query, judged_search, text_model
+from curate.analysis.summary.said import say_doubtful
 from curate.analysis.summary.thumbnails import Place
 from curate.errors import CurateError, SourceError, UsageError
 from curate.execution.context import Context
@@ -104,18 +105,21 @@ class Site:
             "copies": sum(one["n"] for one in rows if one["reason"] == "exact_duplicate"),
             "epsilon": self._epsilon, "near": self._has_near, "searchable": not self.context.recipe.embed.own_vectors,
             "pictures": any(part.columns.image for part in self.context.parts), "decided": self.decisions.counts(),
-            "seen": self.decisions.follow(), "doubtful": self._doubtful(),
+            "seen": self.decisions.follow(), **self._doubtful(),
         }  # fmt: skip
 
     @cached_property
     def _queues(self) -> dict[str, Queue]:
         return queues_of(self.table, self.context.run.where)
 
-    def _doubtful(self) -> int:
+    def _doubtful(self) -> dict[str, Any]:
+        """Return how many labels are to be looked at, and the sentence on these that the report has too."""
         if "labels" not in self._queues:
-            return 0
+            return {"doubtful": 0, "doubtful_says": ""}
         [row] = self.table.ask(f"select count(*) as c from rows where {self._queues['labels'].only}")
-        return int(row["c"])
+        run = self.context.run
+        errors = self.context.facts(run.scores("heads")).get("label_errors")
+        return {"doubtful": int(row["c"]), "doubtful_says": say_doubtful(errors, int(row["c"]))}
 
     def _scores(self) -> list[dict[str, Any]]:
         """Return the scores that there are, their range and what is bad."""

@@ -131,7 +131,7 @@ class Selector(Settings):
     shipped : rows that were kept before go ahead of all others but pinned ones: true for the decisions that
     these replace, a path for those of another run.
     drop_noise : the noisiest rows go before anything is chosen: this share of the eligible ones, or as many as the
-    heads estimate to be mislabelled (auto; none where that is few). noise_by : the score that says which.
+    heads estimate to be mislabelled (auto; none where that is few; less those that people want or judged right). noise_by : the score that says which.
     floor : rows that every group (`floor_per`: label, concept, source, split or a column of the source) keeps for sure: a
     number, or half of an equal share. Rows without a label, split or value are in no group.
 
@@ -253,14 +253,14 @@ class Selector(Settings):
 
     @property
     def extras(self) -> tuple[str, ...]:
-        """What rows carry besides their key: score, cutoff, draw, group; noise, floor_group."""
+        """What rows carry besides their key: score, cutoff, draw, group; noise, vouched, floor_group."""
         return (*(("group",) if self.group_column is not None else ()), *self.first_extras)
 
     @property
     def first_extras(self) -> tuple[str, ...]:
         """What rows carry for what comes before the method."""
         noise, floor = self.drop_noise is not None, self.floor is not None
-        return (*(("noise",) if noise else ()), *(("floor_group",) if floor else ()))
+        return (*(("noise", "vouched") if noise else ()), *(("floor_group",) if floor else ()))
 
     @property
     def group_column(self) -> str | None:

@@ -11,10 +11,10 @@ from curate.errors import UsageError
 from curate.execution.context import Context
 from curate.overrides.store import LABELLING, Overrides
 
-__all__ = ["CHECK", "CORRECTED", "Relabelled", "relabelled", "with_corrected"]
+__all__ = ["CHECK", "CORRECTED", "OF_PEOPLE", "Relabelled", "relabelled", "with_corrected"]
 
 #: The label that people say is right, null where nobody gave one; and whether somebody called the label right or wrong.
-CORRECTED, CHECK = "label_corrected", "label_check"
+CORRECTED, CHECK = OF_PEOPLE = ("label_corrected", "label_check")
 _EXAMPLES = 5
 
 
@@ -28,11 +28,12 @@ class Relabelled:
     @property
     def columns(self) -> tuple[str, ...]:
         """The columns to add to what is written."""
-        return () if self.in_place else (CORRECTED, CHECK)
+        return () if self.in_place else OF_PEOPLE
 
-    def beside(self, rows: pl.DataFrame) -> pl.DataFrame:
-        """Return rows (with a uid) with both columns."""
-        return rows.join(self.table, on="uid", how="left", maintain_order="left", validate="m:1")
+    def beside(self, rows: pl.DataFrame, columns: Sequence[str] = OF_PEOPLE) -> pl.DataFrame:
+        """Return rows (with a uid) with both columns, or those of the two that are named."""
+        table = self.table.select("uid", *columns)
+        return rows.join(table, on="uid", how="left", maintain_order="left", validate="m:1")
 
 
 def relabelled(context: Context) -> Relabelled | None:

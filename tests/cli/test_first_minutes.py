@@ -10,6 +10,7 @@ import shutil
 import sys
 import urllib.error
 import urllib.request
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ import curate as library
 from curate.cli import main
 from curate.cli.output import note, print_counts
 from curate.errors import ModelError
+from curate.recipe.build import filter_recipe
 from curate.recipe.loading import load_recipe
 from tests.fixtures.builders import planted, write_shards
 from tests.fixtures.calls import curate, own
@@ -136,11 +138,55 @@ def test_init_says_what_it_finds():
         "photos: used 3 .png",
         "format folder, 1 shards; columns: image image, caption none, label label",
     ]
-    assert "score: [heads] finds those that look wrong, select.method: auto takes them out" in said.err
+    assert (
+        "proposed is what curate filter does: near-duplicates out, wrong labels out, then a draw: select.method auto"
+        in said.err
+    )
     source = Path("recipe.yaml").read_text().partition("\nsource:")[2].splitlines()
     assert source[1].index("# file, folder") == source[3].index("# parquet"), "the comments are in line"
     assert "curate run recipe.yaml --set embed.model=tiny" in said.err
     assert load_recipe(Path("recipe.yaml")).embed.model == "ViT-B-32"
+
+
+def _captioned(labels):
+    pictures = [Path(f"photos/cats/{number}.png").read_bytes() for number in range(3)]
+    columns = {"image": pictures, "caption": ["a cat", "two cats", "a cat in a hat"]}
+    pq.write_table(pa.table(columns | ({"label": ["x", "y", "x"]} if labels else {})), "captioned.parquet")
+
+
+@pytest.mark.parametrize(
+    ("source", "labels", "captions"),
+    [
+        ("photos", "label", None),
+        ("captioned.parquet", None, "caption"),
+        ("captioned.parquet", "label", "caption"),
+    ],
+)
+def test_init_proposes_what_filter_does_and_says_what_there_is_for_it(source, labels, captions):
+    if source != "photos":
+        _captioned(labels)
+    said = curate("init", "--source", source)
+    lines = Path("recipe.yaml").read_text().splitlines()
+    shown = load_recipe(Path("recipe.yaml"))
+    assert shown == filter_recipe({"run": "runs/first", "source": [{"path": source}]}, keep=0.3)
+    assert shown.select.method == "auto" and shown.dedup.epsilon == "auto"
+    [heads], [pair] = (
+        [line for line in lines if line.startswith(f"  - {name}:")] for name in ("heads", "pair")
+    )
+    none = "; there are none here, and nothing is asked of it"
+    assert heads.endswith("# which labels are wrong" + (f": {labels}" if labels else none))
+    assert pair.endswith("# which captions are wrong" + (f": {captions}" if captions else none))
+    assert ("wrong labels out" in said.err, "wrong captions out" in said.err) == (
+        bool(labels),
+        bool(captions),
+    )
+    template = resources.files("curate.cli").joinpath("recipe.yaml").read_text(encoding="utf-8")
+    assert _settings("\n".join(lines)) == _settings(template), "no setting is lost"
+
+
+def _settings(text):
+    select = text[text.index("\nselect:") : text.index("\nweight:")]
+    return {one[1] for one in re.finditer(r"(?m)^  (?:# )?(\w+): ", select)}
 
 
 def test_init_takes_vectors_where_there_is_nothing_else():
@@ -151,7 +197,10 @@ def test_init_takes_vectors_where_there_is_nothing_else():
     said = curate("init", "--source", "a.parquet")
     assert "vectors: clip_emb; taken: embed: {column: clip_emb}" in said.err
     assert "tiny" not in said.err
-    assert load_recipe(Path("recipe.yaml")).embed.column == "clip_emb"
+    shown = load_recipe(Path("recipe.yaml"))
+    given = {"run": "runs/first", "source": [{"path": "a.parquet"}]}
+    assert shown == filter_recipe(given, keep=0.3, vectors="clip_emb")
+    assert shown.embed.column == "clip_emb" and shown.select.method == "auto"
     assert curate("run", "recipe.yaml", "--dry-run").code == 0
 
 
@@ -159,7 +208,9 @@ def test_init_goes_on_where_nothing_is_there_yet():
     said = curate("init", "--source", "later/*.parquet")
     assert said.code == 0
     assert said.err.startswith("warning: later/*.parquet")
-    assert load_recipe(Path("recipe.yaml")).source[0].path == "later/*.parquet"
+    assert load_recipe(Path("recipe.yaml")) == filter_recipe(
+        {"run": "runs/first", "source": [{"path": "later/*.parquet"}]}, keep=0.3
+    )
 
 
 def test_init_asks_on_a_terminal(monkeypatch):

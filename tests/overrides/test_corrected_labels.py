@@ -84,25 +84,32 @@ def test_what_two_names_of_one_row_say_must_hold_together(run):
         run.overrides.decide({"keep": ["s000000"], "drop": ["dog/000.jpg"]})
 
 
-def test_a_row_that_went_as_noise_stays_out_with_a_right_label_and_that_is_said(run, caplog):
-    names = [f"dog/{i:03d}.jpg" for i in range(0, WRONG, 2)]
-    run.overrides.wrong_label(*names, label="cat")
-    run.overrides.right_label("cat/008.jpg")
+def test_rows_whose_right_label_is_known_are_no_noise_and_the_share_that_goes_is_whole(run, caplog):
+    def noise():
+        return set(run.decisions().filter(pl.col("reason") == "cutoff:neg_aum")["uid"])
+
+    run.select()
+    before, order = noise(), run.scores().sort("neg_aum", descending=True)["uid"].to_list()
+    assert before == set(order[: 2 * WRONG])
+    put_right, right, called_wrong = order[:3], order[3:5], order[5:7]
+    run.overrides.wrong_label(*put_right, label="cat")
+    run.overrides.right_label(*right)
+    run.overrides.wrong_label(*called_wrong)
+    assert any("people decided since" in text for text in run.summary()["warnings"])
     with caplog.at_level(logging.INFO, logger="curate"):
         run.select(write=True)
+    assert noise() == set(order[5 : 2 * WRONG + 5])
+    assert not any("people decided since" in text for text in run.summary()["warnings"])
     [said] = [text for text in caplog.messages if text.startswith("labels: people")]
     assert said.startswith(
-        "labels: people judged 4 and gave 3 new ones; 3 of these rows stay out as cutoff:neg_aum,"
+        "labels: people judged 7 and gave 3 new ones; 2 of these rows stay out as cutoff:neg_aum"
     )
     assert f"curate overrides {run.path} --keep UIDS" in said
     assert pl.read_parquet(Path(run.path) / "overrides.parquet").equals(run.overrides.current())
-    run.overrides.keep(*names)
-    caplog.clear()
-    with caplog.at_level(logging.INFO, logger="curate"):
-        run.select(write=True)
-    assert "labels: people judged 4 and gave 3 new ones" in caplog.messages
+    run.overrides.keep(*put_right)
+    run.select(write=True)
     written = pl.read_parquet(Path(run.path) / "6_filtered" / "*.parquet")
-    assert written.filter(pl.col("label_corrected") == "cat")["image"].sort().to_list() == names
+    assert written.filter(pl.col("label_corrected") == "cat").height == len(put_right)
 
 
 def test_a_label_that_no_row_has_is_taken_and_said(run):

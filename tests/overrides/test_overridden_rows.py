@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from curate.io import storage
 from curate.selection.rows import overridden
-from curate.selection.rows.overridden import with_overrides
+from curate.selection.rows.overridden import Known, with_overrides
 
 ROW = st.tuples(
     st.sampled_from([None, "excluded"]),
@@ -51,7 +51,7 @@ def test_rows_are_as_people_decided_also_where_hashes_meet_by_chance(most_bits, 
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(overridden, "_MOST_BITS", most_bits)  # with one mark, or eight, all rows meet one
-        found = with_overrides(frame, people)
+        found = with_overrides(frame, Known.of(people))
     wanted = [(names[i], *by_definition(row, said.get(i))) for i, row in enumerate(rows)]
     assert found.rows() == wanted
     assert found.columns == ["uid", "filter_reason", "pinned", "duplicate_of", "override"]

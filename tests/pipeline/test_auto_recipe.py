@@ -8,7 +8,10 @@ import polars as pl
 import pytest
 
 from curate import open_run
+from curate.analysis.explain import explain
+from curate.analysis.verify.verify import check_run
 from curate.io.yaml import read_yaml
+from curate.overrides.store import Decision, Overrides
 from curate.pipeline.runner import run
 from curate.recipe.loading import parse_recipe
 from tests.fixtures.builders import recipe_values, write_shards
@@ -93,6 +96,42 @@ def test_all_that_sums_up_a_run_says_the_same(noisy):
     for one, other, rows in facts["label_errors"]["pairs"][:3]:
         cells = [html.escape(one), html.escape(other), str(rows)]
         assert all(cell in page.partition('id="label-pairs"')[2].partition("</table>")[0] for cell in cells)
+
+
+def test_no_other_row_goes_for_one_that_people_judged_right(noisy):
+    opened, _ = noisy
+    shut = opened.decisions().filter(pl.col("reason") == "cutoff:neg_aum")["uid"].sort()
+    before, n_kept = opened.decisions(), len(kept(opened))
+    keep, right, put_right, wrong, drop = shut[:5], shut[5:9], shut[9:12], shut[12:14], shut[14:20]
+    left = before.filter(pl.col("reason") == "over_budget")["uid"]
+    people = Overrides(opened.folder, "ann")
+    people.decide(
+        [
+            *(Decision(uid, "keep") for uid in keep),
+            *(Decision(uid, "right_label") for uid in right),
+            *(Decision(uid, "wrong_label", None, "class <1>") for uid in put_right),
+            *(Decision(uid, "wrong_label") for uid in wrong),
+            *(Decision(uid, "drop") for uid in (*drop, left[1])),
+            Decision(left[0], "right_label"),
+        ]
+    )
+    opened.select()
+    after = opened.decisions()
+    assert set(after.filter(pl.col("reason") == "cutoff:neg_aum")["uid"]) == set(shut[12:14]) | set(shut[20:])
+    assert set(after.filter(pl.col("reason") == "kept:override")["uid"]) == set(keep)
+    assert len(kept(opened)) == n_kept
+    facts = opened.summary()
+    noted = [facts["first"][name] for name in ("noise", "noise_held", "noise_gone")]
+    assert noted == [len(shut) - 18, 12, 6]
+    assert (
+        "; 12 more stay: they are pinned or kept, or somebody said which label is right; people dropped 6 more"
+        in facts["auto"]["why"][2]
+    )
+    assert check_run(opened.path).violations == []
+    assert explain(opened.path, right[0])["decision"]["reason"] in ("kept", "over_budget")
+    people.undo()
+    opened.select()
+    assert opened.decisions().equals(before) and "noise_held" not in opened.summary()["first"]
 
 
 def test_labels_without_heads_are_said_to_want_them(tmp_path):

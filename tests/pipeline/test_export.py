@@ -328,5 +328,6 @@ def test_a_copy_follows_the_format(tmp_path):
     (tmp_path / "b/0.parquet").write_bytes(b"2")
     publish.copy_folder(to, tmp_path / "b", "s2")
     assert publish.files_in(tmp_path / "to") == {"0.parquet"} and publish.is_current(to, "s2")
+    assert not (tmp_path / "to/train").exists(), "a folder that holds nothing any more goes"
     (tmp_path / "to/0.parquet").unlink()
     assert not publish.is_current(to, "s2")

@@ -158,6 +158,61 @@ def test_a_folder_of_the_kept_images(done, tmp_path, form):
     assert files_below(root) == before
 
 
+@pytest.mark.parametrize("form", ["links", "copies"])
+@pytest.mark.parametrize("linked", [False, True])
+def test_an_export_leaves_nothing_of_an_earlier_one(done, tmp_path, form, linked):
+    run, root = done
+    stored, out, place = open_run(run), tmp_path / "out", tmp_path / "place"
+    if linked:
+        place.mkdir()
+        out.symlink_to(place)
+    export(run, form, out)
+    assert {path.name for path in out.iterdir() if path.is_dir()} == {"cat", "dog", "told"}
+    away = next(out.rglob("*.png"))
+    away.unlink()
+    away.symlink_to(tmp_path / "gone.png")  # as a link is whose picture was moved since
+    people = stored.overrides
+    people.drop(*rows_of(run).filter(~pl.col("key").str.starts_with("cat/"))["uid"])
+    stored.select(at_most=True)
+    export(run, form, out)
+    found = {str(path.relative_to(out)) for path in out.rglob("*") if path.name[0] != "."}
+    names = kept_names(run)
+    sides = {name.replace(".png", ".txt") for name in names if (root / name).with_suffix(".txt").exists()}
+    assert names and found == {"cat", *names, *sides}
+    assert out.is_symlink() == linked
+    assert {path.name for path in tmp_path.iterdir()} == {"out", *(["place"] if linked else [])}
+    people.undo()
+    stored.select(at_most=False)
+
+
+def test_a_csv_has_the_labels_that_people_put_right(done, tmp_path):
+    run, _ = done
+    people, uids = open_run(run).overrides, rows_of(run)["uid"].to_list()
+    export(run, "csv", tmp_path / "before.csv", "--columns", "label_corrected")
+    before = pl.read_csv(tmp_path / "before.csv")
+    assert before.columns[-1] == "label_corrected" and before["label_corrected"].null_count() == N
+    people.wrong_label(uids[0], label="emu")
+    people.wrong_label(uids[1])
+    people.right_label(uids[2])
+    for flags, columns in (
+        ([], ["label_corrected", "label_check"]),
+        (["--columns", "label_check,label"], ["label_check", "label", "label_corrected"]),
+    ):
+        export(run, "csv", tmp_path / "after.csv", *flags)
+        after = pl.read_csv(tmp_path / "after.csv")
+        assert after.columns == ["uid", "key", "shard", "row", "keep", "reason", *columns]
+        judged = after.select("uid", "label_corrected", "label_check").filter(
+            pl.col("label_check").is_not_null()
+        )
+        assert judged.rows() == [
+            (uids[0], "emu", "wrong"),
+            (uids[1], None, "wrong"),
+            (uids[2], None, "right"),
+        ]
+    while people.undo():
+        pass
+
+
 def test_what_does_not_go_together_is_said(done, tmp_path):
     run, _ = done
     for form, flags, why in [

@@ -140,6 +140,8 @@ def test_keeping_a_copy_keeps_the_sample_that_stands_for_it(run, people):
     after = again(run)
     assert after[row["uid"]]["reason"] == "exact_duplicate"
     assert after[row["copy_of"]]["reason"] == "kept:override"
+    people.decide([Decision(row["copy_of"], "not_duplicate")])  # says nothing of whether it is kept
+    assert again(run)[row["copy_of"]]["reason"] == "kept:override"
     people.decide([Decision(row["copy_of"], "drop")])
     assert again(run)[row["copy_of"]]["reason"] == "dropped:override"
 

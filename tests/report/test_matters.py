@@ -147,7 +147,13 @@ def test_what_is_wrong_or_missing_is_said(run):
     }
     said = what_matters(folder, replace(found, label_errors=errors, warnings=["odd", "bad"]))
     assert "Labels: 30 of 200 (15.0 %, between 10.7 and 20.6 %) look wrong" in said[3].text and said[3].warns
-    assert said[3].command.startswith("curate review ")
+    assert said[3].command.startswith("curate review ") and said[3].text.endswith(
+        "; look at them, and put them right"
+    )
+    known = what_matters(folder, replace(found, label_errors={**errors, "differ": 80}))
+    assert known[3].text.endswith(
+        "; 80 to look at (heads say another class), about 30 of them wrong by the estimate"
+    )
     assert "2 warnings, the first: odd" in [one.text for one in said]
     assert (
         what_matters(folder, replace(found, groups={}))[-1].command == f"curate plan {run}"

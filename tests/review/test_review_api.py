@@ -12,6 +12,8 @@ from PIL import Image
 
 import curate
 from curate.analysis.explain import opened as opened_context
+from curate.analysis.summary.matters import what_matters
+from curate.analysis.summary.summary import summarize
 from curate.analysis.summary.tables import finished_families
 from curate.embedding.store import EmbeddingPart
 from curate.errors import RunError, UsageError
@@ -219,6 +221,20 @@ def test_like_a_row(client, truth):
     assert [row["uid"] for row in found] == expected["uid"].to_list()
     answer = client.get("/api/search", params={"text": "a dog"})
     assert answer.status_code == 400 and "vectors of its own" in answer.json()["error"]
+
+
+def test_what_is_to_be_looked_at_is_said_as_the_report_says_it(client, run, truth):
+    about = client.get("/api/about").json()
+    found = curate.open_run(run).summary()
+    other = truth.filter((pl.col("pred_label") != pl.col("label")) & pl.col("neg_aum").is_not_null())
+    assert about["doubtful"] == len(other) == found["label_errors"]["differ"] > 0
+    assert client.get("/api/useful", params={"queue": "labels"}).json()["flagged"] == len(other)
+    count, says = found["label_errors"]["count"], about["doubtful_says"]
+    assert says.startswith(f"{len(other)} to look at (heads say another class)")
+    assert f"about {count} of them wrong" in says or found["label_errors"]["unseen"]
+    folder = curate.open_run(run).folder
+    assert any(says in one.text for one in what_matters(folder, summarize(folder)))
+    assert says in (folder.report / "report.html").read_text()
 
 
 def test_pictures_are_encoded_anew(client, truth):

@@ -129,6 +129,8 @@ def test_trained_heads_count_the_labels_that_are_wrong(kind):
     flagged &= np.array([names[one] for one in scores.pred_label]) != label
     found = errors_of(scores, [str(one) for one in label])
     assert (found.rows, found.count) == (len(label), flagged.sum())
+    differ = np.array([names[one] for one in scores.pred_label]) != label
+    assert found.differ == differ.sum() >= found.count and not (flagged & ~differ).any()
     for name, curve in found.calibration.items():
         values = getattr(scores, name).astype(np.float64)
         np.testing.assert_allclose(curve, platt(values, flagged), rtol=1e-2, err_msg=name)

@@ -10,7 +10,7 @@ from curate import select
 from curate.errors import BudgetError, RecipeError, UsageError
 from curate.recipe.loading import parse_select
 from curate.recipe.select import canonical
-from curate.selection.rows.first import floor_needs, floor_of
+from curate.selection.rows.first import find_first, floor_needs, floor_of
 
 METHODS = {
     "random": {},
@@ -137,6 +137,41 @@ def test_what_is_not_finite_is_no_noise_as_in_a_run(value):
 def test_auto_in_memory_goes_without_labels():
     found = select(frame().drop("label"), "auto", count=60, drop_noise="none")
     assert found["keep"].sum() == 60
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.one_of(st.none(), st.integers(0, 4)), st.sampled_from(["free", "pinned", "vouched", "gone"])
+        ),
+        max_size=25,
+    ),
+    st.integers(0, 30),
+    st.integers(0, 25),
+    st.sampled_from(["random", "all"]),
+)
+@settings(max_examples=300, deadline=None)
+def test_no_other_row_goes_for_a_noisy_one_that_stays_or_went_before(rows, noisy, wanted, method):
+    every = {
+        "noise": np.array([np.nan if noise is None else noise for noise, _ in rows], np.float64),
+        "tie": np.random.default_rng(0).permutation(len(rows)).astype(np.uint64),
+        **{name: np.array([what == name for _, what in rows], np.bool_) for name in ("pinned", "vouched")},
+    }
+    gone = np.array([what == "gone" for _, what in rows], np.bool_)
+    there = np.flatnonzero(~gone)
+    blocks = [{name: values[at] for name, values in every.items()} for at in (there[:9], there[9:])]
+    lost = {name: every[name][gone] for name in ("noise", "tie")}
+    given = {"method": method, "drop_noise": "auto"} | ({"count": 1} if method == "random" else {})
+    wanted = min(wanted, len(there))
+    first = find_first(lambda *names: iter(blocks), parse_select(given), wanted, 0, noisy=noisy, gone=lost)
+    order = sorted((-noise, every["tie"][i], i) for i, (noise, _) in enumerate(rows) if noise is not None)
+    worst = [(i, rows[i][1]) for _, _, i in order[:noisy]]
+    go = [i for i, what in worst if what == "free"]
+    go = go if method == "all" else go[: len(there) - wanted]
+    assert set(np.flatnonzero(first.cut(every) & ~gone).tolist()) == set(go)
+    assert first.n_cut == len(go)
+    assert first.n_held == sum(what in ("pinned", "vouched") for _, what in worst)
+    assert first.n_gone == sum(what == "gone" for _, what in worst)
 
 
 def test_noise_goes_before_the_floor():

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from curate.analysis.summary.said import say_concepts, say_labels, say_unseen
+from curate.analysis.summary.said import say_concepts, say_doubtful, say_labels, say_unseen
 from curate.analysis.summary.summary import RunSummary
 from curate.deduplication.findings import of_sample
 from curate.io import storage
@@ -122,7 +122,7 @@ def _labels(errors: Facts | None, labels: Sequence[Facts], where: str, *, auto: 
     elif errors:
         for text in say_labels(errors)[:1]:
             yield Matter(
-                f"{_first_large(text)}; look at them, and put them right",
+                f"{_first_large(text)}; {say_doubtful(errors) or 'look at them, and put them right'}",
                 f"curate review {where}",
                 warns=errors["rate"] > errors.get("gate", 0),
             )

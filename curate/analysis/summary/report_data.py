@@ -14,7 +14,7 @@ from curate.analysis.summary.counts import check_counts, versions
 from curate.analysis.summary.covered_objects import covered_objects
 from curate.analysis.summary.matters import evaluation_of, what_matters
 from curate.analysis.summary.picks import LIMITS, ReportRequest
-from curate.analysis.summary.said import said_of_heads
+from curate.analysis.summary.said import said_of_heads, say_doubtful
 from curate.analysis.summary.scan import Scan
 from curate.analysis.summary.summary import RunSummary, summarize
 from curate.analysis.summary.what_if import what_if
@@ -119,7 +119,7 @@ def report_data(context: Context, summary: RunSummary, asked: ReportRequest) -> 
         correlation=score_stats.correlation(scan.sample) if len(scan.sample) else ((), ()),
         complexity=said_of(summary.complexity) if summary.complexity else "",
         weights=_weights(summary), reliability=[_reliability(row) for row in summary.reliability],
-        matters=what_matters(context.run, summary), said=summary.said, label_errors=_label_errors(summary), chosen=(summary.auto or {}).get("recipe", ""),
+        matters=what_matters(context.run, summary), said=summary.said, label_errors=_label_errors(summary), doubtful=say_doubtful(_label_errors(summary)), chosen=(summary.auto or {}).get("recipe", ""),
         stages=_stages(summary), warnings=summary.warnings,
         bad_shards=[BadShard(shard=one["name"], rows=one["rows"], message=one["error"]) for one in summary.bad_shards],
         recipe=recipe.to_yaml(), versions=_origin(context) | versions(),

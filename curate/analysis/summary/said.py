@@ -9,7 +9,9 @@ __all__ = [
     "named_errors",
     "said_of_heads",
     "say_concepts",
+    "say_doubtful",
     "say_first",
+    "say_held",
     "say_labels",
     "say_unseen",
 ]
@@ -60,6 +62,27 @@ def say_labels(errors: Facts | None) -> list[str]:
     return [text, *([f"labels: most often {pairs}"] if pairs else [])]
 
 
+def say_doubtful(errors: Facts | None, to_look: int | None = None) -> str:
+    """Return how many labels are to be looked at, and how many of these are wrong by the estimate; "" where it is not known.
+
+    to_look : rows whose label is another class than that of the heads; by default as many as these noted.
+
+    >>> say_doubtful({"differ": 149, "count": 65})
+    '149 to look at (heads say another class), about 65 of them wrong by the estimate'
+    >>> say_doubtful({"unseen": True, "count": 65}, 149)
+    '149 to look at (heads say another class); how many are wrong is not known: labels are not visible in the pictures'
+    """
+    to_look = (errors or {}).get("differ") if to_look is None else to_look
+    if to_look is None:
+        return ""
+    text = f"{to_look:,} to look at (heads say another class)"
+    if not errors or "count" not in errors:
+        return text
+    if errors.get("unseen"):
+        return f"{text}; how many are wrong is not known: labels are not visible in the pictures"
+    return f"{text}, about {errors['count']:,} of them wrong by the estimate"
+
+
 def say_unseen(errors: Facts | None) -> list[str]:
     """Return a sentence on labels that are not visible in the pictures, of which method auto takes none for wrong; else none.
 
@@ -101,6 +124,7 @@ def say_first(first: Facts | None) -> list[str]:
     if first.get("noise_by"):
         found.append(
             f"select: {first['noise']:,} rows with the worst {first['noise_by']} are dropped as noise"
+            + say_held(first.get("noise_held", 0), first.get("noise_gone", 0))
         )
     if first.get("groups"):
         found.append(
@@ -108,6 +132,20 @@ def say_first(first: Facts | None) -> list[str]:
             f"{first['floor']:,} rows if it has them ({first['floor_rows']:,} rows)"
         )
     return [*found, *(f"select: {note}" for note in first.get("notes", ()))]
+
+
+def say_held(held: int, gone: int = 0) -> str:
+    """Return what is added about rows that would have gone as noise, had nobody said that they stay, or dropped them.
+
+    >>> say_held(3), say_held(0), say_held(0, 2)
+    ('; 3 more stay: they are pinned or kept, or somebody said which label is right', '', '; people dropped 2 more')
+    """
+    stay = (
+        f"; {held:,} more stay: they are pinned or kept, or somebody said which label is right"
+        if held
+        else ""
+    )
+    return stay + (f"; people dropped {gone:,} more" if gone else "")
 
 
 def say_concepts(levels: Sequence[int] | None, balance: Facts | None) -> list[str]:

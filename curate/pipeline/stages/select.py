@@ -40,7 +40,7 @@ from curate.selection.rows.first import First, find_first
 from curate.selection.rows.objects_in import in_words
 from curate.selection.rows.objects_in import noted as objects_noted
 from curate.selection.rows.order import Order, noise_column, order_of, read_columns
-from curate.selection.rows.overridden import OVERRIDDEN, Overridden, judged, read_overrides
+from curate.selection.rows.overridden import OVERRIDDEN, Overridden, goes_by_labels, judged, read_overrides
 from curate.selection.rows.ranks import Ranked
 from curate.selection.rows.run_rows import RunRows, classes_of, columns_of, floor_classes_of, labels_of
 from curate.selection.rules import Choice
@@ -121,7 +121,7 @@ def run(context: Context) -> bool:
     """
     recipe, folder = context.recipe, context.run.decisions
     journal = Overrides(context.run)
-    people = read_overrides(journal)
+    people = read_overrides(journal, labels=goes_by_labels(noise_column(recipe, context)))
     fingerprint, before = previous.for_stage(context, folder, _fingerprint(context, people))
     if context.run.is_done(folder, fingerprint):
         return False
@@ -282,8 +282,10 @@ def _first(context: Context, order: Order, spread: ranks.Spread, wanted: int) ->
     """Return what goes as noise and what a floor keeps, before the method chooses."""
     select = context.recipe.select
     n_groups = len(spread.bucket) if select.floor_per == "concept" else len(order.floor_classes)
-    noisy = _estimated_noise(context, spread) if select.drop_noise == "auto" else None
-    return find_first(spread.blocks, select, wanted, n_groups, noisy=noisy)
+    if select.drop_noise != "auto":
+        return find_first(spread.blocks, select, wanted, n_groups)
+    noisy, gone = _estimated_noise(context, spread), ranks.noise_that_people_dropped(context, order)
+    return find_first(spread.blocks, select, wanted, n_groups, noisy=noisy, gone=gone)
 
 
 def _estimated_noise(context: Context, spread: ranks.Spread) -> int:
@@ -315,6 +317,8 @@ def _first_facts(context: Context, first: First) -> dict[str, object]:
     facts: dict[str, object] = {}
     if select.drop_noise is not None:
         facts |= {"noise_by": noise_column(context.recipe, context), "noise": first.n_cut}
+        settled = {"noise_held": first.n_held, "noise_gone": first.n_gone}
+        facts |= {name: rows for name, rows in settled.items() if rows}
     if select.floor is not None:
         facts |= {
             "floor_per": select.floor_per,
@@ -336,6 +340,8 @@ def _fingerprint(context: Context, people: Overridden | None) -> str:
     scores = [run.fingerprint(run.scores(folder)) for folder in folders_for(recipe, columns)]
     refitted = [run.fingerprint(run.refitted)] if recipe.dedup.blocks is not None else []
     decided = [people.fingerprint] if people is not None else []
+    held = recipe.select.drop_noise == "auto" and (people is not None or recipe.pin)
+    decided += ["nothing else goes for noise that stays"] if held else []
     return storage.fingerprint(
         "select", VERSION, settings, weight and canonical(weight), recipe.seed,
         run.fingerprint(run.scores("filter")), run.fingerprint(run.duplicates), scores, *refitted, *decided, *chosen,

@@ -138,8 +138,8 @@ def _said_of_labels(context: Context, judged: pl.DataFrame) -> str:
     if not noise:
         return said
     return (
-        f"{said}; {noise:,} of these rows stay out as {cut}, by the score of the label before: what is right by now is kept "
-        f"by curate overrides {run.where} --keep UIDS (K in curate review)"
+        f"{said}; {noise:,} of these rows stay out as {cut}: curate overrides {run.where} --keep UIDS keeps them "
+        "(K in curate review)"
     )
 
 

@@ -123,8 +123,9 @@ async function queue(parameters, column, high, controls) {
   const now = ++turn;
   const found = await loadUseful(queueOf(), parameters);
   if (now !== turn) return;
+  const told = view() === "labels" && state.about.doubtful_says ? `${state.about.doubtful_says}; ` : "";
   if ((parameters.list ?? "useful") === "useful") {
-    summary(found.next.length ? `the next ${found.next.length} to look at: half at random, half nearest the cut` : "all is looked at");
+    summary(told + (found.next.length ? `the next ${found.next.length}: half at random, half nearest the cut` : "all is looked at"));
     drawSections([{rows: found.next}]);
     if (!found.next.length) return empty("Nothing is left to look at here.");
     find("#more").replaceChildren(make("button", {type: "button", class: "main", id: "next-useful", onclick: () => show()}, "Next ", make("kbd", {"aria-hidden": "true"}, "M")));
@@ -132,7 +133,7 @@ async function queue(parameters, column, high, controls) {
   }
   const bound = found.cut === null ? {} : {score: column, [high ? "min" : "max"]: found.cut};
   const only = view() === "labels" ? {where: "label is not null and pred_label <> label"} : {};
-  await list({order: column, down: high ? 1 : "", ...bound, ...only}, {says: (total) => `${count.format(total)} flagged samples`, nothing: "No sample is flagged at this cut."});
+  await list({order: column, down: high ? 1 : "", ...bound, ...only}, {says: (total) => `${told}${count.format(total)} flagged at this cut`, nothing: "No sample is flagged at this cut."});
 }
 
 const VIEWS = {

@@ -59,7 +59,8 @@ class LabelErrors:
     not cover what the heads get wrong. pairs : the most frequent (label, class of the heads, rows). calibration : by the name
     of a score, slope and intercept of the curve that makes it the probability that a row is counted (`scores/calibration.py`).
     sure : rows for which that of neg_aum is above .9. accuracy : the share of rows whose label is the class of the heads.
-    largest : the share of the largest class. All three are None in runs made before.
+    largest : the share of the largest class. differ : rows whose label is another class than that of the heads: these are to be looked
+    at, and what is counted is among them. All four are None in runs made before.
     """
 
     rows: int
@@ -72,6 +73,7 @@ class LabelErrors:
     sure: int | None = None
     accuracy: float | None = None
     largest: float | None = None
+    differ: int | None = None
 
     @property
     def to_drop(self) -> int:
@@ -169,7 +171,8 @@ def errors_of(scores: "HeadScores", names: Sequence[str | int | None]) -> LabelE
     if not len(rows):
         return counted
     right, largest = float((given[0] == given[2]).mean()), float(np.bincount(given[0]).max() / len(rows))
-    return replace(counted, accuracy=round(right, 6), largest=round(largest, 6))
+    differ = int((given[0] != given[2]).sum())
+    return replace(counted, accuracy=round(right, 6), largest=round(largest, 6), differ=differ)
 
 
 def _wilson(count: int, n: int, z: float = 1.959963984540054) -> tuple[float, float]:

@@ -24,6 +24,7 @@ __all__ = ["NOTHING_FIRST", "First", "find_first", "floor_needs", "floor_of"]
 
 log = logging.getLogger(__name__)
 
+Pairs = tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]
 #: Yields columns of all rows that reach the selection, block by block.
 Read = Callable[..., Iterator[Arrays]]
 
@@ -32,9 +33,10 @@ Read = Callable[..., Iterator[Arrays]]
 class First:
     """The cut of the noisiest rows, and those of the groups that have a floor; None where a method alone decides.
 
-    by : the column that orders rows inside a group. n_cut, n_floor : rows that go, and rows that a floor keeps. each : the
-    rows that a group keeps for sure, as far as it has them. groups : how many have rows. sizes : rows of the smallest of them and of the
-    largest.
+    by : the column that orders rows inside a group. n_cut, n_floor : rows that go, and rows that a floor keeps. n_held : rows
+    that would go if they were not pinned, or their labels vouched for, where no others go for them; n_gone : that people dropped
+    already. each : the rows that a group keeps
+    for sure, as far as it has them. groups : how many have rows. sizes : rows of the smallest of them and of the largest.
     """
 
     noisiest: Cuts | None = None
@@ -42,15 +44,17 @@ class First:
     by: str = "key"
     n_cut: int = 0
     n_floor: int = 0
+    n_held: int = 0
+    n_gone: int = 0
     each: int = 0
     groups: int = 0
     sizes: tuple[int, int] = (0, 0)
 
     def cut(self, rows: Arrays) -> Mask:
-        """Return which rows are among the noisiest, (n,); pinned ones never are."""
+        """Return which rows are among the noisiest, (n,); those that are pinned or vouched for never are."""
         if self.noisiest is None:
             return np.zeros(len(rows["tie"]), np.bool_)
-        return _noisy(self.noisiest, rows) & ~rows["pinned"]
+        return _noisy(self.noisiest, rows) & ~_stay(rows)
 
     def held(self, rows: Arrays) -> Mask:
         """Return which rows a floor keeps, (n,)."""
@@ -87,32 +91,47 @@ NOTHING_FIRST = First()
 
 
 def find_first(
-    read: Read, select: Selector, wanted: int, n_groups: int, *, noisy: int | None = None
+    read: Read,
+    select: Selector,
+    wanted: int,
+    n_groups: int,
+    *,
+    noisy: int | None = None,
+    gone: Arrays | None = None,
 ) -> First:
     """Return what goes and what stays before the method chooses `wanted` rows, pinned ones included.
 
-    read : yields `pinned`, `tie`, and as the settings need them `noise`, `floor_group` (-1: no group) and what orders a
-    group. n_groups : groups there can be. noisy : how many rows are to go where `drop_noise` is auto. Never so many rows
-    go that fewer than `wanted` are left, unless the method keeps all that are.
+    read : yields `pinned`, `tie`, and as the settings need them `noise`, `vouched`, `floor_group` (-1: no group) and what orders
+    a group. n_groups : groups there can be. noisy : how many rows are noise where `drop_noise` is auto: these go, but those
+    of them that are pinned or vouched for, and no others in their place; gone : `noise` and `tie` of rows that people dropped, which
+    count among the noisiest too. Never so many rows go that fewer than `wanted`
+    are left, unless the method keeps all that are.
     """
     if not select.composed:
         return NOTHING_FIRST
-    noisiest, n_cut = None, 0
+    first = First(by=select.floor_order)
     if select.drop_noise is not None:
-        noisiest, n_cut = _noisiest(read, select, wanted, noisy)
-    first = First(noisiest, by=select.floor_order, n_cut=n_cut)
+        first = _with_noise(read, select, wanted, noisy or 0, gone, first)
     if select.floor is None or select.keeps_all:
         return first
     return _with_floors(read, select.floor, wanted, n_groups, first)
 
 
-def _noisiest(read: Read, select: Selector, wanted: int, noisy: int | None) -> tuple[Cuts | None, int]:
-    """Return the cut of the noisiest rows and how many go."""
+def _with_noise(
+    read: Read, select: Selector, wanted: int, noisy: int, gone: Arrays | None, first: First
+) -> First:
+    """Return the cut of the noisiest rows, how many go, and how many do not or went before."""
     rows = scored = 0
-    for block in read("pinned", "noise"):
+    for block in read("pinned", "noise", "vouched"):
         rows += len(block["pinned"])
-        scored += int((~block["pinned"] & ~np.isnan(block["noise"])).sum())
-    asked = noisy or 0 if select.drop_noise == "auto" else rows_of(str(select.drop_noise), rows)
+        scored += int((~_stay(block) & ~np.isnan(block["noise"])).sum())
+    asked = noisy
+    if select.drop_noise == "auto":
+        n_held, n_gone = _settled_noise(read, noisy, gone)
+        asked -= n_held + n_gone
+        first = replace(first, n_held=n_held, n_gone=n_gone)
+    else:
+        asked = rows_of(str(select.drop_noise), rows)
     room = rows if select.keeps_all else rows - wanted
     n_cut = max(0, min(asked, scored, room))
     if n_cut < asked:
@@ -121,13 +140,48 @@ def _noisiest(read: Read, select: Selector, wanted: int, noisy: int | None) -> t
             f"{n_cut:,}",
             f"{asked:,}",
         )
+    cuts = Cuts(None, nth_smallest(_pairs(read, free=True), n_cut)) if n_cut else None
+    return replace(first, noisiest=cuts, n_cut=n_cut)
 
-    def pairs() -> Iterator[tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]]:
-        for block in read("pinned", "noise", "tie"):
-            free = ~block["pinned"] & ~np.isnan(block["noise"])
-            yield priority_key(block["noise"][free], "hardest"), block["tie"][free]
 
-    return (Cuts(None, nth_smallest(pairs, n_cut)) if n_cut else None), n_cut
+def _settled_noise(read: Read, count: int, gone: Arrays | None) -> tuple[int, int]:
+    """Return how many of the `count` noisiest of all rows are pinned or vouched for, and how many are gone."""
+    lost: Arrays = {"noise": np.zeros(0), "tie": np.zeros(0, np.uint64)} if gone is None else gone
+    lost = {name: values[~np.isnan(lost["noise"])] for name, values in lost.items()}
+    scored, held = len(lost["tie"]), 0
+    for block in read("pinned", "noise", "vouched"):
+        there = ~np.isnan(block["noise"])
+        scored, held = scored + int(there.sum()), held + int((there & _stay(block)).sum())
+    if not count or not (held or len(lost["tie"])):
+        return 0, 0
+    every = _pairs(read, free=False)
+
+    def pairs() -> Iterator[Pairs]:
+        yield priority_key(lost["noise"], "hardest"), lost["tie"]
+        yield from every()
+
+    noisiest = Cuts(None, nth_smallest(pairs, min(count, scored)))
+    blocks = read("pinned", "noise", "vouched", "tie")
+    return sum(int((_noisy(noisiest, block) & _stay(block)).sum()) for block in blocks), int(
+        _noisy(noisiest, lost).sum()
+    )
+
+
+def _pairs(read: Read, *, free: bool) -> Callable[[], Iterator[Pairs]]:
+    """Return what yields the order of rows with a score by noise. free : of those alone that may go."""
+
+    def pairs() -> Iterator[Pairs]:
+        for block in read("pinned", "noise", "vouched", "tie"):
+            there = ~np.isnan(block["noise"]) & ~(free & _stay(block))
+            yield priority_key(block["noise"][there], "hardest"), block["tie"][there]
+
+    return pairs
+
+
+def _stay(rows: Arrays) -> Mask:
+    """Return which rows are never noise, (n,)."""
+    found: Mask = rows["pinned"] | rows["vouched"]
+    return found
 
 
 def _noisy(cuts: Cuts, rows: Arrays) -> Mask:
@@ -140,7 +194,7 @@ def _noisy(cuts: Cuts, rows: Arrays) -> Mask:
 def _with_floors(read: Read, floor: int | Literal["half"], wanted: int, n_groups: int, first: First) -> First:
     """Return the floors of all groups added to the cut of the noisiest."""
     sizes, pinned, all_pinned = np.zeros(n_groups, np.int64), np.zeros(n_groups, np.int64), 0
-    needed = ["pinned", "tie", "floor_group", *(["noise"] if first.noisiest else [])]
+    needed = ["pinned", "tie", "floor_group", *(["noise", "vouched"] if first.noisiest else [])]
     for block in read(*needed):
         there = (block["floor_group"] >= 0) & ~first.cut(block)
         sizes += np.bincount(block["floor_group"][there], minlength=n_groups)

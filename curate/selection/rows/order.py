@@ -14,6 +14,7 @@ from curate.ordering.keys import ahead, with_priority
 from curate.scores.columns import hardest_is_largest
 from curate.scores.registry import folders_for, require_score, score_columns
 from curate.selection.base import ByScore, Selector
+from curate.selection.rows.overridden import VOUCHED
 from curate.selection.rows.previous import Shipped
 
 if TYPE_CHECKING:
@@ -127,7 +128,9 @@ def with_order(frame: pl.DataFrame, order: Order) -> pl.DataFrame:
         noise = pl.repeat(None, len(frame), dtype=pl.Float64, eager=True)
         if order.noise is not None:
             noise = given[order.noise[0]].cast(pl.Float64) * order.noise[1]
-        frame = frame.with_columns(noise.alias("noise"))
+        said = order.overrides is not None and VOUCHED in given.columns
+        vouched = given[VOUCHED] if said else pl.repeat(False, len(frame), eager=True)
+        frame = frame.with_columns(noise.alias("noise"), vouched.alias("vouched"))
     if order.select.floor is not None:
         frame = frame.with_columns(_floor_groups(given, order))
     if order.select.group_column is not None:

@@ -18,16 +18,18 @@ from curate.embedding.store import EmbeddingPart
 from curate.execution import exchange
 from curate.execution.context import Context, eligible, reuse_or_remove
 from curate.filtering.column_tables import values_of_part
-from curate.hashing import hash_uids
+from curate.hashing import hash_uids, tie
 from curate.io import storage
 from curate.runs.folder import RunFolder
+from curate.scores.registry import score_columns
 from curate.selection.base import Arrays
 from curate.selection.rows.first import NOTHING_FIRST, First
 from curate.selection.rows.order import Order, with_order
-from curate.selection.rows.overridden import judged
+from curate.selection.rows.overridden import VOUCHED, judged
 
 __all__ = [
-    "ROW_BYTES", "VECTOR_BYTES", "RankTask", "Ranked", "Spread", "candidates", "rank_rows", "scatter_back", "spread_rows",
+    "ROW_BYTES", "VECTOR_BYTES", "RankTask", "Ranked", "Spread", "candidates", "noise_that_people_dropped", "rank_rows",
+    "scatter_back", "spread_rows",
 ]  # fmt: skip
 
 ROW_BYTES = 280
@@ -50,10 +52,11 @@ ROWS = pa.schema(
     ]
 )
 #: What a method may need besides: the score it goes by (null: there is none), a score that cuts the noisiest
-#: off, a random draw, the group that has a quota, how likely a row is noise, and the group that has a floor.
+#: off, a random draw, the group that has a quota, how likely a row is noise, whether somebody says that its label is right, and
+#: the group that has a floor.
 EXTRAS = {
     "score": pa.float64(), "cutoff": pa.float64(), "draw": pa.uint64(), "group": pa.int32(), "noise": pa.float64(),
-    "floor_group": pa.int32(), "floor": pa.bool_(), "cut": pa.bool_(),
+    "vouched": pa.bool_(), "floor_group": pa.int32(), "floor": pa.bool_(), "cut": pa.bool_(),
 }  # fmt: skip
 #: Of these, what is known only when rows are ranked: what a floor keeps, and what went as noise.
 FOUND = ("floor", "cut")
@@ -171,10 +174,34 @@ def candidates(
         stays = frame["filter_reason"].is_null() & ~frame["uid"].is_in(dropped["uid"].implode())
     else:
         found = judged(run, part, frame.select("uid", "filter_reason", "pinned"), overrides)
-        frame = frame.with_columns(found["filter_reason"], found["pinned"])
+        said = [VOUCHED] if VOUCHED in found.columns else []
+        frame = frame.with_columns(found["filter_reason"], found["pinned"], *(found[name] for name in said))
         stays = frame["filter_reason"].is_null() & found["duplicate_of"].is_null()
         stays &= found["override"].ne_missing("drop")
     return frame.filter(stays), np.flatnonzero(stays.to_numpy()).astype(np.int32)
+
+
+def noise_that_people_dropped(context: Context, order: Order) -> Arrays:
+    """Return `noise` and `tie` of the rows that would reach selection, had nobody dropped them."""
+    run, found = context.run, [pl.DataFrame(schema={"uid": pl.String, "noise": pl.Float64})]
+    if order.overrides is not None and order.noise is not None:
+        column, factor = order.noise
+        folder = run.scores(score_columns(context.recipe)[column].folder)
+        for part in (one.name for one in context.parts):
+            rows = storage.read_frame(
+                run.part(run.scores("filter"), part), ["uid", "filter_reason", "pinned"]
+            )
+            dropped = judged(run, part, rows, order.overrides)["override"].eq_missing("drop")
+            if not dropped.any():
+                continue
+            own = judged(run, part, rows.filter(dropped), None)
+            own = own.filter(pl.col("filter_reason").is_null() & pl.col("duplicate_of").is_null())
+            scores = storage.read_frame(run.part(folder, part), ["uid", column])
+            own = own.join(scores, on="uid", how="left", maintain_order="left")
+            noise = pl.col(column).cast(pl.Float64) * factor
+            found.append(own.select("uid", noise=pl.when(noise.is_finite()).then(noise)))
+    every = pl.concat(found)
+    return {"noise": every["noise"].to_numpy(), "tie": tie(every["uid"].to_list(), order.seed)}
 
 
 def spread_rows(context: Context, order: Order, fingerprint: str, scratch: Path) -> Spread:
@@ -185,7 +212,7 @@ def spread_rows(context: Context, order: Order, fingerprint: str, scratch: Path)
     ].to_numpy()
     bucket = exchange.plan_buckets(assigned, _bucket_rows(context, order, int(assigned.sum())))
     # What is scratch depends on the buckets, and they on `memory` and workers, which may differ when a run goes on.
-    fingerprint = storage.fingerprint(fingerprint, bucket.tolist())
+    fingerprint = storage.fingerprint(fingerprint, bucket.tolist(), order.select.extras)
     spread = tuple(scratch / f"rows-{part.name}.arrow" for part in context.parts)
     tasks = [
         SpreadTask(run, part.name, part.index, order, bucket, out, fingerprint)

@@ -59,8 +59,8 @@ class ImageFolder:
         return count
 
     def describe(self, shard: Shard, rows: np.ndarray) -> None:
-        """Write the rows of a shard's metadata file, if it has one, that are among `rows`."""
-        if shard.format != "folder":
+        """Write the rows of a shard's metadata file, if it has one, that are among `rows`; no file where there are none."""
+        if shard.format != "folder" or not len(rows):
             return
         found = described_rows(shard, rows, batch_bytes=BATCH_BYTES)
         if found is not None:

@@ -18,6 +18,7 @@ from curate.sources.arrow_types import is_binary, is_label, is_string, plain_typ
 from curate.sources.base import Columns, Rows
 from curate.sources.registry import ShardReader, check_unchanged, format_of
 from curate.sources.tar.roles import KEY
+from curate.writers.relabelled import OF_PEOPLE, Relabelled
 
 __all__ = ["ALWAYS", "CHOICES", "Choice", "ListedRows"]
 
@@ -33,17 +34,18 @@ class ListedRows:
     """Rows in the order of the source, with `ALWAYS` and the `columns` named.
 
     A column is one of the decisions or scores; `caption`, whole; a column of the source (of a tar also ``json.FIELD``); or
-    one of 0_samples.
+    one of 0_samples. labels : those that people judged, in columns behind all others.
     """
 
     context: Context
     choice: Choice = "kept"
     columns: tuple[str, ...] = ()
+    labels: Relabelled | None = None
 
     def check(self, asked_by: str = "--columns") -> None:
         """Raise UsageError for a column that is nowhere. asked_by : the option that names the columns."""
         source = {name for part in self._firsts() for name in ShardReader().schema(part.shard).names}
-        have = [*self._of_run(), "caption", *sorted(source), *schema.SAMPLES.names]
+        have = [*self._of_run(), "caption", *sorted(source), *schema.SAMPLES.names, *OF_PEOPLE]
         for name in self.columns:
             if name not in have and not _is_json_field(name, source):
                 raise UsageError(
@@ -91,9 +93,12 @@ class ListedRows:
             since = check_unchanged(shard)
             frame = frame.with_columns(self._read(part, name, frame["row"].to_numpy()) for name in read)
             check_unchanged(shard, since)
+        added = [] if self.labels is None else [name for name in OF_PEOPLE if name not in read]
+        if self.labels is not None and added:
+            frame = self.labels.beside(frame, added)
         absent = [name for name in own if name not in frame.columns]
         frame = frame.with_columns(pl.lit(None, pl.String).alias(name) for name in absent)
-        return frame.select(list(dict.fromkeys((*ALWAYS, *self.columns))))
+        return frame.select(list(dict.fromkeys((*ALWAYS, *self.columns, *added))))
 
     def _read(self, part: Part, name: str, rows: np.ndarray) -> pl.Series:
         """Return a column of the source."""
