@@ -22,6 +22,7 @@ from prefect.exceptions import PrefectException
 from curate import schema
 from curate.analysis.summary.matters import what_matters
 from curate.analysis.summary.summary import RunSummary, summarize
+from curate.io.names import in_markdown
 from curate.progress import Meter
 from curate.report.model import Matter
 from curate.runs.folder import RunFolder
@@ -96,18 +97,18 @@ def publish(run: RunFolder, manifest: Mapping[str, Any]) -> None:
         matters = what_matters(run, found)
         told = {one.text.lower() for one in matters}
         warnings = [*manifest["stages"]["cluster"].get("warnings", ()), *found.said]
-        said = [f"- {text}" for text in warnings if text.lower() not in told]
+        said = [f"- {in_markdown(text)}" for text in warnings if text.lower() not in told]
         counts = counts_table(str(run.path), found.counts or manifest["counts"], matters)
         create_markdown_artifact("\n".join([counts, *(["", *said] if said else [])]), key=COUNTS)
     with _optional(CONCEPTS):
         rows = concept_rows(found)
         total = 0 if found.concepts is None else len(found.concepts)
-        what = f"The {len(rows):,} largest of {total:,} concepts of {run.where}"
+        what = f"The {len(rows):,} largest of {total:,} concepts of {in_markdown(run.where)}"
         create_table_artifact(rows, key=CONCEPTS, description=what)
     with _optional(REPORT):
         page = (run.report / "report.html").resolve()
-        what = f"Report of {run.where}. {HOW_TO_OPEN}"
-        create_link_artifact(page.as_uri(), link_text=str(page), key=REPORT, description=what)
+        what = f"Report of {in_markdown(run.where)}. {HOW_TO_OPEN}"
+        create_link_artifact(page.as_uri(), link_text=in_markdown(str(page)), key=REPORT, description=what)
 
 
 def concept_rows(summary: RunSummary) -> list[dict[str, Any]]:
@@ -126,7 +127,7 @@ def counts_table(run: str, counts: Mapping[str, Any], matters: Sequence[Matter] 
     ### runs/a
     <BLANKLINE>
     - Next: see more: `curate plan a`
-    - **1 is \<b\>**
+    - **1 is &lt;b&gt;**
     <BLANKLINE>
     | rows | number | share |
     | --- | ---: | ---: |
@@ -136,23 +137,21 @@ def counts_table(run: str, counts: Mapping[str, Any], matters: Sequence[Matter] 
     """
     lines = [("in", counts["rows"]), ("kept", counts["kept"])]
     for group in ("dropped", "unusable"):
-        lines += [(f"{group}: {_cell(reason)}", number) for reason, number in counts[group].items()]
+        lines += [(f"{group}: {in_markdown(reason)}", number) for reason, number in counts[group].items()]
     total = max(counts["rows"], 1)
-    table = [f"| {name} | {number:,} | {number / total:.1%} |".replace("%", " %") for name, number in lines]
+    table = [f"| {name} | {number:,} | {100 * number / total:.1f} % |" for name, number in lines]
     sentences = [*map(_sentence, matters), ""] if matters else []
-    return "\n".join(
-        [f"### {run}", "", *sentences, "| rows | number | share |", "| --- | ---: | ---: |", *table]
-    )
+    head = ["| rows | number | share |", "| --- | ---: | ---: |"]
+    return "\n".join([f"### {in_markdown(run)}", "", *sentences, *head, *table])
 
 
 def _sentence(one: Matter) -> str:
     """Return a sentence as an item of a list; what came from the data is no markup."""
-    text = re.sub(r"([\\`*_\[\]<>|~!#&])", r"\\\1", " ".join(one.text.split()))
+    text = in_markdown(one.text)
     text = f"**{text}**" if one.warns else text
-    # The path of a run may hold backticks: a longer fence than any of them.
-    fence = "`" * (max(map(len, re.findall("`+", one.command)), default=0) + 1)
-    return f"- {text}" + (f": {fence}{one.command}{fence}" if one.command else "")
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|")
+    if not one.command:
+        return f"- {text}"
+    # The path of a run may hold backticks: a longer fence than any of them, and a space between.
+    command = " ".join(one.command.splitlines())
+    fence = "`" * (max(map(len, re.findall("`+", command)), default=0) + 1)
+    return f"- {text}: {fence} {command} {fence}" if "`" in command else f"- {text}: `{command}`"
