@@ -23,6 +23,7 @@ from curate import schema
 from curate.analysis.summary.matters import what_matters
 from curate.analysis.summary.summary import RunSummary, summarize
 from curate.flows.report_links import ReportLink
+from curate.io.names import in_markdown
 from curate.progress import Meter
 from curate.report.model import Matter
 from curate.runs.folder import RunFolder
@@ -97,16 +98,16 @@ def publish(run: RunFolder, manifest: Mapping[str, Any], report: ReportLink) -> 
         matters = what_matters(run, found)
         told = {one.text.lower() for one in matters}
         warnings = [*manifest["stages"]["cluster"].get("warnings", ()), *found.said]
-        said = [f"- {text}" for text in warnings if text.lower() not in told]
+        said = [f"- {in_markdown(text)}" for text in warnings if text.lower() not in told]
         counts = counts_table(str(run.path), found.counts or manifest["counts"], matters)
         create_markdown_artifact("\n".join([counts, *(["", *said] if said else [])]), key=COUNTS)
     with _optional(CONCEPTS):
         rows = concept_rows(found)
         total = 0 if found.concepts is None else len(found.concepts)
-        what = f"The {len(rows):,} largest of {total:,} concepts of {run.where}"
+        what = f"The {len(rows):,} largest of {total:,} concepts of {in_markdown(run.where)}"
         create_table_artifact(rows, key=CONCEPTS, description=what)
     with _optional(REPORT):
-        name, how = f"Report of {_escaped(run.where)}", how_to_look(report)
+        name, how = f"Report of {in_markdown(run.where)}", how_to_look(report)
         if report.url is None:
             create_markdown_artifact(f"{name}: {how}", key=REPORT)
         else:
@@ -138,7 +139,7 @@ def counts_table(run: str, counts: Mapping[str, Any], matters: Sequence[Matter] 
     ### runs/a
     <BLANKLINE>
     - Next: see more: `curate plan a`
-    - **1 is \<b\>**
+    - **1 is &lt;b&gt;**
     <BLANKLINE>
     | rows | number | share |
     | --- | ---: | ---: |
@@ -148,30 +149,23 @@ def counts_table(run: str, counts: Mapping[str, Any], matters: Sequence[Matter] 
     """
     lines = [("in", counts["rows"]), ("kept", counts["kept"])]
     for group in ("dropped", "unusable"):
-        lines += [(f"{group}: {_cell(reason)}", number) for reason, number in counts[group].items()]
+        lines += [(f"{group}: {in_markdown(reason)}", number) for reason, number in counts[group].items()]
     total = max(counts["rows"], 1)
-    table = [f"| {name} | {number:,} | {number / total:.1%} |".replace("%", " %") for name, number in lines]
+    table = [f"| {name} | {number:,} | {100 * number / total:.1f} % |" for name, number in lines]
     sentences = [*map(_sentence, matters), ""] if matters else []
-    return "\n".join(
-        [f"### {run}", "", *sentences, "| rows | number | share |", "| --- | ---: | ---: |", *table]
-    )
+    head = ["| rows | number | share |", "| --- | ---: | ---: |"]
+    return "\n".join([f"### {in_markdown(run)}", "", *sentences, *head, *table])
 
 
 def _sentence(one: Matter) -> str:
     """Return a sentence as an item of a list; what came from the data is no markup."""
-    text = f"**{_escaped(one.text)}**" if one.warns else _escaped(one.text)
+    text = in_markdown(one.text)
+    text = f"**{text}**" if one.warns else text
     return f"- {text}" + (f": {_code(one.command)}" if one.command else "")
-
-
-def _escaped(text: str) -> str:
-    return re.sub(r"([\\`*_\[\]<>|~!#&])", r"\\\1", " ".join(text.split()))
 
 
 def _code(command: str) -> str:
     """Return a command as code. The path of a run may hold backticks: the fence is longer than any of them."""
-    fence = "`" * (max(map(len, re.findall("`+", command)), default=0) + 1)
-    return f"{fence}{command}{fence}"
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|")
+    line = " ".join(command.splitlines())
+    fence = "`" * (max(map(len, re.findall("`+", line)), default=0) + 1)
+    return f"{fence} {line} {fence}" if "`" in line else f"{fence}{line}{fence}"

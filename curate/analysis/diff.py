@@ -86,7 +86,8 @@ class _Side:
         self.scores: dict[str, Path] = {}
         for folder in map(run.folder.scores, score_folders(self.recipe)):
             if run.folder.marker(folder) is not None and self.parts:
-                kinds = pl.read_parquet_schema(storage.ensure_local(run.folder.part(folder, self.parts[0])))
+                path = storage.ensure_local(run.folder.part(folder, self.parts[0]))
+                kinds = pl.scan_parquet(path, glob=False).collect_schema()
                 self.scores |= {name: folder for name, kind in kinds.items() if kind.is_float()}
 
     def _decisions(self, part: str, columns: Sequence[str]) -> pa.Table:

@@ -102,7 +102,7 @@ def _sample(context: Context, row: Mapping[str, Any]) -> dict[str, Any]:
     """Return what 0_samples says of the row."""
     path = context.run.part(context.run.samples, context.parts[row["part"]].name)
     itself = (pl.col("shard") == row["shard"]) & (pl.col("row") == row["row"])
-    return pl.scan_parquet(ensure_local(path)).filter(itself).collect().row(0, named=True)
+    return pl.scan_parquet(ensure_local(path), glob=False).filter(itself).collect().row(0, named=True)
 
 
 def _of_uid(context: Context, uid: str, embedded: bool) -> dict[str, Any]:
@@ -120,7 +120,9 @@ def _of_uid(context: Context, uid: str, embedded: bool) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for folder in tables:
         rows = (
-            pl.scan_parquet(ensure_all_local(folder, "part-*.parquet")).filter(pl.col("uid") == uid).collect()
+            pl.scan_parquet(ensure_all_local(folder, "part-*.parquet"), glob=False)
+            .filter(pl.col("uid") == uid)
+            .collect()
         )
         if len(rows):
             found |= rows.row(0, named=True)
@@ -164,7 +166,9 @@ def _scores(context: Context, judged: Mapping[str, Any]) -> list[dict[str, Any]]
             entry["status"] = judged.get(column.status)
         else:
             other = pl.col(name)
-            counts = pl.scan_parquet(ensure_all_local(folder, "part-*.parquet")).filter(other.is_finite())
+            counts = pl.scan_parquet(ensure_all_local(folder, "part-*.parquet"), glob=False).filter(
+                other.is_finite()
+            )
             below, same, n = (
                 counts.select(below=(other < value).sum(), same=(other == value).sum(), n=pl.len())
                 .collect(engine="streaming")

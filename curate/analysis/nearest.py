@@ -168,7 +168,7 @@ def stored_vector(run: RunFolder, uid: str, on: str = "image") -> Vector:
             raise UsageError(f"{run.where} has no vectors of captions; search the images")
         path = run.part(run.embeddings, part)
         found = (
-            pl.scan_ipc(storage.ensure_local(path))
+            pl.scan_ipc(storage.ensure_local(path), glob=False)
             .select("uid")
             .with_row_index("place")
             .filter(pl.col("uid") == uid)

@@ -251,7 +251,7 @@ def _samples(context: Context, uids: Sequence[str]) -> dict[str, dict[str, Any]]
     for part in context.parts:
         path = context.run.part(context.run.samples, part.name)
         first = pl.col("copy_of").is_null() & pl.col("uid").is_in(list(uids))
-        rows = pl.scan_parquet(storage.ensure_local(path)).filter(first).select(names).collect()
+        rows = pl.scan_parquet(storage.ensure_local(path), glob=False).filter(first).select(names).collect()
         rows = rows.with_columns(pl.col("label").replace(context.run.class_names()))
         found |= {row["uid"]: row for row in rows.to_dicts()}
     return found

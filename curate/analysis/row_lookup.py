@@ -59,7 +59,9 @@ def uids_of_names(context: Context, names: Iterable[str]) -> dict[str, str]:
     for part in context.parts:
         path = ensure_local(context.run.part(context.run.samples, part.name))
         meant = pl.any_horizontal(pl.col("uid", "key").is_in(asked.implode()))
-        for uid, key in pl.scan_parquet(path).filter(meant).select("uid", "key").collect().iter_rows():
+        for uid, key in (
+            pl.scan_parquet(path, glob=False).filter(meant).select("uid", "key").collect().iter_rows()
+        ):
             found[uid] = uid
             keyed.setdefault(key, set()).add(uid)
     found = {name: uid for name, uid in found.items() if name in set(asked)}
@@ -82,7 +84,7 @@ def rows_with(context: Context, chosen: pl.Expr) -> list[Found]:
 
 
 def _decisions(context: Context, part: Part) -> pl.LazyFrame:
-    return pl.scan_parquet(ensure_local(context.run.part(context.run.decisions, part.name)))
+    return pl.scan_parquet(ensure_local(context.run.part(context.run.decisions, part.name)), glob=False)
 
 
 # --- by what the run calls it -------------------------------------------------------------------------------------
@@ -151,7 +153,7 @@ def _named(context: Context, which: str) -> list[tuple[int, Found]]:
     found: list[tuple[int, Found]] = []
     for part in context.parts if which.strip("/\\") else ():
         path = ensure_local(context.run.part(context.run.samples, part.name))
-        keys = pl.scan_parquet(path).select("key").with_row_index("place")
+        keys = pl.scan_parquet(path, glob=False).select("key").with_row_index("place")
         fits = keys.select("place", "key", rank=_rank(part, which)).filter(pl.col("rank").is_not_null())
         some = fits.sort("rank", "place").head(LISTED + 1).collect().to_dicts()
         for one in some:
@@ -257,7 +259,13 @@ def _example(context: Context) -> str:
     """Say what names the rows have."""
     for part in context.parts:
         path = ensure_local(context.run.part(context.run.samples, part.name))
-        keys = pl.scan_parquet(path).select("key").filter(pl.col("key").is_not_null()).head(1).collect()
+        keys = (
+            pl.scan_parquet(path, glob=False)
+            .select("key")
+            .filter(pl.col("key").is_not_null())
+            .head(1)
+            .collect()
+        )
         if len(keys):
             return f", or by its file name, path, URL or key, such as {keys.item()!r}"
     return " (its source gives no file names or keys)"

@@ -42,7 +42,7 @@ __all__ = [
 MAX_TEXT = 40
 
 #: Characters JSON leaves as they are, though a terminal may obey them or refuse to show them.
-_CONTROLS = re.compile("[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_CONTROLS = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 #: Rows of the table of counts.
 _COLOURS = {"kept": "green", "dropped": "yellow", "unusable": "red"}

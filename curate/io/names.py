@@ -6,9 +6,13 @@ names are never written alike, and a name that holds ``\x83`` in plain letters g
 
 import re
 
-__all__ = ["original", "printable"]
+__all__ = ["in_markdown", "original", "printable"]
 
 _ESCAPED = re.compile(r"(\\+)(?=x[89a-f][0-9a-f]|[\udc80-\udcff])|([\udc80-\udcff])")
+#: What Markdown takes for markup anywhere in a line, and what it takes for it at the head of one.
+_MARKUP = re.compile(r"([\\`*\[\]|~$]|(?<!\w)_|_(?!\w))")
+_HEAD = re.compile(r"^([#+=-]|\d+(?=[.)]))")
+_ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 _WRITTEN = re.compile(r"(\\+)x([89a-f][0-9a-f])")
 
 
@@ -19,6 +23,17 @@ def printable(name: str) -> str:
     ('a\\x83.jpg', 'café.jpg', 'a\\\\x83.jpg', 'C:\\new')
     """
     return _ESCAPED.sub(lambda m: m[1] * 2 if m[1] else f"\\x{ord(m[2]) - 0xDC00:02x}", name)
+
+
+def in_markdown(text: str) -> str:
+    r"""Return text as one line of Markdown, in a cell of a table too, that shows it and obeys nothing in it.
+
+    >>> in_markdown("![x](https://a.b) <img> a_b | `c`"), in_markdown("1. #2")
+    ('!\\[x\\](https://a.b) &lt;img&gt; a_b \\| \\`c\\`', '1\\. #2')
+    """
+    line = " ".join("".join(char if char.isprintable() else " " for char in text).split())
+    line = _MARKUP.sub(r"\\\1", "".join(_ENTITIES.get(char, char) for char in line))
+    return _HEAD.sub(lambda found: f"{found[1]}\\" if found[1].isdigit() else f"\\{found[1]}", line)
 
 
 def original(name: str) -> str:

@@ -163,7 +163,7 @@ def _rows_of(run: RunFolder, family: Score) -> list[dict[str, Any]]:
     run.fingerprint(folder)
     columns = list(means)
     frame = (
-        pl.scan_parquet(storage.ensure_all_local(folder, "part-*.parquet"))
+        pl.scan_parquet(storage.ensure_all_local(folder, "part-*.parquet"), glob=False)
         .group_by(status)
         .agg(pl.len().alias("rows"), pl.col(columns).null_count())
         .sort(status)

@@ -11,6 +11,7 @@ from typing import Any
 
 from curate.analysis.explain import explain
 from curate.analysis.search import Query, judged_search, text_model
+from curate.analysis.summary.concepts import stored_names
 from curate.analysis.summary.said import say_doubtful
 from curate.analysis.summary.thumbnails import Place
 from curate.errors import CurateError, SourceError, UsageError
@@ -192,6 +193,10 @@ class Site:
         return ", ".join([*told, *([f"{identifier(extra)} as value"] if extra else [])])
 
     @cached_property
+    def _names(self) -> dict[int, str]:
+        return stored_names(self.context.run)
+
+    @cached_property
     def _chance(self) -> str | None:
         """What estimates the chance that a label is wrong, as SQL: of the noise model, else of the heads."""
         known = self.table.columns
@@ -214,6 +219,7 @@ class Site:
         decided = self.decisions.of([row["uid"] for row in rows])
         for row in rows:
             row["decided"] = decided.get(row["uid"], {})
+            row["concept_name"] = self._names.get(row["concept"])
         self.pictures["small"].expect([row["n"] for row in rows])
         return rows
 
@@ -309,7 +315,7 @@ class Site:
     # Search
 
     def search(self, params: Params, picture: bytes | None = None) -> dict[str, Any]:
-        """Return the rows that fit a text, a picture, or are like a row; and why there are none."""
+        """Return the rows that fit a text, a picture, or are like a row; why there are none; and whether there may be more."""
         top = min(LIMIT, max(1, whole("top", params.get("top", "60"))))
         with tempfile.TemporaryDirectory(prefix="curate-review-") as folder:
             if picture is not None:
@@ -341,7 +347,7 @@ class Site:
         for row in rows:
             row |= {name: hits[row["uid"]][name] for name in ("similarity", "relevance")}
         empty = None if rows or answer is None else answer.why_empty()
-        return {"rows": rows, "empty": empty}
+        return {"rows": rows, "empty": empty, "more": len(rows) == top}
 
     def _clip(self) -> Any:  # noqa: ANN401  (a model, of a library that is slow to import)
         with self._model_held:
@@ -363,7 +369,7 @@ class Site:
             cut = 1 - self._epsilon
         target = _finite("target", params.get("target", "0.5"))
         found = useful(self.table, self._queues[name], cut=cut, target=target)
-        rows = self.numbered(found["next"])
+        rows = self.numbered(found["next"], self._queues[name].column)
         if name == "near":
             partners = {row["n"]: self._near.partner(row["n"]) for row in rows}
             told = {

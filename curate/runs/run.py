@@ -125,7 +125,7 @@ class StoredRun:
 
         self._require(self.folder.decisions)
         path = storage.ensure_local(self.folder.budgets)
-        return _read(pl.scan_parquet(path), lazy)
+        return _read(pl.scan_parquet(path, glob=False), lazy)
 
     @overload
     def scores(self, *, lazy: Literal[False] = ...) -> "pl.DataFrame": ...
@@ -175,7 +175,7 @@ class StoredRun:
         import polars as pl
 
         self._require(stage or folder)
-        return pl.scan_parquet(storage.ensure_all_local(folder, "part-*.parquet"))
+        return pl.scan_parquet(storage.ensure_all_local(folder, "part-*.parquet"), glob=False)
 
     def _require(self, folder: Path) -> None:
         if self.folder.marker(folder) is None:

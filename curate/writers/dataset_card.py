@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import yaml
 
-from curate.io.names import printable
+from curate.io.names import in_markdown, printable
 from curate.sources.columns import declared_features
 from curate.writers.schema import HF_DTYPES
 
@@ -123,22 +123,20 @@ def _counts(counts: Mapping[str, Any]) -> str:
     ]
     for group in ("dropped", "unusable"):
         lines += [(f"{group}: {name}", number) for name, number in counts[group].items()]
-    return "| | rows |\n|---|---:|\n" + "".join(f"| {_cell(name)} | {number:,} |\n" for name, number in lines)
+    return "| | rows |\n|---|---:|\n" + "".join(
+        f"| {in_markdown(name)} | {number:,} |\n" for name, number in lines
+    )
 
 
 def _columns(schema: pa.Schema) -> str:
-    shown = (f"| {_cell(one.name)} | {_cell(str(one.type))} |\n" for one in schema)
+    shown = (f"| {in_markdown(one.name)} | {in_markdown(str(one.type))} |\n" for one in schema)
     return "| column | type |\n|---|---|\n" + "".join(shown)
 
 
 def _lines(provenance: Mapping[str, object]) -> str:
-    return "".join(f"- {name}: {_cell(str(value))}\n" for name, value in provenance.items())
-
-
-def _cell(text: str) -> str:
-    """Return text that stays in its cell and is shown, not obeyed."""
-    shown = "".join(char if char.isprintable() else " " for char in text)
-    return shown.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("`", "\\`")
+    return "".join(
+        f"- {in_markdown(name)}: {in_markdown(str(value))}\n" for name, value in provenance.items()
+    )
 
 
 def _fenced(text: str) -> str:

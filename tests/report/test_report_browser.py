@@ -15,15 +15,11 @@ from curate.ordering.shares import n_keep
 from curate.recipe.loading import parse_recipe
 from curate.report.page import _environment
 from curate.selection.density import density_budgets
+from tests.fixtures.browser import NEEDS_CHROMIUM, page_of
 from tests.fixtures.calls import curate as command
 from tests.fixtures.pictured import CAPTION, LABELS, pictured
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-pytestmark = [
-    pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed"),
-    # Playwright's own loop and its sockets end with it.
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-]
+pytestmark = NEEDS_CHROMIUM
 PANELS = (
     "funnel", "groups", "map", "concepts", "galleries", "whatif", "scores", "reliability", "duplicates", "mislabelled",
     "weights", "stages", "recipe",
@@ -41,33 +37,14 @@ def run(decoding_here, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def chromium():
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture(scope="module")
 def visit(chromium):
-    """Open a file in a page of its own; what it says, asks for and pops up is noted."""
+    """Open a file in a page of its own, without a network; what it says, asks for and pops up is noted."""
 
-    def opened(path, *, width=1440, scheme="light"):
-        context = chromium.new_context(
-            viewport={"width": width, "height": 900},
-            color_scheme=scheme,
-            offline=True,
-            reduced_motion="reduce",
-        )
-        page, noted = context.new_page(), []
-        page.on("console", lambda message: noted.append(message.text))
-        page.on("pageerror", lambda error: noted.append(str(error)))
-        page.on("dialog", lambda dialog: (noted.append(f"dialog {dialog.message}"), dialog.dismiss()))
-        page.on("request", lambda asked: asked.url.startswith("data:") or noted.append(asked.url))
-        page.goto(path.as_uri())
-        assert noted.pop(0) == path.as_uri()
-        return SimpleNamespace(page=page, noted=noted)
+    def opened(path, **settings):
+        found = page_of(chromium, "data:", offline=True, **settings)
+        found.page.goto(path.as_uri())
+        assert found.noted.pop(0) == path.as_uri()
+        return found
 
     return opened
 

@@ -1,27 +1,23 @@
 """The page of `curate review` in Chromium, used by mouse and keyboard as a person would."""
 
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from types import SimpleNamespace
 
 import polars as pl
 import pytest
 
 import curate
 from curate.overrides.store import Overrides
+from tests.fixtures.browser import NEEDS_CHROMIUM, go, said, tiles, until
 from tests.fixtures.pictured import picture
 from tests.fixtures.reviewed import COPIES, HOSTILE, LABELS, made_run
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-pytestmark = [
-    pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed"),
-    # Playwright's own loop and its sockets end with it.
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-]
+pytestmark = NEEDS_CHROMIUM
 VIEWS = ("concepts", "samples", "near", "copies", "labels", "pairs", "unusable", "cut")
 REFUSED = "Failed to load resource: the server responded with a status of 400 (Bad Request)"
 NAMELESS = (
@@ -43,36 +39,6 @@ def served(run):
 
 
 @pytest.fixture(scope="module")
-def chromium():
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture(scope="module")
-def visit(chromium):
-    """Open the page; what it says, pops up, or asks of others is noted."""
-
-    def opened(url, *, width=1440, scheme="light"):
-        context = chromium.new_context(
-            viewport={"width": width, "height": 900}, color_scheme=scheme, reduced_motion="reduce"
-        )
-        page, noted = context.new_page(), []
-        page.on("console", lambda message: noted.append(message.text))
-        page.on("pageerror", lambda error: noted.append(str(error)))
-        page.on("dialog", lambda dialog: (noted.append(f"dialog {dialog.message}"), dialog.dismiss()))
-        own = url.partition("?")[0]
-        page.on("request", lambda asked: asked.url.startswith((own, "blob:")) or noted.append(asked.url))
-        page.goto(url)
-        page.wait_for_selector("body[data-ready]", timeout=60_000)
-        return SimpleNamespace(page=page, noted=noted)
-
-    return opened
-
-
-@pytest.fixture(scope="module")
 def seen(served, visit):
     """The page that most tests share."""
     return visit(served.url)
@@ -86,24 +52,6 @@ def nothing_noted(request):
         assert seen.noted == []
 
 
-def until(page, condition):
-    """Wait until an expression holds; Playwright's own way is forbidden by the policy of the page."""
-    deadline = time.monotonic() + 30
-    while not page.evaluate(condition):
-        assert time.monotonic() < deadline, condition
-        page.wait_for_timeout(20)
-
-
-def go(page, view, query=""):
-    """Open a view, and wait until it is there."""
-    page.evaluate("to => { location.hash = to }", f"#/{view}{query}")
-    until(page, "document.body.dataset.shown === location.hash")
-
-
-def tiles(page):
-    return page.locator(".tile").evaluate_all("all => all.map((one) => Number(one.dataset.n))")
-
-
 def held(run):
     rows = Overrides(curate.open_run(run).folder).current().to_dicts()
     return {(row["uid"], row["what"]): row["to"] for row in rows}
@@ -111,10 +59,6 @@ def held(run):
 
 def focused(page):
     return page.evaluate("document.activeElement.dataset?.n ?? document.activeElement.id")
-
-
-def said(page, text):
-    page.locator("#status", has_text=text).wait_for()
 
 
 def test_the_token_does_not_stay_in_the_address(seen, served):
@@ -315,6 +259,54 @@ def test_a_wrong_label_takes_the_right_one(seen, run):
     until(page, "!document.querySelector('#dialog').open")
 
 
+def test_every_part_of_a_list_is_shown_as_what_it_is(seen, run):
+    page = seen.page
+    page.click("#open-keys")
+    keys = page.locator(".keys dt").all_inner_texts()
+    assert keys[0] == "← ↑ → ↓" and {"K", "X", "N", "R", "W", "C"} <= set(keys)
+    page.keyboard.press("Escape")
+    go(page, "samples", "?reason=kept")
+    page.locator(".tile").first.click()
+    page.keyboard.press("w")
+    page.fill("#new-label", LABELS[1])
+    page.keyboard.press("Enter")
+    said(page, "wrong label")
+    page.locator(".tile").first.click()
+    decided = page.locator("#inspector .decided-by")
+    decided.wait_for()
+    by = page.input_value("#who")
+    assert decided.inner_text().strip() == f"wrong label: {LABELS[1]} by {by}"
+    assert "[object" not in page.inner_text("body")
+    page.keyboard.press("u")
+    said(page, "Taken back")
+
+
+def test_a_pair_says_the_score_that_it_goes_by(seen, run):
+    page = seen.page
+    go(page, "pairs")
+    scores = curate.open_run(run).scores().select("uid", "clip_score").drop_nulls()
+    values = {f"clip_score {value:.4g}" for value in scores["clip_score"]}
+    notes = page.locator(".tile .note").all_inner_texts()
+    assert notes and values >= {text.replace("\u2212", "-") for text in notes}
+
+
+def test_a_concept_goes_by_its_name(seen, run):
+    page = seen.page
+    names = json.loads((run / "concept_names.json").read_text())["names"]
+    concept, name = next(iter(names.items()))
+    go(page, "samples", f"?concept={concept}")
+    assert page.inner_text("#title") == f"Concept {concept}: {name}"
+    page.locator(".tile").first.click()
+    assert page.locator("#inspector .facts a").inner_text() == f"{concept}: {name}"
+
+
+def test_names_that_every_object_has_are_no_views(seen):
+    page = seen.page
+    for name in ("constructor", "toString", "__proto__"):
+        go(page, name)
+        assert page.inner_text("#title") == "Samples" and page.locator(".tile").count() > 0
+
+
 def test_the_large_view(seen):
     page = seen.page
     go(page, "samples", "?reason=kept&order=el2n")
@@ -367,7 +359,15 @@ def test_it_fits_the_screen_and_everything_has_a_name(served, visit, width, sche
     background = page.evaluate("getComputedStyle(document.documentElement).backgroundColor")
     assert (max(map(int, background[4:-1].split(","))) < 60) == (scheme == "dark")
     if width < 700:
+        go(page, "samples", "?where=false")
+        assert page.locator("#actions").is_hidden() and page.locator("#content .empty").is_visible()
+        go(page, "concepts")
+        assert page.locator("#actions").is_hidden()
         go(page, "samples")
+        for button in page.locator("#actions button").all():
+            box = button.bounding_box()
+            assert box["x"] >= 0 and box["x"] + box["width"] <= width
+            assert button.evaluate("one => one.scrollWidth <= one.clientWidth"), button.inner_text()
         page.locator(".tile .shot").first.click()
         page.wait_for_selector("#large[open]")
         assert page.locator("#large .large-actions button").first.is_visible()

@@ -41,7 +41,7 @@ def read_csv(path: Path) -> list[Entry]:
 def read_parquet(path: Path) -> list[Entry]:
     """Return what a Parquet table with the columns uid, what and (for new labels) to decides."""
     try:
-        frame = pl.read_parquet(path)
+        frame = pl.read_parquet(path, glob=False)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise UsageError(f"{path}: is no Parquet table: {' '.join(str(error).split())[:200]}") from None
     return _entries(path, frame, first=1)

@@ -1,19 +1,21 @@
 // Starts the page: reads what the run has, follows the address, and hands keys to what is open.
 import {ask} from "./api.js";
-import {actionButtons, counted, decideKey, follow, onDecided, open, showHistory, showSelection, turn} from "./decide.js";
+import {actionButtons, counted, decideKey, follow, keysOfRun, onDecided, open, showHistory, showSelection, turn} from "./decide.js";
 import {count, find, make, openDialog, tell} from "./dom.js";
 import {gridKey, onFocus, onOpen} from "./grid.js";
 import {showInfo} from "./info.js";
 import {isLarge, step, toggleZoom, zoom} from "./large.js";
-import {address, readRoute, state} from "./state.js";
+import {address, onRows, readRoute, state} from "./state.js";
 import {refreshUseful} from "./useful.js";
 import {queueOf, searchPicture, show, viewList} from "./views.js";
 
-const HELP = [["← ↑ → ↓", "move; with Shift select"], ["Space", "select or not"], ["Ctrl A", "select all that is shown"], ["Enter", "large view"], ["Z, + −", "zoom in the large view"], ["K", "keep"], ["X", "drop"], ["N", "not a duplicate"], ["R", "right label"], ["W", "wrong label, and which is right"], ["C", "clear what was decided"], ["U, Ctrl Z", "undo; with Shift redo"], ["M", "the next most useful ones"], ["H", "history"], ["/", "search"], ["Escape", "close, or select nothing"]];
+const HELP = [["← ↑ → ↓", "move; with Shift select"], ["Space", "select or not"], ["Ctrl A", "select all that is shown"], ["Enter", "large view"], ["Z, + −", "zoom in the large view"], ["U, Ctrl Z", "undo; with Shift redo"], ["M", "the next most useful ones"], ["H", "history"], ["/", "search"], ["Escape", "close, or select nothing"]];
+const MEANS = {wrong_label: "wrong label, and which is right", reset: "clear what was decided"};
 const inspector = find("#inspector");
 
 function showKeys() {
-  openDialog("Keys", make("dl", {class: "keys"}, HELP.map(([key, what]) => [make("dt", {}, make("kbd", {}, key)), make("dd", {}, what)])));
+  const deciding = keysOfRun().map(([key, what, name]) => [key.toUpperCase(), MEANS[what] ?? name.toLowerCase()]);
+  openDialog("Keys", make("dl", {class: "keys"}, [...HELP.slice(0, 5), ...deciding, ...HELP.slice(5)].map(([key, what]) => [make("dt", {}, make("kbd", {}, key)), make("dd", {}, what)])));
 }
 
 function drawViews() {
@@ -54,6 +56,12 @@ function onFocusChanged(row = state.rows[state.focus] ?? null) {
   if (last === `${row?.n} ${decided}`) return;
   last = `${row?.n} ${decided}`;
   if (matchMedia("(min-width: 1100px)").matches) showInfo(inspector, row);
+}
+
+// With nothing on the page there is nothing to decide about.
+function onRowsChanged() {
+  document.body.classList.toggle("empty", !state.rows.length);
+  if (!state.rows.length) onFocusChanged();
 }
 
 function dropping() {
@@ -109,6 +117,7 @@ async function start() {
   if (about.read_only) find("#actions").replaceChildren(make("span", {id: "selected"}, ""), make("span", {class: "kind"}, "Read-only: nothing can be decided."));
   drawViews();
   onFocus(onFocusChanged);
+  onRows(onRowsChanged);
   onOpen(open);
   onDecided(() => { const queue = queueOf(); if (queue && !find("#useful").hidden) refreshUseful(queue, {...state.route.parameters, cut: state.route.parameters.cut}); });
   find("#undo").addEventListener("click", () => turn("undo"));

@@ -6,6 +6,8 @@ import {isLarge, openLarge, refreshLarge, step} from "./large.js";
 import {state, targets} from "./state.js";
 
 export const KEYS = [["k", "keep", "Keep"], ["x", "drop", "Drop"], ["n", "not_duplicate", "Not a duplicate"], ["r", "right_label", "Right label"], ["w", "wrong_label", "Wrong label…"], ["c", "reset", "Clear"]];
+// Without labels there is nothing to say about them.
+export const keysOfRun = () => KEYS.filter(([, what]) => !what.endsWith("_label") || state.about.labels.length);
 const who = find("#who");
 let afterwards = () => {};
 
@@ -71,7 +73,7 @@ export async function turn(which, action = null) {
 }
 
 export function actionButtons() {
-  return KEYS.map(([key, what, name]) => make("button", {type: "button", class: `do ${what}`, onclick: () => decide(what), disabled: state.about.read_only, "aria-keyshortcuts": key.toUpperCase()}, name, make("kbd", {"aria-hidden": "true"}, key.toUpperCase())));
+  return keysOfRun().map(([key, what, name]) => make("button", {type: "button", class: `do ${what}`, onclick: () => decide(what), disabled: state.about.read_only, "aria-keyshortcuts": key.toUpperCase()}, name, make("kbd", {"aria-hidden": "true"}, key.toUpperCase())));
 }
 
 export function showSelection() {
@@ -86,7 +88,7 @@ export function decideKey(event) {
   else if (key === "u") turn(event.shiftKey ? "redo" : "undo");
   else if (key === "h") showHistory();
   else {
-    const known = KEYS.find(([one]) => one === key);
+    const known = keysOfRun().find(([one]) => one === key);
     if (!known) return false;
     decide(known[1]);
   }
@@ -114,8 +116,8 @@ export async function showHistory({again = false} = {}) {
   const actions = await ask("history");
   if (again && !find("#dialog").open) return;  // closed meanwhile
   const line = (one) => make("li", {class: one.stands ? "" : "undone"},
-    make("strong", {}, one.what.map((what) => NAMES[what]).join(", ")), one.to ? [": ", said(one.to)] : "", ` · ${count.format(one.rows)} ${one.rows === 1 ? "sample" : "samples"} · `, said(one.by), ` · ${new Date(one.when).toLocaleString()} `,
-    make("span", {class: "kind"}, said(one.uids[0]), one.rows > 1 ? ", …" : ""), " ",
+    make("p", {}, make("strong", {}, one.what.map((what) => NAMES[what]).join(", ")), one.to ? [": ", said(one.to)] : "", ` · ${count.format(one.rows)} ${one.rows === 1 ? "sample" : "samples"} · `, said(one.by), ` · ${new Date(one.when).toLocaleString()} `,
+      make("span", {class: "kind"}, said(one.uids[0]), one.rows > 1 ? ", …" : "")),
     make("button", {type: "button", class: "quiet", disabled: state.about.read_only, onclick: async () => { await turn(one.stands ? "undo" : "redo", one.id); showHistory({again: true}); }}, one.stands ? "Take back" : "Do again"));
   const command = state.about.apply;
   const apply = actions.length ? make("p", {class: "note"}, "The run respects these decisions once it selects anew: ", make("code", {}, command), " ", copyButton(command, "Copy")) : "";

@@ -8,7 +8,7 @@ export function make(tag, attributes = {}, ...children) {
     if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
     else if (value !== null && value !== undefined && value !== false) made.setAttribute(name, value === true ? "" : value);
   }
-  made.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+  made.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
   return made;
 }
 
@@ -27,7 +27,16 @@ export function number(value, digits = 4) {
   return String(Number(value.toPrecision(digits))).replace("-", "−");
 }
 
-export const percent = (share, digits = 0) => share === null || share === undefined ? "–" : `${(100 * share).toFixed(digits)} %`;
+// A share in percent; what is not quite none or all never looks so.
+export function percent(share) {
+  if (share === null || share === undefined) return "–";
+  const rounded = Math.round(100 * share);
+  if (rounded === 0 && share > 0) return "<1 %";
+  return rounded === 100 && share < 1 ? ">99 %" : `${rounded} %`;
+}
+
+// A similarity; what is not quite the same never looks so.
+export const alike = (value) => value < 1 && value >= .99995 ? ">0.9999" : number(value);
 
 export function option(value, text, chosen) {
   return make("option", {value, selected: String(value) === String(chosen ?? "")}, text);
@@ -45,7 +54,7 @@ export function tell(text, wrong = false) {
 
 export function copyButton(text, name) {
   return make("button", {type: "button", class: "quiet", onclick: async () => {
-    await navigator.clipboard.writeText(text).then(() => tell(`Copied: ${text}`), () => tell(`To copy: ${text}`));
+    try { await navigator.clipboard.writeText(text); tell(`Copied: ${text}`); } catch { tell(`To copy: ${text}`); }  // there is none without https
   }}, name);
 }
 

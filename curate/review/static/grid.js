@@ -1,5 +1,5 @@
 // The samples as tiles in one list box: mouse, keyboard and screen reader move, select and open.
-import {find, make, number, percent, said} from "./dom.js";
+import {alike, find, make, number, percent, said} from "./dom.js";
 import {addRows, focused, setRows, state} from "./state.js";
 
 const MARKS = {keep: "✓", drop: "✕", not_duplicate: "≠", right_label: "✓ label", wrong_label: "✎"};
@@ -26,14 +26,17 @@ function name(row) {
   return [inWords(row), row.caption && row.label ? `label ${row.label}` : null, reasonInWords(row.reason), decided ? `decided: ${decided}` : null].filter(Boolean).join("; ");
 }
 
+// Where a sample stands by the cut of its concept, counted from the cut.
+const fromCut = (n, side, name) => n === 1 ? `the ${name}` : `${number(n - 1)} ${side} the ${name}`;
+
 // What stands below a tile, besides its caption.
 export function note(row) {
   const {view, parameters} = state.route;
   if (view === "labels") return [said(row.label), " → ", said(row.pred_label), row.chance !== undefined && row.chance !== null ? ` ${percent(row.chance)}` : ""];
-  if (row.similarity !== undefined && row.similarity !== null) return [row.relevance != null ? `fits ${percent(row.relevance)}` : `similarity ${number(row.similarity)}`];
-  if (view === "cut" && row.margin !== null) return [row.keep ? `${number(1 - row.margin)} inside` : `${number(row.margin)} outside`];
+  if (row.similarity !== undefined && row.similarity !== null) return [row.relevance != null ? `fits ${percent(row.relevance)}` : `similarity ${alike(row.similarity)}`];
+  if (view === "cut" && row.margin !== null) return [row.keep ? fromCut(1 - row.margin, "before", "last kept") : fromCut(row.margin, "after", "first dropped")];
   if (view === "unusable") return [said(row.fault || row.outcome)];
-  const column = parameters.order || parameters.score || (view === "pairs" ? "clip_score" : null);
+  const column = parameters.order || parameters.score || (view === "pairs" ? state.about.queues.pairs?.column : null);
   if (column && row.value !== undefined) return [`${column} ${number(row.value)}`];
   if (row.label && row.caption) return [said(row.label)];
   return [reasonInWords(row.reason)];
@@ -49,8 +52,12 @@ function kindOf(row) {
 }
 
 export function picture(row, size = "small") {
-  if (!state.about.pictures || !(row.outcome === "ok" || row.outcome === "no_caption")) return make("span", {class: "blank"}, said(inWords(row)));
+  if (!state.about.pictures || !(row.outcome === "ok" || row.outcome === "no_caption")) return make("span", {class: "blank"}, state.about.pictures ? row.outcome.replaceAll("_", " ") : said(inWords(row)));
   const shown = make("img", {src: `/picture/${size}/${row.n}`, alt: "", loading: "lazy", decoding: "async", draggable: "false"});
+  if (size === "large") {  // the small one is there at once
+    shown.style.backgroundImage = `url(/picture/small/${row.n})`;
+    shown.addEventListener("load", () => { shown.style.backgroundImage = ""; }, {once: true});
+  }
   shown.addEventListener("error", () => shown.replaceWith(make("span", {class: "blank"}, said(inWords(row)))), {once: true});
   return shown;
 }
@@ -115,7 +122,7 @@ export function settle({grab = false, scroll = false} = {}) {
 
 export function refresh(changed) {
   for (const row of state.rows) {
-    if (changed[row.uid] === undefined) continue;
+    if (!Object.hasOwn(changed, row.uid)) continue;  // a uid may be called as anything
     row.decided = changed[row.uid];
     const made = document.getElementById(`t${row.n}`);
     if (made) refreshTile(made, row);

@@ -33,7 +33,7 @@ function head(row) {
       row.label ? fact("label", said(row.label), row.pred_label && row.pred_label !== row.label ? [" → ", said(row.pred_label)] : "") : null,
       row.chance != null ? fact("wrong label", `${percent(row.chance)} likely`) : null,
       row.fault ? fact("fault", said(row.fault)) : null,
-      row.concept !== null ? fact("concept", make("a", {href: address("samples", {concept: row.concept})}, String(row.concept))) : null,
+      row.concept !== null ? fact("concept", make("a", {href: address("samples", {concept: row.concept})}, row.concept_name ? [`${row.concept}: `, said(row.concept_name)] : String(row.concept))) : null,
       row.width ? fact("size", `${row.width} × ${row.height}`) : null,
       fact("file", said(row.shard), `, row ${number(row.row)}`),
       row.key ? fact("name", said(row.key)) : null,
@@ -50,8 +50,8 @@ function scoreTable(scores) {
     make("tbody", {}, scores.map((one) => {
       const bar = make("i"), trough = make("span", {class: "trough", "aria-hidden": "true"}, bar);
       bar.style.width = `${one.percentile}%`;
-      return make("tr", {}, make("th", {scope: "row"}, one.name), make("td", {class: "n"}, number(one.value)),
-        make("td", {class: "n"}, trough, `${Math.round(one.percentile)}`), make("td", {class: "kind"}, one.higher_is ?? ""));
+      return make("tr", {}, make("th", {scope: "row", title: one.name}, one.name), make("td", {class: "n"}, number(one.value)),
+        make("td", {class: "n"}, trough, make("span", {class: "rank"}, `${Math.round(one.percentile)}`)), make("td", {class: "kind"}, one.higher_is ?? ""));
     })));
 }
 

@@ -10,6 +10,10 @@ export const state = {
   seen: 0,           // actions of the history that the page knows
 };
 
+let told = () => {};
+// Who wants to know when rows come or go.
+export const onRows = (listener) => { told = listener; };
+
 export const focused = () => state.rows[state.focus] ?? null;
 
 // The rows that a decision is about: those selected, else the one in focus.
@@ -24,6 +28,7 @@ export function setRows(rows) {
   state.selected.clear();
   state.focus = rows.length ? 0 : -1;
   state.anchor = state.focus;
+  told();
 }
 
 export function addRows(rows) {
@@ -31,6 +36,7 @@ export function addRows(rows) {
   state.rows.push(...fresh);
   for (const row of fresh) state.byNumber.set(row.n, row);
   if (state.focus < 0 && state.rows.length) state.focus = state.anchor = 0;
+  told();
   return fresh;
 }
 

@@ -16,7 +16,7 @@ function interval(sample) {
 
 function measured(found) {
   const {sample} = found;
-  if (!sample.n) return ["Nothing of the random sample was decided yet, so its precision is unknown."];
+  if (!sample.n) return ["None of the random sample is decided yet, so how often the flag is right is not known."];
   return [`Of ${count.format(sample.n)} drawn at random ${count.format(sample.wrong)} ${sample.wrong === 1 ? "is" : "are"} right to be flagged: precision `, make("strong", {}, percent(sample.precision)), ` (95 %: ${percent(sample.low)} to ${percent(sample.high)}) `, interval(sample)];
 }
 

@@ -1,6 +1,6 @@
 // The views: what each asks for, its controls, and how its samples are laid out.
 import {ask, send} from "./api.js";
-import {count, find, make, number, option, tell} from "./dom.js";
+import {alike, count, find, make, number, option, said, tell} from "./dom.js";
 import {showConcepts} from "./concepts.js";
 import {addSections, addTiles, drawSections, reasonInWords} from "./grid.js";
 import {address, setRows, state} from "./state.js";
@@ -12,7 +12,7 @@ let watcher = null;
 let shown = null;  // the view that is on the page
 export let droppedPicture = null;
 
-const view = () => VIEWS[state.route.view] ? state.route.view : "samples";
+const view = () => Object.hasOwn(VIEWS, state.route.view) ? state.route.view : "samples";
 const summary = (text) => { find("#summary").textContent = text; };
 
 // Which views this run has, with how many samples each is about.
@@ -86,7 +86,7 @@ function go(more) {
 
 function filterForm() {
   const {about, route: {parameters}} = state;
-  const choice = (name, text, options) => make("label", {}, text, " ", make("select", {name}, option("", "any", parameters[name] ?? ""), options));
+  const choice = (name, text, options, none = "any") => make("label", {}, text, " ", make("select", {name}, option("", none, parameters[name] ?? ""), options));
   const field = (name, text, more = {}) => make("label", {}, text, " ", make("input", {name, value: parameters[name] ?? "", autocomplete: "off", ...more}));
   const reasons = [["kept", "all kept"], ["dropped", "all dropped"], ["unusable", "all unusable"]].map(([value, text]) => option(value, text, parameters.reason));
   const scores = about.scores.map((one) => option(one.name, one.name, parameters.score));
@@ -98,11 +98,11 @@ function filterForm() {
     about.splits.length > 1 ? choice("split", "Split", about.splits.map((one) => option(one, one, parameters.split))) : null,
     choice("decided", "Decided", [["any", "yes"], ["none", "not yet"], ["keep", "keep"], ["drop", "drop"], ["not_duplicate", "not a duplicate"], ["right_label", "right label"], ["wrong_label", "wrong label"]].map(([value, text]) => option(value, text, parameters.decided))),
     field("text", "Caption or name has", {size: 14, type: "search"}),
-    about.scores.length ? [choice("score", "Score", scores), field("min", "from", {size: 6, inputmode: "decimal"}), field("max", "to", {size: 6, inputmode: "decimal"}),
-      choice("order", "Order by", about.scores.map((one) => option(one.name, one.name, parameters.order))),
-      make("label", {}, make("input", {type: "checkbox", name: "down", value: "1", checked: Boolean(parameters.down)}), " high first")] : null,
+    about.scores.length ? [make("span", {class: "together"}, choice("score", "Score", scores, "none"), field("min", "from", {size: 6, inputmode: "decimal"}), field("max", "to", {size: 6, inputmode: "decimal"})),
+      make("span", {class: "together"}, choice("order", "Order by", about.scores.map((one) => option(one.name, one.name, parameters.order)), "file and row"),
+        make("label", {class: "check"}, make("input", {type: "checkbox", name: "down", value: "1", checked: Boolean(parameters.down)}), " high first"))] : null,
     field("where", "SQL", {size: 30, class: "sql", placeholder: "clip_score < 0.2 and width > 200", spellcheck: "false"}),
-    make("button", {type: "submit", class: "quiet"}, "Apply"), make("button", {type: "button", class: "quiet", onclick: () => { location.hash = address(state.route.view, {}); }}, "Clear"));
+    make("span", {class: "buttons"}, make("button", {type: "submit", class: "quiet"}, "Apply"), make("button", {type: "button", class: "quiet", onclick: () => { location.hash = address(state.route.view, {}); }}, "Clear")));
   const apply = () => { location.hash = address(state.route.view, Object.fromEntries([...new FormData(form)].map(([name, value]) => [name, String(value).trim()]))); };
   form.addEventListener("submit", (event) => { event.preventDefault(); apply(); });
   form.addEventListener("change", (event) => event.target.name !== "where" && apply());
@@ -149,11 +149,13 @@ const VIEWS = {
   async samples(parameters) {
     find("#controls").replaceChildren(filterForm());
     await list(parameters);
+    const called = parameters.concept && state.route.parameters === parameters && state.rows[0]?.concept_name;
+    if (called) find("#title").append(": ", said(called));
   },
   async unusable(parameters) {
     const reasons = state.about.reasons.filter((one) => one.reason.startsWith("unusable"));
     find("#controls").replaceChildren(make("div", {class: "filters"}, make("span", {class: "segments", role: "group", "aria-label": "Reason"},
-      [{reason: "", n: state.about.unusable}, ...reasons].map((one) => make("button", {type: "button", "aria-pressed": String((parameters.reason ?? "") === one.reason), onclick: () => go({reason: one.reason})}, `${one.reason ? reasonInWords(one.reason) : "all"} ${count.format(one.n)}`)))));
+      [{reason: "", n: state.about.unusable}, ...reasons].map((one) => make("button", {type: "button", "aria-pressed": String((parameters.reason ?? "") === one.reason), onclick: () => go({reason: one.reason})}, `${one.reason ? reasonInWords(one.reason).replace("unusable: ", "") : "all"} ${count.format(one.n)}`)))));
     await list({...parameters, reason: parameters.reason || "unusable"}, {nothing: "Every sample can be used."});
   },
   async labels(parameters) {
@@ -182,7 +184,7 @@ const VIEWS = {
   },
   async copies() {
     find("#controls").replaceChildren();
-    await groups("copies", {}, ++turn, () => `${count.format(state.about.copies)} exact copies, beside what stands for them`);
+    await groups("copies", {}, ++turn, () => state.about.copies ? `${count.format(state.about.copies)} exact copies, each beside the one that stands for it` : "");
   },
   async cut() {
     find("#controls").replaceChildren();
@@ -190,7 +192,7 @@ const VIEWS = {
     const [inside, outside] = await Promise.all([ask("rows", {...shown, where: "margin <= 0 and keep", down: 1}), ask("rows", {...shown, where: "margin > 0 and not keep"})]);
     if (now !== turn) return;
     summary("the last ones kept and the first ones dropped of each concept");
-    drawSections([{title: "Just kept", note: count.format(inside.total), rows: inside.rows}, {title: "Just dropped", note: count.format(outside.total), rows: outside.rows}], {kind: "halves"});
+    drawSections([{title: "Just kept", note: firstOf(inside), rows: inside.rows}, {title: "Just dropped", note: firstOf(outside), rows: outside.rows}], {kind: "halves"});
     if (!inside.rows.length && !outside.rows.length) empty("The selection of this run ranks no samples, so there is no cut to look at.");
   },
   async search(parameters) {
@@ -200,7 +202,7 @@ const VIEWS = {
     summary("searching… (the first search loads the model)");
     const found = parameters.picture ? await send(`search${parameters.any ? "?any=1" : ""}`, droppedPicture) : await ask("search", {text: parameters.text, like: parameters.like, ...any});
     if (now !== turn) return;
-    summary(`${count.format(found.rows.length)} found`);
+    summary(found.more ? `the ${count.format(found.rows.length)} that fit best` : `${count.format(found.rows.length)} found`);
     drawSections([{rows: found.rows}]);
     if (found.rows.length) return;
     empty(found.empty ? `Nothing fits: ${found.empty}` : "Nothing was found.");
@@ -218,7 +220,7 @@ function inPairs(rows) {
   const sections = [], at = new Map();
   for (const row of rows) {
     const both = [row, row.partner].filter(Boolean), there = both.map((one) => at.get(one.n)).find(Boolean);
-    const section = there ?? {title: `similarity ${number(row.near)}`, rows: []};
+    const section = there ?? {title: `similarity ${alike(row.near)}`, rows: []};
     if (!there) sections.push(section);
     for (const one of both) if (!at.has(one.n)) { at.set(one.n, section); section.rows.push(one); }
   }
@@ -254,6 +256,8 @@ async function groups(path, parameters, now, says) {
   }, {more: found.more});
 }
 
+const firstOf = ({rows, total}) => rows.length < total ? `the nearest ${rows.length} of ${count.format(total)}` : count.format(total);
+
 const TITLES = {concepts: "Concepts", samples: "Samples", near: "Near-duplicates", copies: "Exact copies", labels: "Doubtful labels", pairs: "Worst pairs", unusable: "Unusable", cut: "At the cut", search: "Search"};
 
 export async function show() {
@@ -268,8 +272,9 @@ export async function show() {
   }
   shown = name;
   find("#content").classList.add("busy");
+  find("#search").value = name === "search" ? parameters.text ?? "" : "";
   document.body.classList.toggle("no-rows", name === "concepts");
-  find("#title").textContent = name === "samples" && parameters.concept ? `Concept ${parameters.concept}` : name === "search" && parameters.text ? `Search: ${parameters.text}` : TITLES[name];
+  find("#title").replaceChildren(name === "samples" && parameters.concept ? `Concept ${parameters.concept}` : TITLES[name], ...(name === "search" && parameters.text ? [": ", said(parameters.text)] : []));
   document.title = `${TITLES[name]} · curate review`;
   for (const link of document.querySelectorAll("#views a")) {
     if (link.dataset.view === name) { link.setAttribute("aria-current", "page"); link.scrollIntoView({block: "nearest", inline: "nearest"}); } else link.removeAttribute("aria-current");

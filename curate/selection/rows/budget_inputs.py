@@ -56,7 +56,7 @@ def divided(context: Context) -> Divided:
     table = pl.DataFrame(storage.read_table(run.budgets))
     noise = f"cutoff:{noise_column(context.recipe, context)}" if select.drop_noise is not None else ""
     rows = (
-        pl.scan_parquet(storage.ensure_all_local(run.decisions, "part-*.parquet"))
+        pl.scan_parquet(storage.ensure_all_local(run.decisions, "part-*.parquet"), glob=False)
         .filter(pl.col("rank").is_not_null())
         .group_by("concept")
         .agg(
