@@ -48,8 +48,9 @@ def report_link(
     """
     here = socket.gethostname()
     url, said = _shown(run, recipe, root, environment, here)
-    place = run.where if run.where != str(run.path) else str(run.path.resolve())
-    return ReportLink(url, said, f"curate report {shlex.quote(place)} --open", here)
+    is_here = run.where == str(run.path)
+    place, machine = (str(run.path.resolve()), here) if is_here else (run.where, "a machine that may read it")
+    return ReportLink(url, said, f"curate report {shlex.quote(place)} --open", machine)
 
 
 def _shown(

@@ -14,20 +14,13 @@ from curate.errors import UsageError
 from curate.pipeline import rescore
 from tests.fixtures.calls import curate
 from tests.fixtures.folders import changed, tables
-from tests.fixtures.rescored import UIDS, N, copied, finished, kept, own_scores, whole
+from tests.fixtures.rescored import UIDS, N, kept, own_scores, whole
+
+#: Every test works in a folder with a copy of a finished run.
+pytestmark = pytest.mark.usefixtures("copied_run")
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    return finished(tmp_path_factory.mktemp("made"))
-
-
-@pytest.fixture(autouse=True)
-def run(made, tmp_path, monkeypatch):
-    return copied(made, tmp_path, monkeypatch)
-
-
-def test_score_shows_what_there_is(run):
+def test_score_shows_what_there_is(copied_run):
     said = curate("score", "run")
     assert said.code == 0
     header, line = said.out.splitlines()
@@ -53,12 +46,12 @@ def test_score_shows_what_there_is(run):
     }  # fmt: skip
 
 
-def test_a_file_of_scores_is_added_and_decides(run):
-    before = tables(run)
+def test_a_file_of_scores_is_added_and_decides(copied_run):
+    before = tables(copied_run)
     flags = ["--file", own_scores(), "--higher-is", "easier", "--columns", "mine", "--name", "ours"]
     said = curate("score", "run", *flags)
     assert said.code == 0
-    added = changed(before, tables(run))
+    added = changed(before, tables(copied_run))
     assert added
     assert all(name.startswith("3_scores/ours/") for name in added)
     assert said.out.splitlines()[-1].split() == ["ours", "mine", "easier", "150", "0", "-"]
@@ -68,18 +61,18 @@ def test_a_file_of_scores_is_added_and_decides(run):
     assert open_run("run").scores().sort("uid")["mine"].to_list() == list(range(N))
 
 
-def test_scores_that_cannot_be_had_leave_the_run_as_it_was(run):
-    before, file = whole(run), own_scores(100)
+def test_scores_that_cannot_be_had_leave_the_run_as_it_was(copied_run):
+    before, file = whole(copied_run), own_scores(100)
     said = curate("score", "run", "--file", file)
     assert said.code in (1, 2)
     assert "50" in said.error
-    assert changed(before, whole(run)) == []
+    assert changed(before, whole(copied_run)) == []
     said = curate("score", "run", "--file", file, "--on-missing", "null", "--json", "-q")
     [mine] = [row for row in json.loads(said.out)["scores"] if row["column"] == "mine"]
     assert (mine["scored"], sum(mine["missing"].values())) == (100, 50)
 
 
-def test_scores_made_anew_are_told(run):
+def test_scores_made_anew_are_told(copied_run):
     assert curate("score", "run", "--file", own_scores(), "-q").code == 0
     assert curate("run", "run/recipe.yaml", "-q").code == 0
     assert verify_run("run")["changed"] == []
@@ -91,17 +84,17 @@ def test_scores_made_anew_are_told(run):
     assert verify_run("run")["changed"] == []
 
 
-def test_scores_that_cannot_be_made_anew_stay_as_they_were(run):
+def test_scores_that_cannot_be_made_anew_stay_as_they_were(copied_run):
     assert curate("score", "run", "--file", own_scores(), "-q").code == 0
     assert curate("run", "run/recipe.yaml", "-q").code == 0
-    before = whole(run)
+    before = whole(copied_run)
     own_scores(100)
     assert curate("score", "run").code in (1, 2)
-    assert changed(before, whole(run)) == []
+    assert changed(before, whole(copied_run)) == []
     assert verify_run("run")["changed"] == []
 
 
-def test_families_are_added_kept_or_replaced(run):
+def test_families_are_added_kept_or_replaced(copied_run):
     def folders(*entries):
         return rescore.scored_recipe("run", entries).score
 

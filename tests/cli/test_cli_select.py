@@ -19,27 +19,20 @@ from curate.selection.registry import selectors
 from tests.fixtures.builders import planted, write_shards
 from tests.fixtures.calls import curate, own
 from tests.fixtures.folders import changed, leftovers, tables, times
-from tests.fixtures.rescored import N, copied, finished, kept, whole, written
+from tests.fixtures.rescored import N, kept, whole, written
+
+#: Every test works in a folder with a copy of a finished run.
+pytestmark = pytest.mark.usefixtures("copied_run")
 
 DENSITY = ["--method", "density"]
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    return finished(tmp_path_factory.mktemp("made"))
-
-
-@pytest.fixture(autouse=True)
-def run(made, tmp_path, monkeypatch):
-    return copied(made, tmp_path, monkeypatch)
-
-
-def test_select_decides_anew_and_touches_nothing_else(run):
-    before, manifest = tables(run), Path("run/manifest.json").read_bytes()
+def test_select_decides_anew_and_touches_nothing_else(copied_run):
+    before, manifest = tables(copied_run), Path("run/manifest.json").read_bytes()
     said = curate("select", "run", "--keep", "0.5")
     assert said.code == 0
     assert len(kept()) == 75
-    assert {name.split("/")[0] for name in changed(before, tables(run))} == {"5_decisions"}
+    assert {name.split("/")[0] for name in changed(before, tables(copied_run))} == {"5_decisions"}
     assert Path("run/manifest.json").read_bytes() == manifest
     assert said.out.splitlines()[1].split() == ["rows", "in", "150", "1.0000"]
     assert said.out.splitlines()[2].split() == ["kept", "75", "0.5000"]
@@ -48,11 +41,11 @@ def test_select_decides_anew_and_touches_nothing_else(run):
     )
     recipe = load_recipe("run/recipe.yaml")
     assert (recipe.select.keep, recipe.run) == (0.5, "run"), "the run is where it was found"
-    assert leftovers(run) == []
+    assert leftovers(copied_run) == []
     assert not Path("run/.work/undo").exists()
 
 
-def test_a_score_decides_as_its_numbers_say(run):
+def test_a_score_decides_as_its_numbers_say(copied_run):
     assert curate("select", "run", "--method", "hardest", "--by", "distance", "--count", "20", "-q").code == 0
     scores = open_run("run").scores()
     assert kept() == set(scores.top_k(20, by="distance")["uid"])
@@ -60,7 +53,7 @@ def test_a_score_decides_as_its_numbers_say(run):
     assert kept() == set(scores.bottom_k(15, by="distance")["uid"]), "by stays, count gives way to keep"
 
 
-def test_select_with_write_is_what_a_fresh_run_gives(made, run):
+def test_select_with_write_is_what_a_fresh_run_gives(finished_run, copied_run):
     said = curate(
         "select", "run", "--method", "random", "--keep", "0.4", "--where", "distance < 0.5", "--write"
     )
@@ -68,7 +61,7 @@ def test_select_with_write_is_what_a_fresh_run_gives(made, run):
     assert said.err.splitlines()[-2:] == ["shards: run/6_filtered", "open: run/7_report/report.html"]
     assert written() == kept()
     fresh = own(
-        f"{made}/in/*.parquet", "fresh", "--set", "source.uid=id", "--set", "cluster.concepts=8", "--method",
+        f"{finished_run}/in/*.parquet", "fresh", "--set", "source.uid=id", "--set", "cluster.concepts=8", "--method",
         "random", "--where", "distance < 0.5", keep="0.4",
     )  # fmt: skip
     assert fresh.code == 0
@@ -78,18 +71,18 @@ def test_select_with_write_is_what_a_fresh_run_gives(made, run):
     assert changed(tables("run"), tables("fresh")) == []
 
 
-def test_nothing_to_do_says_so(run):
-    before = times(run)
+def test_nothing_to_do_says_so(copied_run):
+    before = times(copied_run)
     said = curate("select", "run")
     assert said.code == 0
     assert "run: nothing to do, everything is up to date" in said.err
     assert "--write" not in said.err
-    after = times(run)
+    after = times(copied_run)
     assert [name for name in changed(before, after) if name[0] in "0123456"] == []
 
 
 @pytest.mark.long
-def test_verify_and_inspect_tell_of_shards_of_an_earlier_decision(made, run):
+def test_verify_and_inspect_tell_of_shards_of_an_earlier_decision(finished_run, copied_run):
     warning = "warning: select changed after the shards and the report were written; "
     assert warning not in curate("verify", "run").err + curate("inspect", "run").err
     assert curate("select", "run", "--count", "30", "-q").code == 0
@@ -110,14 +103,14 @@ def test_verify_and_inspect_tell_of_shards_of_an_earlier_decision(made, run):
     assert open_run("run").manifest()["counts"] == facts["counts"]
 
 
-def test_the_decision_before_fits_the_shards_again(run):
+def test_the_decision_before_fits_the_shards_again(copied_run):
     assert curate("select", "run", "--method", "prototypes", "-q").code == 0
     assert verify_run("run")["changed"] == ["select"]
     assert curate("select", "run", *DENSITY, "-q").code == 0
     assert verify_run("run")["changed"] == []
 
 
-def test_verify_checks_new_decisions_against_their_own_mark(run):
+def test_verify_checks_new_decisions_against_their_own_mark(copied_run):
     assert curate("select", "run", "--count", "30", "-q").code == 0
     marker = Path("run/5_decisions/_done.json")
     told = storage.read_json(marker)
@@ -132,24 +125,24 @@ def test_verify_checks_new_decisions_against_their_own_mark(run):
     [["--count", "151"], ["--where", "distance < 0.01", "--keep", "0.9", *DENSITY, "--write"]],
     ids=["select", "filter and select"],
 )
-def test_a_selection_that_fails_leaves_the_run_as_it_was(run, flags):
-    before = whole(run)
+def test_a_selection_that_fails_leaves_the_run_as_it_was(copied_run, flags):
+    before = whole(copied_run)
     said = curate("select", "run", *flags)
     assert said.code == 1
     assert "rows are eligible" in said.error
-    assert changed(before, whole(run)) == []
+    assert changed(before, whole(copied_run)) == []
     assert not Path("run/.work/undo").exists()
     assert verify_run("run")["changed"] == []
     assert curate("run", "run/recipe.yaml", "-q", "--out", "run").code == 0
-    assert changed(before, whole(run)) in ([], ["recipe.yaml"]), "the run goes on as before"
+    assert changed(before, whole(copied_run)) in ([], ["recipe.yaml"]), "the run goes on as before"
 
 
 @pytest.mark.parametrize("stage", ["dedup", "write", "report"])
 @pytest.mark.parametrize(
     "error", [RunError("the disk is full"), KeyboardInterrupt()], ids=["error", "Ctrl-C"]
 )
-def test_an_error_anywhere_leaves_the_run_as_it_was(run, monkeypatch, stage, error):
-    before, mark = whole(run), runner.STAGES[stage]
+def test_an_error_anywhere_leaves_the_run_as_it_was(copied_run, monkeypatch, stage, error):
+    before, mark = whole(copied_run), runner.STAGES[stage]
 
     def fail(context):
         mark(context)
@@ -159,11 +152,11 @@ def test_an_error_anywhere_leaves_the_run_as_it_was(run, monkeypatch, stage, err
     recipe = rescore.chosen_recipe("run", ["filter=['distance < 0.5']", "select.keep=0.1"])
     with pytest.raises(type(error)):
         rescore.select_run(recipe, write=True)
-    assert changed(before, whole(run)) == []
-    assert leftovers(run) == []
+    assert changed(before, whole(copied_run)) == []
+    assert leftovers(copied_run) == []
 
 
-def test_what_a_killed_process_held_is_not_brought_back(run):
+def test_what_a_killed_process_held_is_not_brought_back(copied_run):
     shutil.copytree("run/5_decisions", "run/.work/undo/5_decisions")
     assert curate("select", "run", "--count", "30", "-q").code == 0
     assert not Path("run/.work/undo").exists()
@@ -232,16 +225,16 @@ def test_what_a_killed_process_held_is_not_brought_back(run):
         (["score", "run", "--higher-is", "harder"], "--higher-is goes with --file FILE"),
     ],
 )  # fmt: skip
-def test_wrong_usage(run, arguments, message):
-    before = whole(run)
+def test_wrong_usage(copied_run, arguments, message):
+    before = whole(copied_run)
     said = curate(*arguments)
     assert said.code == 2
     assert said.error.startswith(message)
     assert said.out == ""
-    assert changed(before, whole(run)) == []
+    assert changed(before, whole(copied_run)) == []
 
 
-def test_switching_methods_keeps_what_still_fits(run):
+def test_switching_methods_keeps_what_still_fits(copied_run):
     by = ["select.method=window", "select.by=distance", "select.offset=3"]
     assert curate("select", "run", *(word for item in by for word in ("--set", item)), "-q").code == 0
     recipe = rescore.chosen_recipe("run", settings={"select.drop_hardest": "10%"})
@@ -257,7 +250,7 @@ def test_switching_methods_keeps_what_still_fits(run):
         rescore.chosen_recipe("run", ["select.by=distance"], {"select.method": "density"})
 
 
-def test_a_method_with_a_score_of_its_own_does_not_take_that_of_another(run):
+def test_a_method_with_a_score_of_its_own_does_not_take_that_of_another(copied_run):
     by = ["select.method=hardest", "select.by=distance"]
     assert curate("select", "run", *(word for item in by for word in ("--set", item)), "-q").code == 0
     before = load_recipe("run/recipe.yaml").model_dump(mode="json")
@@ -279,13 +272,13 @@ def test_a_method_with_a_score_of_its_own_does_not_take_that_of_another(run):
         assert parse_recipe(named).select.score_column == "distance"
 
 
-def test_another_method_prefers_what_it_prefers_by_itself(run):
+def test_another_method_prefers_what_it_prefers_by_itself(copied_run):
     assert curate("select", "run", "--method", "random", "-q").code == 0
     assert curate("select", "run", "--method", "density", "-q").code == 0
     assert rescore.chosen_recipe("run", settings={"select.method": "prototypes"}).select.prefer == "hardest"
 
 
-def test_another_method_ends_what_auto_does_by_itself(run):
+def test_another_method_ends_what_auto_does_by_itself(copied_run):
     assert curate("select", "run", "--method", "auto", "-q").code == 0
     kept = rescore.chosen_recipe("run", settings={"select.keep": 0.2}).select
     assert (kept.method, kept.drop_noise, kept.floor) == ("auto", "auto", "half")
@@ -299,7 +292,7 @@ def test_another_method_ends_what_auto_does_by_itself(run):
     assert rescore.chosen_recipe("run", settings={"select.method": "density"}).select.floor == 5
 
 
-def test_weights_are_told_by_their_effective_size(run):
+def test_weights_are_told_by_their_effective_size(copied_run):
     said = curate("select", "run", "--weight", "concept", "--keep", "1", "--json", "-q")
     assert (said.code, said.err) == (0, "")
     told = json.loads(said.out)
@@ -314,7 +307,7 @@ def test_weights_are_told_by_their_effective_size(run):
     assert load_recipe("run/recipe.yaml").weight is None
 
 
-def test_weights_by_a_column_forget_it_with_another_method(run):
+def test_weights_by_a_column_forget_it_with_another_method(copied_run):
     before = rescore.chosen_recipe("run", ["weight.by=distance"], {"weight.method": "linupper"})
     assert before.weight.by == "distance"
     Path("run/recipe.yaml").write_text(before.to_yaml())
@@ -322,7 +315,7 @@ def test_weights_by_a_column_forget_it_with_another_method(run):
     assert rescore.chosen_recipe("run", settings={"weight.method": "inverse"}).weight.column is None
 
 
-def test_too_many_unusable_rows_are_told_after_all_is_written(run):
+def test_too_many_unusable_rows_are_told_after_all_is_written(copied_run):
     text = Path("run/recipe.yaml").read_text()
     assert curate("select", "run", "--count", "9", "-q").code == 0
     vectors = planted(40).astype(np.float32)
@@ -373,9 +366,9 @@ def test_from_every_method_to_every_other_is_as_to_begin_with_it(tmp_path, monke
 # --- an unfinished, a busy and an outdated run ---
 
 
-def test_an_unfinished_run_is_scored_but_not_decided(made):
-    assert own(f"{made}/in/*.parquet", "new", "--dry-run").code == 0
-    shutil.copy(made / "run/recipe.yaml", "recipe.yaml")
+def test_an_unfinished_run_is_scored_but_not_decided(finished_run):
+    assert own(f"{finished_run}/in/*.parquet", "new", "--dry-run").code == 0
+    shutil.copy(finished_run / "run/recipe.yaml", "recipe.yaml")
     assert curate("run", "recipe.yaml", "--out", "new", "--until", "embed", "-q").code == 0
     said = curate("select", "new", "--keep", "0.2")
     assert said.code == 2
@@ -397,26 +390,26 @@ def test_an_unfinished_run_is_scored_but_not_decided(made):
 @pytest.mark.parametrize(
     "command", [["select", "run", "--count", "3"], ["score", "run", "--set", "memory=3GB"]]
 )
-def test_a_run_that_is_being_written_is_left_alone(run, command):
-    before = whole(run)
+def test_a_run_that_is_being_written_is_left_alone(copied_run, command):
+    before = whole(copied_run)
     with RunFolder(Path("run")).lock():
         said = curate(*command)
     assert said.code == 1
     assert "run is being written by process" in said.error
-    assert changed(before, whole(run)) == []
+    assert changed(before, whole(copied_run)) == []
 
 
 @pytest.mark.parametrize(
     "command", [["select", "run", "--count", "3"], ["score", "run", "--set", "memory=3GB"]]
 )
-def test_a_source_that_changed_is_told(made, run, command):
-    shutil.copytree(made / "in", "in")
-    text = Path("run/recipe.yaml").read_text().replace(f"{made}/in", f"{Path.cwd()}/in")
+def test_a_source_that_changed_is_told(finished_run, copied_run, command):
+    shutil.copytree(finished_run / "in", "in")
+    text = Path("run/recipe.yaml").read_text().replace(f"{finished_run}/in", f"{Path.cwd()}/in")
     Path("run/recipe.yaml").write_text(text)
     assert curate("select", "run", "-q").code == 0
-    before = whole(run)
+    before = whole(copied_run)
     shutil.copy("in/train-00000-of-00003.parquet", "in/train-00009-of-00003.parquet")
     said = curate(*command)
     assert said.code == 2
     assert said.error.startswith("run: 0_samples is not there or not up to date with the source")
-    assert changed(before, whole(run)) == []
+    assert changed(before, whole(copied_run)) == []

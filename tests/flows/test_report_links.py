@@ -16,6 +16,7 @@ import yaml
 from curate.errors import RecipeError, UsageError
 from curate.flows import report_links, reports
 from curate.flows.report_links import report_link
+from curate.io.remote import cache
 from curate.recipe.loading import load_recipe, parse_recipe
 from curate.runs.folder import RunFolder
 from tests.fixtures.builders import recipe_values
@@ -89,6 +90,17 @@ def test_without_one_the_command_is_said_with_the_machine(tmp_path, monkeypatch)
 )
 def test_buckets_are_shown_by_the_console_of_their_owner(url, options, environment, link):
     assert report_links._console(url, options, environment)[0] == link
+
+
+def test_a_run_at_a_url_is_named_by_it(tmp_path):
+    """Not by the folder of its working copy here."""
+    cache.begin(tmp_path, "s3://b/runs/a", storage_options={}, written_options={}, cache=10**9, shared=False)
+    found = report_link(RunFolder(tmp_path), recipe("s3://b/runs/a"), "s3://b/runs/a", {})
+    assert found.url.endswith("/s3/object/b?prefix=runs/a/7_report/report.html")
+    assert (found.command, found.machine) == (
+        "curate report s3://b/runs/a --open",
+        "a machine that may read it",
+    )
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,7 @@ def test_facts_of_concepts_that_another_run_began_are_not_taken(place, tmp_path,
     decide(place, tmp_path / "fresh", **given)
     expected = tables(tmp_path / "fresh")
     with monkeypatch.context() as patch, pytest.raises(Ended):
-        ended(patch, select, "_decide")
+        ended(patch, select, "decide_part")
         decide(place, tmp_path / "run", **given)
     with monkeypatch.context() as patch, pytest.raises(Ended):
         ended(patch, ranks, "scatter_back")

@@ -68,6 +68,14 @@ def duck():
     return database
 
 
+def duck_with_files(folder):
+    """Return a DuckDB with a table `files`: the rows with the paths of their images, which are written."""
+    names, database = write_images(folder, "images/{:04d}.png".format), duck()
+    database.execute("create table files as select * replace (null::text as image) from rows")
+    database.executemany("update files set image = ? where id = ?", list(zip(names, truth.IDS, strict=True)))
+    return database
+
+
 @producer("duckdb")
 def duckdb_parquet(folder):
     """`COPY ... TO`, Parquet with an enumeration."""
@@ -87,24 +95,14 @@ def duckdb_hive(folder):
 @producer("duckdb")
 def duckdb_csv(folder):
     """`COPY ... TO`, CSV: text that is empty is quoted, nothing is not."""
-    names = write_images(folder, "images/{:04d}.png".format)
-    with duck() as database:
-        database.execute("create table files as select * replace (null::text as image) from rows")
-        database.executemany(
-            "update files set image = ? where id = ?", list(zip(names, truth.IDS, strict=True))
-        )
+    with duck_with_files(folder) as database:
         database.execute(f"copy (from files order by id) to '{folder}/rows.csv' (header)")
 
 
 @producer("duckdb")
 def duckdb_json(folder):
     """`COPY ... TO`, JSON lines in a file named .json."""
-    names = write_images(folder, "images/{:04d}.png".format)
-    with duck() as database:
-        database.execute("create table files as select * replace (null::text as image) from rows")
-        database.executemany(
-            "update files set image = ? where id = ?", list(zip(names, truth.IDS, strict=True))
-        )
+    with duck_with_files(folder) as database:
         database.execute(f"copy (from files order by id) to '{folder}/rows.json'")
 
 

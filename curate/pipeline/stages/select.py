@@ -1,7 +1,7 @@
 """Stage `select`: how many samples each concept may keep, which ones, and one decision per row read.
 
 Rows are ranked per bucket of concepts (`ranks`), a rule is found over all of them (`choice`), and the decision
-of a row then follows from its own numbers (`rules`). Weights come last (`weigh`).
+of a row then follows from its own numbers (`decide`). Weights come last (`stage_weights`).
 """
 
 from collections.abc import Mapping
@@ -16,20 +16,20 @@ import polars as pl
 from curate import schema
 from curate.analysis.summary.said import say_concepts, say_first
 from curate.errors import BudgetError, UsageError
-from curate.execution.context import Context, eligible, log, reuse_or_remove
+from curate.execution.context import Context, log, reuse_or_remove
 from curate.execution.stage import Stage
 from curate.filtering.column_tables import OWN, check_column, say_missing
-from curate.filtering.nulls import say_nulls
 from curate.io import storage
-from curate.ordering.shares import n_keep
-from curate.ordering.span import Cuts, rows_of
+from curate.ordering.span import rows_of
 from curate.overrides.store import Overrides
 from curate.pipeline.auto_recipe import explain_auto
 from curate.pipeline.stages import refit
 from curate.pipeline.stages import representatives as stand_ins
+from curate.pipeline.stages.decide import DecideTask, decide_part
+from curate.pipeline.stages.funnel import Funnel, count_rows, wanted_rows
 from curate.pipeline.stages.read import find_shards
 from curate.recipe import Recipe, canonical
-from curate.runs.folder import BUDGETS, COVERED, RunFolder
+from curate.runs.folder import BUDGETS, COVERED
 from curate.scores.heads.label_errors import estimated_errors
 from curate.scores.registry import folders_for, require_score, score_columns
 from curate.selection.base import Selector
@@ -40,67 +40,17 @@ from curate.selection.rows.first import First, find_first
 from curate.selection.rows.objects_in import in_words
 from curate.selection.rows.objects_in import noted as objects_noted
 from curate.selection.rows.order import Order, noise_column, order_of, read_columns
-from curate.selection.rows.overridden import OVERRIDDEN, Overridden, goes_by_labels, judged, read_overrides
-from curate.selection.rows.ranks import Ranked
+from curate.selection.rows.overridden import OVERRIDDEN, Overridden, goes_by_labels, read_overrides
 from curate.selection.rows.run_rows import RunRows, classes_of, columns_of, floor_classes_of, labels_of
-from curate.selection.rules import Choice
 from curate.selection.spread import DECIDES_NOTHING, Solved, Spread, effective_number, said_of
 from curate.weighting import stage_weights
 
-__all__ = ["VERSION", "Funnel", "Selection", "check_recipe", "run"]
+__all__ = ["VERSION", "Selection", "check_recipe", "run"]
 
 VERSION = 2
 
 #: The share of pairs that go as noise where `drop_noise` is auto: how many captions are wrong is not known.
 PAIRS_SHARE = 0.3
-
-
-@dataclass(frozen=True)
-class Funnel:
-    """How many rows each step took; `input` less all that was taken is `eligible`. overridden : dropped by people."""
-
-    input: int
-    unusable: int
-    exact_duplicate: int
-    filtered: int
-    near_duplicate: int
-    eligible: int
-    overridden: int = 0
-
-    @property
-    def usable(self) -> int:
-        """Rows that could be read and embedded, copies included."""
-        return self.input - self.unusable
-
-    def __str__(self) -> str:
-        """Say what each step took."""
-        people = f", {self.overridden:,} dropped by people" if self.overridden else ""
-        return (
-            f"{self.input:,} rows in, {self.unusable:,} unusable, {self.exact_duplicate:,} exact duplicates, "
-            f"{self.filtered:,} filtered, {self.near_duplicate:,} near-duplicates{people}"
-        )
-
-    @property
-    def facts(self) -> dict[str, int]:
-        """The numbers as they are noted."""
-        return {name: n for name, n in vars(self).items() if name != "overridden" or n}
-
-
-@dataclass(frozen=True)
-class DecideTask:
-    """One part to decide."""
-
-    run: RunFolder
-    part: str
-    index: int
-    ranked: Ranked
-    choice: Choice
-    control: Cuts
-    stand_ins: tuple[Path, ...]
-    cutoff: tuple[str, str]
-    overrides: Path | None
-    out: Path
-    fingerprint: str
 
 
 class Selection(Stage):
@@ -119,72 +69,147 @@ def run(context: Context) -> bool:
 
     Raises BudgetError if fewer rows are eligible than asked for.
     """
-    recipe, folder = context.recipe, context.run.decisions
-    journal = Overrides(context.run)
-    people = read_overrides(journal, labels=goes_by_labels(noise_column(recipe, context)))
+    folder, journal = context.run.decisions, Overrides(context.run)
+    people = read_overrides(journal, labels=goes_by_labels(noise_column(context.recipe, context)))
     fingerprint, before = previous.for_stage(context, folder, _fingerprint(context, people))
     if context.run.is_done(folder, fingerprint):
         return False
     scratch = context.run.work / "select"
-    new = scratch / "decisions"
-    said_by_people = people.write(context, new / OVERRIDDEN, fingerprint) if people is not None else {}
+    work = _Work(context, fingerprint, before, scratch, scratch / "decisions")
+    overrides, said_by_people = _snapshot(work, people)
+    ranking = _rank(work, overrides)
+    chosen = _choose(work, ranking)
+    written = _write(work, ranking.funnel, chosen)
+    facts = _facts(work, ranking, chosen, written, said_by_people)
+    context.run.mark(work.new, fingerprint, facts)
+    journal.write_table()
+    context.run.publish(work.new, folder)  # the decisions before are there until these are, whatever fails
+    storage.remove(scratch)
+    _say(context.recipe, facts, (written.kept > 0).sum(), len(written.kept))
+    return True
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What all steps go by. before : what was shipped. new : the decisions, until they take the place of those before."""
+
+    context: Context
+    fingerprint: str
+    before: previous.Shipped | None
+    scratch: Path
+    new: Path
+
+
+@dataclass(frozen=True)
+class _Ranking:
+    """The eligible rows in their ranks. wanted : how many to keep. nulls : how many lack the score, by why."""
+
+    rows: RunRows
+    funnel: Funnel
+    first: First
+    n_pinned: int
+    wanted: int
+    nulls: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class _Written:
+    """What the decisions in `new` come to. concepts : all of them. kept : rows of each."""
+
+    concepts: pl.DataFrame
+    kept: npt.NDArray[np.int64]
+    weights: stage_weights.Weights | None
+
+
+def _snapshot(work: _Work, people: Overridden | None) -> tuple[Path | None, dict[str, Any]]:
+    """Write what people decided below the decisions; return where, and what is noted of it."""
+    path = work.new / OVERRIDDEN
     if people is None:
-        storage.remove(new / OVERRIDDEN)
-    overrides = new / OVERRIDDEN if people is not None else None
-    order = _order(context, before, overrides)
-    spread = ranks.spread_rows(context, order, fingerprint, scratch)
+        storage.remove(path)
+        return None, {}
+    return path, people.write(work.context, path, work.fingerprint)
+
+
+def _rank(work: _Work, overrides: Path | None) -> _Ranking:
+    """Rank the eligible rows, once it is settled what goes as noise, and what a floor keeps."""
+    context, select = work.context, work.context.recipe.select
+    order = _order(context, work.before, overrides)
+    spread = ranks.spread_rows(context, order, work.fingerprint, work.scratch)
     n_eligible, n_pinned = spread.counts
-    funnel = _funnel(context, n_eligible, overrides)
-    wanted = _wanted(recipe.select, funnel, n_pinned, _nulls(context))
+    funnel = count_rows(context, n_eligible, overrides)
+    wanted = wanted_rows(context, funnel, n_pinned)
     first = _first(context, order, spread, wanted)
-    wanted -= first.n_cut if recipe.select.keeps_all else 0
-    ranked = ranks.rank_rows(context, spread, first, scratch)
-    rows = RunRows(context, order, ranked, scratch)
-    nulls = unscored.statuses(context, rows)
-    chosen = choice.choose(rows, recipe.select, wanted, nulls)
-    concepts = _as_read(recipe.select.concept_table(chosen.rows, chosen.choice.rule))
-    ahead = before is not None or first.n_floor > 0
-    if ahead and (recipe.select.drawn or chosen.n_null):
-        chosen = replace(chosen, choice=replace(chosen.choice, known=False))
-    wanted, weights = chosen.kept, None
-    tables = _decide_all(context, chosen, funnel, fingerprint, scratch, new)
-    if recipe.weight is not None:
-        weights = stage_weights.run(context, recipe.weight, tables, concepts, wanted, fingerprint, new)
+    wanted -= first.n_cut if select.keeps_all else 0
+    rows = RunRows(context, order, ranks.rank_rows(context, spread, first, work.scratch), work.scratch)
+    return _Ranking(rows, funnel, first, n_pinned, wanted, unscored.statuses(context, rows))
+
+
+def _choose(work: _Work, ranking: _Ranking) -> choice.Chosen[RunRows]:
+    """Return what the method keeps; no row has a known probability where others went ahead of a draw."""
+    select = work.context.recipe.select
+    chosen = choice.choose(ranking.rows, select, ranking.wanted, ranking.nulls)
+    ahead = work.before is not None or ranking.first.n_floor > 0
+    if ahead and (select.drawn or chosen.n_null):
+        return replace(chosen, choice=replace(chosen.choice, known=False))
+    return chosen
+
+
+def _write(work: _Work, funnel: Funnel, chosen: choice.Chosen[RunRows]) -> _Written:
+    """Write the decisions with their weights, and the table of concepts; raises BudgetError if they are not those wanted."""
+    context, new = work.context, work.new
+    concepts = _as_read(context.recipe.select.concept_table(chosen.rows, chosen.choice.rule))
+    tables, weights = _decide_all(work, chosen, funnel), None
+    if (weigher := context.recipe.weight) is not None:
+        weights = stage_weights.run(context, weigher, tables, concepts, chosen.kept, work.fingerprint, new)
     context.run.keep_only(new, [part.name for part in context.parts])
     kept = _kept(context, new, len(concepts))
-    if kept.sum() != wanted:
+    if kept.sum() != chosen.kept:
         raise BudgetError(
-            f"select: {kept.sum():,} rows kept where {wanted:,} were asked for; please report this"
+            f"select: {kept.sum():,} rows kept where {chosen.kept:,} were asked for; please report this"
         )
     effective = kept.astype(np.float64) if weights is None else weights.effective_by_concept
     table = concepts.with_columns(pl.Series("effective", effective))
-    _write_concepts(new / BUDGETS, table, kept, fingerprint)
-    share = wanted / max(funnel.usable, 1)
+    _write_concepts(new / BUDGETS, table, kept, work.fingerprint)
+    return _Written(concepts, kept, weights)
+
+
+def _facts(
+    work: _Work,
+    ranking: _Ranking,
+    chosen: choice.Chosen[RunRows],
+    written: _Written,
+    said_by_people: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Return what the mark of the decisions notes."""
+    context, funnel = work.context, ranking.funnel
     facts: dict[str, Any] = {
-        "kept": wanted,
-        "of_usable": share,
-        "concepts_kept": int((kept > 0).sum()),
+        "kept": chosen.kept,
+        "of_usable": chosen.kept / max(funnel.usable, 1),
+        "concepts_kept": int((written.kept > 0).sum()),
         **funnel.facts,
+        "pinned": ranking.n_pinned,
+        "weights": written.weights and written.weights.facts,
     }
-    facts |= {"pinned": n_pinned, "weights": weights and weights.facts}
     facts |= {"overrides": said_by_people} if said_by_people else {}
-    facts |= _method_facts(context, order, chosen, first, concepts, kept)
+    facts |= _method_facts(context, ranking.rows.order, chosen, ranking.first, written.concepts, written.kept)
     if chosen.rows.covered is not None:
         facts["objects"] = objects_noted(
-            context, chosen.rows, chosen.rows.covered, new / COVERED, fingerprint
+            context, chosen.rows, chosen.rows.covered, work.new / COVERED, work.fingerprint
         )
-    if recipe.select.takes_what_is_there:
-        facts["auto"] = explain_auto(context, first, n_eligible, len(labels_of(context)))
+    if context.recipe.select.takes_what_is_there:
+        facts["auto"] = explain_auto(context, ranking.first, funnel.eligible, len(labels_of(context)))
     if chosen.n_null:
-        facts["without_score"] = {"rows": chosen.n_null, "kept": chosen.kept_null, "statuses": nulls}
-    if before is not None:
-        facts |= {"shipped_before": before.before, "shipped": previous.flips(context, new, before)}
-    context.run.mark(new, fingerprint, facts)
-    journal.write_table()
-    context.run.publish(new, folder)  # the decisions before are there until these are, whatever fails
-    storage.remove(scratch)
-    _say(recipe, facts, (kept > 0).sum(), len(kept))
-    return True
+        facts["without_score"] = {
+            "rows": chosen.n_null,
+            "kept": chosen.kept_null,
+            "statuses": ranking.nulls,
+        }
+    if work.before is not None:
+        facts |= {
+            "shipped_before": work.before.before,
+            "shipped": previous.flips(context, work.new, work.before),
+        }
+    return facts
 
 
 def _order(context: Context, before: previous.Shipped | None, overrides: Path | None) -> Order:
@@ -386,15 +411,9 @@ def _check_shares(recipe: Recipe) -> None:
         )
 
 
-def _decide_all(
-    context: Context,
-    chosen: choice.Chosen[RunRows],
-    funnel: Funnel,
-    fingerprint: str,
-    scratch: Path,
-    new: Path,
-) -> tuple[Path, ...]:
+def _decide_all(work: _Work, chosen: choice.Chosen[RunRows], funnel: Funnel) -> tuple[Path, ...]:
     """Write one decision per row read; return the tables: in `new`, or scratch ones where weights are still to come."""
+    context, scratch, fingerprint = work.context, work.scratch, work.fingerprint
     run = context.run
     final = context.recipe.weight is None
     control = choice.random_control(chosen.rows.ranked, chosen.kept)
@@ -416,7 +435,7 @@ def _decide_all(
         fingerprint,
     )
     tables = tuple(
-        run.part(new, part.name) if final else scratch / f"decided-{part.name}.parquet"
+        run.part(work.new, part.name) if final else scratch / f"decided-{part.name}.parquet"
         for part in context.parts
     )
     tasks = [
@@ -424,140 +443,8 @@ def _decide_all(
         for part, out in zip(context.parts, tables, strict=True)
         if not reuse_or_remove(out, fingerprint)
     ]
-    context.map("select", "parts", _decide, tasks)
+    context.map("select", "parts", decide_part, tasks)
     return tables
-
-
-def _funnel(context: Context, n_eligible: int, overrides: Path | None) -> Funnel:
-    run = context.run
-    totals = np.zeros(6, np.int64)
-    for part in context.parts:
-        samples = pl.DataFrame(storage.read_table(run.part(run.samples, part.name), ["outcome", "copy_of"]))
-        ok = samples["outcome"] == "ok"
-        copies = ok & samples["copy_of"].is_not_null()
-        rows = storage.read_table(
-            run.part(run.scores("filter"), part.name), ["uid", "filter_reason", "pinned"]
-        )
-        rows_judged = judged(run, part.name, pl.DataFrame(rows), overrides)
-        dropped = rows_judged["override"].eq_missing("drop")
-        reason = rows_judged.filter(~dropped)["filter_reason"]
-        near = rows_judged["duplicate_of"]
-        same = int((reason == "exact_duplicate").sum())
-        failed = len(reason) - reason.null_count() - same
-        lost = (copies.sum() + same, failed, len(near) - near.null_count(), dropped.sum())
-        totals += np.array([len(samples), (~ok).sum(), *lost], np.int64)
-    n_input, unusable, copied, filtered, n_near, overridden = totals.tolist()
-    funnel = Funnel(n_input, unusable, copied, filtered, n_near, n_eligible, overridden)
-    if funnel.input - sum(totals[1:].tolist()) != n_eligible:
-        raise BudgetError(
-            f"select: rows do not add up: {funnel}, but {n_eligible:,} eligible; please report this"
-        )
-    return funnel
-
-
-def _wanted(settings: Selector, funnel: Funnel, n_pinned: int, nulls: str) -> int:
-    """Return the exact number of rows to keep; raises BudgetError if fewer are eligible, or more are pinned."""
-    if settings.keeps_all:
-        return funnel.eligible
-    if settings.count is not None:
-        wanted, asked = settings.count, f"select.count {settings.count:,}"
-    else:
-        base: int = getattr(funnel, settings.of)
-        wanted = n_keep(settings.keep or 0, base)
-        asked = f"select.keep {settings.keep:g} of {base:,} {settings.of} rows = {wanted:,}"
-    if n_pinned > wanted:
-        raise BudgetError(
-            f"{asked}, but {n_pinned:,} rows are pinned or kept by people; ask for more, or pin fewer"
-        )
-    if wanted <= funnel.eligible:
-        return wanted
-    if settings.at_most:
-        log.warning(
-            "select: %s asked for, all %s eligible rows are kept (%s)", asked, f"{funnel.eligible:,}", funnel
-        )
-        return funnel.eligible
-    raise BudgetError(
-        f"{asked}, but only {funnel.eligible:,} rows are eligible ({funnel}); "
-        f"{nulls}ask for fewer, or accept what there is with --at-most"
-    )
-
-
-def _nulls(context: Context) -> str:
-    """Say which conditions dropped rows for want of a value, for the error of too few rows."""
-    return "".join(f"{said}; " for said in say_nulls(context.facts(context.run.scores("filter"))))
-
-
-def _decide(task: DecideTask) -> None:
-    samples = pl.DataFrame(storage.read_table(task.run.part(task.run.samples, task.part)))
-    verdict = _verdicts(task)
-    named = stand_ins.of_part(task.stand_ins, task.index)
-    copied = pl.col("copy_of").is_not_null()
-    broken = pl.col("outcome") != "ok"
-    frame = (
-        samples.select("uid", "occurrence", "shard", "row", "outcome", "copy_of")
-        .with_columns(joined=pl.when(~broken & ~copied).then(pl.col("uid")))
-        .join(verdict, left_on="joined", right_on="uid", how="left", maintain_order="left", validate="m:1")
-        .with_columns(position=pl.int_range(pl.len(), dtype=pl.Int32))
-        .join(named, on="position", how="left", maintain_order="left", validate="1:1")
-        .with_columns(
-            reason=pl.when(broken).then(pl.format("unusable:{}", pl.col("outcome")))
-            .when(copied).then(pl.lit("exact_duplicate"))
-            .when(pl.col("override") == "drop").then(pl.lit("dropped:override"))
-            .when(pl.col("filter_reason").is_not_null()).then(pl.col("filter_reason"))
-            .when(pl.col("duplicate_of").is_not_null()).then(pl.lit("near_duplicate"))
-            .when(pl.col("chosen") & (pl.col("override") == "keep")).then(pl.lit("kept:override"))
-            .when(pl.col("chosen") & pl.col("pinned")).then(pl.lit("pinned"))
-            .when(pl.col("chosen") & pl.col("spared").is_not_null()).then(pl.lit("spared"))
-            .when(pl.col("chosen")).then(pl.lit("kept"))
-            .when(pl.col("cut_off")).then(pl.lit(f"cutoff:{task.cutoff[0]}"))
-            .when(pl.col("noise")).then(pl.lit(f"cutoff:{task.cutoff[1]}"))
-            .otherwise(pl.lit("over_budget")),
-            duplicate_of=pl.when(~broken & copied).then(pl.coalesce("stand_in", "copy_of"))
-            .when(pl.col("filter_reason") == "exact_duplicate").then(pl.coalesce("stand_in", "same_content_as"))
-            .otherwise(pl.col("duplicate_of")),
-        )
-        .with_columns(keep=pl.col("reason").is_in(schema.KEPT_REASONS))
-        .with_columns(weight=pl.col("keep").cast(pl.Float32), random_control=pl.col("random_control").fill_null(False))
-    )  # fmt: skip
-    table = frame.select(schema.DECISIONS.names).to_arrow().cast(schema.DECISIONS)
-    storage.write_parquet(task.out, table, schema.DECISIONS, task.fingerprint)
-
-
-def _verdicts(task: DecideTask) -> pl.DataFrame:
-    """Return one row per usable sample of a part: concept, distance, rank, and what the rule says of it."""
-    frame = eligible(task.run, task.part, ("filter",), final=True)
-    frame = judged(task.run, task.part, frame, task.overrides).with_row_index("position")
-    rows = task.ranked.part(task.index)
-    noise = rows.get("cut", np.zeros(len(rows["key"]), np.bool_))
-    chosen, probability, cut_off = (
-        np.zeros(len(noise), np.bool_),
-        np.zeros(len(noise)),
-        np.zeros(len(noise), np.bool_),
-    )
-    competing = {name: values[~noise] for name, values in rows.items()}
-    chosen[~noise], probability[~noise], cut_off[~noise] = task.choice.of(competing)
-    said = pl.DataFrame(
-        {
-            "position": rows["position"],
-            "rank": rows["rank"],
-            "chosen": chosen,
-            "cut_off": cut_off,
-            "noise": noise,
-            "inclusion_prob": probability.astype(np.float32),
-            "random_control": task.control.holds(rows["control"], rows["tie"]),
-        },
-        schema_overrides={"position": pl.Int32, "rank": pl.Int32},
-    ).with_columns(pl.col("inclusion_prob").fill_nan(None))
-    return (
-        frame.select(
-            pl.col("uid", "concept", "distance", "filter_reason", "pinned", "same_content_as", "spared"),
-            pl.col("duplicate_of", "override"),
-            pl.col("position").cast(pl.Int32),
-        )
-        .join(said, on="position", how="left", maintain_order="left", validate="1:1")
-        .with_columns(pl.col("chosen", "cut_off", "noise", "random_control").fill_null(False))
-        .drop("position")
-    )
 
 
 def _kept(context: Context, folder: Path, n_concepts: int) -> npt.NDArray[np.int64]:
