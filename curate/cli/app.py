@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from curate.cli.output import write
+from curate.cli.output import write, write_as_it_is
 
 __all__ = ["GROUPS", "app"]
 
@@ -56,4 +56,4 @@ def _top(
         write(f"curate {metadata.version('curate')}\n")
         raise typer.Exit
     if context.invoked_subcommand is None:
-        write(f"{context.get_help()}\n")
+        write_as_it_is(f"{context.get_help()}\n")

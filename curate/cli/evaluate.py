@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from curate.cli import options as flag
 from curate.cli.app import app
 from curate.cli.options import Option
-from curate.cli.output import emit, logged, note, plain, progress, write
+from curate.cli.output import emit, logged, note, plain, progress, write, write_as_it_is
 
 
 @app.command()
@@ -122,7 +122,7 @@ def _show(found: Mapping[str, Any]) -> None:
     console = Console(width=max(200, Console().width))
     with console.capture() as text:
         console.print(shown)
-    write("".join(f"{line.rstrip()}\n" for line in text.get().splitlines()))
+    write_as_it_is("".join(f"{line.rstrip()}\n" for line in text.get().splitlines()))
     write("\n± 95 % over seeds (of random: over draws); * beyond what chance alone gives a random draw\n\n")
     for line in found["says"]:
         write(f"{plain(line)}\n")

@@ -36,6 +36,7 @@ __all__ = [
     "text_of_json",
     "without_controls",
     "write",
+    "write_as_it_is",
 ]
 
 #: Characters of a caption or a name in a table.
@@ -55,7 +56,15 @@ class ReaderGoneError(Exception):
 
 
 def write(text: str) -> None:
-    """Write data to stdout. Raises ReaderGoneError where nobody reads it."""
+    """Write lines to stdout, so that a terminal shows them and obeys nothing in them. Raises ReaderGoneError where nobody reads them."""
+    write_as_it_is("\n".join(map(plain, text.split("\n"))))
+
+
+def write_as_it_is(text: str) -> None:
+    """Write text to stdout that holds colours of curate's own, or in which nothing is left that a terminal may obey.
+
+    Raises ReaderGoneError where nobody reads it.
+    """
     try:
         sys.stdout.write(text)
         sys.stdout.flush()
@@ -127,7 +136,7 @@ def progress(*, quiet: bool = False) -> Iterator["Progress"]:
 
 def emit(value: object) -> None:
     """Print a value as JSON on stdout."""
-    write(text_of_json(value, indent=2) + "\n")
+    write_as_it_is(text_of_json(value, indent=2) + "\n")
 
 
 def text_of_json(value: object, *, indent: int | None = None) -> str:
@@ -165,7 +174,7 @@ def print_table(
             for text, width, right in zip(line, widths, numeric, strict=True)
         ]
         text = "  ".join(padded).rstrip()
-        write((typer.style(text, fg=colour) if colour else text) + "\n")
+        write_as_it_is((typer.style(text, fg=colour) if colour else text) + "\n")
 
 
 def print_counts(counts: Mapping[str, Any], more: Mapping[str, float | None] | None = None) -> None:

@@ -7,7 +7,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Literal
 
 from curate.analysis.sql import opened
-from curate.cli.output import note, plain, print_table, text_of_json, without_controls, write
+from curate.cli.output import note, plain, print_table, text_of_json, without_controls, write, write_as_it_is
 from curate.runs.folder import RunFolder
 
 if TYPE_CHECKING:
@@ -74,7 +74,9 @@ def _csv(batches: "Iterator[pl.DataFrame]", *, formulas: bool = True) -> None:
     shown = sys.stdout.isatty()
     for place, batch in enumerate(batches):
         text = (batch if formulas else _without_formulas(batch)).write_csv(include_header=place == 0)
-        write("".join(f"{plain(line)}\n" for line in text.splitlines()) if shown else without_controls(text))
+        write_as_it_is(
+            "".join(f"{plain(line)}\n" for line in text.splitlines()) if shown else without_controls(text)
+        )
 
 
 def _without_formulas(batch: "pl.DataFrame") -> "pl.DataFrame":
@@ -91,7 +93,7 @@ def _json(batches: "Iterator[pl.DataFrame]") -> None:
     before = "[\n"
     for batch in batches:
         for row in batch.iter_rows(named=True):
-            write(before + text_of_json({name: _plain(value) for name, value in row.items()}))
+            write_as_it_is(before + text_of_json({name: _plain(value) for name, value in row.items()}))
             before = ",\n"
     write("[]\n" if before == "[\n" else "\n]\n")
 

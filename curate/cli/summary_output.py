@@ -5,7 +5,17 @@ from typing import Any
 
 from curate.analysis.summary.said import say_concepts, say_first, say_labels
 from curate.cli.diagnosis_output import show_diagnosis
-from curate.cli.output import MAX_TEXT, bytes_text, duration_text, note, percent, print_table, section, write
+from curate.cli.output import (
+    MAX_TEXT,
+    bytes_text,
+    duration_text,
+    note,
+    percent,
+    plain,
+    print_table,
+    section,
+    write,
+)  # fmt: skip
 from curate.cli.sparkline import sparkline, unicode_stdout
 from curate.selection.spread import said_of
 
@@ -59,7 +69,9 @@ def _matters(matters: Sequence[Facts]) -> None:
     """Print what matters, a sentence a line, with the command that helps."""
     if not matters:
         return
-    said = [f"- {one['text']}{': ' + one['command'] if one['command'] else ''}\n" for one in matters]
+    said = [
+        f"- {plain(one['text'])}{': ' + plain(one['command']) if one['command'] else ''}\n" for one in matters
+    ]
     write(f"\nwhat matters\n{''.join(said)}")
 
 

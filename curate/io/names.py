@@ -10,7 +10,7 @@ __all__ = ["in_markdown", "original", "printable"]
 
 _ESCAPED = re.compile(r"(\\+)(?=x[89a-f][0-9a-f]|[\udc80-\udcff])|([\udc80-\udcff])")
 #: What Markdown takes for markup anywhere in a line, and what it takes for it at the head of one.
-_MARKUP = re.compile(r"([\\`*\[\]|~$]|(?<!\w)_|_(?!\w))")
+_MARKUP = re.compile(r"([\\`*\[\]|~$]|(?<![^\W_])_|_(?![^\W_]))")
 _HEAD = re.compile(r"^([#+=-]|\d+(?=[.)]))")
 _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 _WRITTEN = re.compile(r"(\\+)x([89a-f][0-9a-f])")
@@ -28,8 +28,8 @@ def printable(name: str) -> str:
 def in_markdown(text: str) -> str:
     r"""Return text as one line of Markdown, in a cell of a table too, that shows it and obeys nothing in it.
 
-    >>> in_markdown("![x](https://a.b) <img> a_b | `c`"), in_markdown("1. #2")
-    ('!\\[x\\](https://a.b) &lt;img&gt; a_b \\| \\`c\\`', '1\\. #2')
+    >>> in_markdown("![x](https://a.b) <img> a_b | `c`"), in_markdown("1. __x__")
+    ('!\\[x\\](https://a.b) &lt;img&gt; a_b \\| \\`c\\`', '1\\. \\_\\_x\\_\\_')
     """
     line = " ".join("".join(char if char.isprintable() else " " for char in text).split())
     line = _MARKUP.sub(r"\\\1", "".join(_ENTITIES.get(char, char) for char in line))

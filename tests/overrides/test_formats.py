@@ -1,5 +1,6 @@
 """Decisions go out as files of other tools and come back; a row that makes no sense is named by its number."""
 
+import csv
 import json
 
 import polars as pl
@@ -188,3 +189,36 @@ def test_a_file_of_uids_as_spreadsheets_write_it(run, path, tmp_path):
     (tmp_path / "uids").write_bytes(b"\xef\xbb\xbfs000001\r\ns000002\r\n")
     assert curate("overrides", path, "--keep", f"@{tmp_path}/uids").code == 0
     assert [uid for uid, *_ in held(run)] == ["s000001", "s000002"]
+
+
+TEXTS = (
+    "=1+1",
+    "+1",
+    "-1",
+    "@SUM(1)",
+    "\t=1",
+    "\r=1",
+    "'=1",
+    "''-1",
+    "'quoted'",
+    "it's",
+    "a\r\nb\rc\nd",
+    '"',
+    "a,b",
+)
+
+
+def test_a_spreadsheet_computes_nothing_of_a_sheet(run, tmp_path):
+    for number, label in enumerate(TEXTS):
+        run.overrides.wrong_label(f"s{number:06d}", label=label)
+    before, sheet = held(run), tmp_path / "sheet.csv"
+    run.overrides.export_file(sheet, "csv")
+    with sheet.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    cells = [cell for row in rows for name, cell in row.items() if name not in ("margin", "distance")]
+    assert len(rows) == len(TEXTS) and not [cell for cell in cells if cell.startswith(tuple("=+-@\t\r"))]
+    assert [row["to"] for row in rows][:7] == [f"'{text}" for text in TEXTS[:7]]
+    for number in range(len(TEXTS)):
+        run.overrides.reset(f"s{number:06d}")
+    run.overrides.import_file(sheet, "csv")
+    assert held(run) == before

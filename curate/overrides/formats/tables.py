@@ -1,6 +1,5 @@
 """Decisions as a table, CSV or Parquet: a row for each, with what the sample is beside it."""
 
-import io
 from pathlib import Path
 
 import polars as pl
@@ -11,11 +10,15 @@ from curate.overrides.formats.entry import Entry, checked
 
 __all__ = ["read_csv", "read_parquet", "write_csv", "write_parquet"]
 
+#: How a text begins that a spreadsheet would compute, or run; an apostrophe before it says that it is text.
+_FORMULA = r"('*[=+\-@\t\r])"
+
 
 def write_csv(path: Path, rows: pl.DataFrame) -> None:
-    """Write rows as CSV."""
+    """Write rows as CSV. A text that a spreadsheet would take for a formula has an apostrophe before it, which `read_csv` takes away."""
+    texts = pl.col(pl.String).str.replace(f"^{_FORMULA}", "'${1}")
     with storage.atomic(path) as partial:
-        rows.with_columns(pl.col(pl.Datetime).dt.to_string("iso:strict")).write_csv(partial)
+        rows.with_columns(pl.col(pl.Datetime).dt.to_string("iso:strict"), texts).write_csv(partial)
 
 
 def write_parquet(path: Path, rows: pl.DataFrame) -> None:
@@ -27,14 +30,16 @@ def write_parquet(path: Path, rows: pl.DataFrame) -> None:
 def read_csv(path: Path) -> list[Entry]:
     """Return what a CSV with the columns uid, what and (for new labels) to decides; the header is row 1."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        frame = pl.read_csv(io.StringIO(text), infer_schema=False)
+        # Bytes, because reading text would turn the ends of lines in cells into others.
+        text = path.read_bytes().decode("utf-8-sig")
+        frame = pl.read_csv(text.encode(), infer_schema=False)
     except UnicodeDecodeError:
         raise UsageError(f"{path}: is not UTF-8; save the table as CSV UTF-8") from None
     except pl.exceptions.NoDataError:
         raise UsageError(f"{path}: is empty; it needs the columns uid and what") from None
     except pl.exceptions.PolarsError as error:
         raise UsageError(f"{path}: is no CSV: {' '.join(str(error).split())[:200]}") from None
+    frame = frame.with_columns(pl.col(pl.String).str.replace(f"^'{_FORMULA}", "${1}"))
     return _entries(path, frame, first=2)
 
 
