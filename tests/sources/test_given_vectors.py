@@ -112,6 +112,22 @@ def test_damage_inside_a_member_is_an_error_of_ours(tmp_path):
     path.write_bytes(data)
     with opened(npz_arrays(str(path))["x"]) as stream, pytest.raises(SourceError, match=r"array 'x': .*CRC"):
         stream.read(0, 2000)
+    # It is found wherever one begins, and after one went on and back.
+    for ranges in ([(1000, 2000)], [(1500, 1600), (0, 10), (1000, 2000)]):
+        with opened(npz_arrays(str(path))["x"]) as stream:
+            for start, stop in ranges[:-1]:
+                stream.read(start, stop)
+            with pytest.raises(SourceError, match=r"array 'x': .*CRC"):
+                stream.read(*ranges[-1])
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_rows_of_a_member_are_read_in_any_order(tmp_path, save):
+    path, expected = tmp_path / "a.npz", rows(2000)
+    save(path, x=expected)
+    with opened(npz_arrays(str(path))["x"]) as stream:
+        for start, stop in [(1500, 1600), (0, 10), (10, 20), (1999, 2000), (5, 5), (0, 2000)]:
+            assert (stream.read(start, stop) == expected[start:stop]).all()
 
 
 def test_one_warning_names_the_vectors_that_are_farthest_from_length_1(caplog):

@@ -152,8 +152,36 @@ def opened(array: ArrayFile) -> Iterator[RowStream]:
         if array.member is not None:
             with _damage(array.where):
                 archive = stack.enter_context(zipfile.ZipFile(handle))
-                handle = stack.enter_context(cast(BinaryIO, archive.open(array.member)))
+                handle = cast(
+                    BinaryIO, stack.enter_context(contextlib.closing(_Member(archive, array.member)))
+                )
         yield RowStream(array, handle)
+
+
+class _Member:
+    """A member of an archive that is read through to where one goes, and from its beginning to go back.
+
+    zipfile compares the checksum once everything was read; from Python 3.12 on it does so no more after it was told to seek.
+    """
+
+    def __init__(self, archive: zipfile.ZipFile, name: str) -> None:
+        self._archive, self._name = archive, name
+        self._file, self._at = archive.open(name), 0
+
+    def seek(self, offset: int) -> None:
+        if offset < self._at:
+            self._file.close()
+            self._file, self._at = self._archive.open(self._name), 0
+        while self._at < offset and self.read(min(BLOCK_BYTES, offset - self._at)):
+            pass
+
+    def read(self, size: int) -> bytes:
+        data = self._file.read(size)
+        self._at += len(data)
+        return data
+
+    def close(self) -> None:
+        self._file.close()
 
 
 def _where(url: str, member: str | None) -> str:
