@@ -407,6 +407,8 @@ def _walk_local(folder: str) -> Iterator[str]:
 
 def _unlisted(error: OSError) -> None:
     """Raise for a folder that cannot be listed: what it holds would be missing without a word."""
+    if isinstance(error, FileNotFoundError):  # it went meanwhile
+        return
     if not str(error.filename).endswith(f"/{LOST}"):
         raise error
     passed_over(f"{error.filename}/", "of the file system")

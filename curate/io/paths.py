@@ -20,6 +20,7 @@ from fsspec import AbstractFileSystem
 from curate.errors import SourceError, UsageError
 from curate.hashing import digest
 from curate.io.filesystem import (
+    A_RUN,
     Entry,
     StorageOptions,
     explained,
@@ -27,6 +28,7 @@ from curate.io.filesystem import (
     has_magic,
     is_local,
     is_remote,
+    is_run_folder,
     local_path,
     lookup,
     matching,
@@ -325,8 +327,11 @@ def _glob(
     files = {path: entry for path, entry in entries.items() if not entry.is_folder}
     files = outside_runs(fs, files, pattern[:inside])
     if not files:
-        for path in entries:
-            files |= _with_extension(walk(fs, path), extensions)
+        for path in (path for path, entry in entries.items() if entry.is_folder):
+            if is_run_folder(fs, path):
+                passed_over(f"{path}/", A_RUN)
+            else:
+                files |= _with_extension(walk(fs, path), extensions)
     return files
 
 

@@ -113,7 +113,7 @@ def test_a_truncated_shard_is_refused_or_counted(source):
     said = own(source, "run")
     assert said.code == FAILED
     assert "train-00001-of-00003.parquet: the Parquet file is cut short" in said.error
-    assert said.error.endswith("limits.bad_shards allows 0")
+    assert said.error.endswith("limits.bad_shards allows 0, --set limits.bad_shards=1 goes on without")
     said = own(source, "run", "--set", "limits.bad_shards=1")
     assert said.code == GOOD
     assert "warning:" in said.err

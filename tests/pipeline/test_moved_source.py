@@ -176,7 +176,7 @@ def test_names_stay_unique_and_content_is_never_mistaken(before, now):
 # --- run folders are no source --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("glob", ["", "/**/*.parquet", "/*/*.parquet", "/{data,run}/*.parquet"])
+@pytest.mark.parametrize("glob", ["", "/**/*.parquet", "/*/*.parquet", "/{data,run}/*.parquet", "/*"])
 def test_a_run_folder_below_the_source_is_no_part_of_it(copy, glob):
     for out in ("run", "inner/second"):
         run(f"{copy}{glob}", copy / out)

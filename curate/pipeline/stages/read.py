@@ -269,7 +269,7 @@ class Read(Stage):
         self._found, self._bad, self._versions = _found(
             self.recipe, self.run_folder.work / "shards.json", files=self._files, schemas=self._schemas
         )
-        _check_limit(self._bad, self.recipe)
+        _check_limit(self._bad, self.recipe, bool(self._found))
         self._table = self.run_folder.work / "parts.json"
         self._saved = storage.read_json(self._table)
         self._since = ""
@@ -377,7 +377,7 @@ class Read(Stage):
         failed = {error.name: error for error in results if error}
         self._failed = list(failed.values())
         self._bad += self._failed
-        _check_limit(self._bad, self.recipe)
+        _check_limit(self._bad, self.recipe, any(part.shard.name not in failed for part in self._found))
         self._found = good = tuple(_numbered(p for p in self._found if p.shard.name not in failed))
         check_values(self.context, good, [keys_path(self.context, part) for part in good])
         grown = changes(self._saved or (), [(part.shard.name, part.name) for part in good])
@@ -426,11 +426,12 @@ def vars_of(bad: Sequence[BadShard]) -> list[dict[str, object]]:
     return [asdict(shard) for shard in bad]
 
 
-def _check_limit(bad: Sequence[BadShard], recipe: Recipe) -> None:
-    """Raise SourceError if more shards are unreadable than the recipe allows."""
+def _check_limit(bad: Sequence[BadShard], recipe: Recipe, sound: bool) -> None:
+    """Raise SourceError if more shards are unreadable than the recipe allows; sound : whether any can be read."""
     if len(bad) > recipe.limits.bad_shards:
         more = f" (and {len(bad) - 1} more shards)" if len(bad) > 1 else ""
-        raise SourceError(f"{bad[0].error}{more}; limits.bad_shards allows {recipe.limits.bad_shards}")
+        way = f"; limits.bad_shards allows {recipe.limits.bad_shards}, --set limits.bad_shards={len(bad)} goes on without"
+        raise SourceError(f"{bad[0].error}{more}{way if sound else ''}")
 
 
 def _save_parts(path: Path, parts: Sequence[Part]) -> None:
