@@ -440,7 +440,7 @@ def _funnel(context: Context, n_eligible: int, overrides: Path | None) -> Funnel
         )
         rows_judged = judged(run, part.name, pl.DataFrame(rows), overrides)
         dropped = rows_judged["override"].eq_missing("drop")
-        reason = rows_judged.filter(~dropped)["filter_reason"]
+        reason = rows_judged["filter_reason"].filter(~dropped)
         near = rows_judged["duplicate_of"]
         same = int((reason == "exact_duplicate").sum())
         failed = len(reason) - reason.null_count() - same
