@@ -60,7 +60,7 @@ def count_rows(context: Context, n_eligible: int, overrides: Path | None) -> Fun
         )
         rows_judged = judged(run, part.name, pl.DataFrame(rows), overrides)
         dropped = rows_judged["override"].eq_missing("drop")
-        reason = rows_judged.filter(~dropped)["filter_reason"]
+        reason = rows_judged["filter_reason"].filter(~dropped)
         near = rows_judged["duplicate_of"]
         same = int((reason == "exact_duplicate").sum())
         failed = len(reason) - reason.null_count() - same

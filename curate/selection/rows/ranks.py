@@ -62,6 +62,8 @@ EXTRAS = {
 FOUND = ("floor", "cut")
 #: What need not travel back to the parts.
 INSIDE = ("distance", "uid")
+#: Texts of samples that no selection reads, and that cost most where rows are left out.
+_UNREAD = ("key", "shard", "image_hash", "content_hash", "caption_hash", "caption")
 
 
 @dataclass(frozen=True)
@@ -166,7 +168,7 @@ def candidates(
     And their positions in the part's embeddings, (m,). Scores that are not finite are null. final : with the concepts of the
     decisions. columns : of the source, by name, where their values are. overrides : where the decisions of people are.
     """
-    frame = eligible(run, part, (*folders, "filter"), final=final)
+    frame = eligible(run, part, (*folders, "filter"), final=final).drop(_UNREAD)
     frame = frame.with_columns(values_of_part(run, part, columns or {}, frame["uid"]))
     if overrides is None:
         found = pl.DataFrame(storage.read_table(run.part(run.duplicates, part), ["uid", "duplicate_of"]))
