@@ -14,6 +14,7 @@ import yaml
 from curate.analysis.summary.matters import what_matters
 from curate.analysis.summary.summary import summarize
 from curate.errors import BudgetError, RecipeError, RunError, UnusableLimitError
+from curate.io.names import in_markdown
 from curate.pipeline import runner
 from curate.runs.folder import RunFolder
 from tests.fixtures.builders import recipe_values
@@ -32,11 +33,6 @@ from tests.fixtures.flow_runs import (
 )
 
 # --- against a server
-
-
-def escaped(path):
-    """Return a path as Markdown has it."""
-    return str(path).replace("_", "\\_")
 
 
 @pytest.mark.flow
@@ -64,7 +60,7 @@ def test_flow_gives_what_a_plain_run_gives(flows, served, shards, plain, tmp_pat
     assert shown["curate-progress"] == 100
     # Nothing shows it to browsers: no link that they would refuse, but what to type.
     assert shown["curate-report"] == (
-        f"Report of {escaped(tmp_path / 'run')}: Nothing shows it to a browser. On {socket.gethostname()}, type "
+        f"Report of {in_markdown(str(tmp_path / 'run'))}: Nothing shows it to a browser. On {socket.gethostname()}, type "
         f"`curate report {tmp_path / 'run'} --open`"
     )
     largest = [row["n_eligible"] for row in json.loads(shown["curate-concepts"])]
