@@ -29,7 +29,7 @@ def home(tmp_path_factory):
         # Prefect keeps what it reads when it is first imported: not the address of a server that will be gone.
         importlib.import_module("curate.flows.pipeline")
         yield folder
-    assert wait_for(lambda: not processes_with(folder), 10), processes_with(folder)
+    assert wait_for(lambda: not processes_with(folder), 30), processes_with(folder)
 
 
 @pytest.fixture(scope="module")
