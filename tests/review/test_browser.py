@@ -86,6 +86,31 @@ def test_every_view_shows_what_it_is_about(seen, run):
     assert page.locator(".section .tile").count() >= 10
 
 
+@pytest.mark.parametrize("width", [390, 1152, 1440])
+def test_what_is_alike_lies_side_by_side(seen, width):
+    """Beside a group of three too, which once made a second column of another width."""
+
+    def in_groups(route):
+        answer = route.fetch().json()
+        rows = [row for group in answer["groups"] for row in group["rows"]]
+        groups = [{**answer["groups"][0], "rows": rows[a:b]} for a, b in ((0, 2), (2, 4), (4, 7), (7, 9))]
+        route.fulfill(json={**answer, "groups": groups, "more": False})
+
+    page = seen.page
+    before = page.viewport_size
+    page.set_viewport_size({"width": width, "height": 900})
+    page.route("**/api/near*", in_groups)
+    go(page, "near", "?epsilon=0.3")
+    until(page, "document.querySelectorAll('#content .section').length === 4")
+    tops = page.locator("#content .section").evaluate_all(
+        "all => all.map((one) => [...one.querySelectorAll('.tile')].map((tile) => tile.getBoundingClientRect().top))"
+    )
+    page.unroute_all()
+    page.set_viewport_size(before)
+    assert list(map(len, tops)) == [2, 2, 3, 2]
+    assert all(first == second for first, second, *_ in tops)
+
+
 def test_what_comes_late_stays_off_the_next_view(seen):
     page = seen.page
     held = []
