@@ -166,7 +166,9 @@ def test_report(made, chromium):
 @pytest.mark.long
 def test_page_of_a_concept(made, chromium):
     run, _ = made
-    report_of(chromium, curate.open_run(run).report(0, progress=False), captions(run))
+    found = report_of(chromium, curate.open_run(run).report(0, progress=False), captions(run))
+    text = as_shown(found.page.locator("main").text_content())
+    assert any(as_shown(one[:39]) in text for one in captions(run))
 
 
 def test_notebook(made, chromium):
