@@ -57,7 +57,9 @@ def flip(true: Codes, how: str) -> tuple[Codes, Truth]:
 
 
 def read(folder: str) -> tuple[npt.NDArray[np.float32], Codes, Truth]:
-    """Return unit vectors, labels, and which are wrong."""
+    """Return unit vectors, labels, and which are wrong; what judges an order is loaded here, before anything is timed."""
+    import sklearn.metrics  # noqa: F401
+
     data = np.load(Path(folder, "data.npz"))
     x = data["x"].astype(np.float32)
     return x / np.linalg.norm(x, axis=1, keepdims=True), data["label"], data["wrong"]

@@ -30,6 +30,8 @@ __all__ = [
 #: A larger share of unusable rows is said.
 MANY_UNUSABLE = 0.01
 
+_WARNING = 300  # characters of a warning: what it advises stands at its end
+
 Facts = Mapping[str, Any]
 
 
@@ -199,7 +201,7 @@ def _warned(warnings: Sequence[str]) -> list[Matter]:
     if not warnings:
         return []
     many = f"{len(warnings):,} warnings, the first" if len(warnings) > 1 else "1 warning"
-    return [Matter(f"{many}: {cut(warnings[0])}", warns=True)]
+    return [Matter(f"{many}: {cut(warnings[0], _WARNING)}", warns=True)]
 
 
 def _next(run: RunFolder, found: RunSummary, evaluation: Facts, *, can_judge: bool) -> Matter:
