@@ -2,13 +2,14 @@
 
 Images: the sample that ships, 2,000 pictures of which 180 are exact copies, or crops and changes of light; whole processes, from
 files to a list of what goes. `curate filter FOLDER --dedup` embeds with the tiny CLIP, which is what the others' own
-hashes and networks are to them. Each has a threshold at which it finds about as many copies as ours.
+hashes and networks are to them, and finds epsilon by itself, on copies that it makes. Each of the others has a threshold at which it finds
+about as many copies as ours.
 
 Texts: vectors of which 2 % are near-copies of others, given to both, because SemHash's own static embeddings must be
 downloaded: `curate filter --vectors` against `SemHash.from_embeddings(...).self_deduplicate`, whole processes.
 
 Concepts: vectors in equal concepts, in memory: `find_duplicates` against FAISS `range_search` inside each concept; the
-rows that have an earlier one above the threshold must be the same.
+rows that have an earlier one above the threshold must be the same. All in one thread, as each worker of a run has.
 
 imagededup, SemHash and fastdup live in environments of their own: `python benchmarks/peers` makes them.
 """
@@ -30,6 +31,7 @@ from synthetic import write_vectors
 from timing import CURATE, ROOT, Comparison, Contender, arguments, call, compare, write
 
 PEERS = Path(__file__).with_name("peers")
+ONE = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 EPSILON, PER_CONCEPT, TEXT_DIM = 0.05, 1_000, 256
 #: Pictures; texts; vectors in concepts of 1,000.
 SIZES = {"toy": (100, 1_000, 2_000), "short": (2_000, 50_000, 50_000), "long": (2_000, 500_000, 500_000)}
@@ -65,7 +67,7 @@ def images(options: argparse.Namespace, n: int, scratch: Path) -> Comparison:
         family[name] = root
     Path(f"{folder}.json").write_text(json.dumps(family))
     command = [
-        *CURATE, "filter", str(folder), "--model", "tiny", "--dedup", str(EPSILON), "--out", str(scratch / "run"),
+        *CURATE, "filter", str(folder), "--model", "tiny", "--dedup", "--out", str(scratch / "run"),
     ]  # fmt: skip
     ours = Contender(
         "curate filter --dedup", command, fresh=[scratch / "run"], facts=partial(_judged, folder, scratch)
@@ -184,8 +186,11 @@ def concepts(options: argparse.Namespace, n: int, scratch: Path) -> Comparison:
     }
     found = compare(
         f"pairs inside {k:,} concepts of {n:,} x 512",
-        Contender("curate find_duplicates", ways["curate"]),
-        [Contender("FAISS range_search", ways["faiss"]), Contender("NumPy, SemDeDup's way", ways["numpy"])],
+        Contender("curate find_duplicates", ways["curate"], environment=ONE),
+        [
+            Contender("FAISS range_search", ways["faiss"], environment=ONE),
+            Contender("NumPy, SemDeDup's way", ways["numpy"], environment=ONE),
+        ],
         options.pairs,
     )
     first, *rest = [

@@ -19,7 +19,7 @@ from curate.deduplication.products import Products
 from curate.deduplication.similarity import pair_similarities
 from curate.errors import CurateError, EmbeddingError, RecipeError
 from curate.linalg import first_equal, margin
-from curate.products import bf16
+from curate.products import bf16, for_rows
 
 __all__ = [
     "CANDIDATES",
@@ -118,15 +118,29 @@ def find_duplicates(
         raise EmbeddingError(f"vectors to compare must be (n, d) and finite, got shape {vectors.shape}")
     n_fixed = _leading_rows(fixed, len(vectors))
     lowest = _lowest_over(threshold, inclusive)
+    with for_rows(len(vectors)):
+        return _find(vectors, lowest, mode == "greedy", tile, n_fixed, cheap, confirm)
+
+
+def _find(
+    vectors: Vectors,
+    lowest: np.float32,
+    greedy: bool,
+    tile: int,
+    n_fixed: int,
+    cheap: bool | None,
+    confirm: Confirm | None,
+) -> Duplicates:
+    """Return the duplicates, rows that are equal by value compared once unless pairs have to be confirmed."""
     if confirm is not None:
-        return _compare(vectors, lowest, mode == "greedy", tile, n_fixed, cheap, confirm)
+        return _compare(vectors, lowest, greedy, tile, n_fixed, cheap, confirm)
     first = first_equal(vectors)
     originals = np.flatnonzero(first == np.arange(len(first)))
     distinct = vectors if len(originals) == len(vectors) else vectors[originals]
     n_distinct_fixed = int(np.searchsorted(originals, n_fixed))
-    found = _compare(distinct, lowest, mode == "greedy", tile, n_distinct_fixed, cheap)
+    found = _compare(distinct, lowest, greedy, tile, n_distinct_fixed, cheap)
     if len(originals) < len(vectors):
-        found = _with_copies(found, vectors, first, originals, mode == "greedy")
+        found = _with_copies(found, vectors, first, originals, greedy)
         found.duplicate_of[:n_fixed], found.similarity[:n_fixed] = -1, np.nan
     return found
 
@@ -225,8 +239,13 @@ def near_any(
     >>> near_any(np.eye(3, dtype=np.float32)[[0, 1, 1]], threshold=0.9)
     array([False,  True,  True])
     """
-    n, near = len(vectors), np.zeros(len(vectors), np.bool_)
     lowest = np.float32(threshold) - np.float32(margin(vectors.shape[1]))
+    with for_rows(len(vectors)):
+        return _near_any(vectors, lowest, cheap, tile)
+
+
+def _near_any(vectors: Vectors, lowest: np.float32, cheap: bool | None, tile: int) -> npt.NDArray[np.bool_]:
+    n, near = len(vectors), np.zeros(len(vectors), np.bool_)
     proposals = _proposals(vectors, lowest, cheap)
     start = tried = 0
     while start < n:

@@ -1,7 +1,7 @@
 """Matrix products that cost less than those of float32: they propose, and what they propose is checked or averaged out."""
 
 from curate.products.processor import Precision, fast_precisions
-from curate.products.threads import TILE_ROWS, each_tile, one_thread
+from curate.products.threads import TILE_ROWS, each_tile, for_rows, one_thread
 from curate.products.whole import WholeProducts, largest_whole
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "WholeProducts",
     "each_tile",
     "fast_precisions",
+    "for_rows",
     "largest_whole",
     "one_thread",
 ]

@@ -1,19 +1,24 @@
-"""Threads for products by torch: each call takes one, and rows are shared out between calls.
+"""Threads for products: each call of torch takes one, and rows are shared out between calls; BLAS takes one for small ones.
 
 Threads that share one small product wait for each other, and do so by working: on two cores, assignment to a thousand
 concepts takes four times as many processor seconds with two threads a product, and no less time.
 """
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
-__all__ = ["TILE_ROWS", "each_tile", "one_thread"]
+__all__ = ["TILE_ROWS", "each_tile", "for_rows", "one_thread"]
 
 #: Rows to multiply at a time: their products with a thousand others stay in the processor's cache.
 TILE_ROWS = 256
 
 _ROWS_OF_A_THREAD = 4096
+
+#: Rows that are multiplied with each other in one thread of BLAS: of fewer, threads spend more on waiting than they save.
+_ROWS_FOR_THREADS = 2048
 
 
 @contextlib.contextmanager
@@ -27,6 +32,22 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def for_rows(rows: int) -> contextlib.AbstractContextManager[Any]:
+    """Let BLAS use one thread inside, unless there are enough rows for several."""
+    if rows >= _ROWS_FOR_THREADS:
+        return contextlib.nullcontext()
+    limited: contextlib.AbstractContextManager[Any] = _blas().limit(limits=1, user_api="blas")
+    return limited
+
+
+@functools.cache
+def _blas() -> Any:  # noqa: ANN401  (threadpoolctl has no types)
+    """Return what sets the threads of the BLAS of NumPy; finding it takes milliseconds."""
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
 
 
 def each_tile(

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from curate.clustering.kmeans import assign
-from curate.deduplication.semantic import find_duplicates
+from curate.deduplication import semantic
+from curate.deduplication.semantic import find_duplicates, near_any
 from curate.linalg import unit_rows
-from curate.products import one_thread
+from curate.products import for_rows, one_thread
 
 
 @pytest.fixture
@@ -88,3 +89,40 @@ def test_products_are_made_in_few_shapes(monkeypatch):
         cheap, exact = (find_duplicates(rows, threshold=0.9, cheap=one) for one in (True, False))
         assert np.array_equal(cheap.max_similarity_earlier, exact.max_similarity_earlier, equal_nan=True)
     assert len(seen) <= 30
+
+
+def threads_of_blas():
+    from threadpoolctl import threadpool_info
+
+    return {one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas"}
+
+
+@pytest.fixture
+def two_threads_of_blas():
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(2, user_api="blas"):
+        yield
+
+
+def test_few_rows_take_one_thread_of_blas_and_many_take_all(two_threads_of_blas):
+    assert threads_of_blas() == {2}
+    with for_rows(100):
+        assert threads_of_blas() == {1}
+    with for_rows(10_000):
+        assert threads_of_blas() == {2}
+    with pytest.raises(ZeroDivisionError), for_rows(100):
+        1 / 0  # noqa: B018
+    assert threads_of_blas() == {2}
+
+
+@pytest.mark.parametrize("compare", [find_duplicates, near_any])
+def test_a_small_concept_is_compared_by_one_thread_of_blas(compare, two_threads_of_blas, monkeypatch):
+    """Two threads took twenty times as long for a hundred rows wherever the processor had other work."""
+    seen = []
+    monkeypatch.setattr(semantic, "_proposals", lambda *given: seen.append(threads_of_blas()))
+    rows = some(200, 32)
+    rows[100:] = rows[:100]
+    compare(rows, threshold=0.9)
+    assert seen == [{1}]
+    assert threads_of_blas() == {2}

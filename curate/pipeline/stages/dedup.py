@@ -51,6 +51,8 @@ __all__ = ["Deduplicate"]
 #: until the share is met within this tolerance, or this many rounds were made.
 SHARE_TOLERANCE = 0.005
 SHARE_ROUNDS = 6
+#: Rows of a bucket, at least, where there are more buckets than memory asks for, so that every worker has some.
+_BUCKET_ROWS = 10_000
 
 
 INVOLVED = pa.schema([("part", pa.int32()), ("position", pa.int32())])
@@ -388,7 +390,8 @@ def _plan(
     sizes = rows * changed
     dim = EmbeddingPart(run.part(run.embeddings, context.parts[0].name)).dim
     picture = 2 * SIDE * SIDE if how.confirm else 0
-    room = max(1, context.task_memory // 3 // (6 * dim + 200 + picture))
+    fits = context.task_memory // 3 // (6 * dim + 200 + picture)
+    room = bucket_rows(int(sizes.sum()), fits, context.engine.workers)
     large = np.flatnonzero(sizes > settings.max_concept).tolist()
     splits = {concept: _fit_split(context, concept, int(sizes[concept])) for concept in large}
     small = sizes.copy()
@@ -400,6 +403,18 @@ def _plan(
         first[concept] = count
         count += len(centroids)
     return Groups(sizes, changed, bucket, splits, first, count)
+
+
+def bucket_rows(rows: int, fits: int, workers: int) -> int:
+    """Return how many of `rows` a bucket may have: what fits, and some buckets for each of several workers.
+
+    >>> bucket_rows(100_000, 500_000, workers=1), bucket_rows(100_000, 500_000, workers=2)
+    (100000, 12500)
+    >>> bucket_rows(100_000, 500_000, workers=64), bucket_rows(100_000, 7_000, workers=2)
+    (10000, 7000)
+    """
+    shared = max(_BUCKET_ROWS, rows // (4 * workers)) if workers > 1 else rows
+    return max(1, min(fits, shared))
 
 
 def _fit_split(context: Context, concept: int, size: int) -> npt.NDArray[np.float32]:
