@@ -37,6 +37,7 @@ __all__ = [
     "atomic",
     "atomic_folder",
     "clear_partials",
+    "compact",
     "ensure_all_local",
     "ensure_local",
     "explained",
@@ -342,6 +343,17 @@ def read_frame(
     except (OSError, pl.exceptions.PolarsError) as error:
         raise RunError(f"{path}: not a whole Parquet table ({error}); remove it and run again") from error
     return frame if columns is None else frame.select(name for name in columns if name in frame.columns)
+
+
+def compact(frame: "pl.DataFrame") -> "pl.DataFrame":
+    """Return some rows of a larger table by themselves: rows that were filtered hold on to all texts that they were among."""
+    import polars as pl
+
+    texts = [name for name, kind in frame.schema.items() if kind in (pl.String, pl.Binary)]
+    oldest = pl.CompatLevel.oldest()
+    return frame.with_columns(
+        pl.Series(name, frame[name].to_arrow(compat_level=oldest), frame.schema[name]) for name in texts
+    )
 
 
 def stored_fingerprint(path: Path) -> str | None:

@@ -3,6 +3,7 @@ import os
 import shutil
 from pathlib import Path
 
+import polars as pl
 import pyarrow as pa
 import pytest
 
@@ -217,3 +218,31 @@ def test_fingerprints_tell_values_apart():
     values = [(), ("a",), ("a", "b"), (["a", "b"],), ("ab",), (1,), ("1",), (None,), ({"a": 1},), ({"a": 2},)]
     assert len({storage.fingerprint(*value) for value in values}) == len(values)
     assert storage.fingerprint({"a": 1, "b": 2}) == storage.fingerprint({"b": 2, "a": 1})
+
+
+def held(frame):
+    """Return the bytes of the buffers that a column of texts refers to."""
+    newest = pl.CompatLevel.newest()
+    return frame["uid"].rechunk().to_arrow(compat_level=newest).get_total_buffer_size()
+
+
+def test_compact_rows_are_the_same_and_let_go_of_the_texts_they_were_among():
+    whole = pl.DataFrame(
+        {
+            "uid": [f"a text that is not short, {row}" for row in range(10_000)],
+            "n": range(10_000),
+            "bytes": [None, b"x" * 40] * 5_000,
+            "list": [["a"], None] * 5_000,
+        }
+    )
+    some = whole.filter(pl.col("n") % 5_000 == 1)
+    alone = storage.compact(some)
+    assert alone.equals(some) and alone.schema == some.schema
+    assert held(alone) < 10_000 < held(some) // 10
+    for odd in (
+        whole.clear(),
+        pl.concat([some, some]),
+        pl.DataFrame(),
+        pl.DataFrame({"a": [None]}, {"a": pl.String}),
+    ):
+        assert storage.compact(odd).equals(odd) and storage.compact(odd).schema == odd.schema

@@ -126,7 +126,7 @@ def _members(context: Context, group: Group, uid: str) -> _Members:
         halves.append(
             stored.take(context.recipe.cluster.compared, frame["position"].cast(pl.Int64).to_numpy())
         )
-        frames.append(frame.select("uid", "pinned", "key", "tie", caption_codes(frame)))
+        frames.append(storage.compact(frame.select("uid", "pinned", "key", "tie", caption_codes(frame))))
     every = pl.concat(frames).with_row_index("at").sort(~pl.col("pinned"), "key", "tie", "uid")
     if not settings.across_captions:
         own = every.filter(pl.col("uid") == uid)["caption_code"]

@@ -196,7 +196,7 @@ def _background(folder: RunFolder, seed: int) -> _Sample:
         rows = beside(folder, part, ["caption", "label"], [], usable=True).select("uid", "caption", "label")
         code = pl.Series("code", hash_uids(rows["uid"].to_list(), seed, "retrieve", "background"), pl.UInt64)
         rows = rows.with_columns(code, part=pl.lit(index)).with_row_index("position")
-        frames.append(rows.sort("code", "uid").head(BACKGROUND))
+        frames.append(storage.compact(rows.sort("code", "uid").head(BACKGROUND)))
         if len(frames) > 1:
             frames = [pl.concat(frames).sort("code", "uid").head(BACKGROUND)]
     if not frames or not len(frames[0]):

@@ -103,7 +103,7 @@ def _samples(run: RunFolder, part: object, rows: pl.DataFrame) -> pl.DataFrame:
     """Add what 0_samples says of some samples of a part."""
     frame = table(run, run.samples, str(part), [*TYPICAL_COLUMNS, "outcome", "copy_of"])
     usable = frame.filter((pl.col("outcome") == "ok") & pl.col("copy_of").is_null())
-    return rows.join(usable.select(TYPICAL_COLUMNS), on="uid", how="left", validate="m:1")
+    return storage.compact(rows.join(usable.select(TYPICAL_COLUMNS), on="uid", how="left", validate="m:1"))
 
 
 def layout(run: RunFolder, listed: tuple[int, ...]) -> pl.DataFrame:

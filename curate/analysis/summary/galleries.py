@@ -104,7 +104,8 @@ def _kept_twins(context: Context, picks: pl.DataFrame) -> pl.DataFrame:
         said = storage.read_table(context.run.part(context.run.decisions, part.name), ["reason"])
         rows = rows.hstack(pl.DataFrame(said))
         rows = rows.filter(pl.col("uid").is_in(twins.implode()) & (pl.col("occurrence") == 0))
-        found.append(rows.drop("occurrence").with_columns(pl.lit(part.index, pl.Int32).alias("part")))
+        rows = storage.compact(rows.drop("occurrence"))
+        found.append(rows.with_columns(pl.lit(part.index, pl.Int32).alias("part")))
     twins_found = pl.concat(found, how="diagonal")
     classes = context.run.class_names()
     return twins_found.with_columns(pl.col("label").replace(classes)) if classes else twins_found
@@ -119,7 +120,7 @@ def _scores(context: Context, part: object, rows: pl.DataFrame) -> pl.DataFrame:
         scores = pl.DataFrame(storage.read_table(run.part(run.scores(family), name)))
         require_same(frame["uid"], scores["uid"], run.part(run.scores(family), name))
         frame = frame.hstack(scores.select(selectors.float()).get_columns())
-    return frame.filter(pl.col("uid").is_in(rows["uid"].implode()))
+    return storage.compact(frame.filter(pl.col("uid").is_in(rows["uid"].implode())))
 
 
 def _cut(text: str | None, limit: int) -> str | None:

@@ -217,6 +217,8 @@ def _scan(task: _Task) -> Scan:
         found.picks = pl.concat(
             [found.picks, first_of(without_vectors(rows, task.index, task.report), task.report.limits)]
         )
+    for name in ("nearest", "picks", "sample", "shown", "first"):
+        setattr(found, name, storage.compact(getattr(found, name)))
     return found
 
 

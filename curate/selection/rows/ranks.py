@@ -201,7 +201,7 @@ def noise_that_people_dropped(context: Context, order: Order) -> Arrays:
             scores = storage.read_frame(run.part(folder, part), ["uid", column])
             own = own.join(scores, on="uid", how="left", maintain_order="left")
             noise = pl.col(column).cast(pl.Float64) * factor
-            found.append(own.select("uid", noise=pl.when(noise.is_finite()).then(noise)))
+            found.append(storage.compact(own.select("uid", noise=pl.when(noise.is_finite()).then(noise))))
     every = pl.concat(found)
     return {"noise": every["noise"].to_numpy(), "tie": tie(every["uid"].to_list(), order.seed)}
 
