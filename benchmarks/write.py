@@ -144,9 +144,11 @@ def with_polars(folder: str) -> Iterator[None]:
 
 
 def with_curate(folder: str) -> Iterator[None]:
-    """Export what the run kept."""
+    """Export what the run kept, in a process like that of the command."""
+    from curate.io.without_pandas import keep_pandas_out
     from curate.pipeline.export import export_recipe, export_run
 
+    keep_pandas_out()
     recipe = export_recipe(Path(folder, "run"))
     yield
     out = Path(folder, "curate")
