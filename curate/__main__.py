@@ -4,9 +4,12 @@ import os
 import sys
 from collections.abc import Sequence
 
+from curate.processors import stay_within
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line. Ctrl-C while it is still being loaded ends it as later on: with 130 and no traceback."""
+    stay_within()
     try:
         from curate.cli import main as command_line
     except KeyboardInterrupt:

@@ -6,7 +6,6 @@ regrouping, nor the number of workers, nor embedding equal captions once can cha
 """
 
 import contextlib
-import os
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,6 +21,7 @@ from curate.embedding.clip import Clip
 from curate.embedding.decode import Decoded
 from curate.embedding.decode_pool import DecodePool
 from curate.embedding.devices import one_thread
+from curate.processors import cpu_count
 
 __all__ = ["Embedded", "Unembedded", "default_decode_workers", "embed_rows"]
 
@@ -65,8 +65,7 @@ class Embedded:
 
 def default_decode_workers(device: str, cores: int | None = None) -> int:
     """Return how many decode workers keep a model on `device` busy; cores : None is all of this machine."""
-    if cores is None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = cpu_count() if cores is None else cores
     return max(1, cores // 2) if device == "cpu" else max(1, cores - 1)
 
 

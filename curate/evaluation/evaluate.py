@@ -19,8 +19,8 @@ from curate.evaluation.judges import BATCH
 from curate.evaluation.request import JUDGES, Request
 from curate.evaluation.result import Cell
 from curate.execution.context import Progress, silent
-from curate.execution.engines.local import cpu_count
 from curate.pipeline import runner
+from curate.processors import cpu_count
 from curate.recipe import Recipe
 from curate.report.evaluation_figure import EVALUATION_VERSION
 from curate.runs.run import StoredRun, open_run

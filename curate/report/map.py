@@ -3,6 +3,8 @@
 import numpy as np
 import numpy.typing as npt
 
+from curate.products import for_rows
+
 __all__ = ["flat"]
 
 
@@ -23,7 +25,8 @@ def flat(centroids: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
     # The eigenvectors of the covariance; scikit-learn has the same, and takes longer to import than they take to find.
     rows = centroids.astype(np.float64)
     centred = rows - rows.mean(axis=0)
-    axes = np.linalg.eigh(centred.T @ centred)[1][:, : -directions - 1 : -1]
+    with for_rows(dim):
+        axes = np.linalg.eigh(centred.T @ centred)[1][:, : -directions - 1 : -1]
     largest = np.abs(axes).argmax(axis=0)
     axes = axes * np.where(axes[largest, np.arange(directions)] < 0, -1.0, 1.0)
     found[:, :directions] = centred @ axes

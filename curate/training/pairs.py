@@ -17,7 +17,7 @@ import xxhash
 from curate.embedding.store import EmbeddingPart
 from curate.errors import RunError, UsageError
 from curate.execution.context import Context, Part, Progress, eligible, log, usable
-from curate.execution.engines.local import LocalEngine, cpu_count
+from curate.execution.engines.local import LocalEngine
 from curate.execution.parts import with_parts
 from curate.filtering.conditions import Rule, columns_of, find_rules
 from curate.filtering.source_columns import SourceColumns
@@ -29,6 +29,7 @@ from curate.pipeline.row_needs import columns_lack, rows_lack
 from curate.pipeline.stages import filter as filter_stage
 from curate.pipeline.stages import read
 from curate.pipeline.stages.condition_values import types_of_source
+from curate.processors import cpu_count
 from curate.recipe import Recipe, ScoreFilter
 from curate.recipe.dedup import Dedup
 from curate.recipe.loading import load_recipe

@@ -11,6 +11,7 @@ import pytest
 from curate.errors import CurateError
 from curate.execution.engines import local
 from curate.execution.engines.local import LocalEngine
+from curate.processors import THREAD_LIMITS, cpu_count
 
 TESTS = Path(__file__).resolve().parent
 
@@ -37,7 +38,7 @@ def die(x):
 
 
 def limits(x):
-    return os.getpid(), {name: os.environ.get(name) for name in local.THREAD_LIMITS}
+    return os.getpid(), {name: os.environ.get(name) for name in THREAD_LIMITS}
 
 
 def hang(path):
@@ -71,8 +72,8 @@ def test_results_come_in_order_from_other_processes(two):
     found = list(two.map(limits, range(8)))
     pids = {pid for pid, _ in found}
     assert os.getpid() not in pids and len(pids) <= 2
-    assert all(set(limit.values()) == {str(max(1, local.cpu_count() // 2))} for _, limit in found)
-    assert {name: os.environ.get(name) for name in local.THREAD_LIMITS} == limits(0)[1]
+    assert all(set(limit.values()) == {str(max(1, cpu_count() // 2))} for _, limit in found)
+    assert {name: os.environ.get(name) for name in THREAD_LIMITS} == limits(0)[1]
 
 
 def test_items_are_taken_as_they_are_needed(two):

@@ -6,14 +6,11 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self, TypeVar
 
-__all__ = ["THREAD_LIMITS", "Engine", "Place"]
+__all__ = ["Engine", "Place"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Held = TypeVar("Held")
-
-#: Environment variables that bound the threads of OpenMP, BLAS and Polars in a process started with them.
-THREAD_LIMITS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS")
 
 
 @dataclass(frozen=True)

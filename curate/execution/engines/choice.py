@@ -4,8 +4,9 @@ from typing import TYPE_CHECKING
 
 from curate.execution.context import PROCESS_BASE
 from curate.execution.engines.base import Engine
-from curate.execution.engines.local import LocalEngine, cpu_count
+from curate.execution.engines.local import LocalEngine
 from curate.execution.engines.ray import RayEngine
+from curate.processors import cpu_count
 from curate.runs.folder import folder_of
 
 if TYPE_CHECKING:

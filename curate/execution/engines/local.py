@@ -20,21 +20,15 @@ from types import ModuleType, TracebackType
 from typing import Self, TypeVar
 
 from curate.errors import CurateError
-from curate.execution.engines.base import THREAD_LIMITS, Place
+from curate.execution.engines.base import Place
 from curate.io.without_pandas import keep_pandas_out
+from curate.processors import THREAD_LIMITS, cpu_count
 
-__all__ = ["LocalEngine", "cpu_count"]
+__all__ = ["LocalEngine"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Held = TypeVar("Held")
-
-
-def cpu_count() -> int:
-    """Return the number of processors this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 @contextlib.contextmanager

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from curate.errors import RunError
-from curate.execution.engines.base import THREAD_LIMITS, Place
+from curate.execution.engines.base import Place
 from curate.io.remote.cache import Handed
+from curate.processors import THREAD_LIMITS
 
 __all__ = ["Failure", "Holder", "Site", "work"]
 
