@@ -4,8 +4,8 @@
     python benchmarks/capacity.py --write      # and put them into docs/capacity.md
     python benchmarks/capacity.py --measure 50000 400000    # measure what can be measured here, into rates.json
 
-What is measured is processor seconds of each stage, `curate run --until STAGE` after the stages before, at two numbers of rows; a rate is
-the difference, so that what starting costs is left out. Rates of images stay what they were: `benchmarks/embedding.py` measures them.
+What is measured is processor seconds of each stage, `curate run --until STAGE` after the stages before, at two numbers of rows, and once more with
+an eighth of the concepts; a rate is a difference, so that what starting costs is left out. Rates of images stay what they were: `benchmarks/embedding.py` measures them.
 """
 
 import argparse
@@ -15,6 +15,7 @@ import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 
+import polars as pl
 from synthetic import write_vectors
 from timing import CURATE, ROOT, Contender, put_between
 from timing.machine import commit, processor
@@ -26,6 +27,8 @@ CORES = (4, 32, 128)
 DIM, PER_CENTROID, ROUNDS, KEEP = 512, 256, 25, 0.3
 #: How much larger the mean square of the sizes of concepts is than the square of their mean.
 UNEVEN = 1.5
+#: The share of the report's processor seconds that one process spends while the others wait (12 of 70 for ten million rows).
+REPORT_ALONE = 0.2
 #: Bytes of a row, from docs/capacity.md.
 STORED = {"embeddings": 4 * DIM + 32, "samples": 200, "other tables": 150, "scratch": 150}
 IMAGE_BYTES = 50_000
@@ -37,9 +40,9 @@ def concepts(rows: int) -> int:
     return min(100_000, round(math.sqrt(rows)))
 
 
-def work(rows: int) -> dict[str, float]:
+def work(rows: int, k: int | None = None) -> dict[str, float]:
     """Return how much there is to do of each kind that has a rate."""
-    k = concepts(rows)
+    k = k or concepts(rows)
     return {
         "read": rows,
         "fit": 2 * ROUNDS * min(rows, PER_CENTROID * k) * k * DIM / 1e9,
@@ -58,12 +61,13 @@ def seconds(rows: int, rate: dict[str, float], *, images: bool) -> dict[str, flo
     return {
         "read": much["read"] * rate[read],
         "embed": much["rows"] * rate[embed],
-        "cluster: fit": much["fit"] * rate["cluster, 10^9 flop of the fit"],
-        "cluster: assignment": much["assignment"] * rate["cluster, 10^9 flop of the assignment"],
-        "dedup": much["dedup"] * rate["dedup, 10^9 flop"],
+        "cluster: fit": much["fit"] * rate["cluster, 10^9 flop"],
+        "cluster: assignment": much["assignment"] * rate["cluster, 10^9 flop"]
+        + rows * rate["cluster, a row"],
+        "dedup": much["dedup"] * rate["dedup, 10^9 flop"] + rows * rate["dedup, a row"],
         "score, filter, select": much["rows"] * rate["score, filter and select, a row"],
         "write": much["kept"] * rate["write, a kept row of 50 kB"] if images else 0.0,
-        "report": rate["report"],
+        "report": rate["report"] + rows * rate["report, a row"],
     }
 
 
@@ -89,8 +93,9 @@ def tables(rates: dict[str, object]) -> str:
 
 
 def wall(steps: dict[str, float], cores: int) -> float:
-    """Return seconds on the clock: all but the report spreads over the cores; nothing is lost between stages."""
-    return (sum(steps.values()) - steps["report"]) / cores + steps["report"]
+    """Return seconds on the clock: all but a part of the report spreads over the cores; nothing is lost between stages."""
+    alone = REPORT_ALONE * steps["report"]
+    return (sum(steps.values()) - alone) / cores + alone
 
 
 def disk(rows: int, images: bool) -> float:
@@ -119,25 +124,52 @@ def _bytes(value: float) -> str:
 
 
 def measure(small: int, large: int) -> dict[str, float]:
-    """Return the rates of a run on vectors, from two numbers of rows."""
-    spent, much = [], []
-    for rows in (small, large):
-        k = max(2, concepts(rows))
-        with tempfile.TemporaryDirectory() as scratch:
-            write_vectors(Path(scratch), rows, DIM, 4)
-            spent.append(stages(Path(scratch), k))
-        much.append(work(rows))
-    more = {stage: max(spent[1][stage] - spent[0][stage], 0.0) for stage in STAGES}
-    extra = {kind: much[1][kind] - much[0][kind] for kind in much[0]}
+    """Return the rates of a run on vectors: from two numbers of rows, and from an eighth of the concepts.
+
+    Fewer concepts are less to fit and more to compare, with as many rows: that tells what a row costs from what its products do.
+    """
+    k = max(16, concepts(large))
+    few, many, coarse = (
+        _measured(rows, concepts_of)
+        for rows, concepts_of in ((small, max(2, concepts(small))), (large, k), (large, k // 8))
+    )
+    rows = large - small
+    cluster = _slope(many, coarse, "cluster", "products of cluster")
+    dedup = _slope(coarse, many, "dedup", "products of dedup")
+
+    def of_a_row(stage: str, product: float = 0.0, kind: str = "") -> float:
+        more = many[stage] - few[stage] - (product * (many[kind] - few[kind]) if kind else 0.0)
+        return max(more, 0.0) / rows
+
     return {
-        "read, a row of ids": more["read"] / extra["rows"],
-        "embed, a row of vectors you have": more["embed"] / extra["rows"],
-        "cluster, 10^9 flop of the fit": more["cluster"] / (extra["fit"] + extra["assignment"]),
-        "cluster, 10^9 flop of the assignment": more["cluster"] / (extra["fit"] + extra["assignment"]),
-        "dedup, 10^9 flop": more["dedup"] / extra["dedup"],
-        "score, filter and select, a row": more["select"] / extra["rows"],
-        "report": spent[1]["report"],
+        "read, a row of ids": of_a_row("read"),
+        "embed, a row of vectors you have": of_a_row("embed"),
+        "cluster, 10^9 flop": cluster,
+        "cluster, a row": of_a_row("cluster", cluster, "products of cluster"),
+        "dedup, 10^9 flop": dedup,
+        "dedup, a row": of_a_row("dedup", dedup, "products of dedup"),
+        "score, filter and select, a row": of_a_row("select"),
+        "report": few["report"],
+        "report, a row": of_a_row("report"),
     }
+
+
+def _slope(more: dict[str, float], less: dict[str, float], stage: str, kind: str) -> float:
+    return max(more[stage] - less[stage], 0.0) / (more[kind] - less[kind])
+
+
+def _measured(rows: int, k: int) -> dict[str, float]:
+    """Return the processor seconds of each stage of a run, and the products of two of them in 10^9 flop."""
+    with tempfile.TemporaryDirectory() as scratch:
+        write_vectors(Path(scratch), rows, DIM, 4)
+        print(f"{rows:,} rows, {k:,} concepts", flush=True)
+        found = stages(Path(scratch), k)
+        sizes = pl.read_parquet(Path(scratch, "run", "2_concepts", "concepts.parquet"))["n_assigned"]
+    much = work(rows, k)
+    squares = float((sizes.cast(pl.Float64) ** 2).sum())
+    return found | {
+        "products of cluster": much["fit"] + much["assignment"], "products of dedup": DIM * squares / 1e9,
+    }  # fmt: skip
 
 
 def stages(folder: Path, k: int) -> dict[str, float]:

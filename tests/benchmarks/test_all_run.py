@@ -160,11 +160,12 @@ def test_capacity_follows_from_the_rates(tmp_path, capsys):
 
     rates = json.loads(capacity.RATES.read_text())
     rate = rates["processor_seconds"]
-    ten = capacity.seconds(10**7, rate, images=False)
+    ten, one = (capacity.seconds(rows, rate, images=False) for rows in (10**7, 10**6))
     assert ten["read"] == pytest.approx(10**7 * rate["read, a row of ids"])
-    assert ten["dedup"] / capacity.seconds(10**6, rate, images=False)["dedup"] == pytest.approx(
-        10**1.5, rel=0.01
-    )
+    products = [512 * 1.5 * rows * rows / capacity.concepts(rows) / 1e9 for rows in (10**7, 10**6)]
+    per_row, per_product = rate["dedup, a row"], rate["dedup, 10^9 flop"]
+    assert ten["dedup"] == pytest.approx(10**7 * per_row + products[0] * per_product)
+    assert one["dedup"] == pytest.approx(10**6 * per_row + products[1] * per_product)
     assert capacity.wall(ten, 32) < capacity.wall(ten, 4) < sum(ten.values())
     assert capacity.memory(10**9) == 4 * 512 * 257 * 31_623
     capacity.main([])
