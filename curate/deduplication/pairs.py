@@ -89,7 +89,7 @@ class Proposals:
         centre = rows.mean(axis=0, dtype=np.float64).astype(np.float32)
         self._along = rows @ centre
         with one_thread():
-            rounded = bf16.Rounded.of(rows - centre)
+            rounded = bf16.Rounded.of(rows, centre)
             self._left = rounded.with_ones()
             self._right = bf16.Right(rounded, self._along - np.float32(centre @ centre))
         products = (

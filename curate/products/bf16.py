@@ -44,6 +44,8 @@ GROUPS = 8
 #: prepared for each shape, some 0.7 MB, for up to a thousand shapes.
 _HEIGHT, _WIDTH = 64, 128
 
+_BLOCK = 4096  # rows that are rounded at a time
+
 _TINY = 2.0**-20  # room for what float32 rounds of lengths near 1, of bounds and of similarities
 
 Vectors = npt.NDArray[np.float32]
@@ -87,16 +89,26 @@ class Rounded:
     length: Vectors
 
     @classmethod
-    def of(cls, rows: Vectors) -> "Rounded":
-        """Return rows (n, d), up to 2 long, each number of which may have been rounded to float32 before."""
+    def of(cls, rows: Vectors, centre: Vectors | None = None) -> "Rounded":
+        """Return rows (n, d), up to 2 long, each number of which may have been rounded to float32 before.
+
+        centre : (d,), what is taken off each of them first.
+        """
         import torch
 
-        exact = torch.from_numpy(rows)
-        values = exact.bfloat16()
-        back = values.float()
-        up = np.float32(1.0 + rows.shape[1] * 2.0**-22)
-        length = torch.linalg.vector_norm(back, dim=1).numpy() * up
-        error = torch.linalg.vector_norm(back.sub_(exact), dim=1).numpy() * up + np.float32(2.0**-23)
+        n, dim = rows.shape
+        values = torch.empty(n, dim, dtype=torch.bfloat16)
+        error, length = np.empty(n, np.float32), np.empty(n, np.float32)
+        up = np.float32(1.0 + dim * 2.0**-22)
+        for start in range(0, n, _BLOCK):
+            part = slice(start, start + _BLOCK)
+            exact = torch.from_numpy(rows[part] if centre is None else rows[part] - centre)
+            values[part] = exact
+            back = values[part].float()
+            length[part] = torch.linalg.vector_norm(back, dim=1).numpy() * up
+            error[part] = torch.linalg.vector_norm(back.sub_(exact), dim=1).numpy() * up + np.float32(
+                2.0**-23
+            )
         return cls(values, error, length)
 
     def with_ones(self) -> "torch.Tensor":
