@@ -21,6 +21,7 @@ __all__ = [
     "joined",
     "load_unit",
     "margin",
+    "place_between",
     "row_dots",
     "sigmoid",
     "unit_rows",
@@ -165,6 +166,19 @@ def _with_scaling(block: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float6
     bad = ~(finite & (lengths >= MIN_NORM))
     norms[bad] = lengths[bad] = np.nan
     return block / norms[:, None], lengths
+
+
+def place_between(values: Floats, low: float, high: float) -> npt.NDArray[np.float64]:
+    """Return where values stand between `low` and `high`, low < high: 0 at the one, 1 at the other, never outside.
+
+    Neither the widest nor the narrowest range of float64 is lost; NaN stays NaN.
+
+    >>> place_between(np.array([-1.7e308, 0.0, 1.7e308]), -1.7e308, 1.7e308), place_between(np.array([0, 5e-324]), 0.0, 5e-324)
+    (array([0. , 0.5, 1. ]), array([0., 1.]))
+    """
+    width = high / 2 - low / 2
+    unit = 2.0 if width > np.finfo(np.float64).max / 2 else 1.0  # halves lose the smallest numbers
+    return np.clip((values / unit - low / unit) / (high / unit - low / unit), 0.0, 1.0)
 
 
 def sigmoid(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

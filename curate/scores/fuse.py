@@ -9,6 +9,7 @@ import numpy.typing as npt
 from pydantic import Field, model_validator
 
 from curate.errors import CurateError, RecipeError
+from curate.linalg import place_between
 from curate.scores.base import ColumnName, Score, ScoreColumn, Sources, embedding_parts, require_memory
 from curate.scores.columns import Column, Direction, hardest_is_largest
 from curate.scores.reliability import ranks
@@ -176,7 +177,7 @@ def normalise(values: Array, scale: Scale = "rank", *, group: Groups | None = No
         elif scale == "rank":
             result[rows] = (ranks(part) - 1) / (len(part) - 1)
         else:
-            result[rows] = np.clip((part / 2 - low / 2) / (high / 2 - low / 2), 0.0, 1.0)
+            result[rows] = place_between(part, low, high)
     return result
 
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from curate.errors import CurateError
-from curate.linalg import margin, row_dots
+from curate.linalg import margin, place_between, row_dots
 from curate.ordering.cutoff import nth_smallest
 from curate.ordering.keys import priority_key, rank_within
 from curate.ordering.span import Cuts
@@ -122,10 +122,9 @@ class Messages:
         return taken, changed
 
     def _scaled(self, score: Floats) -> Floats:
-        width = self.high / 2 - self.low / 2
-        if not width > 0:
+        if not self.high > self.low:
             return np.where(np.isnan(score), np.nan, 0.5)
-        return np.clip((score / 2 - self.low / 2) / width, 0.0, 1.0)
+        return place_between(score, self.low, self.high)
 
 
 def nearest_rows(vectors: npt.NDArray[np.float32], k: int) -> Neighbours:

@@ -1,3 +1,5 @@
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -24,7 +26,8 @@ def by_definition(values, scale):
         elif scale == "rank":
             out.append((sum(w < v for w in seen) + (sum(w == v for w in seen) - 1) / 2) / (len(seen) - 1))
         else:
-            out.append((v / 2 - min(seen) / 2) / (max(seen) / 2 - min(seen) / 2))
+            low, high = Fraction(min(seen)), Fraction(max(seen))
+            out.append(float((Fraction(v) - low) / (high - low)))
     return out
 
 
@@ -50,6 +53,12 @@ def test_fuse_by_definition(values, weights):
         np.testing.assert_allclose(fuse(list(values), (weights * 1e300).tolist(), scale), got, atol=1e-12)
         turned = fuse([values[0]], [-2.0], scale)
         np.testing.assert_allclose(turned, 1 - normalise(values[0], scale), atol=1e-12)
+
+
+@pytest.mark.parametrize("size", [5e-324, 1e-310, 1.0, 1e300, 1.7e308])
+def test_ranges_of_any_width(size):
+    np.testing.assert_allclose(normalise(np.array([0.0, size, -size]), "minmax"), [0.5, 1, 0])
+    np.testing.assert_array_equal(normalise(np.array([0.0, size, size]), "minmax"), [0, 1, 1])
 
 
 def test_hand_values():
