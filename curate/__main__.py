@@ -1,5 +1,6 @@
 """`curate`, or `python -m curate`, is the command line."""
 
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from curate.processors import stay_within
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line. Ctrl-C while it is still being loaded ends it as later on: with 130 and no traceback."""
     stay_within()
+    gc.disable()  # until all is loaded (`cli.app.loading`)
     try:
         from curate.cli import main as command_line
     except KeyboardInterrupt:

@@ -12,6 +12,7 @@ from typing import TextIO
 import typer
 
 from curate.cli.app import app as commands
+from curate.cli.app import loading
 from curate.cli.output import ReaderGoneError, marked, plain
 from curate.errors import CurateError
 from curate.io.without_pandas import keep_pandas_out
@@ -56,7 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _run(arguments: list[str] | None) -> int:
     try:
-        _register()  # here, because a plug-in that cannot be loaded is an error like any other
+        with loading():
+            _register()  # here, because a plug-in that cannot be loaded is an error like any other
         code = int(commands(arguments, prog_name="curate", standalone_mode=False) or 0)
         if code == INTERRUPTED:  # what Typer makes of Ctrl-C
             raise KeyboardInterrupt

@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperCommand
 
 from curate.cli import options as flag
-from curate.cli.app import app
+from curate.cli.app import app, loading
 from curate.cli.options import Option
 from curate.cli.output import (
     bytes_text,
@@ -243,10 +243,11 @@ def _execute(
     quiet: bool,
 ) -> None:
     """Run a recipe (or say what that takes) and print what came of it."""
-    from curate.pipeline import runner
-    from curate.pipeline.stages.read import part_names
-    from curate.runs.dated import commit, new_run
-    from curate.runs.run import open_run
+    with loading():
+        from curate.pipeline import runner
+        from curate.pipeline.stages.read import part_names
+        from curate.runs.dated import commit, new_run
+        from curate.runs.run import open_run
 
     if dry_run:
         _show_plan(recipe, json_)
