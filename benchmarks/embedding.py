@@ -29,7 +29,7 @@ from curate.embedding.decode_pool import DecodePool
 from curate.embedding.devices import one_thread
 from curate.embedding.precision import auto_precision
 from curate.embedding.torchvision_guard import import_open_clip
-from curate.processors import cpu_count
+from curate.process import cpu_count
 
 ROWS = {"toy": 40, "short": 96, "long": 2_048}
 SIZE = (500, 375)

@@ -5,13 +5,13 @@ import os
 import sys
 from collections.abc import Sequence
 
-from curate.processors import stay_within
+from curate.process import stay_within
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line. Ctrl-C while it is still being loaded ends it as later on: with 130 and no traceback."""
     stay_within()
-    gc.disable()  # until all is loaded (`cli.app.loading`)
+    gc.disable()  # until all is loaded (`process.loading`)
     try:
         from curate.cli import main as command_line
     except KeyboardInterrupt:

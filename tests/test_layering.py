@@ -15,7 +15,7 @@ PACKAGE = ROOT / "curate"
 
 #: The packages (and single modules) of curate. Each imports only those before it.
 ORDER = (
-    "errors", "hashing", "linalg", "processors", "products", "progress", "plugins", "schema", "settings", "io", "sources", "runs", "overrides",
+    "errors", "hashing", "linalg", "process", "products", "progress", "plugins", "schema", "settings", "io", "sources", "runs", "overrides",
     "execution",
     "embedding", "clustering", "deduplication", "ordering", "scores", "filtering", "selection", "weighting", "recipe",
     "writers", "report", "retrieval", "analysis", "pipeline", "evaluation", "training", "review", "api", "torch", "cli",

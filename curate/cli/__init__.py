@@ -12,10 +12,10 @@ from typing import TextIO
 import typer
 
 from curate.cli.app import app as commands
-from curate.cli.app import loading
 from curate.cli.output import ReaderGoneError, marked, plain
 from curate.errors import CurateError
 from curate.io.without_pandas import keep_pandas_out
+from curate.process import loading
 
 __all__ = ["main"]
 

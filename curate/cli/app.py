@@ -1,8 +1,5 @@
 """The Typer application, to which each module of commands adds its own."""
 
-import gc
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib import metadata
 from typing import Annotated, Any
 
@@ -11,7 +8,7 @@ from typer.core import TyperGroup
 
 from curate.cli.output import write, write_as_it_is
 
-__all__ = ["GROUPS", "app", "loading"]
+__all__ = ["GROUPS", "app"]
 
 #: The commands as the help lists them, by what one wants to do.
 GROUPS = {
@@ -22,22 +19,6 @@ GROUPS = {
     "For good": ("schedule", "gc", "retry", "train-filter"),
     "What there is": ("methods", "models", "formats"),
 }
-
-
-@contextmanager
-def loading() -> Iterator[None]:
-    """Let Python look for no garbage while modules are loaded, nor, in a process of our own, ever among what they made.
-
-    That is a quarter of what a command takes that has little to do. `curate.__main__` begins with no looking at all.
-    """
-    ours = not gc.isenabled() or gc.get_freeze_count() > 0
-    gc.disable()
-    try:
-        yield
-    finally:
-        if ours:
-            gc.freeze()
-        gc.enable()
 
 
 class _Grouped(TyperGroup):

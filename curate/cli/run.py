@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperCommand
 
 from curate.cli import options as flag
-from curate.cli.app import app, loading
+from curate.cli.app import app
 from curate.cli.options import Option
 from curate.cli.output import (
     bytes_text,
@@ -25,6 +25,7 @@ from curate.cli.output import (
 )
 from curate.errors import UnusableLimitError
 from curate.io.found import Found
+from curate.process import loading
 from curate.recipe import Recipe
 from curate.recipe.build import filter_recipe, given
 from curate.recipe.loading import load_recipe

@@ -21,7 +21,7 @@ from curate.embedding.clip import Clip
 from curate.embedding.decode import Decoded
 from curate.embedding.decode_pool import DecodePool
 from curate.embedding.devices import one_thread
-from curate.processors import cpu_count
+from curate.process import cpu_count
 
 __all__ = ["Embedded", "Unembedded", "default_decode_workers", "embed_rows"]
 

@@ -5,10 +5,13 @@ not exist", because its compiled operators do not load, and open_clip imports to
 operators are missing at import; nothing here ever calls them, so declaring them is enough.
 """
 
+import contextlib
 import importlib
 import sys
 from types import ModuleType
 from typing import Any
+
+from curate.process import loading
 
 _SCHEMAS = (
     "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
@@ -19,15 +22,16 @@ _declared: list[Any] = []  # a Library takes its declarations back when it is co
 
 def import_open_clip() -> ModuleType:
     """Return the module `open_clip`, importing torchvision with declared operators if it does not import as it is."""
-    try:
-        importlib.import_module("torchvision")
-    except RuntimeError as error:  # any other failure (torchvision not installed) is not ours to hide
-        if "torchvision::" not in str(error):
-            raise
-        _forget("torchvision")
-        _declare_operators()
-        importlib.import_module("torchvision")
-    return importlib.import_module("open_clip")
+    with contextlib.nullcontext() if "open_clip" in sys.modules else loading():
+        try:
+            importlib.import_module("torchvision")
+        except RuntimeError as error:  # any other failure (torchvision not installed) is not ours to hide
+            if "torchvision::" not in str(error):
+                raise
+            _forget("torchvision")
+            _declare_operators()
+            importlib.import_module("torchvision")
+        return importlib.import_module("open_clip")
 
 
 def _declare_operators() -> None:

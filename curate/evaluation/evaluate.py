@@ -20,7 +20,7 @@ from curate.evaluation.request import JUDGES, Request
 from curate.evaluation.result import Cell
 from curate.execution.context import Progress, silent
 from curate.pipeline import runner
-from curate.processors import cpu_count
+from curate.process import cpu_count
 from curate.recipe import Recipe
 from curate.report.evaluation_figure import EVALUATION_VERSION
 from curate.runs.run import StoredRun, open_run

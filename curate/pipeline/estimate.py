@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from curate.execution.context import Part
-from curate.processors import cpu_count
+from curate.process import cpu_count
 from curate.recipe import Recipe
 from curate.scores.clip.clip import Clip
 

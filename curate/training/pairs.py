@@ -29,7 +29,7 @@ from curate.pipeline.row_needs import columns_lack, rows_lack
 from curate.pipeline.stages import filter as filter_stage
 from curate.pipeline.stages import read
 from curate.pipeline.stages.condition_values import types_of_source
-from curate.processors import cpu_count
+from curate.process import cpu_count
 from curate.recipe import Recipe, ScoreFilter
 from curate.recipe.dedup import Dedup
 from curate.recipe.loading import load_recipe

@@ -11,7 +11,7 @@ import pytest
 from curate.errors import CurateError
 from curate.execution.engines import local
 from curate.execution.engines.local import LocalEngine
-from curate.processors import THREAD_LIMITS, cpu_count
+from curate.process import THREAD_LIMITS, cpu_count
 
 TESTS = Path(__file__).resolve().parent
 

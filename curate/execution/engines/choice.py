@@ -6,7 +6,7 @@ from curate.execution.context import PROCESS_BASE
 from curate.execution.engines.base import Engine
 from curate.execution.engines.local import LocalEngine
 from curate.execution.engines.ray import RayEngine
-from curate.processors import cpu_count
+from curate.process import cpu_count
 from curate.runs.folder import folder_of
 
 if TYPE_CHECKING:

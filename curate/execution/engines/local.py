@@ -22,7 +22,7 @@ from typing import Self, TypeVar
 from curate.errors import CurateError
 from curate.execution.engines.base import Place
 from curate.io.without_pandas import keep_pandas_out
-from curate.processors import THREAD_LIMITS, cpu_count
+from curate.process import THREAD_LIMITS, cpu_count
 
 __all__ = ["LocalEngine"]
 

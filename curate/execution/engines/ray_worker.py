@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 from curate.errors import RunError
 from curate.execution.engines.base import Place
 from curate.io.remote.cache import Handed
-from curate.processors import THREAD_LIMITS
+from curate.process import THREAD_LIMITS
 
 __all__ = ["Failure", "Holder", "Site", "work"]
 

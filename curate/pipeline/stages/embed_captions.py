@@ -16,7 +16,7 @@ from curate.execution.context import Context
 from curate.pipeline.stages import read_task
 from curate.pipeline.stages.embed_model import model_of, open_clip
 from curate.pipeline.stages.embed_task import EmbedTask, Outcomes, keys_of, write_samples
-from curate.processors import cpu_count
+from curate.process import cpu_count
 from curate.sources.base import Rows
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from curate.processors import cpu_count
+from curate.process import cpu_count
 from curate.scores.heads.accumulators import Accumulator
 from curate.scores.heads.course import Course, kl_change, ldr_temperature
 from curate.scores.heads.el2n import error_vectors

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from curate.clustering.store import load_centroids
 from curate.errors import RunError, UsageError
 from curate.execution.context import PROCESS_BASE, Context, log
-from curate.processors import cpu_count
+from curate.process import cpu_count
 from curate.scores.base import embedding_parts, require_memory
 from curate.scores.heads.label_errors import errors_of
 from curate.scores.heads.labels import (

@@ -1,13 +1,16 @@
-"""How many processors there are for this process, and how many threads libraries may take.
+"""How many processors and threads this process may use, and how it loads modules.
 
 Imports nothing that is heavy: BLAS, OpenMP and Polars read their limits when they are loaded.
 """
 
+import gc
 import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["THREAD_LIMITS", "cpu_count", "stay_within"]
+__all__ = ["THREAD_LIMITS", "cpu_count", "loading", "stay_within"]
 
 #: Environment variables that bound the threads of OpenMP, BLAS and Polars in a process started with them.
 THREAD_LIMITS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS")
@@ -50,3 +53,19 @@ def _granted(folder: Path) -> float:
     except (OSError, ValueError, ZeroDivisionError):  # no such group, or `max`
         return math.inf
     return granted if granted > 0 else math.inf
+
+
+@contextmanager
+def loading() -> Iterator[None]:
+    """Let Python look for no garbage while modules are loaded, nor, in a process of our own, ever among what they made.
+
+    That is a quarter of what a command takes that has little to do. `curate.__main__` begins with no looking at all.
+    """
+    ours = not gc.isenabled() or gc.get_freeze_count() > 0
+    gc.disable()
+    try:
+        yield
+    finally:
+        if ours:
+            gc.freeze()
+        gc.enable()

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from curate.cli.app import loading
+from curate.process import loading
 
 #: Prints, when a command is run, whether garbage is looked for, and whether what was loaded is left out.
 SCRIPT = """

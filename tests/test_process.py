@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from curate import processors
+from curate import process
 
 
 def group(folder, **files):
@@ -33,17 +33,17 @@ def group(folder, **files):
     ],
 )
 def test_a_control_group_grants_processors(tmp_path, files, granted):
-    assert processors._granted(group(tmp_path, **files)) == granted
+    assert process._granted(group(tmp_path, **files)) == granted
 
 
 @pytest.mark.parametrize(("granted", "count"), [("50000", 1), ("150000", 2), ("max", 64), ("9900000", 64)])
 def test_processors_are_those_granted_of_those_visible(tmp_path, monkeypatch, granted, count):
-    monkeypatch.setattr(processors, "_CGROUPS", group(tmp_path, cpu_max=f"{granted} 100000"))
-    monkeypatch.setattr(processors, "_visible", lambda: 64)
+    monkeypatch.setattr(process, "_CGROUPS", group(tmp_path, cpu_max=f"{granted} 100000"))
+    monkeypatch.setattr(process, "_visible", lambda: 64)
     monkeypatch.setattr(os, "environ", {"OMP_NUM_THREADS": "7"})
-    assert processors.cpu_count() == count
-    processors.stay_within()
-    others = {name: os.environ.get(name) for name in processors.THREAD_LIMITS if name != "OMP_NUM_THREADS"}
+    assert process.cpu_count() == count
+    process.stay_within()
+    others = {name: os.environ.get(name) for name in process.THREAD_LIMITS if name != "OMP_NUM_THREADS"}
     assert set(others.values()) == {str(count) if count < 64 else None}
     assert os.environ["OMP_NUM_THREADS"] == "7"  # said by the user
 
