@@ -1,8 +1,10 @@
 """What libraries write is read right, each way in: rows, captions, labels and pixels are those of truth.py."""
 
+import gc
 import io
 import json
 import tempfile
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -213,13 +215,19 @@ def saved_dataset(folder):
 def imagefolder(folder):
     datasets = pytest.importorskip("datasets")
     with tempfile.TemporaryDirectory() as cache:
-        return datasets.load_dataset(
+        loaded = datasets.load_dataset(
             "imagefolder",
             data_dir=str(folder("datasets_imagefolder")),
             split="train",
             cache_dir=cache,
             keep_in_memory=True,
         )
+    with (
+        warnings.catch_warnings()
+    ):  # it leaves metadata.csv open in a cycle, which any later test would be blamed for
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
+    return loaded
 
 
 def delta_table(folder):
