@@ -17,6 +17,7 @@ from curate.errors import UsageError
 from curate.hashing import tie
 from curate.linalg import load_unit
 from curate.pipeline import runner
+from curate.pipeline.stages import dedup
 from curate.recipe.loading import parse_recipe
 from tests.fixtures.builders import planted, recipe_values, write_shards
 
@@ -176,3 +177,27 @@ def test_the_report_says_what_other_epsilons_drop(place, apart):
         least, most = found[epsilon]["at_least"], found[epsilon]["at_most"]
         number = f"{least} to {most}" if least != most else most
         assert f'<th scope="row">{epsilon}</th><td class="n">{number}</td>' in page
+
+
+def test_workers_share_the_concepts_even_where_one_bucket_would_hold_them(place, monkeypatch):
+    """In one bucket all concepts are compared by one process, whatever workers there are; what is found is the same."""
+    buckets, plan_of = [], dedup._plan
+
+    def noted(*given):
+        groups = plan_of(*given)
+        buckets.append(groups.n_buckets)
+        return groups
+
+    monkeypatch.setattr(dedup, "_plan", noted)
+    monkeypatch.setattr(dedup, "_BUCKET_ROWS", 20)
+    found = []
+    for workers in (1, 2):
+        values = recipe_values(
+            f"{place}/in/*.parquet", place / f"shared-{workers}", score=[], dedup={"epsilon": EPSILON}
+        )
+        values |= {"select": {"method": "all"}, "workers": workers}
+        runner.run(parse_recipe(values), until="dedup")
+        found.append(open_run(place / f"shared-{workers}").duplicates().sort("uid"))
+    assert buckets[0] == 1 < buckets[1]
+    assert found[0].equals(found[1])
+    assert found[0]["duplicate_of"].count() > 0
