@@ -6,6 +6,7 @@ concepts takes four times as many processor seconds with two threads a product, 
 
 import contextlib
 import functools
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -34,12 +35,32 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def for_rows(rows: int) -> contextlib.AbstractContextManager[Any]:
+class _OneThreadOfBlas:
+    """One thread of BLAS while anybody is inside: of threads that overlap, the last to leave gives back what there was."""
+
+    def __init__(self) -> None:
+        self._lock, self._inside = threading.Lock(), 0
+        self._limit: Any = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._limit = _blas().limit(limits=1, user_api="blas")
+            self._inside += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside and self._limit is not None:
+                self._limit.restore_original_limits()
+
+
+_ONE = _OneThreadOfBlas()
+
+
+def for_rows(rows: int) -> contextlib.AbstractContextManager[None]:
     """Let BLAS use one thread inside, unless there are enough rows for several."""
-    if rows >= _ROWS_FOR_THREADS:
-        return contextlib.nullcontext()
-    limited: contextlib.AbstractContextManager[Any] = _blas().limit(limits=1, user_api="blas")
-    return limited
+    return contextlib.nullcontext() if rows >= _ROWS_FOR_THREADS else _ONE
 
 
 @functools.cache

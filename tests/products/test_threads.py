@@ -126,3 +126,14 @@ def test_a_small_concept_is_compared_by_one_thread_of_blas(compare, two_threads_
     compare(rows, threshold=0.9)
     assert seen == [{1}]
     assert threads_of_blas() == {2}
+
+
+def test_threads_that_overlap_give_all_threads_of_blas_back(two_threads_of_blas):
+    """Each by itself would take the one thread that the other set for what there was before."""
+    first, second = for_rows(10), for_rows(10)
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert threads_of_blas() == {1}
+    second.__exit__(None, None, None)
+    assert threads_of_blas() == {2}
