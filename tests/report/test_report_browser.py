@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from types import SimpleNamespace
 
@@ -410,7 +411,7 @@ def test_the_report_works_where_a_schedule_shows_it(chromium, run, tmp_path, mon
         shots.nth(0).click()
         assert page.locator("#large img").evaluate("one => one.complete && one.naturalWidth > 0")
         page.click("#large-copy")
-        assert page.inner_text("#large-said").startswith(("copied", "selected"))
+        page.locator("#large-said", has_text=re.compile("^(copied|selected)")).wait_for()
         page.click("#large-pick")
         page.keyboard.press("Escape")
         with page.expect_download() as saved:
