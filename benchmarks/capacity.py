@@ -3,6 +3,7 @@
     python benchmarks/capacity.py              # print the tables for the rates in benchmarks/results/rates.json
     python benchmarks/capacity.py --write      # and put them into docs/capacity.md
     python benchmarks/capacity.py --measure 50000 400000    # measure what can be measured here, into rates.json
+    python benchmarks/capacity.py --run 100000000 10000 --dim 16 --rates of-16.json     # one run, of other vectors and rates
 
 What is measured is processor seconds of each stage, `curate run --until STAGE` after the stages before, at two numbers of rows, and once more with
 an eighth of the concepts; a rate is a difference, so that what starting costs is left out. Rates of images stay what they were: `benchmarks/embedding.py` measures them.
@@ -40,22 +41,24 @@ def concepts(rows: int) -> int:
     return min(100_000, round(math.sqrt(rows)))
 
 
-def work(rows: int, k: int | None = None) -> dict[str, float]:
-    """Return how much there is to do of each kind that has a rate."""
+def work(rows: int, k: int | None = None, dim: int = DIM) -> dict[str, float]:
+    """Return how much there is to do of each kind that has a rate. k : by default what `auto` takes."""
     k = k or concepts(rows)
     return {
         "read": rows,
-        "fit": 2 * ROUNDS * min(rows, PER_CENTROID * k) * k * DIM / 1e9,
-        "assignment": 2 * rows * k * DIM / 1e9,
-        "dedup": DIM * UNEVEN * rows * rows / k / 1e9,
+        "fit": 2 * ROUNDS * min(rows, PER_CENTROID * k) * k * dim / 1e9,
+        "assignment": 2 * rows * k * dim / 1e9,
+        "dedup": dim * UNEVEN * rows * rows / k / 1e9,
         "rows": rows,
         "kept": KEEP * rows,
     }
 
 
-def seconds(rows: int, rate: dict[str, float], *, images: bool) -> dict[str, float]:
+def seconds(
+    rows: int, rate: dict[str, float], *, images: bool, k: int | None = None, dim: int = DIM
+) -> dict[str, float]:
     """Return the processor seconds of each step."""
-    much = work(rows)
+    much = work(rows, k, dim)
     embed = "embed, an image by ViT-B-32 in float32" if images else "embed, a row of vectors you have"
     read = "read, a row with an image of 50 kB" if images else "read, a row of ids"
     return {
@@ -123,14 +126,24 @@ def _bytes(value: float) -> str:
     return f"{value / 1e6:.0f} MB"
 
 
-def measure(small: int, large: int) -> dict[str, float]:
+def of_one_run(rates: dict[str, object], rows: int, k: int | None, dim: int) -> str:
+    """Return what one run of own vectors takes, step by step, to be held against `benchmarks/scale.py`."""
+    rate: dict[str, float] = rates["processor_seconds"]  # type: ignore[assignment]
+    found = seconds(rows, rate, images=False, k=k, dim=dim)
+    lines = [f"{step}: {value:,.1f} s" for step, value in found.items()]
+    return "\n".join(
+        [*lines, f"all: {sum(found.values()):,.1f} s of processor, {_time(wall(found, 2))} on two cores"]
+    )
+
+
+def measure(small: int, large: int, dim: int = DIM) -> dict[str, float]:
     """Return the rates of a run on vectors: from two numbers of rows, and from an eighth of the concepts.
 
     Fewer concepts are less to fit and more to compare, with as many rows: that tells what a row costs from what its products do.
     """
     k = max(16, concepts(large))
     few, many, coarse = (
-        _measured(rows, concepts_of)
+        _measured(rows, concepts_of, dim)
         for rows, concepts_of in ((small, max(2, concepts(small))), (large, k), (large, k // 8))
     )
     rows = large - small
@@ -158,17 +171,17 @@ def _slope(more: dict[str, float], less: dict[str, float], stage: str, kind: str
     return max(more[stage] - less[stage], 0.0) / (more[kind] - less[kind])
 
 
-def _measured(rows: int, k: int) -> dict[str, float]:
+def _measured(rows: int, k: int, dim: int) -> dict[str, float]:
     """Return the processor seconds of each stage of a run, and the products of two of them in 10^9 flop."""
     with tempfile.TemporaryDirectory() as scratch:
-        write_vectors(Path(scratch), rows, DIM, 4)
+        write_vectors(Path(scratch), rows, dim, 4)
         print(f"{rows:,} rows, {k:,} concepts", flush=True)
         found = stages(Path(scratch), k)
         sizes = pl.read_parquet(Path(scratch, "run", "2_concepts", "concepts.parquet"))["n_assigned"]
-    much = work(rows, k)
+    much = work(rows, k, dim)
     squares = float((sizes.cast(pl.Float64) ** 2).sum())
     return found | {
-        "products of cluster": much["fit"] + much["assignment"], "products of dedup": DIM * squares / 1e9,
+        "products of cluster": much["fit"] + much["assignment"], "products of dedup": dim * squares / 1e9,
     }  # fmt: skip
 
 
@@ -206,17 +219,26 @@ def main(given: list[str] | None = None) -> None:
     parser.add_argument(
         "--measure", type=int, nargs=2, metavar=("SMALL", "LARGE"), help="such as 50000 400000"
     )
-    parser.add_argument("--rates", type=Path, default=RATES)
+    parser.add_argument(
+        "--rates", type=Path, default=RATES, help="where rates are read, and written if measured"
+    )
+    parser.add_argument("--dim", type=int, default=DIM, help="numbers of a vector")
+    parser.add_argument(
+        "--run", type=int, nargs=2, metavar=("ROWS", "K"), help="what this one run takes, and no tables"
+    )
     options = parser.parse_args(given)
-    rates = json.loads(options.rates.read_text())
+    rates = json.loads((options.rates if options.rates.exists() else RATES).read_text())
     if options.measure:
         small, large = options.measure
-        rates["processor_seconds"] |= measure(small, large)
+        rates["processor_seconds"] |= measure(small, large, options.dim)
         rates["measured"] = (
             f"{datetime.now(UTC):%Y-%m-%d}, commit {commit()}, {processor()['processor']}, processor seconds between {small:,} and "
-            f"{large:,} x {DIM}; those of images as before"
+            f"{large:,} x {options.dim}; those of images as before"
         )
         options.rates.write_text(json.dumps(rates, indent=1) + "\n")
+    if options.run:
+        print(of_one_run(rates, *options.run, options.dim))
+        return
     found = tables(rates)
     print(found)
     if options.write:

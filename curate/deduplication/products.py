@@ -8,6 +8,8 @@ from curate.linalg import margin
 
 __all__ = ["Products"]
 
+_LONG = 384  # numbers of a row from which on half of the products of a block cost less than all of them
+
 Vectors = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
@@ -25,7 +27,9 @@ class Products:
         block = rows[start:stop]
         self._products = np.empty((len(block), stop), np.float32)
         np.matmul(block, rows[:start].T, out=self._products[:, :start])
-        np.matmul(block, block.T, out=self._products[:, start:])  # a matrix by itself costs half in NumPy
+        # NumPy multiplies a matrix by itself at half the cost, but turning the half over takes longer where rows are short.
+        left = block if rows.shape[1] >= _LONG else block.copy()
+        np.matmul(left, block.T, out=self._products[:, start:])
         not_before = ~np.tri(len(block), k=-1, dtype=np.bool_)
         np.copyto(self._products[:, start:], EXCLUDED, where=not_before)
         self.nearest, self.largest = most_similar(

@@ -207,16 +207,17 @@ class Lengths:
         return float(np.median(every)) if len(every) else None
 
 
-def warn_of_lengths(names: Sequence[str], lengths: Sequence[Mapping[str, Lengths]]) -> None:
+def warn_of_lengths(names: Sequence[str], lengths: Sequence[Mapping[str, float | None]]) -> None:
     """Log one warning where the median length in one of several parts is more than 1 % off 1.
 
-    names : the file of each part. lengths : by what the vectors stand for (image, text), of each part.
+    names : the file of each part. lengths : the medians of each part, by what the vectors stand for (image, text); None
+    where there are no vectors.
     """
     medians = [
         (median, f"the {kind} vectors of {name}")
         for name, kinds in zip(names, lengths, strict=True)
-        for kind, one in kinds.items()
-        if (median := one.median()) is not None
+        for kind, median in kinds.items()
+        if median is not None
     ]
     off = [pair for pair in medians if abs(pair[0] - 1) > TOLERANCE]
     if off:

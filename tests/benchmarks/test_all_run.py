@@ -171,6 +171,13 @@ def test_capacity_follows_from_the_rates(tmp_path, capsys):
     capacity.main([])
     shown = capsys.readouterr().out
     assert shown.strip() in capacity.DOCS.read_text(), "run `python benchmarks/capacity.py --write`"
+    capacity.main(["--run", "1000000", "1000", "--dim", "256"])
+    shown = dict(
+        line.split(": ", 1) for line in capsys.readouterr().out.replace("cluster: ", "").splitlines()
+    )
+    half = one["dedup"] - 10**6 * per_row
+    assert float(shown["dedup"].removesuffix(" s")) == pytest.approx(10**6 * per_row + half / 2, abs=0.06)
+    assert shown["read"] == f"{one['read']:,.1f} s" and "on two cores" in shown["all"]
 
 
 def test_a_file_without_marks_is_left_alone(tmp_path):

@@ -72,8 +72,9 @@ def assert_same(got, want):
 @pytest.mark.parametrize("mode", ["greedy", "reference"])
 @pytest.mark.parametrize("noise", [1e-8, 1e-6, 1e-4, 0.05, 0.5])
 @pytest.mark.parametrize("tile", [1, 300, 1 << 24])
-def test_by_definition(mode, noise, tile):
-    x = alike(40, 12, noise)
+@pytest.mark.parametrize("dim", [12, 400])  # a block of short rows is multiplied with itself in another way
+def test_by_definition(mode, noise, tile, dim):
+    x = alike(40, dim, noise)
     s = all_similarities(x)
     for threshold in (
         0.2,

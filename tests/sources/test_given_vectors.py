@@ -131,15 +131,18 @@ def test_rows_of_a_member_are_read_in_any_order(tmp_path, save):
 
 
 def test_one_warning_names_the_vectors_that_are_farthest_from_length_1(caplog):
-    def lengths(size):
+    def median(*sizes):
         one = Lengths()
-        one.note(np.full(3, size, np.float64))
-        return one
+        for size in sizes:
+            one.note(np.full(3, size, np.float64))
+        return one.median()
 
     with caplog.at_level(logging.WARNING, "curate"):
-        warn_of_lengths(["a", "b"], [{"image": lengths(1.005)}, {"image": lengths(0.995), "text": Lengths()}])
+        warn_of_lengths(["a", "b"], [{"image": median(1.005)}, {"image": median(0.995), "text": median()}])
         assert caplog.messages == []
-        warn_of_lengths(["a", "b"], [{"image": lengths(1.02)}, {"image": lengths(1), "text": lengths(18)}])
+        warn_of_lengths(
+            ["a", "b"], [{"image": median(1.02)}, {"image": median(1), "text": median(1, 18, 30)}]
+        )
     assert len(caplog.messages) == 1
     assert "the median length of the text vectors of b is 18 (more than 1 % off 1 in 2 of 3" in caplog.text
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -201,12 +202,13 @@ def fit(
     size = min(total, wanted * kmeans.SAMPLE_PER_CONCEPT)
     precision = kmeans.precision_of(settings.precision, size, wanted, dim)
     spare = _room_beside(context.recipe, size, dim, settings, precision)
+    context.progress(stage, 0, 1, "fits")
+    chosen = _sample(context, files, size, total, settings.seed, among)
     if spare < context.engine.workers * PROCESS_BASE:
         context.engine.close()  # idle workers would hold memory the sample needs
-    context.progress(stage, 0, 1, "fits")
-    uids, vectors = _sample(files, settings.on, size, total, settings.seed, among)
+    vectors = _vectors(files, settings.on, chosen)
     found, parents = levels.fit_concepts(settings, vectors, wanted)
-    fitted_on = storage.fingerprint(embedded, len(uids), uids[0], uids[-1])
+    fitted_on = storage.fingerprint(embedded, len(chosen), chosen["uid"][0], chosen["uid"][-1])
     levels.write_parents(out.parent, parents, f"{fingerprint}{fitted_on}")
     _write_centroids(out, found, f"{fingerprint}{fitted_on}", precision)
     context.progress(stage, 1, 1, "fits")
@@ -229,37 +231,59 @@ def _room_beside(recipe: Recipe, size: int, dim: int, settings: ClusterSettings,
     return room - size * row
 
 
+@dataclass(frozen=True)
+class _SampleTask:
+    """The rows of one part that may be in a sample: those up to a hash, and among some places if any are given."""
+
+    embeddings: Path
+    most: np.uint64
+    seed: int
+    among: npt.NDArray[np.int64] | None
+
+
+def _sample_of_part(task: _SampleTask) -> pl.DataFrame:
+    uids = EmbeddingPart(task.embeddings).uids()
+    hashes = hash_uids(uids, task.seed, "cluster", "sample")
+    few = np.flatnonzero(hashes <= task.most)
+    if task.among is not None:
+        few = np.intersect1d(few, task.among)
+    kind = {"uid": pl.String, "hash": pl.UInt64, "position": pl.Int32}
+    found = {"uid": [uids[place] for place in few.tolist()], "hash": hashes[few], "position": few}
+    return pl.DataFrame(found, schema=kind)
+
+
 def _sample(
-    files: list[Path],
-    on: str,
+    context: Context,
+    files: Sequence[Path],
     size: int,
     total: int,
     seed: int,
-    among: Mapping[int, npt.NDArray[np.int64]] | None = None,
-) -> tuple[list[str], npt.NDArray[np.float32]]:
-    """Return the `size` samples with the smallest hashes and their vectors, in uid order."""
-    threshold = np.uint64(min(2**64 - 1, int((size + 6 * size**0.5 + 10) / total * 2.0**64)))
-    chosen: list[tuple[str, int, int, int]] = []
-    for index, file in enumerate(files):
-        uids = EmbeddingPart(file).uids()
-        hashes = hash_uids(uids, seed, "cluster", "sample")
-        few = np.flatnonzero(hashes <= threshold)
-        if among is not None:
-            few = np.intersect1d(few, among[index])
-        for position in few.tolist():
-            chosen.append((uids[position], int(hashes[position]), index, position))
-    chosen = sorted(chosen, key=lambda row: (row[1], row[0]))[:size]
-    chosen.sort()
+    among: Mapping[int, npt.NDArray[np.int64]] | None,
+) -> pl.DataFrame:
+    """Return the `size` samples with the smallest hashes, in uid order: their uid, file (an index), and position."""
+    most = np.uint64(min(2**64 - 1, int((size + 6 * size**0.5 + 10) / total * 2.0**64)))
+    tasks = [
+        _SampleTask(file, most, seed, None if among is None else among[index])
+        for index, file in enumerate(files)
+    ]
+    found = context.engine.map(_sample_of_part, tasks, parallel=context.in_processes(len(tasks)))
+    numbered = [one.with_columns(file=pl.lit(index, pl.Int32)) for index, one in enumerate(found)]
+    smallest = pl.concat(numbered).sort("hash", "uid", maintain_order=True).head(size).drop("hash")
+    return storage.compact(smallest.sort("uid", maintain_order=True))
+
+
+def _vectors(files: Sequence[Path], on: str, chosen: pl.DataFrame) -> npt.NDArray[np.float32]:
+    """Return the unit rows of a sample, (n, d), in its order."""
     vectors = np.empty((len(chosen), EmbeddingPart(files[0]).width(on)), np.float32)
-    where = np.array([row[2] for row in chosen], np.int64)
-    positions = np.array([row[3] for row in chosen], np.int64)
-    for index, file in enumerate(files):
-        rows = np.flatnonzero(where == index)
-        part = EmbeddingPart(file)
+    file, position = chosen["file"].to_numpy(), chosen["position"].to_numpy().astype(np.int64)
+    order = np.argsort(file, kind="stable")
+    ends = np.searchsorted(file[order], np.arange(len(files)), side="right")
+    for path, rows in zip(files, np.split(order, ends[:-1]), strict=True):
+        part = EmbeddingPart(path)
         for start in range(0, len(rows), 8192):
             some = rows[start : start + 8192]
-            vectors[some] = load_unit(part.take(on, positions[some]))
-    return [row[0] for row in chosen], vectors
+            vectors[some] = load_unit(part.take(on, position[some]))
+    return vectors
 
 
 def _write_centroids(out: Path, fit: kmeans.Concepts, fingerprint: str, precision: str = "float32") -> None:

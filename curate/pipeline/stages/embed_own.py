@@ -47,14 +47,14 @@ def _dimension(context: Context) -> int:
     return dims[0]
 
 
-def _embed_own(task: EmbedTask) -> dict[str, Lengths]:
-    """Write the part; return how long its vectors were as given."""
+def _embed_own(task: EmbedTask) -> dict[str, float | None]:
+    """Write the part; return the median length of its vectors as given, by what they stand for."""
     keys, lengths = keys_of(task), {"image": Lengths(), "text": Lengths()}
     outcomes = Outcomes([], [], [None] * len(keys), [None] * len(keys))
     path = task.run.part(task.run.embeddings, task.part.name)
     write_part(path, _own_pieces(task, keys, outcomes, lengths), task.dim, task.fingerprint, text=task.text)
     write_samples(task, keys, outcomes)
-    return lengths
+    return {kind: one.median() for kind, one in lengths.items()}
 
 
 def _own_pieces(
