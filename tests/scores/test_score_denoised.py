@@ -3,7 +3,7 @@
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import curate
@@ -21,14 +21,21 @@ def rows(n, d, seed=0):
     return unit_rows(np.random.default_rng(seed).standard_normal((n, d)))[0]
 
 
+def projected(vector, space):
+    return space.T @ np.linalg.lstsq(space.T, vector, rcond=None)[0] if len(space) else np.zeros(len(vector))
+
+
 def by_definition(vectors, concept, centroids, count, strength):
     """Project by least squares on each concept's own centroid and its nearest ones, found by sorting all."""
     distance, outside = [], []
     for vector, one in zip(vectors.astype(np.float64), concept, strict=True):
         dots = centroids.astype(np.float64) @ centroids[one].astype(np.float64)
         others = [j for j in sorted(range(len(centroids)), key=lambda j: (-dots[j], j)) if j != one]
-        space = centroids[[one, *others[: count - 1]]].astype(np.float64)
-        inside = space.T @ np.linalg.lstsq(space.T, vector, rcond=1e-6)[0]
+        space = np.empty((0, len(vector)))
+        for centroid in centroids[[one, *others[: count - 1]]].astype(np.float64):
+            if np.linalg.norm(centroid - projected(centroid, space)) >= 1e-4:  # else it adds no direction
+                space = np.vstack([space, centroid])
+        inside = projected(vector, space)
         left = (1 - strength) * vector + strength * inside
         length = np.linalg.norm(left)
         distance.append(1 - left @ centroids[one] / length if length > 1e-6 else 1.0)
@@ -44,6 +51,7 @@ def by_definition(vectors, concept, centroids, count, strength):
     st.sampled_from([0.25, 0.9, 1.0]),
     st.integers(0, 99),
 )
+@example(5, 2, 2, 0.25, 38)  # the centroids of two concepts differ by 5e-5
 def test_by_least_squares(k, d, count, strength, seed):
     x, centroids = rows(30, d, seed), rows(k, d, seed + 100)
     concept, _ = assign(x, centroids)
